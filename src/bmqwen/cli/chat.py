@@ -1,0 +1,89 @@
+"""`bmqwen chat`: one answer, or a conversation."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.output import progress_bar
+
+
+def chat(
+    model: options.Model = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("-p", "--prompt", help="Ask this and leave; `-` reads the question from stdin.", show_default=False),
+    ] = None,
+    engine: options.Engine = "auto",
+    system: Annotated[str | None, typer.Option("--system", help="System message.", show_default=False)] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="0: always the most likely token.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", help="Keep the most likely tokens of this total probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", help="Keep that many tokens; 0: all.")] = 0,
+    min_p: Annotated[float, typer.Option("--min-p", help="Keep tokens at least this likely, relative to the best.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="1: none.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option("--presence-penalty", help="0: none.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option("--frequency-penalty", help="0: none.")] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Most tokens of an answer.", show_default=False)
+    ] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same answer.", show_default=False)] = None,
+    quant: options.Quant = "int4",
+    group_size: options.GroupSize = 32,
+    lm_head: options.LmHead = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    offline: options.Offline = False,
+    load_file: Annotated[
+        Path | None, typer.Option("--load", help="Go on with a conversation saved by /save.", show_default=False)
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Talk to MODEL. With -p or piped text: one answer; else a conversation (type /help in it)."""
+    from bmqwen.cli.answer import answer_once
+    from bmqwen.cli.repl import Repl, is_script
+    from bmqwen.engine import load
+    from bmqwen.errors import InputError
+    from bmqwen.generate.params import SamplingParams
+    from bmqwen.quant.precision import Precision
+
+    params = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+    )
+    script = None
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        prompt = sys.stdin.read()
+        if is_script(prompt):
+            prompt, script = None, prompt
+    if prompt is not None and not prompt.strip():
+        raise InputError("the prompt is empty: give a question with -p, or pipe one in")
+    if json and prompt is None:
+        raise InputError("--json needs one question: give it with -p, or pipe it in")
+    with progress_bar() as bar:
+        loaded = load(
+            model,
+            engine,
+            precision=Precision.choose(quant, group_size, lm_head),
+            threads=threads,
+            context_length=context,
+            offline=offline,
+            progress=bar,
+        )
+    with loaded, loaded.chat(system=system, params=params) as conversation:
+        if load_file is not None:
+            conversation.load(load_file)
+        if prompt is not None:
+            answer_once(conversation, prompt, json=json, name=loaded.runtime.name)
+        else:
+            Repl(loaded, conversation).run(script)

@@ -1,0 +1,39 @@
+"""Options that several commands share, each written once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+EngineName = Literal["auto", "cpu", "sim", "tpu"]
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="Short name (qwen1.5-0.5b-chat), hub id, folder, GGUF file or bundle. Default: the demo model.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Engine = Annotated[EngineName, typer.Option("--engine", help="What runs the model.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; default: all cores.", show_default=False)
+]
+Context = Annotated[
+    int | None,
+    typer.Option("--context", min=1, help="Most tokens of a conversation; default: the model's.", show_default=False),
+]
+Quant = Annotated[
+    Literal["f32", "f16", "int8", "int4"],
+    typer.Option("--quant", help="Weights, when MODEL must be converted first (once)."),
+]
+GroupSize = Annotated[int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128, 256.")]
+LmHead = Annotated[
+    Literal["f32", "f16", "int8", "int4"] | None,
+    typer.Option("--lm-head", help="Format of the head; default: int8 for int4, else as --quant.", show_default=False),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Use only what is on this machine.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.", show_default=False)]

@@ -1,0 +1,259 @@
+"""The vendor's compiler and simulator: found or fetched, and the environment that they run in."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bmqwen.cache import cache_folder
+from bmqwen.compiler.wheel_archive import WheelArchive, unpack
+from bmqwen.errors import InputError, MissingDependencyError
+from bmqwen.storage import new_folder, require_free, storage_errors
+
+WHEEL = WheelArchive("tpu_mlir", "1.30.2", "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909")
+WHEEL_BYTES = 312 << 20
+UNPACKED_BYTES = 300 << 20
+GLIBC = (2, 34)
+TPUC_OPT = "bin/tpuc-opt"
+MODEL_TOOL = "bin/model_tool"
+KERNEL_COMPILER = "cross_toolchains/ppl_compile"
+# The simulator's libraries, by the name that each is looked up with.
+SIMULATOR = {
+    "libbmrt.so.1.0": "lib/libbmrt.so.1.0",
+    "libbmlib.so.0": "lib/libbmlib.so.0",
+    "libcmodel.so": "lib/libcmodel_bm1684x.so",
+}
+# What compiling for and simulating BM1684X opens. The rest of lib/ serves other chips or the wheel's own Python;
+# the C library in lib/third_party breaks every program on a host with a newer one.
+LIBRARIES = (
+    "lib/libbackend_bm1684x.so",
+    "lib/libcpuop.so",
+    "lib/libortools.so.9",
+    "lib/libppl_host.so",
+    "lib/libbm1684x_kernel_module.so",
+    "lib/libbm1684x_atomic_kernel.so",
+    "lib/third_party/libdnnl.so.3",
+    "lib/third_party/libomp.so.5",
+    *SIMULATOR.values(),
+)
+NEEDED = (TPUC_OPT, MODEL_TOOL, f"{KERNEL_COMPILER}/bin/ppl-compile", *LIBRARIES)
+# Programs that the compiler calls for its kernels; the last of each row is the package that brings it.
+PROGRAMS = (("cmake",), ("make",), ("cc", "gcc"), ("c++", "g++"))
+LOCK_SECONDS = 1800
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """An unpacked compiler.
+
+    Attributes:
+        root: the folder that has bin/ and lib/ (the vendor's TPUC_ROOT).
+        version: of the wheel, or "external" for one that the user named.
+        state: a writable folder of ours, for kernels compiled on the way and for links.
+    """
+
+    root: Path
+    version: str
+    state: Path
+
+    @property
+    def tpuc_opt(self) -> Path:
+        """The compiler."""
+        return self.root / TPUC_OPT
+
+    @property
+    def model_tool(self) -> Path:
+        """The program that joins and describes bmodels."""
+        return self.root / MODEL_TOOL
+
+    @property
+    def kernels(self) -> Path:
+        """Cache of kernels that the compiler compiles just in time."""
+        return self.state / "kernels"
+
+    @property
+    def simulator_folder(self) -> Path:
+        """A folder of libraries for `bmqwen.runtime.bmrt` that simulate a BM1684X."""
+        folder = self.state / "simulator"
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, target in SIMULATOR.items():
+                link = folder / name
+                if not link.exists():
+                    beside = folder / f".{name}.{os.getpid()}"
+                    beside.unlink(missing_ok=True)
+                    beside.symlink_to(self.root / target)
+                    beside.replace(link)
+        return folder
+
+    def environment(self, work: Path) -> dict[str, str]:
+        """The whole environment of a compiler run in `work`. Without one of the PPL_ variables it crashes."""
+        compiler = self.root / KERNEL_COMPILER
+        with storage_errors(self.state):
+            for folder in (self.kernels, self.state / "build"):
+                folder.mkdir(parents=True, exist_ok=True)
+        passed = {k: v for k, v in os.environ.items() if k in ("TMPDIR", "CC", "CXX", "CMAKE_GENERATOR")}
+        return passed | {
+            "TPUC_ROOT": str(self.root),
+            "PPL_PROJECT_ROOT": str(compiler),
+            "PPL_RUNTIME_PATH": str(compiler / "deps"),
+            "PPL_CACHE_PATH": f"{self.kernels}/",
+            "PPL_BUILD_PATH": str(self.state / "build"),
+            "PPL_WORK_PATH": str(work),
+            # Beyond this many kernels it deletes the oldest, which another process may be using.
+            "CACHE_ITEMS": "1000000",
+            "PWD": str(work),
+            "HOME": str(work),
+            "LANG": "C",
+            "PATH": f"{compiler / 'bin'}:{self.root / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            "LD_LIBRARY_PATH": ":".join(
+                [*_host_libraries(), f"{self.root}/lib", f"{self.root}/lib/third_party"]
+            ),
+        }
+
+
+def open_toolchain(
+    named: Path | None = None, *, report: Report = lambda _: None, pip_options: Sequence[str] = ()
+) -> Toolchain:
+    """The compiler, fetched once into the cache unless the user has one.
+
+    Args:
+        named: folder of an installed SDK (else the environment variable BMQWEN_TOOLCHAIN; else the cache).
+        report: told in a line what takes long.
+        pip_options: more options for pip.
+
+    Raises:
+        MissingDependencyError: the host cannot run it, or lacks a program that it calls.
+        InputError: the folder named has no compiler.
+        StorageError, DownloadError: it could not be fetched.
+    """
+    check_host()
+    if named is None and (variable := os.environ.get("BMQWEN_TOOLCHAIN")):
+        named = Path(variable)
+    cache = cache_folder("toolchain")
+    if named is not None:
+        toolchain = Toolchain(_sdk_root(named.expanduser().absolute()), "external", cache / "external")
+    else:
+        folder = cache / WHEEL.version
+        if not folder.is_dir():
+            _fetch(folder, report, pip_options)
+        toolchain = Toolchain(folder / "tpu_mlir", WHEEL.version, cache / f"{WHEEL.version}-state")
+        _require_files(toolchain.root, f"remove {folder} and run the command again")
+    _check_loads(toolchain)
+    return toolchain
+
+
+def check_host(programs: Sequence[tuple[str, ...]] = PROGRAMS) -> None:
+    """Raise MissingDependencyError unless this host can run the compiler and has what it calls.
+
+    Args:
+        programs: alternatives of each program that has to be on PATH.
+    """
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) not in (("Linux", "x86_64"), ("Linux", "AMD64")):
+        raise MissingDependencyError(
+            f"the BM1684X compiler and simulator run on x86-64 Linux only, this is {system} on {machine}: "
+            "compile on such a machine and copy the bundle"
+        )
+    name, version = platform.libc_ver()
+    if name == "glibc" and tuple(int(n) for n in version.split(".")[:2]) < GLIBC:
+        raise MissingDependencyError(
+            f"the BM1684X compiler needs glibc {GLIBC[0]}.{GLIBC[1]} or newer (Ubuntu 22.04, Debian 12), "
+            f"this system has {version}"
+        )
+    missing = [names[-1] for names in programs if not any(map(shutil.which, names))]
+    if missing:
+        raise MissingDependencyError(
+            f"the BM1684X compiler needs {', '.join(missing)} on this machine: "
+            f"`sudo apt install {' '.join(missing)}` installs them on Debian and Ubuntu"
+        )
+
+
+def is_wanted(member: str) -> bool:
+    """Whether a member of the wheel is unpacked."""
+    if member.startswith("tpu_mlir-") and "/licenses/" in member:
+        return True
+    inside = member.removeprefix("tpu_mlir/")
+    if inside.startswith(f"{KERNEL_COMPILER}/"):
+        return not inside.startswith(f"{KERNEL_COMPILER}/third_party/")
+    return inside in NEEDED
+
+
+def _fetch(folder: Path, report: Report, pip_options: Sequence[str]) -> None:
+    """Download and unpack the wheel as `folder`; of several processes one does it."""
+    cache = folder.parent
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS):
+            if folder.is_dir():
+                return
+            require_free(cache, WHEEL_BYTES + UNPACKED_BYTES, "the BM1684X compiler")
+            report(f"fetching the BM1684X compiler, {WHEEL.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
+            wheel = WHEEL.fetch(cache, pip_options)
+            try:
+                report(f"unpacking it into {folder}")
+                with new_folder(folder) as beside:
+                    unpack(wheel, beside, is_wanted)
+                    _require_files(beside / "tpu_mlir", "report this as a bug of bmqwen")
+            finally:
+                wheel.unlink(missing_ok=True)
+    except Timeout as error:
+        raise MissingDependencyError(
+            f"another process has been fetching the compiler for {LOCK_SECONDS // 60} minutes: wait for it or end it"
+        ) from error
+
+
+def _sdk_root(named: Path) -> Path:
+    """The folder with bin/tpuc-opt of an SDK that the user named."""
+    candidates = [named, named / "tpu_mlir"]
+    for root in candidates:
+        if (root / TPUC_OPT).is_file():
+            _require_files(root, "name the folder of a complete tpu_mlir, or unset BMQWEN_TOOLCHAIN")
+            return root
+    raise InputError(f"{named} has no BM1684X compiler ({TPUC_OPT}): name the folder of an unpacked tpu_mlir")
+
+
+def _require_files(root: Path, cure: str) -> None:
+    missing = [name for name in NEEDED if not (root / name).is_file()]
+    if missing:
+        raise MissingDependencyError(f"the compiler in {root} lacks {missing[0]}: {cure}")
+
+
+def _host_libraries() -> list[str]:
+    """The folder of this process's own C library, so that a foreign one in an SDK is not loaded before it."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return []
+    own = [line.split()[-1] for line in maps.splitlines() if line.endswith("/libc.so.6")]
+    return [str(Path(path).parent) for path in own[:1]]
+
+
+def _check_loads(toolchain: Toolchain) -> None:
+    """Start the compiler once: a library that the host lacks is named now, not after an hour's work."""
+    try:
+        result = subprocess.run(
+            [toolchain.tpuc_opt, "--version"],
+            env=toolchain.environment(toolchain.state),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise MissingDependencyError(f"{toolchain.tpuc_opt} cannot be started: {error.strerror}") from error
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        cause = lines[0].split(":", 1)[-1].strip() if lines else f"exit status {result.returncode}"
+        raise MissingDependencyError(
+            f"the compiler {toolchain.tpuc_opt} does not start: {cause}; on Debian and Ubuntu "
+            "`sudo apt install libstdc++6 libtinfo6 zlib1g` installs what it loads"
+        )

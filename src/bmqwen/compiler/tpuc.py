@@ -1,0 +1,259 @@
+"""The vendor's compiler, run: from one Top-MLIR file and its weights to one bmodel."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.errors import CompileError
+from bmqwen.storage import storage_errors
+
+Mode = Literal["F16", "BF16", "W8F16", "W8BF16", "W4F16", "W4BF16"]
+AddressMode = Literal["basic", "io_alone", "io_reloc"]
+PROFILE = "compiler_profile_0.txt"
+LOG = "compiler.log"
+# The compiler writes the time of day into a bmodel, as ctime() does: "Mon Nov 23 01:56:53 2026\n".
+TIME_FIELD = re.compile(rb"\x19\0\0\0(\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\n)\0")
+NO_TIME = b"Thu Jan  1 00:00:00 1970\n"
+# Outcomes of a kernel's compilation that the compiler itself deals with: done, does not fit into local or L2 memory.
+KERNEL_OUTCOMES = ("0", "17", "26")
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a net is lowered.
+
+    Attributes:
+        mode: types of weights and of computing. Weights already on a grid keep it in every W4 and W8 mode.
+        group_size: columns that share a scale when the compiler itself quantises to 4 bits.
+        address_mode: `io_alone` gives inputs and outputs memory that no intermediate result reuses.
+        half_io: inputs and outputs are in the mode's half precision (else float32).
+        share_io: a file of input and output addresses that an earlier net of the same layout wrote.
+        save_io: where to write such a file.
+    """
+
+    mode: Mode
+    group_size: int = 64
+    address_mode: AddressMode = "io_alone"
+    half_io: bool = True
+    share_io: Path | None = None
+    save_io: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledNet:
+    """What a compilation left: the bmodel and the timeline of its commands (cycles of 1 ns)."""
+
+    bmodel: Path
+    profile: Path
+
+
+def compile_net(
+    toolchain: Toolchain, mlir: Path, recipe: Recipe, *, cancelled: threading.Event | None = None
+) -> CompiledNet:
+    """Compile `NAME.mlir`, whose weight file lies beside it, to `NAME.bmodel` in the same folder.
+
+    The folder has to be this net's own: the compiler leaves intermediate files, and its output in `compiler.log`.
+
+    Args:
+        toolchain: the compiler.
+        mlir: Top-MLIR text.
+        recipe: how to lower it.
+        cancelled: when set from another thread, the compiler is killed.
+
+    Raises:
+        CompileError: the compiler failed, or was cancelled.
+        StorageError: the disk is full.
+    """
+    folder, name = mlir.parent.absolute(), mlir.stem
+    _forget_failed_kernels(toolchain.kernels)
+    log = folder / LOG
+    log.unlink(missing_ok=True)
+    for stage, arguments in enumerate(_passes(name, recipe), start=1):
+        _run(
+            toolchain,
+            [str(toolchain.tpuc_opt), *arguments],
+            folder,
+            log,
+            f"{name}, pass {stage} of 3",
+            cancelled,
+        )
+    bmodel, profile = folder / f"{name}.bmodel", folder / PROFILE
+    if not bmodel.is_file():
+        raise CompileError(f"{name}: the compiler wrote no bmodel; {_cause(log)} (log: {log})")
+    forget_time(bmodel)
+    return CompiledNet(bmodel, profile)
+
+
+def combine(toolchain: Toolchain, nets: Sequence[Path], bmodel: Path) -> None:
+    """Join bmodels to one. Equal weights are stored once; nets of one name become stages of that net.
+
+    Raises:
+        CompileError: model_tool failed.
+    """
+    folder = bmodel.parent.absolute()
+    log = folder / "model_tool.log"
+    command = [str(toolchain.model_tool), "--combine", *map(str, nets), "-o", str(bmodel)]
+    _run(toolchain, command, folder, log, f"joining {len(nets)} nets", None)
+    # model_tool ends with 0 after some failures, and copies the weights beside the result.
+    if not bmodel.is_file():
+        raise CompileError(f"joining {len(nets)} nets failed: {_cause(log)} (log: {log})")
+    forget_time(bmodel)
+    log.unlink()
+
+
+def describe(toolchain: Toolchain, bmodel: Path) -> str:
+    """What `model_tool --info` says of a bmodel. Raises CompileError for a file that is none."""
+    result = subprocess.run(
+        [toolchain.model_tool, "--info", bmodel.absolute()],
+        env=toolchain.environment(toolchain.state),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if result.returncode or "net 0:" not in result.stdout:
+        raise CompileError(f"{bmodel} is no bmodel that model_tool can read: it is truncated or foreign")
+    return result.stdout
+
+
+def forget_time(bmodel: Path) -> None:
+    """Replace the time of compilation by a constant, so that equal nets are equal files."""
+    with storage_errors(bmodel), bmodel.open("r+b") as file:
+        head = file.read(1 << 20)
+        for match in TIME_FIELD.finditer(head):
+            file.seek(match.start(1))
+            file.write(NO_TIME)
+
+
+def _passes(name: str, recipe: Recipe) -> list[list[str]]:
+    """Arguments of the three runs, as the vendor's own converter gives them."""
+    half = recipe.half_io
+    address = "--address-assign"
+    if recipe.share_io:
+        address += f"=use_io_alone_config={recipe.share_io.absolute()}"
+    elif recipe.save_io:
+        address += f"=save_io_alone_config={recipe.save_io.absolute()}"
+    lower = [
+        f"{name}.mlir",
+        "--shape-infer",
+        f"--processor-assign=chip=bm1684x mode={recipe.mode} num_device=1 num_core=1 "
+        f"addr_mode={recipe.address_mode} high_precision=False",
+        "--processor-top-optimize",
+        f"--convert-top-to-tpu=weightFileName={name}_tpu_weights.npz asymmetric=False doWinograd=False "
+        f"q_group_size={recipe.group_size} q_symmetric=False matmul_perchannel=False gelu_mode=normal",
+        "--canonicalize",
+        "--weight-fold",
+        *("-o", f"{name}_tpu.mlir"),
+    ]
+    assign = [
+        f"{name}_tpu.mlir",
+        "--mlir-disable-threading",
+        f"--strip-io-quant=quant_input={half} quant_output={half} quant_input_list= quant_output_list= "
+        "quant_output_bf16=False quant_input_int8=False quant_output_int8=False",
+        "--processor-tpu-optimize",
+        "--dev-parallel",
+        "--weight-reorder",
+        "--subnet-divide=dynamic=False",
+        "--op-reorder",
+        "--topo-sort",
+        "--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger=0 disable_group_overlap=false "
+        "lgcache=true config_filename= enable_lghash=False lghash_dir=",
+        "--core-parallel",
+        "--after-layergroup-weight-reorder",
+        address,
+        *("-o", f"{name}_final.mlir"),
+    ]
+    codegen = [
+        f"{name}_final.mlir",
+        f"--codegen=model_file={name}.bmodel embed_debug_info=False model_version=latest bmodel_only=False "
+        "gdma_check=False rvti=False",
+        *("-o", os.devnull),
+    ]
+    return [lower, assign, codegen]
+
+
+def _run(
+    toolchain: Toolchain,
+    command: Sequence[str],
+    folder: Path,
+    log: Path,
+    what: str,
+    cancelled: threading.Event | None,
+) -> None:
+    """Run one program in its own process group, its output into `log`; on any way out nothing is left running."""
+    with storage_errors(log), log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=toolchain.environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(POLL_SECONDS)
+                break
+            if cancelled is not None and cancelled.is_set():
+                raise CompileError(f"{what}: cancelled")
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if status:
+        raise CompileError(f"{what}: {_ending(status)}{_cause(log)} (log: {log})")
+
+
+def _ending(status: int) -> str:
+    """How a process ended, when it was not by its own decision."""
+    if status == -signal.SIGKILL:
+        return "it was killed, probably because memory ran out: compile fewer nets at a time; "
+    if status < 0:
+        return f"it crashed ({signal.Signals(-status).name}); "
+    return ""
+
+
+def _cause(log: Path) -> str:
+    """The line of a log that names the cause: the last error, else the last line before a crash's stack."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - (1 << 20)))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return "it left no log"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [
+        line
+        for line in lines
+        if re.search(r"\berror\b|\bfailed\b|Assertion|No space left", line, re.IGNORECASE)
+    ]
+    if errors:
+        return errors[-1][:300]
+    before_stack = [line for line in lines if not re.match(r"#\d+ 0x|PLEASE submit|Stack dump|\d+\.\s", line)]
+    return (before_stack or ["it printed nothing"])[-1][:300]
+
+
+def _forget_failed_kernels(kernels: Path) -> None:
+    """Drop failures from the kernel cache: the compiler never tries again what failed once, say without cmake."""
+    flags = kernels / "flag.txt"
+    if not flags.is_file():
+        return
+    lines = flags.read_text().splitlines()
+    kept = [line for line in lines if line.split()[1:] in ([o] for o in KERNEL_OUTCOMES)]
+    if kept != lines:
+        with storage_errors(flags):
+            beside = flags.with_name(f"flag.txt.{os.getpid()}")
+            beside.write_text("".join(f"{line}\n" for line in kept))
+            beside.replace(flags)

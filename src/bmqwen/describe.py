@@ -1,0 +1,51 @@
+"""What a checkpoint or a bundle is, in facts for people and scripts."""
+
+from typing import Any
+
+from bmqwen.bundle import Bundle
+from bmqwen.checkpoint.checkpoint import Checkpoint
+from bmqwen.checkpoint.config import ModelConfig
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Facts on a checkpoint; sizes in bytes."""
+    return {
+        "kind": "checkpoint",
+        "name": checkpoint.name,
+        "precision": checkpoint.precision,
+        "parameters": checkpoint.parameters,
+        "bytes": checkpoint.bytes_on_disk,
+        **_architecture(checkpoint.config),
+    }
+
+
+def describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    """Facts on a bundle; sizes in bytes."""
+    return {
+        "kind": bundle.kind,
+        "name": bundle.model,
+        "precision": bundle.precision,
+        "bytes": bundle.total_bytes,
+        "files": {name: entry.bytes for name, entry in bundle.files.items()},
+        "details": bundle.details,
+        "made_by": f"bmqwen {bundle.made_by}",
+        **_architecture(bundle.config),
+    }
+
+
+def _architecture(config: ModelConfig) -> dict[str, Any]:
+    kv_rows = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return {
+        "architecture": config.architecture,
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "attention_heads": config.num_attention_heads,
+        "key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "vocabulary": config.vocab_size,
+        "context_length": config.max_position_embeddings,
+        "tied_embeddings": config.tie_word_embeddings,
+        "cpu_kv_cache_bytes_per_token": 4 * kv_rows,
+        "chip_kv_cache_bytes_per_token": 2 * kv_rows,
+    }

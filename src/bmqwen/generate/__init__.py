@@ -1,0 +1,1 @@
+"""From messages to streamed text: tokenizer, template, sampler, session, conversation."""

@@ -1,0 +1,257 @@
+"""A chat of many turns on one session."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmqwen.errors import ContextLengthError, InputError
+from bmqwen.generate import transcript
+from bmqwen.generate.detokenizer import tokens_showing
+from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.generate.session import Cancelled, Progress, Session
+from bmqwen.generate.template import ChatTemplate, Message
+
+_RESERVE = 512  # tokens, where the context allows it
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the user wrote and exactly what was shown as the answer.
+
+    `answer_ids` show `answer`; they are the sampled tokens wherever possible, so that the cache holds them already.
+    """
+
+    user: str
+    answer: str
+    answer_ids: tuple[int, ...] = ()
+
+
+class Conversation:
+    """Turns of a user and a model.
+
+    When a prompt and a reserve for the answer no longer fit into the context, the oldest whole turns are left out of
+    the prompt (until room for one more reserve is free, since each cut makes the model read everything again). The
+    system message always stays, `on_drop` is told, and `turns` still has everything.
+
+    A turn is kept once its answer is complete or, if the answer was interrupted, once any of it was shown; else the
+    conversation is as it was before.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        template: ChatTemplate,
+        *,
+        system: str | None = None,
+        params: SamplingParams | None = None,
+        reserve: int | None = None,
+        on_drop: Callable[[int], None] | None = None,
+    ) -> None:
+        """`params` are for answers that are given none; `on_drop(count)` is told of turns that are left out.
+
+        `reserve` is the room in tokens that an answer should find: by default max_tokens, at most a quarter of the
+        context and at most 512.
+        """
+        self.session = session
+        self.template = template
+        self.params = params or SamplingParams()
+        self.on_drop = on_drop
+        self._reserve = reserve
+        self._system: str | None = None
+        self._turns: tuple[Turn, ...] = ()
+        self._dropped = 0
+        self._last: Completion | None = None
+        self.set_system(system)
+
+    @property
+    def system(self) -> str | None:
+        """The system message."""
+        return self._system
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns, the dropped ones included."""
+        return self._turns
+
+    @property
+    def dropped_turns(self) -> int:
+        """How many of the oldest turns the model no longer sees."""
+        return self._dropped
+
+    @property
+    def messages(self) -> list[Message]:
+        """The whole conversation as messages."""
+        return self._messages(self._turns)
+
+    @property
+    def last(self) -> Completion | None:
+        """The newest complete answer with its usage; None after an interrupted one."""
+        return self._last
+
+    def stream(
+        self,
+        text: str,
+        *,
+        params: SamplingParams | None = None,
+        on_prefill: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Iterator[str]:
+        """Yield the text of the answer to `text` as it comes. Raises as `reply` does."""
+        with closing(self.reply(text, params=params, on_prefill=on_prefill, cancelled=cancelled)) as pieces:
+            for piece in pieces:
+                if piece.text:
+                    yield piece.text
+
+    def reply(
+        self,
+        text: str,
+        *,
+        params: SamplingParams | None = None,
+        on_prefill: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Generator[Piece, None, Completion]:
+        """Answer `text` as a new turn; arguments as for `Session.generate`. Nothing happens before the first `next`.
+
+        Raises:
+            InputError: `text` is empty or blank, or the template refuses it.
+            ContextLengthError: it does not fit, even without any older turn.
+            DeviceError: the runtime failed.
+        """
+        return self._answer(self._turns, text, params, on_prefill, cancelled)
+
+    def regenerate(
+        self,
+        *,
+        params: SamplingParams | None = None,
+        on_prefill: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Generator[Piece, None, Completion]:
+        """Answer the last turn's text again, in place of its answer. Raises InputError if there is no turn."""
+        if not self._turns:
+            raise InputError("there is no answer yet that could be given again")
+        return self._answer(self._turns[:-1], self._turns[-1].user, params, on_prefill, cancelled)
+
+    def edit(
+        self,
+        turn_index: int,
+        text: str,
+        *,
+        params: SamplingParams | None = None,
+        on_prefill: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Generator[Piece, None, Completion]:
+        """Put `text` in place of what the user wrote in a turn (0 is the first), forget all after it, and answer.
+
+        Raises InputError for a turn that does not exist; else as `reply`.
+        """
+        if not 0 <= turn_index < len(self._turns):
+            raise InputError(f"there is no turn {turn_index}; the conversation has {len(self._turns)}, counted from 0")
+        return self._answer(self._turns[:turn_index], text, params, on_prefill, cancelled)
+
+    def reset(self) -> None:
+        """Forget all turns; the system message stays."""
+        self._turns, self._dropped, self._last = (), 0, None
+
+    def set_system(self, text: str | None) -> None:
+        """Change the system message; None or blank for none of our own (a template may have a default)."""
+        self._system = text if text and text.strip() else None
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation as JSON. Raises StorageError if it cannot be written."""
+        turns = [(turn.user, turn.answer) for turn in self._turns]
+        transcript.write(Path(path), transcript.Transcript(self._system, turns, self._dropped))
+
+    def load(self, path: str | Path) -> None:
+        """Take over a saved conversation in place of this one.
+
+        Raises InputError for a file that `save` has not written or that was changed since.
+        """
+        saved = transcript.read(Path(path))
+        self.set_system(saved.system)
+        self._turns = tuple(Turn(user, answer) for user, answer in saved.turns)
+        self._dropped, self._last = saved.dropped, None
+
+    def _answer(
+        self,
+        before: tuple[Turn, ...],
+        text: str,
+        params: SamplingParams | None,
+        on_prefill: Progress | None,
+        cancelled: Cancelled | None,
+    ) -> Generator[Piece, None, Completion]:
+        if not text.strip():
+            raise InputError("the message is empty; write something")
+        params = params or self.params
+        kept_dropped = min(self._dropped, len(before))
+        dropped, prompt = self._fit(before, text, kept_dropped, params)
+        if dropped > kept_dropped and self.on_drop is not None:
+            self.on_drop(dropped - kept_dropped)
+        shown: list[str] = []
+        pieces = self.session.generate(prompt, params, on_prefill=on_prefill, cancelled=cancelled)
+        try:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    completion: Completion = end.value
+                    break
+                shown.append(piece.text)
+                yield piece
+        except BaseException:
+            pieces.close()
+            self._last = None
+            if any(shown):
+                self._keep(before, dropped, text, "".join(shown), self.session.tokens[len(prompt) :])
+            raise
+        self._last = completion
+        if completion.text or completion.finish_reason != "cancelled":
+            self._keep(before, dropped, text, completion.text, completion.token_ids)
+        return completion
+
+    def _keep(
+        self, before: tuple[Turn, ...], dropped: int, text: str, answer: str, sampled: Sequence[int]
+    ) -> None:
+        ids = tokens_showing(self.session.tokenizer, sampled, answer)
+        self._turns, self._dropped = (*before, Turn(text, answer, tuple(ids))), dropped
+
+    def _messages(self, turns: Sequence[Turn], text: str | None = None) -> list[Message]:
+        messages = [] if self._system is None else [Message("system", self._system)]
+        for turn in turns:
+            messages += [Message("user", turn.user), Message("assistant", turn.answer, turn.answer_ids)]
+        return messages if text is None else [*messages, Message("user", text)]
+
+    def _fit(
+        self, turns: tuple[Turn, ...], text: str, dropped: int, params: SamplingParams
+    ) -> tuple[int, list[int]]:
+        """How many of the oldest turns to leave out, at least `dropped`, and the prompt's token ids."""
+
+        def prompt_without(count: int) -> list[int]:
+            messages = self._messages(turns[count:], text)
+            return self.template.encode(messages, self.session.tokenizer)
+
+        context = self.session.runtime.context_length
+        reserve = self._room(params)
+        prompt = prompt_without(dropped)
+        if len(prompt) + reserve <= context:
+            return dropped, prompt
+        shortest = prompt if dropped == len(turns) else prompt_without(len(turns))
+        if len(shortest) > self.session.longest_prompt:
+            hint = "shorten the message" if self._system is None else "shorten the message or the system message"
+            raise ContextLengthError(self.session.longest_prompt, len(shortest), hint)
+        target = context - (2 * reserve if len(shortest) + 2 * reserve <= context else reserve)
+        low, high, prompt = dropped, len(turns), shortest  # with `high` left out it fits, or nothing does
+        while high - low > 1:
+            middle = (low + high) // 2
+            candidate = prompt_without(middle)
+            if len(candidate) <= target:
+                high, prompt = middle, candidate
+            else:
+                low = middle
+        return high, prompt
+
+    def _room(self, params: SamplingParams) -> int:
+        if self._reserve is not None:
+            return self._reserve
+        room = max(1, min(_RESERVE, self.session.runtime.context_length // 4))
+        return room if params.max_tokens is None else min(room, params.max_tokens)

@@ -1,0 +1,153 @@
+"""Logits to a token: penalties, temperature, top-k, top-p, min-p, seed, log-probabilities."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import DeviceError, InputError
+from bmqwen.generate.params import SamplingParams, TokenLogprob
+from bmqwen.generate.tokenizer import Tokenizer
+
+_GREEDY_BELOW: Final = 1e-4  # a temperature that leaves no other token any chance
+_BLOCK: Final = 128
+
+
+class Sampler:
+    """One generation's choice of tokens. The same seed and logits give the same tokens.
+
+    The repetition penalty looks at prompt and answer (as transformers does), the other two at the answer alone (as
+    the OpenAI API does).
+    """
+
+    def __init__(self, params: SamplingParams, vocab_size: int, prompt: Sequence[int] = ()) -> None:
+        """`vocab_size` is the width of a row of logits. Raises InputError for a logit_bias beyond it."""
+        self._params = params
+        beyond = [token for token in params.logit_bias if token >= vocab_size]
+        if beyond:
+            raise InputError(f"logit_bias names token {beyond[0]}, but the model's last one is {vocab_size - 1}")
+        self._bias_ids = np.fromiter(params.logit_bias.keys(), np.intp)
+        self._biases = np.fromiter(params.logit_bias.values(), np.float32)
+        self._repeats = params.repetition_penalty != 1.0
+        self._counts = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+        self._seen = np.unique(np.asarray(prompt, np.intp)) if self._repeats else np.empty(0, np.intp)
+        self._answer = np.empty(0, np.intp)
+        self._answer_counts = np.empty(0, np.float32)
+        self._random = np.random.Generator(np.random.PCG64(params.seed))
+
+    @property
+    def needs_logits(self) -> bool:
+        """False if the most likely token is all that is asked for: then no logits need to leave the device."""
+        changed = bool(self._params.logit_bias) or self._repeats or self._counts
+        return changed or self._params.temperature >= _GREEDY_BELOW or self._params.logprobs is not None
+
+    def sample(self, logits: NDArray[np.float32]) -> int:
+        """Choose from one row of logits, float32 [vocab_size], which stays as it is.
+
+        Raises DeviceError for logits that are not numbers.
+        """
+        check_logits(logits)
+        logits = self._adjust(logits)
+        if self._params.temperature < _GREEDY_BELOW:
+            return int(np.argmax(logits))
+        ids, weights = self._candidates(logits)
+        total = np.cumsum(weights)
+        place = int(np.searchsorted(total, self._random.random() * total[-1], side="right"))
+        return int(ids[min(place, len(ids) - 1)])
+
+    def record(self, token_id: int) -> None:
+        """Tell the penalties which token was taken."""
+        if self._repeats and not (self._seen == token_id).any():
+            self._seen = np.append(self._seen, token_id)
+        if self._counts:
+            at = np.flatnonzero(self._answer == token_id)
+            if len(at):
+                self._answer_counts[at] += 1
+            else:
+                self._answer = np.append(self._answer, token_id)
+                self._answer_counts = np.append(self._answer_counts, np.float32(1))
+
+    def _adjust(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not (len(self._bias_ids) or len(self._seen) or len(self._answer)):
+            return logits
+        logits = logits.copy()
+        logits[self._bias_ids] += self._biases
+        if len(self._seen):
+            penalty = np.float32(self._params.repetition_penalty)
+            seen = logits[self._seen]
+            logits[self._seen] = np.where(seen > 0, seen / penalty, seen * penalty)
+        if len(self._answer):
+            frequency = np.float32(self._params.frequency_penalty) * self._answer_counts
+            logits[self._answer] -= frequency + np.float32(self._params.presence_penalty)
+        return logits
+
+    def _candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Token ids that may be drawn, the likeliest first, and their weights (not normalised)."""
+        params = self._params
+        size = len(logits)
+        if params.top_k or params.top_p < 1.0:
+            ids = largest(logits, min(params.top_k or 256, size))
+        elif params.min_p > 0.0:
+            ids = np.arange(size)
+        else:
+            return np.arange(size), self._weights(logits, logits.max())
+        weights = self._weights(logits[ids], logits.max())
+        if params.top_p < 1.0:
+            # Without top_k, the mass is that of the whole vocabulary, of which mostly the first few are needed.
+            mass = weights.sum() if params.top_k else self._weights(logits, logits.max()).sum()
+            needed = params.top_p * mass
+            while weights.sum() < needed and len(ids) < size and not params.top_k:
+                ids = largest(logits, min(16 * len(ids), size))
+                weights = self._weights(logits[ids], logits.max())
+            count = min(int(np.searchsorted(np.cumsum(weights), needed, side="left")) + 1, len(ids))
+            ids, weights = ids[:count], weights[:count]
+        if params.min_p > 0.0:
+            likely = weights >= params.min_p  # the likeliest token has the weight 1
+            ids, weights = ids[likely], weights[likely]
+        return ids, weights
+
+    def _weights(self, logits: NDArray[np.float32], top: np.float32) -> NDArray[np.float64]:
+        """exp((logits - top) / temperature): 1 for the likeliest token."""
+        scaled: NDArray[np.float32] = (logits - top) / np.float32(self._params.temperature)
+        return np.exp(scaled, out=scaled).astype(np.float64)
+
+
+def check_logits(logits: NDArray[np.float32]) -> None:
+    """Raise DeviceError unless the largest of the logits is a number (NaN spreads to it)."""
+    if not np.isfinite(logits.max()):
+        raise DeviceError("the model computed logits that are not numbers; its weights or the device are damaged")
+
+
+def largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Indices of the `count` largest values, the largest first, the lowest index among equals.
+
+    Exact, and faster than a partition of everything: the count-th largest maximum of blocks is a lower bound.
+    """
+    blocks = len(values) // _BLOCK
+    if count < blocks:
+        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
+        bound = np.partition(maxima, blocks - count)[blocks - count]
+        ids = np.flatnonzero(values >= bound)
+        if len(ids) > 4 * count:
+            ids = ids[values[ids] >= np.partition(values[ids], len(ids) - count)[len(ids) - count]]
+    elif count < len(values):
+        ids = np.flatnonzero(values >= np.partition(values, len(values) - count)[len(values) - count])
+    else:
+        ids = np.arange(len(values))
+    return ids[np.argsort(-values[ids], kind="stable")[:count]]
+
+
+def token_logprob(
+    logits: NDArray[np.float32], token_id: int, alternatives: int, tokenizer: Tokenizer
+) -> TokenLogprob:
+    """Log-probability of a token, and of the likeliest `alternatives`, from one row of unmodified logits."""
+    top = logits.max()
+    total = float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
+
+    def of(token: int, others: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        data = tokenizer.token_bytes(token)
+        return TokenLogprob(token, data.decode("utf-8", "replace"), data, float(logits[token]) - total, others)
+
+    best = largest(logits, min(alternatives, len(logits))) if alternatives else ()
+    return of(token_id, tuple(of(int(token)) for token in best))

@@ -1,0 +1,181 @@
+"""One KV cache and the tokens in it: prompts in, streamed text out."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+
+from bmqwen.errors import ContextLengthError, DeviceError, InputError
+from bmqwen.generate.answer import Answer
+from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
+from bmqwen.generate.sampler import Sampler
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.runtime.base import Output, Runtime
+
+Progress = Callable[[int, int], None]  # new tokens read, new tokens in all
+Cancelled = Callable[[], bool]
+
+
+class Session:
+    """Generates with one runtime, and feeds it only what its cache does not hold yet. Not thread-safe.
+
+    A generation that ends early in any way (its generator closed, an exception, Ctrl-C, `cancelled`) leaves the
+    session usable: what was fed stays in the cache.
+    """
+
+    def __init__(
+        self, runtime: Runtime, tokenizer: Tokenizer, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`clock` returns seconds."""
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self._clock = clock
+        self._tokens: list[int] = []
+        self._busy = False
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens in the KV cache."""
+        self._agree()
+        return tuple(self._tokens)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Most tokens that a prompt may have: one less than the context, for one token of the answer."""
+        return self.runtime.context_length - 1
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        on_prefill: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Generator[Piece, None, Completion]:
+        """Yield the answer's text as it comes; the generator's return value is the whole of it.
+
+        `on_prefill(done, total)` is called while the prompt's new tokens are read. `cancelled()` is asked before
+        each call of the runtime; once true, the generation ends with the finish reason "cancelled".
+
+        Raises:
+            ContextLengthError: the prompt leaves no room for an answer.
+            InputError: an empty prompt, a wrong token id, or another generation of this session still runs.
+            DeviceError: the runtime failed or computed logits that are not numbers.
+        """
+        if self._busy:
+            raise InputError("this session is still answering; finish or close that answer first")
+        if not prompt_ids:
+            raise InputError("the prompt has no tokens; write something")
+        if len(prompt_ids) > self.longest_prompt:
+            raise ContextLengthError(self.longest_prompt, len(prompt_ids), "shorten it")
+        self._busy = True
+        try:
+            return (
+                yield from self._run(list(prompt_ids), params, on_prefill, cancelled or (lambda: False))
+            )
+        finally:
+            self._busy = False
+
+    def reset(self) -> None:
+        """Empty the KV cache."""
+        self.runtime.truncate(0)
+        self._tokens.clear()
+
+    def close(self) -> None:
+        """Close the runtime. May be called twice."""
+        self._tokens.clear()
+        self.runtime.close()
+
+    def _run(
+        self, prompt: list[int], params: SamplingParams, on_prefill: Progress | None, cancelled: Cancelled
+    ) -> Generator[Piece, None, Completion]:
+        start = self._clock()
+        sampler = Sampler(params, self.runtime.vocab_size, prompt)
+        answer = Answer(self.tokenizer, params)
+        cached = self._reuse(prompt)
+        room = self.runtime.context_length - len(prompt)
+        limit = room if params.max_tokens is None else min(room, params.max_tokens)
+        output = self._prefill(prompt[cached:], on_prefill, cancelled)
+        first = last = None
+        sampled = 0
+        finish: FinishReason = "cancelled"
+        while output is not None:
+            token = self._choose(output, sampler, answer)
+            last = self._clock()
+            first = last if first is None else first
+            sampled += 1
+            if token in self.tokenizer.stop_ids:
+                finish = "stop"
+                answer.end_of_text()
+                break
+            piece = answer.push(token)
+            if piece is not None:
+                yield piece
+            if answer.stopped:
+                finish = "stop"
+                break
+            if sampled == limit:
+                finish = "length"
+                break
+            if cancelled():
+                break
+            output = self._feed([token])
+        rest = answer.rest()
+        if rest is not None:
+            yield rest
+        if first is None or last is None:  # cancelled before the first token
+            first = last = self._clock()
+        usage = Usage(len(prompt), cached, sampled, first - start, last - first)
+        return Completion("".join(answer.shown), tuple(answer.ids), finish, usage, tuple(answer.logprobs))
+
+    def _choose(self, output: Output, sampler: Sampler, answer: Answer) -> int:
+        if not sampler.needs_logits:
+            return output.greedy()
+        row = output.logits()[-1]
+        token = sampler.sample(row)
+        sampler.record(token)
+        answer.note(row, token)
+        return token
+
+    def _reuse(self, prompt: list[int]) -> int:
+        """Cut the cache down to what it shares with the prompt, whose last token is always computed again."""
+        self._agree()
+        shared = 0
+        for known, wanted in zip(self._tokens, prompt[:-1], strict=False):
+            if known != wanted:
+                break
+            shared += 1
+        self._truncate(shared)
+        return shared
+
+    def _prefill(self, tokens: list[int], on_prefill: Progress | None, cancelled: Cancelled) -> Output | None:
+        """Feed tokens in the runtime's pieces; None if cancelled in between."""
+        lengths = self.runtime.plan(len(self._tokens), len(tokens))
+        if sum(lengths) != len(tokens) or min(lengths) < 1:
+            raise DeviceError(f"the runtime plans to read {len(tokens)} tokens as {lengths}, which is an error in it")
+        output: Output | None = None
+        done = 0
+        for length in lengths:
+            if on_prefill is not None:
+                on_prefill(done, len(tokens))
+            if cancelled():
+                return None
+            output = self._feed(tokens[done : done + length])
+            done += length
+        if on_prefill is not None:
+            on_prefill(done, len(tokens))
+        return None if cancelled() else output
+
+    def _feed(self, tokens: list[int]) -> Output:
+        output = self.runtime.feed(tokens)
+        self._tokens.extend(tokens)
+        return output
+
+    def _truncate(self, position: int) -> None:
+        if position < len(self._tokens):
+            self.runtime.truncate(position)
+            del self._tokens[position:]
+
+    def _agree(self) -> None:
+        """After an interrupt, the runtime may be a call ahead of the list or, after a failure, behind it."""
+        if self.runtime.position > len(self._tokens):
+            self.runtime.truncate(len(self._tokens))
+        del self._tokens[self.runtime.position :]

@@ -1,0 +1,199 @@
+"""Chat messages to a prompt, by the model's own template."""
+
+import re
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from bmqwen.errors import ConfigError, InputError
+from bmqwen.generate import sandbox
+from bmqwen.generate.tokenizer import Tokenizer, read_config
+
+Role = Literal["system", "user", "assistant"]
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_LONGEST_SOURCE = 1_000_000
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that mean nothing to anybody
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a chat.
+
+    `ids`, if given, are the tokens that the model itself sampled for `content` (they must show exactly that): a
+    prompt takes them as they are, because encoding the text again may give other tokens than the cache holds.
+    """
+
+    role: Role
+    content: str
+    ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise InputError(f"a message has the role {self.role!r}, but must have one of {', '.join(get_args(Role))}")
+        if not isinstance(self.content, str):
+            raise InputError(f"a message's content is a {type(self.content).__name__}, but must be text")
+
+
+class ChatTemplate:
+    """A Jinja chat template, run in a sandbox with limits."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        origin: str = "tokenizer_config.json",
+    ) -> None:
+        """Compile `source`. `special_tokens` ("eos_token": "<|im_end|>") are variables for it; `origin` is for messages.
+
+        Raises ConfigError for a source that is no template.
+        """
+        self.source = source
+        self._origin = origin
+        self._special_tokens = dict(special_tokens or {})
+        if len(source) > _LONGEST_SOURCE:
+            raise ConfigError(f"the chat template in {origin} has {len(source):,} characters, which no real one has")
+        try:
+            self._template = sandbox.compile_template(source)
+        except Exception as error:  # Jinja's own errors, and Python's for code nested too deep
+            raise ConfigError(f"the chat template in {origin} cannot be used: {_reason(error)}") from error
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], *, source: str | None = None, origin: str = "tokenizer_config.json"
+    ) -> "ChatTemplate":
+        """From the content of tokenizer_config.json; `source` takes the place of its chat_template.
+
+        Raises ConfigError if there is no usable template.
+        """
+        if source is None:
+            source = _choose(config.get("chat_template"), origin)
+        tokens = {}
+        for name in _SPECIAL_TOKENS:
+            value = config.get(name)
+            text = value.get("content") if isinstance(value, Mapping) else value
+            if isinstance(text, str):
+                tokens[name] = text
+        return cls(source, special_tokens=tokens, origin=origin)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "ChatTemplate":
+        """From a checkpoint's folder: chat_template.jinja if there is one, else tokenizer_config.json.
+
+        Raises ConfigError for a missing or damaged file.
+        """
+        config_path = Path(folder) / "tokenizer_config.json"
+        config = read_config(config_path)
+        path = Path(folder) / "chat_template.jinja"
+        try:
+            return cls.from_config(config, source=path.read_text(encoding="utf-8"), origin=str(path))
+        except FileNotFoundError:
+            return cls.from_config(config, origin=str(config_path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}; download the model again") from error
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt as text, for people: in it, typed control tokens look like real ones (`encode` knows better).
+
+        Raises InputError if the template refuses the messages.
+        """
+        return self._render([(message.role, message.content) for message in messages], add_generation_prompt)
+
+    def encode(
+        self, messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """The prompt's token ids. Only the template's own text can become control tokens.
+
+        Each character of a message that could begin or end a control token goes through the template as a
+        private-use character that occurs nowhere else, and comes back once the control tokens are found. So
+        nothing that a template does to a message (trim, split, replace) makes a control token of it; on the other
+        hand, a template that looks for such text in a message does not find it.
+
+        Raises InputError if the template refuses the messages.
+        """
+        edges = {edge for token in tokenizer.control_tokens for edge in (token[0], token[-1])}
+        kept = {place: message.ids for place, message in enumerate(messages) if message.ids}
+        marks = _unused_characters(
+            len(edges) + len(kept), [self.source, *(message.content for message in messages)]
+        )
+        hide = {ord(edge): next(marks) for edge in sorted(edges)}
+        show = {ord(mark): chr(edge) for edge, mark in hide.items()}
+        answers = {next(marks): place for place in kept}
+        contents = [message.content.translate(hide) for message in messages]
+        for mark, place in answers.items():
+            contents[place] = mark
+        roles = [message.role for message in messages]
+        text = self._render(list(zip(roles, contents, strict=True)), add_generation_prompt)
+        lost = [mark for mark in answers if text.count(mark) != 1]
+        if lost:  # a template that rewrites answers: those are encoded from their text
+            for mark in lost:
+                place = answers.pop(mark)
+                contents[place] = messages[place].content.translate(hide)
+            text = self._render(list(zip(roles, contents, strict=True)), add_generation_prompt)
+        ids: list[int] = []
+        for part in tokenizer.split_control(text):
+            if isinstance(part, int):
+                ids.append(part)
+                continue
+            for stretch in _cut(part, answers):
+                if stretch in answers:
+                    ids.extend(kept[answers[stretch]])
+                else:
+                    ids.extend(tokenizer.encode(stretch.translate(show)))
+        return ids
+
+    def _render(self, messages: Iterable[tuple[str, str]], add_generation_prompt: bool) -> str:
+        chat = [{"role": role, "content": content} for role, content in messages]
+        variables = {
+            **self._special_tokens,
+            "messages": chat,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+        }
+        try:
+            return sandbox.run(self._template, variables, sum(len(message["content"]) for message in chat))
+        except Exception as error:  # a template can raise anything that Python can
+            raise InputError(f"the chat template in {self._origin} refused: {_reason(error)}") from error
+
+
+def _choose(value: object, origin: str) -> str:
+    """The template text out of what chat_template may be: text, or a list of named templates."""
+    if isinstance(value, list):
+        named = {
+            item["name"]: item["template"]
+            for item in value
+            if isinstance(item, dict) and "name" in item and "template" in item
+        }
+        value = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
+    if isinstance(value, str) and value.strip():
+        return value
+    if value is None:
+        raise ConfigError(f"{origin} has no chat_template; take a chat or instruct model")
+    raise ConfigError(f"{origin} has a chat_template that is neither text nor a list of named templates")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested without end"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _unused_characters(count: int, texts: Sequence[str]) -> Iterator[str]:
+    """`count` different private-use characters that none of the texts holds, random so that none can be aimed at."""
+    used = set().union(*texts)
+    found: set[str] = set()
+    while len(found) < count:
+        mark = chr(secrets.choice(_PRIVATE_USE))
+        if mark not in used and mark not in found:
+            found.add(mark)
+    return iter(found)
+
+
+def _cut(text: str, marks: Collection[str]) -> list[str]:
+    """Text cut before and after each mark."""
+    if not marks:
+        return [text]
+    return [stretch for stretch in re.split(f"([{''.join(marks)}])", text) if stretch]

@@ -1,0 +1,213 @@
+"""Text to token ids and back. What a user types never becomes a control token."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders
+
+from bmqwen.errors import ConfigError, InputError
+
+# Ends of an answer, whatever generation_config.json says: Qwen1.5's own names only one of them.
+_STOP_NAMES = ("<|endoftext|>", "<|im_end|>")
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer (that of every Qwen) with a hard line between text and control tokens.
+
+    Control tokens are the added tokens of tokenizer.json, such as <|im_end|> and <tool_call>.
+    Only a chat template may write them (see `split_control`); `encode` takes them for plain text.
+    """
+
+    def __init__(
+        self, inner: tokenizers.Tokenizer, *, stop_ids: Iterable[int] = (), origin: str = "tokenizer.json"
+    ) -> None:
+        """Take `inner` over. `stop_ids` are added to those of <|endoftext|> and <|im_end|>; `origin` is for messages.
+
+        Raises ConfigError unless the tokenizer is a byte-level one.
+        """
+        if not isinstance(inner.decoder, decoders.ByteLevel):
+            kind = type(inner.decoder).__name__
+            raise ConfigError(f"{origin} has the decoder {kind}, but only byte-level tokenizers are supported")
+        self._inner = inner
+        inner.no_truncation()
+        inner.no_padding()
+        added = inner.get_added_tokens_decoder()
+        self._control = {token.content: token_id for token_id, token in added.items() if token.content}
+        self._control_ids = frozenset(self._control.values())
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._control_pattern = _pattern(added.values())
+        # The library leaves out of its matching only tokens marked as special, so all are marked so.
+        inner.add_special_tokens([_as_special(token) for token in added.values()])
+        inner.encode_special_tokens = True
+        self._vocab_size = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._bytes: dict[int, bytes] = {}
+        names = (self._control[name] for name in _STOP_NAMES if name in self._control)
+        self._stop_ids = frozenset(stop_ids) | frozenset(names)
+        for content, token_id in self._control.items():
+            if token_id in inner.encode(content, add_special_tokens=False).ids:
+                raise ConfigError(f"{origin} makes the control token {content} out of plain text")
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str,
+        *,
+        tokenizer_config: Mapping[str, Any] | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        origin: str = "tokenizer.json",
+    ) -> "Tokenizer":
+        """From the content of tokenizer.json; the two configs (may be absent) name further stop tokens.
+
+        Raises ConfigError for content that is no tokenizer, or an eos_token_id that is none.
+        """
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            raise ConfigError(f"{origin} is not a tokenizer: {error}; download the model again") from error
+        stop_ids = _eos_ids(generation_config or {})
+        eos = (tokenizer_config or {}).get("eos_token")
+        eos_text = eos.get("content") if isinstance(eos, Mapping) else eos
+        eos_id = inner.token_to_id(eos_text) if isinstance(eos_text, str) else None
+        return cls(inner, stop_ids=stop_ids if eos_id is None else [*stop_ids, eos_id], origin=origin)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "Tokenizer":
+        """From a checkpoint's folder: tokenizer.json and, if present, tokenizer_config.json, generation_config.json.
+
+        Raises ConfigError for a missing or damaged file.
+        """
+        path = Path(folder) / "tokenizer.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"{path} does not exist; download the model again, it is part of it") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        return cls.from_json(
+            text,
+            tokenizer_config=read_config(Path(folder) / "tokenizer_config.json"),
+            generation_config=read_config(Path(folder) / "generation_config.json"),
+            origin=str(path),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """The highest token id plus one; a model's logits may be wider."""
+        return self._vocab_size
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return self._stop_ids
+
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """Control tokens and their ids."""
+        return self._control
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, none of them a control token. Raises InputError for text that is not Unicode."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"character {error.start + 1} of the text is not valid Unicode") from None
+        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        if not self._control_ids.isdisjoint(ids):
+            raise InputError("the text would become a control token with this model's tokenizer")
+        return ids
+
+    def split_control(self, text: str) -> list[str | int]:
+        """Text that a template wrote, cut at its control tokens: these as ids, all else as strings, in order."""
+        if self._control_pattern is None:
+            return [text] if text else []
+        parts: list[str | int] = []
+        end = 0
+        for match in self._control_pattern.finditer(text):
+            if match.start() > end:
+                parts.append(text[end : match.start()])
+            parts.append(self._control[match[match.lastindex or 0]])
+            end = match.end()
+        if end < len(text):
+            parts.append(text[end:])
+        return parts
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that tokens show: special tokens show nothing, a broken UTF-8 sequence shows U+FFFD."""
+        return b"".join(map(self.shown_bytes, ids)).decode("utf-8", "replace")
+
+    def shown_bytes(self, token_id: int) -> bytes:
+        """What a token adds to the shown text, UTF-8, perhaps part of a character; nothing for a special token."""
+        return b"" if token_id in self._special else self.token_bytes(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """A token's bytes, a special token's name included; nothing for an id that no token has."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            token = self._inner.id_to_token(token_id)
+            known = self._bytes[token_id] = b"" if token is None else _to_bytes(token)
+        return known
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint's folder; {} if there is no such file. Raises ConfigError if it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; download the model again") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is not a JSON object; download the model again")
+    return value
+
+
+def _eos_ids(generation_config: Mapping[str, Any]) -> list[int]:
+    value = generation_config.get("eos_token_id")
+    ids: Sequence[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
+        raise ConfigError(f"generation_config.json has eos_token_id {value!r}, which is no token id")
+    return list(ids)
+
+
+def _as_special(token: AddedToken) -> AddedToken:
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=True,
+    )
+
+
+def _pattern(tokens: Iterable[AddedToken]) -> re.Pattern[str] | None:
+    """One group a token, the longest first: the leftmost, longest token matches, as in the library."""
+    choices = []
+    for token in sorted((token for token in tokens if token.content), key=lambda token: -len(token.content)):
+        choice = f"({re.escape(token.content)})"
+        if token.single_word:
+            choice = rf"(?<!\w){choice}(?!\w)"
+        choices.append((r"\s*" if token.lstrip else "") + choice + (r"\s*" if token.rstrip else ""))
+    return re.compile("|".join(choices)) if choices else None
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The characters by which byte-level BPE writes bytes (GPT-2): printable Latin-1 as itself, the rest from U+0100."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _to_bytes(token: str) -> bytes:
+    # A token with a character outside of the alphabet (an added one with a blank) stands for itself.
+    try:
+        return bytes(_ALPHABET[char] for char in token)
+    except KeyError:
+        return token.encode("utf-8")

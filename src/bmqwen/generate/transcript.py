@@ -1,0 +1,95 @@
+"""A conversation as a JSON file."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bmqwen.errors import InputError, StorageError
+
+_FORMAT, _VERSION = "bmqwen conversation", 1
+_LARGEST = 100_000_000  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The content of a file: turns as (user, answer), and how many of the oldest the model no longer sees."""
+
+    system: str | None
+    turns: list[tuple[str, str]]
+    dropped: int
+
+
+def write(path: Path, transcript: Transcript) -> None:
+    """Write a transcript beside `path` and rename it. Raises StorageError if that fails."""
+    content: dict[str, Any] = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "system": transcript.system,
+        "dropped": transcript.dropped,
+        "turns": [{"user": user, "answer": answer} for user, answer in transcript.turns],
+    }
+    content["sha256"] = _digest(content)
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        if isinstance(error, OSError):
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise
+
+
+def read(path: Path) -> Transcript:
+    """Read what `write` has written. Raises InputError, naming the file, for anything else."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError(f"{path} is too large for a saved conversation")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a saved conversation: it is no JSON") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise InputError(f"{path} is not a saved conversation of bmqwen")
+    if content.get("version") != _VERSION:
+        raise InputError(f"{path} has version {content.get('version')!r}, but this bmqwen reads {_VERSION}; update it")
+    digest = content.pop("sha256", None)
+    if digest != _digest(content):
+        raise InputError(f"{path} was changed or damaged after it was saved (its sha256 differs)")
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: dict[str, Any]) -> Transcript:
+    system, dropped, turns = content.get("system"), content.get("dropped"), content.get("turns")
+    good = (
+        (system is None or isinstance(system, str))
+        and isinstance(turns, list)
+        and all(isinstance(turn, dict) and turn.keys() == {"user", "answer"} for turn in turns)
+        and all(isinstance(text, str) for turn in turns for text in turn.values())
+        and isinstance(dropped, int)
+        and not isinstance(dropped, bool)
+        and 0 <= dropped <= len(turns)
+    )
+    if not good or not isinstance(turns, list) or not isinstance(dropped, int):
+        raise InputError(f"{path} is not a saved conversation of bmqwen: a field has the wrong type")
+    return Transcript(system, [(turn["user"], turn["answer"]) for turn in turns], dropped)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

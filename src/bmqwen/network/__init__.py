@@ -1,0 +1,1 @@
+"""The network, written once, and the emitters that turn it into ONNX or Top-MLIR."""

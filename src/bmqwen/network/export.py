@@ -1,0 +1,104 @@
+"""A checkpoint becomes an ONNX bundle."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from bmqwen import __version__
+from bmqwen.bundle import Bundle, is_bundle, read_bundle, write_manifest
+from bmqwen.checkpoint.checkpoint import Checkpoint
+from bmqwen.errors import BundleError, InputError
+from bmqwen.network.onnx_contrib import ContribOps
+from bmqwen.network.onnx_file import OnnxFile
+from bmqwen.network.onnx_plain import PlainOps
+from bmqwen.network.qwen2 import emit
+from bmqwen.network.weight_blocks import WeightBlocks
+from bmqwen.quant.precision import Precision
+from bmqwen.storage import new_folder, require_free
+
+MODEL_FILE = "model.onnx"
+# Raised when the emitted graph or the rounding changes, so that cached conversions are made anew.
+EMITTER = 1
+
+
+def source_key(checkpoint: Checkpoint, precision: Precision, *, plain: bool) -> str:
+    """Fingerprint of everything that decides the bundle's content."""
+    parts = [checkpoint.identity(), precision.to_dict(), plain, EMITTER]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def estimated_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
+    """About how large the bundle will be, in bytes; a little too high."""
+    width = {"f32": 4.0, "f16": 2.0, "int8": 1 + 5 / precision.group_size, "int4": 0.5 + 5 / precision.group_size}
+    config = checkpoint.config
+    table = config.vocab_size * config.hidden_size
+    body = max(checkpoint.parameters - table, 0)
+    return int(1.05 * (body * width[precision.weights] + table * (width[precision.lm_head] + 4)) + (64 << 20))
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    folder: Path,
+    precision: Precision,
+    *,
+    plain: bool = False,
+    replace: bool = False,
+    advance: Callable[[int], None] = lambda _count: None,
+) -> Bundle:
+    """Write the ONNX bundle of a checkpoint. A bundle that is there already and up to date is left as it is.
+
+    Memory stays near a few blocks of one matrix, whatever the model's size.
+
+    Args:
+        checkpoint: an open checkpoint.
+        folder: the bundle's folder; it appears when it is complete.
+        precision: formats of the weights.
+        plain: standard ONNX operations only, for other tools.
+        replace: an existing folder of another content is replaced, if it is a bundle.
+        advance: called with numbers of parameters as they are converted; they sum up to `checkpoint.parameters`,
+            plus the table's once more where it is the head as well.
+
+    Raises:
+        InputError: `folder` exists and is not the same bundle.
+        CheckpointError: the checkpoint is damaged.
+        StorageError: not enough room, or a place that cannot be written.
+    """
+    key = source_key(checkpoint, precision, plain=plain)
+    if is_bundle(folder):
+        try:
+            existing = read_bundle(folder)
+        except BundleError:
+            existing = None
+        if existing is not None and existing.source == key:
+            return existing
+        if not replace:
+            raise InputError(f"{folder} holds another bundle: remove it, name another folder or use --force")
+    elif folder.exists():
+        raise InputError(f"{folder} exists and is not a bundle: name a new folder")
+
+    require_free(folder.parent, estimated_bytes(checkpoint, precision), f"converting {checkpoint.name}")
+    with new_folder(folder, replace=replace) as part:
+        file = OnnxFile(part / MODEL_FILE, opset=21, contrib=not plain)
+        try:
+            blocks = WeightBlocks(checkpoint.weights, advance)
+            ops = (PlainOps if plain else ContribOps)(file, checkpoint.config, blocks, precision)
+            emit(checkpoint.config, ops)
+            file.save(__version__)
+        finally:
+            file.close()
+        for name, content in checkpoint.tokenizer_files().items():
+            (part / name).write_bytes(content)
+        write_manifest(
+            Bundle(
+                folder=part,
+                kind="onnx",
+                model=checkpoint.name,
+                config=checkpoint.config,
+                precision=precision.to_dict(),
+                details={"dialect": "plain" if plain else "onnxruntime"},
+                source=key,
+                made_by=__version__,
+            )
+        )
+    return read_bundle(folder)

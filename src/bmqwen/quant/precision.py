@@ -1,0 +1,55 @@
+"""How the weights of a model are stored: what `--quant` and its companions choose."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bmqwen.errors import InputError
+from bmqwen.quant.grid import check_group_size
+
+Format = Literal["f32", "f16", "int8", "int4"]
+FORMATS: tuple[Format, ...] = ("f32", "f16", "int8", "int4")
+BITS = {"int8": 8, "int4": 4}
+# 256 steps are fine enough for long groups, and fewer scales are read.
+EIGHT_BIT_GROUP = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Formats of the decoder layers and of the head. Raises InputError for an unknown one.
+
+    Attributes:
+        weights: format of the projections.
+        group_size: columns that share a scale, for int4; int8 has EIGHT_BIT_GROUP.
+        lm_head: format of the head; the embedding table itself stays in half precision (f32 when weights are).
+    """
+
+    weights: Format = "int4"
+    group_size: int = 32
+    lm_head: Format = "int8"
+
+    def __post_init__(self) -> None:
+        for name in (self.weights, self.lm_head):
+            if name not in FORMATS:
+                raise InputError(f"unknown precision {name!r}: choose one of {', '.join(FORMATS)}")
+        check_group_size(4, self.group_size)
+
+    @classmethod
+    def choose(cls, weights: Format, group_size: int = 32, lm_head: Format | None = None) -> "Precision":
+        """A precision with the default head for its weights: int8 for int4, else the same."""
+        return cls(weights, group_size, lm_head or ("int8" if weights == "int4" else weights))
+
+    def of(self, weight: str) -> Format:
+        """Format of a weight by its name in the checkpoint."""
+        return self.lm_head if weight in ("lm_head", "model.embed_tokens") else self.weights
+
+    def group_of(self, weight: str) -> int:
+        """Group size of a quantised weight."""
+        return EIGHT_BIT_GROUP if self.of(weight) == "int8" else self.group_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {"weights": self.weights, "group_size": self.group_size, "lm_head": self.lm_head}
+
+    def __str__(self) -> str:
+        group = f" group {self.group_size}" if "int4" in (self.weights, self.lm_head) else ""
+        return f"{self.weights}{group}, lm_head {self.lm_head}"

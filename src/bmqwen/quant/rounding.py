@@ -1,0 +1,71 @@
+"""Rounding float weights to a group grid: plain, and with the range searched for the least squared error."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.quant.grid import Grid, check_group_size
+
+# Share of a group's range that is kept. Cutting off outliers makes the steps finer for all others.
+SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
+
+
+def quantize(weights: NDArray[np.float32], bits: int, group_size: int, *, search: bool = True) -> Grid:
+    """Put a float32 matrix [N, K] on an asymmetric grid.
+
+    With `search`, each group's range is the one of `SHRINKS` (applied to both ends) with the least squared error,
+    after the scale has been refitted by least squares to the codes chosen. 8-bit grids are fine enough without.
+
+    Raises:
+        InputError: bits or group size unsupported.
+    """
+    check_group_size(bits, group_size)
+    rows, columns = weights.shape
+    groups = -(-columns // group_size)
+    if columns % group_size:
+        weights = np.pad(weights, ((0, 0), (0, groups * group_size - columns)), mode="edge")
+    values = weights.reshape(rows, groups, group_size)
+    top = float(2**bits - 1)
+    low = np.minimum(values.min(axis=2, keepdims=True), 0)
+    high = np.maximum(values.max(axis=2, keepdims=True), 0)
+
+    best_codes = np.empty(0, np.uint8)
+    best_error = best_scale = best_zero = np.empty(0, np.float32)
+    for shrink in SHRINKS if search and bits < 8 else (1.0,):
+        scale = _half((high - low) * (shrink / top))
+        zero = np.clip(np.rint(-low * shrink / scale), 0, top)
+        codes = values / scale
+        np.rint(codes, out=codes)
+        codes += zero
+        np.clip(codes, 0, top, out=codes)
+        steps = codes - zero
+        if search and bits < 8:
+            # argmin over s of |v - s q|^2 is <v, q> / <q, q>
+            numerator = np.einsum("ngk,ngk->ng", values, steps)[..., None]
+            denominator = np.einsum("ngk,ngk->ng", steps, steps)[..., None]
+            fitted = np.divide(numerator, denominator, out=scale.copy(), where=denominator > 0)
+            scale = _half(np.where(fitted > 0, fitted, scale))
+        steps *= scale
+        steps -= values
+        error = np.einsum("ngk,ngk->ng", steps, steps)[..., None]
+        if not best_codes.size:
+            best_codes, best_error, best_scale, best_zero = codes.astype(np.uint8), error, scale, zero
+            continue
+        better = error < best_error
+        np.copyto(best_codes, codes.astype(np.uint8), where=better)
+        best_error = np.where(better, error, best_error)
+        best_scale = np.where(better, scale, best_scale)
+        best_zero = np.where(better, zero, best_zero)
+    return Grid(
+        codes=best_codes.reshape(rows, -1)[:, :columns],
+        scales=best_scale[..., 0],
+        zeros=best_zero[..., 0].astype(np.uint8),
+        bits=bits,
+        group_size=group_size,
+    )
+
+
+def _half(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales as float16 can hold them, never zero."""
+    smallest = np.float32(2.0**-20)
+    rounded: NDArray[np.float32] = np.maximum(scale, smallest).astype(np.float16).astype(np.float32)
+    return rounded

@@ -1,0 +1,1 @@
+"""Runtimes: feed token ids at a position, get logits."""

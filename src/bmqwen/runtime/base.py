@@ -1,0 +1,61 @@
+"""The protocol that every runtime keeps: CPU, chip and simulator."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Output(Protocol):
+    """What one `feed` computed. On a chip nothing is copied before it is asked for."""
+
+    def greedy(self) -> int:
+        """The most likely token after the last one fed (the lowest id among equals)."""
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits, float32 [rows, vocab_size]: one row, or one for each token fed with `every_row`."""
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """A loaded model with one KV cache.
+
+    `position` tokens are in the cache; `feed` appends. Not thread-safe: one caller at a time.
+    """
+
+    @property
+    def name(self) -> str:
+        """What runs the model, for people: "CPU, ONNX Runtime 1.23, 2 threads"."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits (at least the tokenizer's vocabulary)."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the cache can hold."""
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache now."""
+
+    def plan(self, position: int, count: int) -> list[int]:
+        """Lengths of the pieces in which `count` tokens after `position` are best fed; their sum is count."""
+
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> Output:
+        """Append tokens to the cache and compute what follows them.
+
+        The Output is valid until the next call. A feed that raises leaves `position` as it was.
+
+        Raises:
+            ContextLengthError: position + len(tokens) exceeds context_length.
+            InputError: no tokens, or a token id outside of [0, vocab_size).
+            DeviceError: the device failed.
+        """
+
+    def truncate(self, position: int) -> None:
+        """Forget all tokens from `position` on. Raises InputError unless 0 <= position <= self.position."""
+
+    def close(self) -> None:
+        """Free everything. May be called twice."""

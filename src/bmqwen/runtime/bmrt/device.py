@@ -1,0 +1,231 @@
+"""A device and its memory: handles that close in the right order, once."""
+
+import ctypes as c
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import DeviceError
+from bmqwen.runtime.bmrt.libraries import Libraries
+from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat
+
+STATUS = {
+    1: "the device is not ready",
+    2: "general failure",
+    3: "timeout",
+    4: "invalid parameter",
+    5: "out of device memory",
+    6: "data error",
+    7: "busy",
+    8: "not supported",
+    9: "not supported",
+}
+CHIPS = {0x1684: "BM1684", 0x1686: "BM1684X", 0x1688: "BM1688"}
+# bm_device_mem_t holds sizes in 32 bits.
+LARGEST = (1 << 32) - 1
+
+
+class DeviceMemory:
+    """A piece of device memory, owned or a view of an owned one."""
+
+    def __init__(self, device: "Device", mem: DeviceMem, *, owned: bool) -> None:
+        self._device, self._mem, self._owned, self._open = device, mem, owned, True
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(self._mem.size)
+
+    @property
+    def address(self) -> int:
+        """Device address."""
+        return int(self._mem.address)
+
+    @property
+    def mem(self) -> DeviceMem:
+        """For a call. Raises DeviceError after close."""
+        if not self._open:
+            raise DeviceError(f"device memory of {self._device} was used after it was closed")
+        self._device.handle  # noqa: B018  (raises when the device is closed)
+        return self._mem
+
+    def view(self, offset: int, size: int) -> "DeviceMemory":
+        """`size` bytes from `offset` on. Not freed by its close; not to be used once the owner is closed."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise DeviceError(
+                f"bytes {offset} to {offset + size} lie outside of device memory of {self.size} bytes"
+            )
+        part = DeviceMem.from_buffer_copy(self.mem)
+        part.address += offset
+        part.size = size
+        return DeviceMemory(self._device, part, owned=False)
+
+    def write(self, array: NDArray[Any], offset: int = 0) -> None:
+        """Copy an array to the device at a byte offset."""
+        array = np.ascontiguousarray(array)
+        self._check(offset, array.nbytes)
+        self._device.call(
+            "bm_memcpy_s2d_partial_offset", self.mem, array.ctypes.data_as(c.c_void_p), array.nbytes, offset
+        )
+
+    def read(self, array: NDArray[Any], offset: int = 0) -> None:
+        """Fill a contiguous array from the device from a byte offset on."""
+        self._check(offset, array.nbytes)
+        self._device.call(
+            "bm_memcpy_d2s_partial_offset", array.ctypes.data_as(c.c_void_p), self.mem, array.nbytes, offset
+        )
+
+    def copy_from(
+        self, source: "DeviceMemory", size: int, *, offset: int = 0, source_offset: int = 0
+    ) -> None:
+        """Copy bytes inside the device."""
+        self._check(offset, size)
+        source._check(source_offset, size)
+        self._device.call("bm_memcpy_d2d_byte", self.mem, offset, source.mem, source_offset, size)
+
+    def close(self) -> None:
+        """Free the memory if owned. May be called twice."""
+        if self._open:
+            self._open = False
+            if self._owned:
+                self._device._free(self)
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset < 0 or offset + size > self.size:
+            raise DeviceError(
+                f"bytes {offset} to {offset + size} lie outside of device memory of {self.size} bytes"
+            )
+
+
+class Device:
+    """One chip, or the simulator. Closing it closes what was opened on it, the youngest first."""
+
+    def __init__(self, libraries: Libraries, index: int = 0) -> None:
+        """Open a device.
+
+        Raises:
+            DeviceError: there is no device of that index, or it cannot be opened.
+        """
+        self.libraries, self.index = libraries, index
+        # Given a wrong index the library ends the process, so it is asked first.
+        count = 1 if libraries.simulated else self.count(libraries)
+        if not 0 <= index < count:
+            raise DeviceError(
+                f"there is no device {index}: {count} found (`bmqwen doctor` looks at the driver)"
+            )
+        handle = c.c_void_p()
+        self._handle: c.c_void_p | None = handle
+        self._stack = ExitStack()
+        self._owned: dict[int, DeviceMemory] = {}
+        try:
+            self._check("bm_dev_request", libraries.bmlib.bm_dev_request(c.byref(handle), index))
+        except DeviceError:
+            self._handle = None
+            raise
+
+    @staticmethod
+    def count(libraries: Libraries) -> int:
+        """Devices that the driver knows; 0 without a driver."""
+        count = c.c_int(0)
+        status = libraries.bmlib.bm_dev_getcount(c.byref(count))
+        return count.value if status == 0 else 0
+
+    def __str__(self) -> str:
+        return f"{'simulated device' if self.libraries.simulated else 'device'} {self.index}"
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def handle(self) -> c.c_void_p:
+        """For a call. Raises DeviceError after close."""
+        if self._handle is None:
+            raise DeviceError(f"{self} was used after it was closed")
+        return self._handle
+
+    @property
+    def chip(self) -> str:
+        """The chip's name, such as "BM1684X"."""
+        number = c.c_uint()
+        self.call("bm_get_chipid", c.byref(number))
+        return CHIPS.get(number.value, f"chip {number.value:#x}")
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function of libbmlib with this device's handle. Raises DeviceError that names the call."""
+        self._check(name, getattr(self.libraries.bmlib, name)(self.handle, *arguments))
+
+    def heaps(self) -> list[HeapStat]:
+        """The heaps of device memory (one allocation has to fit into one). Empty when the device does not tell."""
+        number = c.c_uint()
+        if self.libraries.bmlib.bm_get_gmem_total_heap_num(self.handle, c.byref(number)):
+            return []
+        heaps = []
+        for index in range(number.value):
+            heap = HeapStat()
+            if self.libraries.bmlib.bm_get_gmem_heap_stat_byte_by_id(self.handle, c.byref(heap), index) == 0:
+                heaps.append(heap)
+        return heaps
+
+    def require(self, needed: int, purpose: str) -> None:
+        """Raise DeviceError unless `needed` bytes are free. Beyond that the library would end the process."""
+        heaps = self.heaps()
+        free = sum(int(heap.available) for heap in heaps)
+        if heaps and free < needed:
+            raise DeviceError(
+                f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory, but {self} has {free / 2**20:,.0f} MiB "
+                "free: end other programs that use it, choose a shorter context or a smaller precision, "
+                "or give the NPU more of the memory (docs: chip set-up)"
+            )
+
+    def allocate(self, size: int) -> DeviceMemory:
+        """Device memory of `size` bytes, not initialised. Raises DeviceError when there is not enough."""
+        if not 0 < size <= LARGEST:
+            raise DeviceError(f"device memory of {size} bytes cannot be asked for in one piece")
+        self.require(size, "an allocation")
+        mem = DeviceMem()
+        self.call("bm_malloc_device_byte", c.byref(mem), size)
+        memory = DeviceMemory(self, mem, owned=True)
+        self._owned[id(memory)] = memory
+        return memory
+
+    def allocated(self) -> int:
+        """Bytes of memory that `allocate` gave and that were not closed yet."""
+        return sum(memory.size for memory in self._owned.values())
+
+    def synchronize(self) -> None:
+        """Wait for all launches."""
+        self.call("bm_thread_sync")
+
+    def on_close(self, child: Any) -> None:
+        """Close `child` before the device is closed."""
+        self._stack.callback(child.close)
+
+    def close(self) -> None:
+        """Free everything that was opened on the device, then the device. May be called twice."""
+        if self._handle is None:
+            return
+        try:
+            self._stack.close()
+            for memory in reversed(list(self._owned.values())):
+                memory.close()
+        finally:
+            handle, self._handle = self._handle, None
+            self.libraries.bmlib.bm_dev_free(handle)
+
+    def _free(self, memory: DeviceMemory) -> None:
+        if self._owned.pop(id(memory), None) is not None and self._handle is not None:
+            self.libraries.bmlib.bm_free_device(self._handle, memory._mem)
+
+    def _check(self, name: str, status: int) -> None:
+        if status:
+            raise DeviceError(
+                f"{name} failed on {self}: {STATUS.get(status, 'unknown failure')} (status {status})"
+            )

@@ -1,0 +1,118 @@
+"""The two vendor libraries: found by folder, loaded on demand, with the prototypes of what is called."""
+
+import ctypes as c
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmqwen.errors import MissingDependencyError
+from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat, NetInfo, Tensor
+
+BMLIB, BMRT, SIMULATOR = "libbmlib.so.0", "libbmrt.so.1.0", "libcmodel.so"
+BMLIB_NAMES = (BMLIB, "libbmlib.so")
+BMRT_NAMES = (BMRT, "libbmrt.so")
+CHIP_FOLDER = Path("/opt/sophon/libsophon-current/lib")
+
+_handle, _ptr, _mem = c.c_void_p, c.c_void_p, DeviceMem
+# name: (result, arguments). A result of c_int is a bm_status_t.
+BMLIB_CALLS: dict[str, tuple[object, tuple[object, ...]]] = {
+    "bm_dev_getcount": (c.c_int, (c.POINTER(c.c_int),)),
+    "bm_dev_request": (c.c_int, (c.POINTER(_handle), c.c_int)),
+    "bm_dev_free": (None, (_handle,)),
+    "bm_get_chipid": (c.c_int, (_handle, c.POINTER(c.c_uint))),
+    "bm_malloc_device_byte": (c.c_int, (_handle, c.POINTER(_mem), c.c_uint)),
+    "bm_free_device": (None, (_handle, _mem)),
+    "bm_memcpy_s2d_partial_offset": (c.c_int, (_handle, _mem, _ptr, c.c_uint, c.c_uint)),
+    "bm_memcpy_d2s_partial_offset": (c.c_int, (_handle, _ptr, _mem, c.c_uint, c.c_uint)),
+    "bm_memcpy_d2d_byte": (c.c_int, (_handle, _mem, c.c_size_t, _mem, c.c_size_t, c.c_size_t)),
+    "bm_thread_sync": (c.c_int, (_handle,)),
+    "bm_get_gmem_total_heap_num": (c.c_int, (_handle, c.POINTER(c.c_uint))),
+    "bm_get_gmem_heap_stat_byte_by_id": (c.c_int, (_handle, c.POINTER(HeapStat), c.c_uint)),
+}
+BMRT_CALLS: dict[str, tuple[object, tuple[object, ...]]] = {
+    "bmrt_create": (_ptr, (_handle,)),
+    "bmrt_destroy": (None, (_ptr,)),
+    "bmrt_load_bmodel": (c.c_bool, (_ptr, c.c_char_p)),
+    "bmrt_get_network_number": (c.c_int, (_ptr,)),
+    "bmrt_get_network_names": (None, (_ptr, c.POINTER(c.POINTER(c.c_char_p)))),
+    "bmrt_get_network_info": (c.POINTER(NetInfo), (_ptr, c.c_char_p)),
+    "bmrt_launch_tensor_ex": (
+        c.c_bool,
+        (_ptr, c.c_char_p, c.POINTER(Tensor), c.c_int, c.POINTER(Tensor), c.c_int, c.c_bool, c.c_bool),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Libraries:
+    """The loaded libraries.
+
+    Attributes:
+        bmlib: devices and their memory.
+        bmrt: bmodels.
+        simulated: a simulator stands behind them.
+        folder: where they came from.
+    """
+
+    bmlib: c.CDLL
+    bmrt: c.CDLL
+    simulated: bool
+    folder: Path
+
+
+def library_folders() -> list[Path]:
+    """Where a chip's libraries may be: the driver's folder, then LD_LIBRARY_PATH."""
+    path = os.environ.get("LD_LIBRARY_PATH", "")
+    return [CHIP_FOLDER, *(Path(entry) for entry in path.split(os.pathsep) if entry)]
+
+
+def find_libraries() -> Path | None:
+    """The first folder that has both libraries; None where no driver is installed."""
+    for folder in library_folders():
+        if _first(folder, BMLIB_NAMES) and _first(folder, BMRT_NAMES):
+            return folder
+    return None
+
+
+def load_libraries(folder: Path | None = None) -> Libraries:
+    """Load both libraries from one folder; a simulator's if it holds `libcmodel.so`.
+
+    Raises:
+        MissingDependencyError: no such library, or one that does not fit this machine.
+    """
+    folder = folder or find_libraries()
+    if folder is None:
+        raise MissingDependencyError(
+            f"no libbmrt.so in {CHIP_FOLDER} or LD_LIBRARY_PATH: install libsophon, or choose another engine"
+        )
+    bmlib, bmrt = _first(folder, BMLIB_NAMES), _first(folder, BMRT_NAMES)
+    if bmlib is None or bmrt is None:
+        raise MissingDependencyError(
+            f"{folder} lacks {BMRT if bmlib else BMLIB}: name libsophon's lib folder"
+        )
+    simulator = _first(folder, (SIMULATOR,))
+    try:
+        if simulator:
+            # libbmlib looks it up by this name when a device is opened; loaded already, it is found anywhere.
+            c.CDLL(str(simulator), mode=c.RTLD_GLOBAL)
+        libraries = Libraries(
+            _declare(c.CDLL(str(bmlib), mode=c.RTLD_GLOBAL), BMLIB_CALLS),
+            _declare(c.CDLL(str(bmrt), mode=c.RTLD_GLOBAL), BMRT_CALLS),
+            simulator is not None,
+            folder,
+        )
+    except (OSError, AttributeError) as error:
+        raise MissingDependencyError(f"the libraries in {folder} cannot be used: {error}") from error
+    return libraries
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def _declare(library: c.CDLL, calls: dict[str, tuple[object, tuple[object, ...]]]) -> c.CDLL:
+    """Give each function its prototype. AttributeError names one that the library lacks."""
+    for name, (result, arguments) in calls.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

@@ -1,0 +1,255 @@
+"""A bmodel loaded on a device: its nets, their stages, and launching them."""
+
+import ctypes as c
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from bmqwen.errors import BundleError, DeviceError
+from bmqwen.runtime.bmrt.device import Device, DeviceMemory
+from bmqwen.runtime.bmrt.structs import DeviceMem, NetInfo, Shape, Tensor
+
+# bm_data_type_t. BF16 has no numpy type: its bits travel as uint16.
+DTYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float16),
+    2: np.dtype(np.int8),
+    3: np.dtype(np.uint8),
+    4: np.dtype(np.int16),
+    5: np.dtype(np.uint16),
+    6: np.dtype(np.int32),
+    7: np.dtype(np.uint32),
+    8: np.dtype(np.uint16),
+}
+BFLOAT16 = 8
+# MODEL_HEADER_T: magic, its own size, the description's, the data's (32 bits, wrapped beyond 4 GiB).
+HEADER = struct.Struct("<4I48x")
+MAGIC = 0xFF55AAEE
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a stage.
+
+    Attributes:
+        name: as compiled.
+        shape: elements along each axis.
+        dtype: numpy's, uint16 for BF16.
+        bfloat16: the 16 bits are a BF16 number.
+        memory: the stage's own memory, where data need not be copied to or from.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    bfloat16: bool
+    memory: DeviceMemory
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One set of shapes of a net."""
+
+    net: str
+    index: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def input(self, name: str) -> Port:
+        """An input by name. Raises BundleError for one that the net does not have."""
+        return _port(self.inputs, name, self.net)
+
+    def output(self, name: str) -> Port:
+        """An output by name. Raises BundleError for one that the net does not have."""
+        return _port(self.outputs, name, self.net)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A net of a bmodel: `address_mode` 0 is basic, 1 io_alone."""
+
+    name: str
+    dynamic: bool
+    address_mode: int
+    stages: tuple[Stage, ...]
+
+
+class Model:
+    """A bmodel on a device. `launches` counts the nets launched so far."""
+
+    def __init__(self, device: Device, path: Path, *, needed: int = 0) -> None:
+        """Load a bmodel.
+
+        Args:
+            device: an open device. It closes the model with itself.
+            path: the file.
+            needed: bytes of device memory that the file is known to take; more than the file's own size counts.
+
+        Raises:
+            BundleError: no bmodel, or a truncated one.
+            DeviceError: not enough memory, or libbmrt refuses the file.
+        """
+        check_bmodel(path)
+        device.require(needed or path.stat().st_size, f"{path.name}")
+        self.device, self.path, self.launches = device, path, 0
+        self._bmrt = device.libraries.bmrt
+        self._runtime: int | None = self._bmrt.bmrt_create(device.handle)
+        if not self._runtime:
+            raise DeviceError(f"bmrt_create failed on {device}")
+        device.on_close(self)
+        if not self._bmrt.bmrt_load_bmodel(self._runtime, str(path).encode()):
+            self.close()
+            raise DeviceError(
+                f"bmrt_load_bmodel failed on {device} for {path}: it was made for another chip or runtime"
+            )
+        self.networks = {name: self._network(name) for name in self._names()}
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def launch(self, stage: Stage, inputs: Sequence[DeviceMemory], outputs: Sequence[DeviceMemory]) -> None:
+        """Start a stage. What is given in memory other than the stage's own is copied by the device.
+
+        `Device.synchronize` waits for it; reading device memory does so too.
+
+        Raises:
+            DeviceError: wrong number or size of memory, or libbmrt refuses.
+        """
+        given = _tensors(stage, "input", stage.inputs, inputs)
+        taken = _tensors(stage, "output", stage.outputs, outputs)
+        launched = self._bmrt.bmrt_launch_tensor_ex(
+            self._open(), stage.net.encode(), given, len(given), taken, len(taken), True, False
+        )
+        if not launched:
+            raise DeviceError(
+                f"bmrt_launch_tensor_ex failed on {self.device} for net {stage.net}, stage {stage.index}"
+            )
+        self.launches += 1
+
+    def close(self) -> None:
+        """Free the model. May be called twice."""
+        if self._runtime is not None:
+            runtime, self._runtime = self._runtime, None
+            self._bmrt.bmrt_destroy(runtime)
+
+    def _open(self) -> int:
+        self.device.handle  # noqa: B018  (raises when the device is closed)
+        if self._runtime is None:
+            raise DeviceError(f"{self.path.name} was used after it was closed")
+        return self._runtime
+
+    def _names(self) -> list[str]:
+        number = self._bmrt.bmrt_get_network_number(self._open())
+        names = c.POINTER(c.c_char_p)()
+        self._bmrt.bmrt_get_network_names(self._open(), c.byref(names))
+        found = [(names[i] or b"").decode() for i in range(number)]
+        c.CDLL(None).free(names)
+        return found
+
+    def _network(self, name: str) -> Network:
+        pointer = self._bmrt.bmrt_get_network_info(self._open(), name.encode())
+        if not pointer:
+            raise DeviceError(f"bmrt_get_network_info failed on {self.device} for net {name}")
+        info: NetInfo = pointer.contents
+        stages = []
+        for index in range(info.stage_num):
+            stage = info.stages[index]
+            stages.append(
+                Stage(
+                    net=name,
+                    index=index,
+                    inputs=tuple(
+                        self._make_port(
+                            info.input_names[i],
+                            info.input_dtypes[i],
+                            stage.input_shapes[i],
+                            stage.input_mems[i],
+                        )
+                        for i in range(info.input_num)
+                    ),
+                    outputs=tuple(
+                        self._make_port(
+                            info.output_names[i],
+                            info.output_dtypes[i],
+                            stage.output_shapes[i],
+                            stage.output_mems[i],
+                        )
+                        for i in range(info.output_num)
+                    ),
+                )
+            )
+        return Network(name, bool(info.is_dynamic), int(info.addr_mode), tuple(stages))
+
+    def _make_port(self, name: bytes | None, dtype: int, shape: Shape, mem: DeviceMem) -> Port:
+        if dtype not in DTYPES:
+            raise DeviceError(f"{self.path.name} has a tensor of the unsupported type {dtype}")
+        own = DeviceMem.from_buffer_copy(mem)
+        return Port(
+            (name or b"").decode(),
+            shape.to_tuple(),
+            DTYPES[dtype],
+            dtype == BFLOAT16,
+            DeviceMemory(self.device, own, owned=False),
+        )
+
+
+def check_bmodel(path: Path) -> None:
+    """Raise BundleError unless the file starts like a bmodel and is as long as it says.
+
+    libbmrt would end the process on some damaged files.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    if len(head) < HEADER.size:
+        raise BundleError(f"{path} is no bmodel: it has only {size} bytes")
+    magic, header, description, data = HEADER.unpack(head)
+    if magic != MAGIC:
+        raise BundleError(f"{path} is no bmodel: it starts with {head[:4].hex()}")
+    # The data's size is stored in 32 bits.
+    expected = header + description + data
+    if size < expected or (size - expected) % (1 << 32):
+        raise BundleError(f"{path} is truncated or damaged: {size:,} bytes instead of {expected:,}")
+
+
+def _port(ports: tuple[Port, ...], name: str, net: str) -> Port:
+    for port in ports:
+        if port.name == name:
+            return port
+    raise BundleError(f"net {net} has no {name}: it has {', '.join(port.name for port in ports)}")
+
+
+def _tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[DeviceMemory]) -> Any:
+    """bm_tensor_t array for one side of a launch."""
+    if len(memory) != len(ports):
+        raise DeviceError(f"net {stage.net} takes {len(ports)} {what}s, not {len(memory)}")
+    tensors = (Tensor * len(ports))()
+    for tensor, port, piece in zip(tensors, ports, memory, strict=True):
+        if piece.size < port.nbytes:
+            raise DeviceError(
+                f"{what} {port.name} of net {stage.net} needs {port.nbytes} bytes, not {piece.size}"
+            )
+        tensor.dtype = BFLOAT16 if port.bfloat16 else next(k for k, v in DTYPES.items() if v == port.dtype)
+        tensor.shape.num_dims = len(port.shape)
+        tensor.shape.dims[: len(port.shape)] = port.shape
+        tensor.device_mem = piece.mem
+        tensor.st_mode = 0
+    return tensors

@@ -1,0 +1,82 @@
+"""Writing without leaving halves: beside and rename, with storage errors in words."""
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bmqwen.errors import InputError, StorageError
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into a StorageError that names `path` and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"no space left while writing {path}: free some disk space and try again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(f"cannot write {path}: {error.strerror}; choose another folder or mend its permissions") from error
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, which appears as `final` only when the body ends well.
+
+    Args:
+        final: where the folder is to appear.
+        replace: an existing folder at `final` is replaced; else it is an InputError.
+
+    Raises:
+        InputError: `final` exists and `replace` is false.
+        StorageError: the disk is full or the place cannot be written.
+    """
+    if final.exists() and not replace:
+        raise InputError(f"{final} exists already: remove it or choose another name")
+    beside = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.part")
+    with storage_errors(final):
+        try:
+            beside.mkdir(parents=True)
+            yield beside
+            if final.exists():
+                # Renamed away first, so that there is never a moment with a half-removed folder in place.
+                old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.old")
+                final.rename(old)
+                beside.rename(final)
+                shutil.rmtree(old)
+            else:
+                beside.rename(final)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file whole or not at all. Raises StorageError."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with storage_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def require_free(folder: Path, needed: int, purpose: str) -> None:
+    """Raise StorageError unless the disk below `folder` has `needed` bytes free."""
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    with storage_errors(folder):
+        free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StorageError(
+            f"{purpose} needs {needed / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free: "
+            "free some space or set BMQWEN_CACHE to a larger disk"
+        )
