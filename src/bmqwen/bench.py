@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bmqwen.engine import Engine
@@ -100,6 +100,9 @@ def bench(
     for run in range(warmup + repeats):
         step(run, warmup + repeats)
         engine.runtime.truncate(0)
-        with engine.chat(params=replace(params)) as conversation:
-            usages.append(conversation.ask(prompt).usage)
+        conversation = engine.chat(params=params)
+        for _ in conversation.stream(prompt):
+            pass
+        assert conversation.last is not None
+        usages.append(conversation.last.usage)
     return BenchResult(engine.model, engine.precision, engine.runtime.name, tuple(usages[warmup:]))

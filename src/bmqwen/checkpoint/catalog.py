@@ -11,8 +11,11 @@ HUGGINGFACE = "huggingface"
 MODELSCOPE = "modelscope"
 PYPI = "pypi"
 
+# The lengths keep names of folders below 255 bytes.
 _HUB_ID = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<variant>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?"
+    r"(?P<repo>[a-z0-9][\w.-]{0,63}/[a-z0-9][\w.-]{0,95})"
+    r"(?::(?P<variant>[\w.-]{1,32}))?(?:@(?P<revision>[\w./-]{1,48}))?",
+    re.ASCII | re.IGNORECASE,
 )
 
 

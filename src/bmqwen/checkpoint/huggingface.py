@@ -8,7 +8,7 @@ from bmqwen import __version__
 from bmqwen.checkpoint.catalog import HUGGINGFACE, Model
 from bmqwen.checkpoint.listing import Release, RemoteFile, choose
 from bmqwen.checkpoint.progress import Progress, Report
-from bmqwen.checkpoint.transfer import CHUNK, Body, describe, download
+from bmqwen.checkpoint.transfer import Body, describe, download
 from bmqwen.errors import DownloadError, InputError
 
 _READ_TIMEOUT = 20.0
@@ -84,6 +84,7 @@ class HuggingFace:
                 "GET", url, headers={**headers, **extra}, timeout=_READ_TIMEOUT, follow_redirects=True
             ) as response:
                 response.raise_for_status()
-                yield Body(start if response.status_code == 206 else 0, response.iter_bytes(CHUNK))
+                # Without a size of pieces, so that a cut loses nothing of what has arrived.
+                yield Body(start if response.status_code == 206 else 0, response.iter_bytes())
 
         download(open_at, file, target, report, self.title)

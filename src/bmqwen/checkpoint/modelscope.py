@@ -9,10 +9,11 @@ from typing import Any
 from bmqwen.checkpoint.catalog import MODELSCOPE, Model
 from bmqwen.checkpoint.listing import Release, RemoteFile, choose
 from bmqwen.checkpoint.progress import Progress, Report
-from bmqwen.checkpoint.transfer import CHUNK, Body, describe, download
+from bmqwen.checkpoint.transfer import Body, describe, download
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError
 
 _DEFAULT_REVISION = "master"
+_PIECE = 1 << 14  # bytes that a cut can cost
 
 
 class ModelScope:
@@ -83,6 +84,6 @@ class ModelScope:
             )
             with response:
                 begin = start if response.status_code == 206 else 0
-                yield Body(begin, response.iter_content(CHUNK))
+                yield Body(begin, response.iter_content(_PIECE))
 
         download(open_at, file, target, report, self.title)

@@ -12,7 +12,6 @@ from bmqwen.checkpoint.listing import RemoteFile
 from bmqwen.checkpoint.progress import Report
 from bmqwen.errors import DownloadError, StorageError
 
-CHUNK = 1 << 18
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
 _PAUSE = 1.0

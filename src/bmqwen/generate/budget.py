@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import jinja2
+from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
 _BASE_BUDGET = 20_000_000  # about a second of template code
@@ -69,7 +70,7 @@ def weigh(value: Any) -> Any:
     if isinstance(value, Iterator):
         value = list(value)
     if isinstance(value, (list, tuple, Mapping)):
-        spend(count_nodes(value))
+        spend(5 * count_nodes(value))
     elif isinstance(value, Sized) and not isinstance(value, jinja2.Undefined):
         spend(1 + len(value))
     elif isinstance(value, int) and value.bit_length() > INTEGER_BITS:
@@ -105,23 +106,27 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def before_replace(text: Any, old: Any, new: Any, *_: Any) -> None:
-    length = characters(text)
+def before_replace(s: Any, old: Any, new: Any, count: Any = None) -> None:
+    """Pay for text.replace, at most one `new` for each `old` that fits in."""
+    length = characters(s)
     spend(length + (length // max(1, len(str(old))) + 1) * characters(new))
 
 
-def before_join(items: Any, separator: Any = "", *_: Any) -> None:
-    if isinstance(items, (list, tuple)):
-        spend(characters(items) + len(items) * characters(separator))
+def before_join(value: Any, d: Any = "", attribute: Any = None) -> None:
+    """Pay for joining items by a separator."""
+    if isinstance(value, Sized):
+        spend(characters(value) + len(value) * characters(d))
 
 
-def before_indent(text: Any, width: Any = 4, *_: Any) -> None:
+def before_indent(s: Any, width: Any = 4, *_: Any) -> None:
+    """Pay for indenting each line."""
     if (width if isinstance(width, int) else len(str(width))) > 100:
         raise TemplateLimitError("it indents by more than 100 characters")
-    spend(101 * (str(text).count("\n") + 1))
+    spend(101 * (str(s).count("\n") + 1))
 
 
 def before_format(pattern: str) -> None:
+    """Pay for filling a pattern in, whose widths must be small constants."""
     if re.search(r"\d{4,}|%[^%a-zA-Z]*\*|\{[^{}]*\{", pattern):
         raise TemplateLimitError("it formats with a width that is too large or computed")
     spend(1000 * (pattern.count("%") + pattern.count("{")))

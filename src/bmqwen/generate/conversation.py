@@ -146,7 +146,9 @@ class Conversation:
         Raises InputError for a turn that does not exist; else as `reply`.
         """
         if not 0 <= turn_index < len(self._turns):
-            raise InputError(f"there is no turn {turn_index}; the conversation has {len(self._turns)}, counted from 0")
+            raise InputError(
+                f"there is no turn {turn_index}; the conversation has {len(self._turns)}, counted from 0"
+            )
         return self._answer(self._turns[:turn_index], text, params, on_prefill, cancelled)
 
     def reset(self) -> None:
@@ -237,7 +239,9 @@ class Conversation:
             return dropped, prompt
         shortest = prompt if dropped == len(turns) else prompt_without(len(turns))
         if len(shortest) > self.session.longest_prompt:
-            hint = "shorten the message" if self._system is None else "shorten the message or the system message"
+            hint = (
+                "shorten the message" if self._system is None else "shorten the message or the system message"
+            )
             raise ContextLengthError(self.session.longest_prompt, len(shortest), hint)
         target = context - (2 * reserve if len(shortest) + 2 * reserve <= context else reserve)
         low, high, prompt = dropped, len(turns), shortest  # with `high` left out it fits, or nothing does

@@ -50,21 +50,23 @@ class SamplingParams:
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise InputError(f"stop is {self.stop!r}, but must be a tuple of strings that are not empty")
         if len(self.stop) > MAX_STOPS or any(len(text) > MAX_STOP_LENGTH for text in self.stop):
-            raise InputError(f"stop takes at most {MAX_STOPS} strings of at most {MAX_STOP_LENGTH} characters")
+            raise InputError(
+                f"stop takes at most {MAX_STOPS} strings of at most {MAX_STOP_LENGTH} characters"
+            )
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, 20)
 
 
-def _number(name: str, value: object, low: float, high: float, *, above: bool = False) -> None:
+def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
     """Refuse what is no finite number in [low, high], or in (low, high] with `above`."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        if (low < value if above else low <= value) and value <= high:
-            return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if number and low <= value <= high and not (above and value == low):
+        return
     span = f"above {low} and at most {high}" if above else f"from {low} to {high}"
     raise InputError(f"{name} is {value!r}, but must be a number {span}")
 
 
-def _integer(name: str, value: object, low: int, high: int) -> None:
+def _integer(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return
     raise InputError(f"{name} is {value!r}, but must be a whole number from {low} to {high}")
@@ -102,7 +104,11 @@ class Usage:
     @property
     def tokens_per_s(self) -> float:
         """Decoding speed: tokens after the first over the time they took; 0.0 when there are none."""
-        return (self.completion_tokens - 1) / self.decode_s if self.completion_tokens > 1 and self.decode_s > 0 else 0.0
+        return (
+            (self.completion_tokens - 1) / self.decode_s
+            if self.completion_tokens > 1 and self.decode_s > 0
+            else 0.0
+        )
 
 
 @dataclass(frozen=True, slots=True)

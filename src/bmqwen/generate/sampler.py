@@ -26,7 +26,9 @@ class Sampler:
         self._params = params
         beyond = [token for token in params.logit_bias if token >= vocab_size]
         if beyond:
-            raise InputError(f"logit_bias names token {beyond[0]}, but the model's last one is {vocab_size - 1}")
+            raise InputError(
+                f"logit_bias names token {beyond[0]}, but the model's last one is {vocab_size - 1}"
+            )
         self._bias_ids = np.fromiter(params.logit_bias.keys(), np.intp)
         self._biases = np.fromiter(params.logit_bias.values(), np.float32)
         self._repeats = params.repetition_penalty != 1.0
@@ -116,7 +118,9 @@ class Sampler:
 def check_logits(logits: NDArray[np.float32]) -> None:
     """Raise DeviceError unless the largest of the logits is a number (NaN spreads to it)."""
     if not np.isfinite(logits.max()):
-        raise DeviceError("the model computed logits that are not numbers; its weights or the device are damaged")
+        raise DeviceError(
+            "the model computed logits that are not numbers; its weights or the device are damaged"
+        )
 
 
 def largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
@@ -147,7 +151,9 @@ def token_logprob(
 
     def of(token: int, others: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         data = tokenizer.token_bytes(token)
-        return TokenLogprob(token, data.decode("utf-8", "replace"), data, float(logits[token]) - total, others)
+        return TokenLogprob(
+            token, data.decode("utf-8", "replace"), data, float(logits[token]) - total, others
+        )
 
     best = largest(logits, min(alternatives, len(logits))) if alternatives else ()
     return of(token_id, tuple(of(int(token)) for token in best))

@@ -23,8 +23,17 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from bmqwen.generate.budget import (
-    INTEGER_BITS, TemplateLimitError, allowance, as_text, before_format, before_indent, before_join,
-    before_replace, characters, spend, weigh,
+    INTEGER_BITS,
+    TemplateLimitError,
+    allowance,
+    as_text,
+    before_format,
+    before_indent,
+    before_join,
+    before_replace,
+    characters,
+    spend,
+    weigh,
 )
 
 _LONGEST_RANGE = 10_000
@@ -56,17 +65,23 @@ _Check = Callable[..., None]
 
 
 def _limited(function: Callable[..., Any], before: _Check | None = None, skip: int = 0) -> Callable[..., Any]:
-    """A filter that pays for what it reads and makes; `skip` arguments are Jinja's own."""
+    """A filter that pays for what it reads and makes; the first `skip` arguments are Jinja's own."""
 
     @wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        values = [*args[skip:], *kwargs.values()]
-        spend(10 + sum(len(value) for value in values if isinstance(value, (str, list, tuple, dict, range))))
+        spend(30 + _reading(args[skip:], kwargs))
         if before is not None:
-            before(*values)
+            before(*args[skip:], **kwargs)
         return weigh(function(*args, **kwargs))
 
     return limited
+
+
+def _reading(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """The cost of going through arguments once."""
+    values = [*args, *kwargs.values()]
+    items = sum(10 * len(value) for value in values if isinstance(value, (list, tuple, dict, range)))
+    return items + sum(len(value) for value in values if isinstance(value, str))
 
 
 def _tojson(
@@ -101,14 +116,74 @@ def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
 
 
-_PLAIN_FILTERS = (
-    "abs capitalize count d default dictsort e escape first float int items last length list lower map max min "
-    "reject rejectattr reverse round safe select selectattr sort title trim unique upper wordcount"
-).split()
+_PLAIN_FILTERS = [
+    "abs",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "int",
+    "items",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "sort",
+    "title",
+    "trim",
+    "unique",
+    "upper",
+    "wordcount",
+]
 _STR_METHODS = frozenset(
-    "capitalize count endswith find format index isalnum isalpha isdigit islower isnumeric isspace isupper join "
-    "lower lstrip partition removeprefix removesuffix replace rfind rindex rpartition rsplit rstrip split "
-    "splitlines startswith strip title upper".split()
+    [
+        "capitalize",
+        "count",
+        "endswith",
+        "find",
+        "format",
+        "index",
+        "isalnum",
+        "isalpha",
+        "isdigit",
+        "islower",
+        "isnumeric",
+        "isspace",
+        "isupper",
+        "join",
+        "lower",
+        "lstrip",
+        "partition",
+        "removeprefix",
+        "removesuffix",
+        "replace",
+        "rfind",
+        "rindex",
+        "rpartition",
+        "rsplit",
+        "rstrip",
+        "split",
+        "splitlines",
+        "startswith",
+        "strip",
+        "title",
+        "upper",
+    ]
 )
 _SPEND, _WEIGH, _TEXT = " spend", " weigh", " text"  # names that no template can write
 
@@ -157,7 +232,9 @@ class _Environment(ImmutableSandboxedEnvironment):
                 raise TemplateLimitError("it multiplies a list")
             spend(len(text) * times if isinstance(times, int) else 0)
         elif isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
+            bits = (
+                left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
+            )
             if bits > INTEGER_BITS:
                 raise TemplateLimitError("it computes a number that is too large")
         return weigh(super().call_binop(context, operator, left, right))
@@ -176,17 +253,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         wrapped = super().wrap_str_format(value)
         return None if wrapped is None else _limited(wrapped, lambda *_: before_format(value.__self__))
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        values = [*args, *kwargs.values()]
-        spend(10 + sum(len(value) for value in values if isinstance(value, (str, list, tuple, range))))
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        spend(100 + _reading(args, kwargs))
+        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
         if isinstance(owner, str):
             spend(len(owner))
-            before = {"replace": before_replace, "join": before_join}.get(name)
-            if before is not None:
-                before(*([owner, *values] if name == "replace" else [*values, owner]))
-        result = super().call(__context, __obj, *args, **kwargs)
-        # Jinja's own objects are not values, and a loop that is called yields its text.
+            if name == "replace":
+                before_replace(owner, *args, **kwargs)
+            elif name == "join":
+                before_join(*args, owner)
+        result = super().call(context, obj, *args, **kwargs)
         return result if isinstance(result, Namespace) else weigh(result)
 
 

@@ -68,9 +68,7 @@ class Session:
             raise ContextLengthError(self.longest_prompt, len(prompt_ids), "shorten it")
         self._busy = True
         try:
-            return (
-                yield from self._run(list(prompt_ids), params, on_prefill, cancelled or (lambda: False))
-            )
+            return (yield from self._run(list(prompt_ids), params, on_prefill, cancelled or (lambda: False)))
         finally:
             self._busy = False
 
@@ -150,7 +148,9 @@ class Session:
         """Feed tokens in the runtime's pieces; None if cancelled in between."""
         lengths = self.runtime.plan(len(self._tokens), len(tokens))
         if sum(lengths) != len(tokens) or min(lengths) < 1:
-            raise DeviceError(f"the runtime plans to read {len(tokens)} tokens as {lengths}, which is an error in it")
+            raise DeviceError(
+                f"the runtime plans to read {len(tokens)} tokens as {lengths}, which is an error in it"
+            )
         output: Output | None = None
         done = 0
         for length in lengths:

@@ -31,7 +31,9 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
-            raise InputError(f"a message has the role {self.role!r}, but must have one of {', '.join(get_args(Role))}")
+            raise InputError(
+                f"a message has the role {self.role!r}, but must have one of {', '.join(get_args(Role))}"
+            )
         if not isinstance(self.content, str):
             raise InputError(f"a message's content is a {type(self.content).__name__}, but must be text")
 
@@ -54,7 +56,9 @@ class ChatTemplate:
         self._origin = origin
         self._special_tokens = dict(special_tokens or {})
         if len(source) > _LONGEST_SOURCE:
-            raise ConfigError(f"the chat template in {origin} has {len(source):,} characters, which no real one has")
+            raise ConfigError(
+                f"the chat template in {origin} has {len(source):,} characters, which no real one has"
+            )
         try:
             self._template = sandbox.compile_template(source)
         except Exception as error:  # Jinja's own errors, and Python's for code nested too deep

@@ -31,7 +31,9 @@ class Tokenizer:
         """
         if not isinstance(inner.decoder, decoders.ByteLevel):
             kind = type(inner.decoder).__name__
-            raise ConfigError(f"{origin} has the decoder {kind}, but only byte-level tokenizers are supported")
+            raise ConfigError(
+                f"{origin} has the decoder {kind}, but only byte-level tokenizers are supported"
+            )
         self._inner = inner
         inner.no_truncation()
         inner.no_padding()

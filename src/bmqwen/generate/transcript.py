@@ -67,7 +67,9 @@ def read(path: Path) -> Transcript:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"{path} is not a saved conversation of bmqwen")
     if content.get("version") != _VERSION:
-        raise InputError(f"{path} has version {content.get('version')!r}, but this bmqwen reads {_VERSION}; update it")
+        raise InputError(
+            f"{path} has version {content.get('version')!r}, but this bmqwen reads {_VERSION}; update it"
+        )
     digest = content.pop("sha256", None)
     if digest != _digest(content):
         raise InputError(f"{path} was changed or damaged after it was saved (its sha256 differs)")

@@ -1,0 +1,5 @@
+"""`python -m bmqwen`."""
+
+from bmqwen.cli import main
+
+main()

@@ -1,0 +1,114 @@
+"""A loaded model, ready to talk: what the commands, the server and Python users hold."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, get_args
+
+from bmqwen.bundle import Bundle
+from bmqwen.convert import bundle_of
+from bmqwen.errors import DeviceError, InputError
+from bmqwen.generate.conversation import Conversation
+from bmqwen.generate.params import SamplingParams
+from bmqwen.generate.session import Session
+from bmqwen.generate.template import ChatTemplate
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.progress import Progress, Silent
+from bmqwen.quant.precision import Precision
+from bmqwen.runtime.base import Runtime
+
+EngineName = Literal["auto", "cpu", "sim", "tpu"]
+
+
+class Engine:
+    """A runtime with its tokenizer and chat template. Close it, or use it in a `with` statement.
+
+    Attributes:
+        bundle: what was loaded.
+        runtime: what computes.
+        tokenizer, template: the model's own.
+        session: the one KV cache, shared by all conversations of this engine: alternating between them is correct,
+            but each then reads its history again.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        """Take `runtime` over. Raises ConfigError for a tokenizer or template that cannot be used."""
+        self.bundle = bundle
+        self.runtime = runtime
+        self.tokenizer = Tokenizer.from_folder(bundle.folder)
+        self.template = ChatTemplate.from_folder(bundle.folder)
+        self.session = Session(runtime, self.tokenizer)
+
+    @property
+    def model(self) -> str:
+        """The model's name, for people."""
+        return self.bundle.model
+
+    @property
+    def precision(self) -> str:
+        """How the weights are stored, for people."""
+        return str(Precision(**self.bundle.precision))
+
+    def chat(self, system: str | None = None, params: SamplingParams | None = None) -> Conversation:
+        """A new conversation. Greedy unless `params` say otherwise."""
+        return Conversation(self.session, self.template, system=system, params=params)
+
+    def close(self) -> None:
+        """Free the runtime. May be called twice."""
+        self.session.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(
+    model: str | Path | None = None,
+    engine: EngineName = "auto",
+    *,
+    precision: Precision | None = None,
+    threads: int | None = None,
+    context_length: int | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Engine:
+    """Load a model by whatever names it, downloading and converting it on first use.
+
+    Args:
+        model: short name, hub id, folder, GGUF file or bundle; None: the demo model.
+        engine: "cpu", "sim" (the vendor's simulator), "tpu" (a chip), or "auto".
+        precision: how to convert a checkpoint; None: 4 bit. A bundle keeps its own.
+        threads: CPU threads; None: all cores.
+        context_length: most tokens of a conversation; None: what the model offers.
+        offline: use only what is on this machine.
+        progress: is told how far downloads and conversion are.
+
+    Raises:
+        InputError: unknown model or engine, or a number out of range.
+        CheckpointError, ConfigError, BundleError: the files cannot be used.
+        DownloadError, StorageError, MissingDependencyError, DeviceError: as they say.
+    """
+    if engine not in get_args(EngineName):
+        raise InputError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
+    bundle = bundle_of(
+        None if model is None else str(model), precision or Precision(), offline=offline, progress=progress or Silent()
+    )
+    with ExitStack() as undo:
+        runtime = _open_runtime(bundle, engine, threads, context_length)
+        undo.callback(runtime.close)
+        loaded = Engine(bundle, runtime)
+        undo.pop_all()
+    return loaded
+
+
+def _open_runtime(bundle: Bundle, engine: EngineName, threads: int | None, context_length: int | None) -> Runtime:
+    """The runtime that an engine's name and a bundle's kind call for."""
+    if bundle.kind == "onnx" and engine in ("auto", "cpu"):
+        from bmqwen.runtime.ort import OrtRuntime
+
+        return OrtRuntime(bundle, threads=threads, context_length=context_length)
+    raise DeviceError(f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first")

@@ -1,0 +1,33 @@
+"""How a long piece of work tells its caller how far it is."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+Report = Callable[[int], None]
+"""Is told the bytes that are there of one file."""
+
+
+class Progress(Protocol):
+    """Receives the state of a download. All calls come from the thread that asked for the work."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """A new stretch of work begins, of `total` bytes where that is known; the previous one is over."""
+
+    def advance(self, done: int) -> None:
+        """`done` bytes of the stretch are there now, those of an earlier run included. May go back."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should read once: a wait, a change to another source."""
+
+
+class Silent:
+    """A Progress that shows nothing."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """Nothing."""
+
+    def advance(self, done: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
