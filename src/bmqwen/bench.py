@@ -52,7 +52,11 @@ class BenchResult:
             "precision": self.precision,
             "engine": self.engine,
             "runs": [
-                {"first_token_s": u.first_token_s, "tokens_per_s": u.tokens_per_s, "new_tokens": u.completion_tokens}
+                {
+                    "first_token_s": u.first_token_s,
+                    "tokens_per_s": u.tokens_per_s,
+                    "new_tokens": u.completion_tokens,
+                }
                 for u in self.runs
             ],
         }

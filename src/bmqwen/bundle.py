@@ -75,7 +75,9 @@ class Bundle:
                     f"{path} has {size:,} bytes, but the manifest says {entry.bytes:,}: make the bundle again"
                 )
             if (everything or size < SMALL_FILE) and file_sha256(path) != entry.sha256:
-                raise BundleError(f"{path} was changed after the bundle was made (its hash differs): make it again")
+                raise BundleError(
+                    f"{path} was changed after the bundle was made (its hash differs): make it again"
+                )
 
 
 def file_sha256(path: Path) -> str:

@@ -34,7 +34,9 @@ def convert(
         return _export(checkpoint, folder, precision, plain=plain, replace=replace, progress=progress)
 
 
-def bundle_of(model: str | None, precision: Precision, *, offline: bool = False, progress: Progress) -> Bundle:
+def bundle_of(
+    model: str | None, precision: Precision, *, offline: bool = False, progress: Progress
+) -> Bundle:
     """The bundle to run for MODEL: itself where it is one, else its conversion, made on first use and kept.
 
     Raises what `Hub.resolve`, `read_bundle` and `export_onnx` raise.
@@ -54,7 +56,13 @@ def bundle_of(model: str | None, precision: Precision, *, offline: bool = False,
 
 
 def _export(
-    checkpoint: Checkpoint, folder: Path, precision: Precision, *, plain: bool, replace: bool, progress: Progress
+    checkpoint: Checkpoint,
+    folder: Path,
+    precision: Precision,
+    *,
+    plain: bool,
+    replace: bool,
+    progress: Progress,
 ) -> Bundle:
     done = 0
 

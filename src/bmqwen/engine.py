@@ -95,7 +95,10 @@ def load(
     if engine not in get_args(EngineName):
         raise InputError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
     bundle = bundle_of(
-        None if model is None else str(model), precision or Precision(), offline=offline, progress=progress or Silent()
+        None if model is None else str(model),
+        precision or Precision(),
+        offline=offline,
+        progress=progress or Silent(),
     )
     with ExitStack() as undo:
         runtime = _open_runtime(bundle, engine, threads, context_length)
@@ -105,10 +108,14 @@ def load(
     return loaded
 
 
-def _open_runtime(bundle: Bundle, engine: EngineName, threads: int | None, context_length: int | None) -> Runtime:
+def _open_runtime(
+    bundle: Bundle, engine: EngineName, threads: int | None, context_length: int | None
+) -> Runtime:
     """The runtime that an engine's name and a bundle's kind call for."""
     if bundle.kind == "onnx" and engine in ("auto", "cpu"):
         from bmqwen.runtime.ort import OrtRuntime
 
         return OrtRuntime(bundle, threads=threads, context_length=context_length)
-    raise DeviceError(f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first")
+    raise DeviceError(
+        f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first"
+    )

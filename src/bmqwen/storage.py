@@ -18,9 +18,13 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"no space left while writing {path}: free some disk space and try again") from error
+            raise StorageError(
+                f"no space left while writing {path}: free some disk space and try again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError(f"cannot write {path}: {error.strerror}; choose another folder or mend its permissions") from error
+            raise StorageError(
+                f"cannot write {path}: {error.strerror}; choose another folder or mend its permissions"
+            ) from error
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import Kind, tiny_config
 
 from bmqwen.checkpoint.config import ModelConfig, read_config
 from bmqwen.errors import ConfigError
+from checkpoints import Kind, tiny_config
 
 # As published with Qwen1.5-1.8B-Chat.
 QWEN15: dict[str, Any] = {

@@ -1,16 +1,17 @@
 """Opening a model: what is accepted, what is refused, and with which words."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import Kind, random_weights, tiny_config, write_checkpoint, write_gguf
 
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.layout import expected_tensors
 from bmqwen.errors import CheckpointError, ConfigError
+from checkpoints import Kind, random_weights, tiny_config, write_checkpoint, write_gguf
 
 
 @pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "llama"])
@@ -32,7 +33,7 @@ def test_expected_tensors_are_those_of_transformers() -> None:
     """The names and shapes are the state dictionary's of the real class."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     for kind in ("qwen1.5", "qwen2.5", "llama"):
-        config = tiny_config(kind)  # type: ignore[arg-type]
+        config = tiny_config(kind)
         values = {key: value for key, value in config.to_dict().items() if key != "architectures"}
         theirs = (transformers.LlamaConfig if kind == "llama" else transformers.Qwen2Config)(**values)
         with torch.device("meta"):
@@ -103,8 +104,6 @@ def test_folder_with_one_gguf_file(tmp_path: Path) -> None:
     ],
 )
 def test_config_that_lies(change: dict[str, object], words: str, tmp_path: Path) -> None:
-    import json
-
     write_checkpoint(tmp_path, tiny_config())
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pull_observer import Notes, left_in
 from pull_server import COMMIT, HubServer
 
 from bmqwen.checkpoint.cache import Cache
@@ -19,7 +20,7 @@ from bmqwen.checkpoint.huggingface import HuggingFace
 from bmqwen.checkpoint.listing import Release, RemoteFile, Source
 from bmqwen.checkpoint.modelscope import ModelScope
 from bmqwen.checkpoint.progress import Progress, Report
-from bmqwen.errors import BmqwenError, DownloadError, InputError, StorageError
+from bmqwen.errors import DownloadError, InputError, StorageError
 
 REPO = "me/tiny"
 WEIGHTS = random.Random(1).randbytes(600_000)
@@ -31,25 +32,6 @@ FILES = {
     "pytorch_model.bin": b"never",
 }
 WANTED = {"config.json", "tokenizer.json", "model.safetensors"}
-
-
-class Notes:
-    """A Progress that remembers."""
-
-    def __init__(self) -> None:
-        self.starts: list[tuple[str, int | None]] = []
-        self.done: list[int] = []
-        self.notes: list[str] = []
-
-    def start(self, label: str, total: int | None) -> None:
-        self.starts.append((label, total))
-        self.done.clear()
-
-    def advance(self, done: int) -> None:
-        self.done.append(done)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 class Mute:
@@ -87,14 +69,6 @@ def sources(server: HubServer) -> dict[str, Source]:
 
 def hub_of(server: HubServer, folder: Path) -> Hub:
     return Hub(Cache(folder), sources=sources(server), offline=False)
-
-
-def left_in(folder: Path) -> list[str]:
-    return [
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".lock"
-    ]
 
 
 @pytest.mark.parametrize("source", [HUGGINGFACE, MODELSCOPE])
@@ -205,7 +179,13 @@ def test_a_mute_hub_is_left_for_the_next_one(server: HubServer, tmp_path: Path) 
     path = Hub(Cache(tmp_path), sources=places, offline=False, patience=3.0).pull(REPO, progress=notes)
     assert (path / "model.safetensors").read_bytes() == WEIGHTS
     assert mute.asked == 1
-    assert notes.notes == ["the mute hub did not answer in time; Hugging Face is next"]
+    assert notes.notes == ["the mute hub is slow to answer"]
+
+
+def test_a_mute_hub_alone_is_given_up(tmp_path: Path) -> None:
+    hub = Hub(Cache(tmp_path), sources={"mute": Mute()}, offline=False, patience=0.1, limit=0.2)
+    with pytest.raises(DownloadError, match=r"the mute hub did not answer: check the network"):
+        hub.pull(REPO)
 
 
 def test_a_hub_that_stops_half_way_is_left_for_the_next_one(tmp_path: Path) -> None:
@@ -379,8 +359,3 @@ def test_a_disk_that_fills_up_is_a_storage_error(
     assert "is full" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "models").exists()
-
-
-def test_errors_of_this_room_carry_exit_codes() -> None:
-    codes = {kind: kind.exit_code for kind in (InputError, DownloadError, StorageError, BmqwenError)}
-    assert codes == {InputError: 2, DownloadError: 1, StorageError: 1, BmqwenError: 1}

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from checkpoints import from_bfloat16, random_weights, tiny_config, to_bfloat16, write_checkpoint
 
 from bmqwen.checkpoint.safetensors_weights import SafetensorsWeights
 from bmqwen.errors import CheckpointError
+from checkpoints import from_bfloat16, random_weights, tiny_config, to_bfloat16, write_checkpoint
 
 INDEX = "model.safetensors.index.json"
 
@@ -72,7 +72,6 @@ def test_values_that_are_not_finite(
     tensors = random_weights(config)
     name = "model.layers.1.mlp.up_proj.weight"
     tensors[name][100, 3] = value
-    # Bits by hand: rounding to bfloat16 would turn this NaN into something else.
     write_checkpoint(tmp_path, config, dtype=dtype, weights=tensors)
     weights = SafetensorsWeights(tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=name):

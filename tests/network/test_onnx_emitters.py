@@ -47,7 +47,9 @@ def export(folder: Path, name: str, precision: Precision, *, plain: bool = False
 def reference_logits(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
     with torch.no_grad():
         logits: NDArray[np.float32] = model(torch.tensor([tokens])).logits[0].numpy()
     return logits
@@ -57,7 +59,9 @@ def run_plain(bundle: Bundle, config: ModelConfig, pieces: list[list[int]]) -> N
     ort: Any = pytest.importorskip("onnxruntime")
     session = ort.InferenceSession(bundle.path(MODEL_FILE), providers=["CPUExecutionProvider"])
     empty = np.zeros((1, config.num_key_value_heads, 0, config.head_dim), np.float32)
-    cache = {f"past_key_values.{i}.{p}": empty for i in range(config.num_hidden_layers) for p in ("key", "value")}
+    cache = {
+        f"past_key_values.{i}.{p}": empty for i in range(config.num_hidden_layers) for p in ("key", "value")
+    }
     rows, position = [], 0
     for piece in pieces:
         feeds = {
@@ -89,7 +93,10 @@ def test_cached_equals_fresh_and_chunked_equals_whole(folder: Path) -> None:
     runtime = OrtRuntime(export(folder, "contrib", FLOAT), threads=1)
     whole = runtime.feed(TOKENS, every_row=True).logits().copy()
     runtime.truncate(0)
-    pieces = [runtime.feed(TOKENS[a:b], every_row=True).logits().copy() for a, b in ((0, 1), (1, 18), (18, 19), (19, 50))]
+    pieces = [
+        runtime.feed(TOKENS[a:b], every_row=True).logits().copy()
+        for a, b in ((0, 1), (1, 18), (18, 19), (19, 50))
+    ]
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4, rtol=0)
     runtime.truncate(10)
     again = runtime.feed(TOKENS[10:]).logits()

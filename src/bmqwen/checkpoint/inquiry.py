@@ -5,7 +5,7 @@ import time
 
 from bmqwen.checkpoint.catalog import Model
 from bmqwen.checkpoint.listing import Release, Source
-from bmqwen.errors import BmqwenError, DownloadError
+from bmqwen.errors import BmqwenError
 
 
 class Inquiry:
@@ -28,13 +28,11 @@ class Inquiry:
         self._thread = threading.Thread(target=self._ask, name=f"ask {place.title}", daemon=True)
         self._thread.start()
 
-    def answer(self, deadline: float) -> Release | BmqwenError:
-        """What the source has, or why it has nothing; `deadline` is a time of `time.monotonic`."""
+    def answer(self, deadline: float) -> Release | BmqwenError | None:
+        """What the source has, or why it has nothing; None after `deadline`, a time of `time.monotonic`."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._defect is not None:
             raise self._defect
-        if self._answer is None:
-            return DownloadError(f"{self.place.title} did not answer in time")
         return self._answer
 
     def _ask(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bmqwen.checkpoint.catalog import Model
 from bmqwen.checkpoint.progress import Progress, Report
-from bmqwen.errors import InputError
+from bmqwen.errors import DownloadError, InputError
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -31,6 +31,10 @@ _WANTED = (
     "*.safetensors.index.json",
 )
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class UnreachableError(DownloadError):
+    """A source gave no answer at all."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ class Source(Protocol):
 
         Raises:
             InputError: the source answered, and has no such model or none in a usable form.
-            DownloadError: the source could not be reached.
+            UnreachableError: the source could not be reached.
+            DownloadError: its answer makes no sense.
             MissingDependencyError: a package or program is not installed.
         """
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.checkpoint.catalog import MODELSCOPE, Model
-from bmqwen.checkpoint.listing import Release, RemoteFile, choose
+from bmqwen.checkpoint.listing import Release, RemoteFile, UnreachableError, choose
 from bmqwen.checkpoint.progress import Progress, Report
 from bmqwen.checkpoint.transfer import Body, describe, download
-from bmqwen.errors import DownloadError, InputError, MissingDependencyError
+from bmqwen.errors import InputError, MissingDependencyError
 
 _DEFAULT_REVISION = "master"
 _PIECE = 1 << 14  # bytes that a cut can cost
@@ -59,7 +59,7 @@ class ModelScope:
             raise InputError(f"there is no {where} with the revision {revision!r}") from error
         # The client's own errors, those of requests and plain OSErrors.
         except Exception as error:
-            raise DownloadError(f"{self.title} could not be reached ({describe(error)})") from error
+            raise UnreachableError(f"{self.title} could not be reached ({describe(error)})") from error
         files = [
             RemoteFile(entry.path, entry.size, entry.sha256 or None)
             for entry in entries

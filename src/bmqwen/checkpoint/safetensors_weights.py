@@ -183,7 +183,7 @@ def _fields(name: str, value: object, path: Path) -> tuple[int, int, str, tuple[
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not (_is_sizes(shape) and len(shape) <= 8 and _is_sizes(offsets) and len(offsets) == 2):
         raise CheckpointError(f"{path}: the header's entry of tensor {name[:200]} is damaged")
-    if dtype not in _ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise CheckpointError(
             f"{path}: tensor {name} has type {str(dtype)[:20]}; supported are {', '.join(_ITEM_BYTES)}"
         )

@@ -1,6 +1,5 @@
 """Download of one file over HTTP, with resume."""
 
-import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from bmqwen.checkpoint.disk import storage_error
 from bmqwen.checkpoint.listing import RemoteFile
 from bmqwen.checkpoint.progress import Report
 from bmqwen.errors import DownloadError, StorageError
@@ -15,7 +15,6 @@ from bmqwen.errors import DownloadError, StorageError
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
 _PAUSE = 1.0
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -24,17 +23,6 @@ class Body:
 
     start: int
     chunks: Iterator[bytes]
-
-
-def storage_error(error: OSError, folder: Path, needed: int | None = None) -> StorageError:
-    """The error to raise when writing below `folder` failed; `needed` is in bytes."""
-    amount = f", where {needed:,} bytes are needed" if needed else ""
-    if error.errno in _FULL:
-        return StorageError(
-            f"{folder} is full{amount}: free some space, or name another folder in BMQWEN_CACHE"
-        )
-    reason = error.strerror or type(error).__name__
-    return StorageError(f"cannot write to {folder}{amount} ({reason}): set BMQWEN_CACHE to another folder")
 
 
 def describe(error: BaseException) -> str:

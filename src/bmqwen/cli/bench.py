@@ -12,7 +12,9 @@ def bench(
     model: options.Model = None,
     prompt: Annotated[
         str | None,
-        typer.Option("-p", "--prompt", help="The question; default: that of the published tables.", show_default=False),
+        typer.Option(
+            "-p", "--prompt", help="The question; default: that of the published tables.", show_default=False
+        ),
     ] = None,
     new_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Most tokens of an answer.")] = 128,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Counted runs; the median is quoted.")] = 5,
@@ -48,7 +50,12 @@ def bench(
             status.update(f"run {done + 1} of {total}")
 
         result = measure(
-            loaded, prompt=prompt or PUBLISHED_PROMPT, new_tokens=new_tokens, repeats=repeats, warmup=warmup, step=step
+            loaded,
+            prompt=prompt or PUBLISHED_PROMPT,
+            new_tokens=new_tokens,
+            repeats=repeats,
+            warmup=warmup,
+            step=step,
         )
     if json:
         print_json(result.to_dict())

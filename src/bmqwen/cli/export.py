@@ -14,7 +14,9 @@ def export(
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 32,
     lm_head: options.LmHead = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Standard ONNX operations only (opset 21), for other tools.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Standard ONNX operations only (opset 21), for other tools.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace another bundle at the same place.")] = False,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -27,6 +29,13 @@ def export(
     with progress_bar() as bar:
         bundle = convert(model, output, precision, plain=plain, replace=force, offline=offline, progress=bar)
     if json:
-        print_json({"path": str(output), "bytes": bundle.total_bytes, "precision": bundle.precision, "details": bundle.details})
+        print_json(
+            {
+                "path": str(output),
+                "bytes": bundle.total_bytes,
+                "precision": bundle.precision,
+                "details": bundle.details,
+            }
+        )
     else:
         typer.echo(f"{output}: {bundle.model}, {precision}, {size_text(bundle.total_bytes)}")

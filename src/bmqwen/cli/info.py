@@ -11,7 +11,9 @@ from bmqwen.cli.output import print_json, progress_bar, size_text
 
 def info(
     model: options.Model = None,
-    check: Annotated[bool, typer.Option("--check", help="Compare every file of a bundle with its hash.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every file of a bundle with its hash.")
+    ] = False,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:

@@ -18,20 +18,27 @@ Model = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Engine = Annotated[EngineName, typer.Option("--engine", help="What runs the model.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; default: all cores.", show_default=False)
+    int | None,
+    typer.Option("--threads", min=1, max=256, help="CPU threads; default: all cores.", show_default=False),
 ]
 Context = Annotated[
     int | None,
-    typer.Option("--context", min=1, help="Most tokens of a conversation; default: the model's.", show_default=False),
+    typer.Option(
+        "--context", min=1, help="Most tokens of a conversation; default: the model's.", show_default=False
+    ),
 ]
 Quant = Annotated[
     Literal["f32", "f16", "int8", "int4"],
     typer.Option("--quant", help="Weights, when MODEL must be converted first (once)."),
 ]
-GroupSize = Annotated[int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128, 256.")]
+GroupSize = Annotated[
+    int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128, 256.")
+]
 LmHead = Annotated[
     Literal["f32", "f16", "int8", "int4"] | None,
-    typer.Option("--lm-head", help="Format of the head; default: int8 for int4, else as --quant.", show_default=False),
+    typer.Option(
+        "--lm-head", help="Format of the head; default: int8 for int4, else as --quant.", show_default=False
+    ),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Use only what is on this machine.")

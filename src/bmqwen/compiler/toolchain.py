@@ -28,7 +28,7 @@ SIMULATOR = {
     "libbmlib.so.0": "lib/libbmlib.so.0",
     "libcmodel.so": "lib/libcmodel_bm1684x.so",
 }
-# What compiling for and simulating BM1684X opens. The rest of lib/ serves other chips or the wheel's own Python;
+# What compiling for and simulating BM1684X opens. The rest of lib/ serves other chips or the wheel's Python;
 # the C library in lib/third_party breaks every program on a host with a newer one.
 LIBRARIES = (
     "lib/libbackend_bm1684x.so",
@@ -120,13 +120,18 @@ class Toolchain:
 
 
 def open_toolchain(
-    named: Path | None = None, *, report: Report = lambda _: None, pip_options: Sequence[str] = ()
+    named: Path | None = None,
+    *,
+    report: Report = lambda _: None,
+    wheel: WheelArchive = WHEEL,
+    pip_options: Sequence[str] = (),
 ) -> Toolchain:
     """The compiler, fetched once into the cache unless the user has one.
 
     Args:
         named: folder of an installed SDK (else the environment variable BMQWEN_TOOLCHAIN; else the cache).
         report: told in a line what takes long.
+        wheel: what to fetch.
         pip_options: more options for pip.
 
     Raises:
@@ -141,10 +146,10 @@ def open_toolchain(
     if named is not None:
         toolchain = Toolchain(_sdk_root(named.expanduser().absolute()), "external", cache / "external")
     else:
-        folder = cache / WHEEL.version
+        folder = cache / wheel.version
         if not folder.is_dir():
-            _fetch(folder, report, pip_options)
-        toolchain = Toolchain(folder / "tpu_mlir", WHEEL.version, cache / f"{WHEEL.version}-state")
+            _fetch(wheel, folder, report, pip_options)
+        toolchain = Toolchain(folder / "tpu_mlir", wheel.version, cache / f"{wheel.version}-state")
         _require_files(toolchain.root, f"remove {folder} and run the command again")
     _check_loads(toolchain)
     return toolchain
@@ -186,7 +191,7 @@ def is_wanted(member: str) -> bool:
     return inside in NEEDED
 
 
-def _fetch(folder: Path, report: Report, pip_options: Sequence[str]) -> None:
+def _fetch(wheel: WheelArchive, folder: Path, report: Report, pip_options: Sequence[str]) -> None:
     """Download and unpack the wheel as `folder`; of several processes one does it."""
     cache = folder.parent
     with storage_errors(cache):
@@ -196,18 +201,18 @@ def _fetch(folder: Path, report: Report, pip_options: Sequence[str]) -> None:
             if folder.is_dir():
                 return
             require_free(cache, WHEEL_BYTES + UNPACKED_BYTES, "the BM1684X compiler")
-            report(f"fetching the BM1684X compiler, {WHEEL.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
-            wheel = WHEEL.fetch(cache, pip_options)
+            report(f"fetching the BM1684X compiler, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
+            archive = wheel.fetch(cache, pip_options)
             try:
                 report(f"unpacking it into {folder}")
                 with new_folder(folder) as beside:
-                    unpack(wheel, beside, is_wanted)
+                    unpack(archive, beside, is_wanted)
                     _require_files(beside / "tpu_mlir", "report this as a bug of bmqwen")
             finally:
-                wheel.unlink(missing_ok=True)
+                archive.unlink(missing_ok=True)
     except Timeout as error:
         raise MissingDependencyError(
-            f"another process has been fetching the compiler for {LOCK_SECONDS // 60} minutes: wait for it or end it"
+            "another process has been fetching the compiler for half an hour: wait for it or end it"
         ) from error
 
 

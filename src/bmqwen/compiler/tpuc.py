@@ -22,8 +22,9 @@ LOG = "compiler.log"
 # The compiler writes the time of day into a bmodel, as ctime() does: "Mon Nov 23 01:56:53 2026\n".
 TIME_FIELD = re.compile(rb"\x19\0\0\0(\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\n)\0")
 NO_TIME = b"Thu Jan  1 00:00:00 1970\n"
-# Outcomes of a kernel's compilation that the compiler itself deals with: done, does not fit into local or L2 memory.
+# What may come of compiling a kernel: done, or it does not fit into local or L2 memory and another is tried.
 KERNEL_OUTCOMES = ("0", "17", "26")
+ERROR_LINE = re.compile(r"\berror\b|\bfailed\b|Assertion|No space left", re.IGNORECASE)
 POLL_SECONDS = 0.2
 
 
@@ -61,7 +62,7 @@ def compile_net(
 ) -> CompiledNet:
     """Compile `NAME.mlir`, whose weight file lies beside it, to `NAME.bmodel` in the same folder.
 
-    The folder has to be this net's own: the compiler leaves intermediate files, and its output in `compiler.log`.
+    The folder has to be this net's own: the compiler leaves other files there, its output in `compiler.log`.
 
     Args:
         toolchain: the compiler.
@@ -137,19 +138,34 @@ def forget_time(bmodel: Path) -> None:
 def _passes(name: str, recipe: Recipe) -> list[list[str]]:
     """Arguments of the three runs, as the vendor's own converter gives them."""
     half = recipe.half_io
-    address = "--address-assign"
+    address: dict[str, object] = {}
     if recipe.share_io:
-        address += f"=use_io_alone_config={recipe.share_io.absolute()}"
+        address["use_io_alone_config"] = recipe.share_io.absolute()
     elif recipe.save_io:
-        address += f"=save_io_alone_config={recipe.save_io.absolute()}"
+        address["save_io_alone_config"] = recipe.save_io.absolute()
     lower = [
         f"{name}.mlir",
         "--shape-infer",
-        f"--processor-assign=chip=bm1684x mode={recipe.mode} num_device=1 num_core=1 "
-        f"addr_mode={recipe.address_mode} high_precision=False",
+        _option(
+            "processor-assign",
+            chip="bm1684x",
+            mode=recipe.mode,
+            num_device=1,
+            num_core=1,
+            addr_mode=recipe.address_mode,
+            high_precision=False,
+        ),
         "--processor-top-optimize",
-        f"--convert-top-to-tpu=weightFileName={name}_tpu_weights.npz asymmetric=False doWinograd=False "
-        f"q_group_size={recipe.group_size} q_symmetric=False matmul_perchannel=False gelu_mode=normal",
+        _option(
+            "convert-top-to-tpu",
+            weightFileName=f"{name}_tpu_weights.npz",
+            asymmetric=False,
+            doWinograd=False,
+            q_group_size=recipe.group_size,
+            q_symmetric=False,
+            matmul_perchannel=False,
+            gelu_mode="normal",
+        ),
         "--canonicalize",
         "--weight-fold",
         *("-o", f"{name}_tpu.mlir"),
@@ -157,28 +173,40 @@ def _passes(name: str, recipe: Recipe) -> list[list[str]]:
     assign = [
         f"{name}_tpu.mlir",
         "--mlir-disable-threading",
-        f"--strip-io-quant=quant_input={half} quant_output={half} quant_input_list= quant_output_list= "
-        "quant_output_bf16=False quant_input_int8=False quant_output_int8=False",
+        _option("strip-io-quant", quant_input=half, quant_output=half),
         "--processor-tpu-optimize",
         "--dev-parallel",
         "--weight-reorder",
-        "--subnet-divide=dynamic=False",
+        _option("subnet-divide", dynamic=False),
         "--op-reorder",
         "--topo-sort",
-        "--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger=0 disable_group_overlap=false "
-        "lgcache=true config_filename= enable_lghash=False lghash_dir=",
+        _option("layer-group", opt=2, group_by_cores="auto", compress_mode="none", lgcache="true"),
         "--core-parallel",
         "--after-layergroup-weight-reorder",
-        address,
+        _option("address-assign", **address),
         *("-o", f"{name}_final.mlir"),
     ]
     codegen = [
         f"{name}_final.mlir",
-        f"--codegen=model_file={name}.bmodel embed_debug_info=False model_version=latest bmodel_only=False "
-        "gdma_check=False rvti=False",
+        _option(
+            "codegen",
+            model_file=f"{name}.bmodel",
+            embed_debug_info=False,
+            model_version="latest",
+            bmodel_only=False,
+            gdma_check=False,
+            rvti=False,
+        ),
         *("-o", os.devnull),
     ]
     return [lower, assign, codegen]
+
+
+def _option(name: str, **values: object) -> str:
+    """One pass with its options, as the compiler parses them."""
+    return (
+        f"--{name}={' '.join(f'{key}={value}' for key, value in values.items())}" if values else f"--{name}"
+    )
 
 
 def _run(
@@ -189,7 +217,7 @@ def _run(
     what: str,
     cancelled: threading.Event | None,
 ) -> None:
-    """Run one program in its own process group, its output into `log`; on any way out nothing is left running."""
+    """Run one program, its output into `log`, in a process group of its own that is gone on any way out."""
     with storage_errors(log), log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -246,7 +274,7 @@ def _cause(log: Path) -> str:
 
 
 def _forget_failed_kernels(kernels: Path) -> None:
-    """Drop failures from the kernel cache: the compiler never tries again what failed once, say without cmake."""
+    """Drop failures from the kernel cache: else what failed once, say for want of cmake, is never tried again."""
     flags = kernels / "flag.txt"
     if not flags.is_file():
         return

@@ -1,6 +1,6 @@
 """What a chat template may spend: a budget for all that repeats, grows or is built.
 
-Values are weighed as trees, so that [x, x] nested forty times is refused before anything walks its 2^40 leaves.
+Values are weighed as trees: [x, x] nested forty times is refused before anything walks its 2^40 leaves.
 """
 
 import re
@@ -102,23 +102,24 @@ def _length(value: object) -> int:
 
 
 def as_text(value: Any) -> str:
+    """str(value), paid for."""
     spend(characters(value))
     return str(value)
 
 
-def before_replace(s: Any, old: Any, new: Any, count: Any = None) -> None:
+def before_replace(s: Any, old: Any, new: Any, *_: Any, **_options: Any) -> None:
     """Pay for text.replace, at most one `new` for each `old` that fits in."""
     length = characters(s)
     spend(length + (length // max(1, len(str(old))) + 1) * characters(new))
 
 
-def before_join(value: Any, d: Any = "", attribute: Any = None) -> None:
+def before_join(value: Any, d: Any = "", *_: Any, **_options: Any) -> None:
     """Pay for joining items by a separator."""
     if isinstance(value, Sized):
         spend(characters(value) + len(value) * characters(d))
 
 
-def before_indent(s: Any, width: Any = 4, *_: Any) -> None:
+def before_indent(s: Any, width: Any = 4, *_: Any, **_options: Any) -> None:
     """Pay for indenting each line."""
     if (width if isinstance(width, int) else len(str(width))) > 100:
         raise TemplateLimitError("it indents by more than 100 characters")

@@ -19,7 +19,8 @@ _RESERVE = 512  # tokens, where the context allows it
 class Turn:
     """What the user wrote and exactly what was shown as the answer.
 
-    `answer_ids` show `answer`; they are the sampled tokens wherever possible, so that the cache holds them already.
+    `answer_ids` show `answer`; they are the sampled tokens wherever possible, so that the cache holds them
+    already.
     """
 
     user: str
@@ -30,12 +31,12 @@ class Turn:
 class Conversation:
     """Turns of a user and a model.
 
-    When a prompt and a reserve for the answer no longer fit into the context, the oldest whole turns are left out of
-    the prompt (until room for one more reserve is free, since each cut makes the model read everything again). The
-    system message always stays, `on_drop` is told, and `turns` still has everything.
+    When a prompt and a reserve for the answer no longer fit into the context, the oldest whole turns are left
+    out of the prompt (until room for one more reserve is free, since each cut makes the model read everything
+    again). The system message always stays, `on_drop` is told, and `turns` still has everything.
 
-    A turn is kept once its answer is complete or, if the answer was interrupted, once any of it was shown; else the
-    conversation is as it was before.
+    A turn is kept once its answer is complete or, if the answer was interrupted, once any of it was shown;
+    else the conversation is as it was before.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class Conversation:
     ) -> None:
         """`params` are for answers that are given none; `on_drop(count)` is told of turns that are left out.
 
-        `reserve` is the room in tokens that an answer should find: by default max_tokens, at most a quarter of the
-        context and at most 512.
+        `reserve` is the room in tokens that an answer should find: by default max_tokens, at most a quarter
+        of the context and at most 512.
         """
         self.session = session
         self.template = template
@@ -111,7 +112,7 @@ class Conversation:
         on_prefill: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Generator[Piece, None, Completion]:
-        """Answer `text` as a new turn; arguments as for `Session.generate`. Nothing happens before the first `next`.
+        """Answer `text` as a new turn, from the first `next` on; arguments as for `Session.generate`.
 
         Raises:
             InputError: `text` is empty or blank, or the template refuses it.
@@ -127,7 +128,7 @@ class Conversation:
         on_prefill: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Generator[Piece, None, Completion]:
-        """Answer the last turn's text again, in place of its answer. Raises InputError if there is no turn."""
+        """Answer the last turn's text again, in place of its answer. Raises InputError without a turn."""
         if not self._turns:
             raise InputError("there is no answer yet that could be given again")
         return self._answer(self._turns[:-1], self._turns[-1].user, params, on_prefill, cancelled)
@@ -141,14 +142,13 @@ class Conversation:
         on_prefill: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Generator[Piece, None, Completion]:
-        """Put `text` in place of what the user wrote in a turn (0 is the first), forget all after it, and answer.
+        """Put `text` in place of what the user wrote in a turn (from 0), forget all after it, and answer.
 
         Raises InputError for a turn that does not exist; else as `reply`.
         """
         if not 0 <= turn_index < len(self._turns):
-            raise InputError(
-                f"there is no turn {turn_index}; the conversation has {len(self._turns)}, counted from 0"
-            )
+            count = len(self._turns)
+            raise InputError(f"there is no turn {turn_index}; the conversation has {count}, counted from 0")
         return self._answer(self._turns[:turn_index], text, params, on_prefill, cancelled)
 
     def reset(self) -> None:

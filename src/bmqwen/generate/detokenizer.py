@@ -7,10 +7,10 @@ from bmqwen.generate.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """Incremental decoding: what `push` returned so far plus `finish()` equals `Tokenizer.decode` of all tokens.
+    """Incremental decoding: all that `push` returned plus `finish()` equals `Tokenizer.decode` of the tokens.
 
-    It works on bytes, not on tokenizers' DecodeStream: that decodes text again at each step, and holds everything
-    back while the text ends in U+FFFD, which an invalid sequence leaves there for good.
+    It works on bytes, not on tokenizers' DecodeStream: that decodes text again at each step, and holds
+    everything back while the text ends in U+FFFD, which an invalid sequence leaves there for good.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

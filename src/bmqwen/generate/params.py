@@ -104,11 +104,8 @@ class Usage:
     @property
     def tokens_per_s(self) -> float:
         """Decoding speed: tokens after the first over the time they took; 0.0 when there are none."""
-        return (
-            (self.completion_tokens - 1) / self.decode_s
-            if self.completion_tokens > 1 and self.decode_s > 0
-            else 0.0
-        )
+        measured = self.completion_tokens > 1 and self.decode_s > 0
+        return (self.completion_tokens - 1) / self.decode_s if measured else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ _BLOCK: Final = 128
 class Sampler:
     """One generation's choice of tokens. The same seed and logits give the same tokens.
 
-    The repetition penalty looks at prompt and answer (as transformers does), the other two at the answer alone (as
-    the OpenAI API does).
+    The repetition penalty looks at prompt and answer (as transformers does), the other two at the answer
+    alone (as the OpenAI API does).
     """
 
     def __init__(self, params: SamplingParams, vocab_size: int, prompt: Sequence[int] = ()) -> None:
@@ -26,9 +26,7 @@ class Sampler:
         self._params = params
         beyond = [token for token in params.logit_bias if token >= vocab_size]
         if beyond:
-            raise InputError(
-                f"logit_bias names token {beyond[0]}, but the model's last one is {vocab_size - 1}"
-            )
+            raise InputError(f"logit_bias names token {beyond[0]}, but the last one is {vocab_size - 1}")
         self._bias_ids = np.fromiter(params.logit_bias.keys(), np.intp)
         self._biases = np.fromiter(params.logit_bias.values(), np.float32)
         self._repeats = params.repetition_penalty != 1.0
@@ -40,7 +38,7 @@ class Sampler:
 
     @property
     def needs_logits(self) -> bool:
-        """False if the most likely token is all that is asked for: then no logits need to leave the device."""
+        """False if only the most likely token is asked for: then no logits need to leave the device."""
         changed = bool(self._params.logit_bias) or self._repeats or self._counts
         return changed or self._params.temperature >= _GREEDY_BELOW or self._params.logprobs is not None
 
@@ -96,7 +94,7 @@ class Sampler:
             return np.arange(size), self._weights(logits, logits.max())
         weights = self._weights(logits[ids], logits.max())
         if params.top_p < 1.0:
-            # Without top_k, the mass is that of the whole vocabulary, of which mostly the first few are needed.
+            # Without top_k the mass is that of the whole vocabulary; mostly its first few hold enough of it.
             mass = weights.sum() if params.top_k else self._weights(logits, logits.max()).sum()
             needed = params.top_p * mass
             while weights.sum() < needed and len(ids) < size and not params.top_k:
@@ -118,9 +116,7 @@ class Sampler:
 def check_logits(logits: NDArray[np.float32]) -> None:
     """Raise DeviceError unless the largest of the logits is a number (NaN spreads to it)."""
     if not np.isfinite(logits.max()):
-        raise DeviceError(
-            "the model computed logits that are not numbers; its weights or the device are damaged"
-        )
+        raise DeviceError("the model computed logits that are not numbers: damaged weights or device")
 
 
 def largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:

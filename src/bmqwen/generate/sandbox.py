@@ -1,7 +1,8 @@
 """Running a chat template that nobody has read: it can neither reach out nor hang.
 
-Jinja's sandbox keeps a template from Python's inside. What it lacks are limits (see `budget`): here the template is
-rewritten so that its loops, macros and values pay, and offered only filters and methods whose cost is known.
+Jinja's sandbox keeps a template from Python's inside. What it lacks are limits (see `budget`): here the
+template is rewritten so that its loops, macros and values pay, and offered only filters and methods whose
+cost is known.
 """
 
 # ruff: noqa: N802  (Jinja's visitor looks for these names)
@@ -53,6 +54,12 @@ def compile_template(source: str) -> jinja2.Template:
         tree.set_environment(environment)
         code = environment.compile(tree)
         return jinja2.Template.from_code(environment, code, environment.make_globals(None))
+
+
+@jinja2.pass_context
+def _pay(_context: Context, cost: int) -> bool:
+    """`spend` as a filter; taking the context keeps Jinja from computing it once, while compiling."""
+    return spend(cost)
 
 
 def _finalize(value: Any) -> Any:
@@ -207,7 +214,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             "indent": _limited(FILTERS["indent"], before_indent),
             "tojson": _limited(_tojson),
             "string": as_text,
-            _SPEND: spend,
+            _SPEND: _pay,
             _WEIGH: weigh,
             _TEXT: as_text,
         }
@@ -261,7 +268,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             if name == "replace":
                 before_replace(owner, *args, **kwargs)
             elif name == "join":
-                before_join(*args, owner)
+                before_join(args[0] if args else (), owner)
         result = super().call(context, obj, *args, **kwargs)
         return result if isinstance(result, Namespace) else weigh(result)
 
@@ -280,7 +287,7 @@ class _Guard(NodeTransformer):
     """Makes what a template repeats or builds pay."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
-        cost = _cost([*node.body, *([node.test] if node.test is not None else [])])
+        cost = 10 + _cost([*node.body, *([node.test] if node.test is not None else [])])
         self.generic_visit(node)
         node.body.insert(0, _charge(cost, node.lineno))
         if node.test is not None:  # it runs for each item that it leaves out, too
@@ -328,7 +335,7 @@ class _Guard(NodeTransformer):
         return _filter(node, _WEIGH, node.lineno) if node.ctx == "load" else node
 
     def _body(self, node: nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
-        cost = _cost(node.body)
+        cost = 10 + _cost(node.body)
         self.generic_visit(node)
         node.body.insert(0, _charge(cost, node.lineno))
         return node

@@ -17,8 +17,8 @@ Cancelled = Callable[[], bool]
 class Session:
     """Generates with one runtime, and feeds it only what its cache does not hold yet. Not thread-safe.
 
-    A generation that ends early in any way (its generator closed, an exception, Ctrl-C, `cancelled`) leaves the
-    session usable: what was fed stays in the cache.
+    A generation that ends early in any way (its generator closed, an exception, Ctrl-C, `cancelled`) leaves
+    the session usable: what was fed stays in the cache.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Session:
     ) -> Generator[Piece, None, Completion]:
         """Yield the answer's text as it comes; the generator's return value is the whole of it.
 
-        `on_prefill(done, total)` is called while the prompt's new tokens are read. `cancelled()` is asked before
-        each call of the runtime; once true, the generation ends with the finish reason "cancelled".
+        `on_prefill(done, total)` is called while the prompt's new tokens are read. `cancelled()` is asked
+        before each call of the runtime; once true, the generation ends with the finish reason "cancelled".
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.

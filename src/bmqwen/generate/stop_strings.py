@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """A filter between the detokenizer and the reader. The result does not depend on how text is cut into pieces.
+    """A filter between the detokenizer and the reader, whose result does not depend on how text is cut.
 
     The stop string that is complete first ends the text; among those complete at once, the longest.
     """

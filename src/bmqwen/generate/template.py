@@ -21,8 +21,9 @@ _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that mean nothing to anybo
 class Message:
     """One message of a chat.
 
-    `ids`, if given, are the tokens that the model itself sampled for `content` (they must show exactly that): a
-    prompt takes them as they are, because encoding the text again may give other tokens than the cache holds.
+    `ids`, if given, are the tokens that the model itself sampled for `content` (they must show exactly that):
+    a prompt takes them as they are, because encoding the text again may give other tokens than the cache
+    holds.
     """
 
     role: Role
@@ -48,7 +49,9 @@ class ChatTemplate:
         special_tokens: Mapping[str, str] | None = None,
         origin: str = "tokenizer_config.json",
     ) -> None:
-        """Compile `source`. `special_tokens` ("eos_token": "<|im_end|>") are variables for it; `origin` is for messages.
+        """Compile `source`.
+
+        `special_tokens` ("eos_token": "<|im_end|>") are variables for it; `origin` is for messages.
 
         Raises ConfigError for a source that is no template.
         """
@@ -57,7 +60,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         if len(source) > _LONGEST_SOURCE:
             raise ConfigError(
-                f"the chat template in {origin} has {len(source):,} characters, which no real one has"
+                f"the chat template in {origin} has {len(source):,} characters, too many for one"
             )
         try:
             self._template = sandbox.compile_template(source)
@@ -99,7 +102,7 @@ class ChatTemplate:
             raise ConfigError(f"{path} cannot be read: {error}; download the model again") from error
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt as text, for people: in it, typed control tokens look like real ones (`encode` knows better).
+        """The prompt as text, for people: typed control tokens look like real ones (`encode` knows better).
 
         Raises InputError if the template refuses the messages.
         """
@@ -112,8 +115,8 @@ class ChatTemplate:
 
         Each character of a message that could begin or end a control token goes through the template as a
         private-use character that occurs nowhere else, and comes back once the control tokens are found. So
-        nothing that a template does to a message (trim, split, replace) makes a control token of it; on the other
-        hand, a template that looks for such text in a message does not find it.
+        nothing that a template does to a message (trim, split, replace) makes a control token of it; on the
+        other hand, a template that looks for such text in a message does not find it.
 
         Raises InputError if the template refuses the messages.
         """
@@ -186,7 +189,7 @@ def _reason(error: Exception) -> str:
 
 
 def _unused_characters(count: int, texts: Sequence[str]) -> Iterator[str]:
-    """`count` different private-use characters that none of the texts holds, random so that none can be aimed at."""
+    """`count` private-use characters that none of the texts holds, random so that none can be aimed at."""
     used = set().union(*texts)
     found: set[str] = set()
     while len(found) < count:

@@ -25,7 +25,9 @@ class Tokenizer:
     def __init__(
         self, inner: tokenizers.Tokenizer, *, stop_ids: Iterable[int] = (), origin: str = "tokenizer.json"
     ) -> None:
-        """Take `inner` over. `stop_ids` are added to those of <|endoftext|> and <|im_end|>; `origin` is for messages.
+        """Take `inner` over.
+
+        `stop_ids` are added to those of <|endoftext|> and <|im_end|>; `origin` is for messages.
 
         Raises ConfigError unless the tokenizer is a byte-level one.
         """
@@ -78,7 +80,8 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """From a checkpoint's folder: tokenizer.json and, if present, tokenizer_config.json, generation_config.json.
+        """From a checkpoint's folder: tokenizer.json and, if there, both tokenizer_config and
+        generation_config.
 
         Raises ConfigError for a missing or damaged file.
         """
@@ -112,7 +115,7 @@ class Tokenizer:
         return self._control
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, none of them a control token. Raises InputError for text that is not Unicode."""
+        """Token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -123,7 +126,7 @@ class Tokenizer:
         return ids
 
     def split_control(self, text: str) -> list[str | int]:
-        """Text that a template wrote, cut at its control tokens: these as ids, all else as strings, in order."""
+        """Text that a template wrote, cut at its control tokens: these as ids, all else as strings."""
         if self._control_pattern is None:
             return [text] if text else []
         parts: list[str | int] = []
@@ -142,7 +145,7 @@ class Tokenizer:
         return b"".join(map(self.shown_bytes, ids)).decode("utf-8", "replace")
 
     def shown_bytes(self, token_id: int) -> bytes:
-        """What a token adds to the shown text, UTF-8, perhaps part of a character; nothing for a special token."""
+        """What a token adds to the shown text: UTF-8, perhaps part of a character; a special one nothing."""
         return b"" if token_id in self._special else self.token_bytes(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -155,7 +158,7 @@ class Tokenizer:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint's folder; {} if there is no such file. Raises ConfigError if it is damaged."""
+    """A JSON object of a checkpoint's folder; {} without such a file. Raises ConfigError if it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -198,7 +201,7 @@ def _pattern(tokens: Iterable[AddedToken]) -> re.Pattern[str] | None:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The characters by which byte-level BPE writes bytes (GPT-2): printable Latin-1 as itself, the rest from U+0100."""
+    """The characters that stand for bytes (GPT-2): printable Latin-1 for itself, the rest from U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}

@@ -30,7 +30,12 @@ def source_key(checkpoint: Checkpoint, precision: Precision, *, plain: bool) -> 
 
 def estimated_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     """About how large the bundle will be, in bytes; a little too high."""
-    width = {"f32": 4.0, "f16": 2.0, "int8": 1 + 5 / precision.group_size, "int4": 0.5 + 5 / precision.group_size}
+    width = {
+        "f32": 4.0,
+        "f16": 2.0,
+        "int8": 1 + 5 / precision.group_size,
+        "int4": 0.5 + 5 / precision.group_size,
+    }
     config = checkpoint.config
     table = config.vocab_size * config.hidden_size
     body = max(checkpoint.parameters - table, 0)

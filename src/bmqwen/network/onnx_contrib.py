@@ -25,7 +25,9 @@ class ContribOps(OnnxOps):
     tokens after this step. Past and present may be the same memory.
     """
 
-    def __init__(self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision) -> None:
+    def __init__(
+        self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
+    ) -> None:
         super().__init__(file, config, blocks, precision)
         self.lengths = (
             file.input("seqlens_k", np.int32, [1]),
@@ -50,11 +52,11 @@ class ContribOps(OnnxOps):
         label = "+".join(names)
         form = self.precision.of(weights[0])
         if form in BITS:
-            group_size = self.precision.group_of(weights[0])
+            rows, columns = self.blocks.shape(names)
+            group_size = self.precision.group_of(weights[0], columns)
             inputs = [x, *self._grid(label, names, BITS[form], group_size)]
             if bias:
                 inputs += ["", self.bias(*weights)]
-            rows, columns = self.blocks.shape(names)
             return self.file.value(
                 "MatMulNBits",
                 *inputs,
@@ -66,7 +68,9 @@ class ContribOps(OnnxOps):
                 accuracy_level=INT8_ACTIVATIONS,
             )
         onnx_type, dtype = FLOAT_TYPES[form]
-        weight = self.file.weight(label, onnx_type, self.blocks.shape(names), self.blocks.floats(names, dtype))
+        weight = self.file.weight(
+            label, onnx_type, self.blocks.shape(names), self.blocks.floats(names, dtype)
+        )
         if onnx_type != FLOAT:
             weight = self.file.value("Cast", weight, to=FLOAT)
         product = self.file.value("FusedMatMul", x, weight, domain=MICROSOFT, transB=1)

@@ -21,7 +21,9 @@ class OnnxFile:
         try:
             import onnx
         except ImportError as error:
-            raise MissingDependencyError("export needs the package onnx: pip install 'bmqwen[cpu]'") from error
+            raise MissingDependencyError(
+                "export needs the package onnx: pip install 'bmqwen[cpu]'"
+            ) from error
         self._onnx = onnx
         self._path = path
         self._opsets = [onnx.helper.make_opsetid("", opset)]
@@ -38,11 +40,27 @@ class OnnxFile:
         """Close the data file."""
         self._data.close()
 
-    def node(self, op: str, inputs: Sequence[str], *, outputs: int | Sequence[str] = 1, domain: str = "", **attributes: Any) -> list[str]:
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        *,
+        outputs: int | Sequence[str] = 1,
+        domain: str = "",
+        **attributes: Any,
+    ) -> list[str]:
         """Add a node and return the names of its outputs (made up, or as given; "" for one that is not wanted)."""
         self._count += 1
-        names = list(outputs) if not isinstance(outputs, int) else [f"{op}_{self._count}_{i}" for i in range(outputs)]
-        self._nodes.append(self._onnx.helper.make_node(op, list(inputs), names, name=f"{op}_{self._count}", domain=domain, **attributes))
+        names = (
+            list(outputs)
+            if not isinstance(outputs, int)
+            else [f"{op}_{self._count}_{i}" for i in range(outputs)]
+        )
+        self._nodes.append(
+            self._onnx.helper.make_node(
+                op, list(inputs), names, name=f"{op}_{self._count}", domain=domain, **attributes
+            )
+        )
         return names
 
     def value(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
@@ -96,10 +114,16 @@ class OnnxFile:
         helper = self._onnx.helper
         graph = helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._initializers)
         model = helper.make_model(
-            graph, opset_imports=self._opsets, ir_version=10, producer_name="bmqwen", producer_version=producer_version
+            graph,
+            opset_imports=self._opsets,
+            ir_version=10,
+            producer_name="bmqwen",
+            producer_version=producer_version,
         )
         self._path.write_bytes(model.SerializeToString(deterministic=True))
 
     def _value_info(self, name: str, dtype: Any, shape: Sequence[int | str]) -> Any:
         helper = self._onnx.helper
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape))
+        return helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape)
+        )

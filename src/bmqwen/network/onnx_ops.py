@@ -4,12 +4,16 @@ import numpy as np
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.network.onnx_file import OnnxFile
+from bmqwen.network.rope import rope_angles
 from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.quant.precision import Precision
 
 # TensorProto.DataType; fixed by the ONNX standard.
 FLOAT, UINT8, FLOAT16, UINT4 = 1, 2, 10, 21
-FLOAT_TYPES: dict[str, tuple[int, type[np.floating]]] = {"f32": (FLOAT, np.float32), "f16": (FLOAT16, np.float16)}
+FLOAT_TYPES: dict[str, tuple[int, type[np.floating]]] = {
+    "f32": (FLOAT, np.float32),
+    "f16": (FLOAT16, np.float16),
+}
 
 
 class OnnxOps:
@@ -20,7 +24,9 @@ class OnnxOps:
     Outputs: `logits` float32 [1, C - logits_from, vocab]; `present.N.key` and `.value`, the cache with the C new rows.
     """
 
-    def __init__(self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision) -> None:
+    def __init__(
+        self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
+    ) -> None:
         self.file, self.config, self.blocks, self.precision = file, config, blocks, precision
         self.input_ids = file.input("input_ids", np.int64, [1, "C"])
 
@@ -28,7 +34,9 @@ class OnnxOps:
         """Rows of the table, which is kept in half precision unless the head is float32."""
         onnx_type, dtype = FLOAT_TYPES["f32" if self.precision.of(weight) == "f32" else "f16"]
         name = f"{weight}.weight"
-        table = self.file.weight(f"{name}.table", onnx_type, self.blocks.shape([name]), self.blocks.floats([name], dtype))
+        table = self.file.weight(
+            f"{name}.table", onnx_type, self.blocks.shape([name]), self.blocks.floats([name], dtype)
+        )
         rows = self.file.value("Gather", table, self.input_ids, axis=0)
         return rows if onnx_type == FLOAT else self.file.value("Cast", rows, to=FLOAT)
 
@@ -59,7 +67,7 @@ class OnnxOps:
 
     def cache_inputs(self, layer: int, past: str) -> tuple[str, str]:
         """Declare a layer's past keys and values, with `past` rows."""
-        shape = [1, self.config.num_key_value_heads, past, self.config.head_dim]
+        shape: list[int | str] = [1, self.config.num_key_value_heads, past, self.config.head_dim]
         key, value = (
             self.file.input(f"past_key_values.{layer}.{part}", np.float32, shape) for part in ("key", "value")
         )
@@ -67,20 +75,15 @@ class OnnxOps:
 
     def cache_outputs(self, layer: int, rows: str) -> tuple[str, str]:
         """Declare a layer's present keys and values, with `rows` rows."""
-        shape = [1, self.config.num_key_value_heads, rows, self.config.head_dim]
-        key, value = (self.file.output(f"present.{layer}.{part}", np.float32, shape) for part in ("key", "value"))
+        shape: list[int | str] = [1, self.config.num_key_value_heads, rows, self.config.head_dim]
+        key, value = (
+            self.file.output(f"present.{layer}.{part}", np.float32, shape) for part in ("key", "value")
+        )
         return key, value
 
     def rope_tables(self) -> tuple[str, str]:
-        """Cosines and sines of all positions, float32 [max_position_embeddings, head_dim / 2].
-
-        Angle of position p and pair i: p * theta ** (-2 i / head_dim) (RoFormer, arXiv 2104.09864, section 3.4.2).
-        """
-        half = self.config.head_dim // 2
-        # In float32 as in the reference implementation: at high positions its rounding is visible.
-        exponent = np.arange(half, dtype=np.float32) * 2 / self.config.head_dim
-        frequency = (1.0 / np.float32(self.config.rope_theta) ** exponent).astype(np.float32)
-        angles = np.outer(np.arange(self.config.max_position_embeddings, dtype=np.float32), frequency)
+        """Cosines and sines of all positions, float32 [max_position_embeddings, head_dim / 2]."""
+        angles = rope_angles(self.config, self.config.max_position_embeddings)
         shape = angles.shape
         return (
             self.file.weight("rope.cos", FLOAT, shape, [np.cos(angles)]),

@@ -19,7 +19,9 @@ OPSET = 21
 class PlainOps(OnnxOps):
     """Emits standard operations. Beyond the common inputs: `position_ids` int64 [1, C], the absolute positions."""
 
-    def __init__(self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision) -> None:
+    def __init__(
+        self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
+    ) -> None:
         super().__init__(file, config, blocks, precision)
         positions = file.input("position_ids", np.int64, [1, "C"])
         # [1, C, head_dim / 2] -> [1, 1, C, head_dim / 2], to broadcast over heads
@@ -49,8 +51,14 @@ class PlainOps(OnnxOps):
         heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         sizes = self._ints("qkv_sizes", heads * dim, kv_heads * dim, kv_heads * dim)
         query, key, value = (
-            f.value("Transpose", f.value("Reshape", part, self._ints(f"heads_{n}", 1, -1, n, dim)), perm=[0, 2, 1, 3])
-            for part, n in zip(f.node("Split", [qkv, sizes], outputs=3, axis=-1), (heads, kv_heads, kv_heads), strict=True)
+            f.value(
+                "Transpose",
+                f.value("Reshape", part, self._ints(f"heads_{n}", 1, -1, n, dim)),
+                perm=[0, 2, 1, 3],
+            )
+            for part, n in zip(
+                f.node("Split", [qkv, sizes], outputs=3, axis=-1), (heads, kv_heads, kv_heads), strict=True
+            )
         )
         query, key = self._rotate(query), self._rotate(key)
         past_key, past_value = self.cache_inputs(layer, "past")
@@ -66,7 +74,11 @@ class PlainOps(OnnxOps):
         probabilities = f.value("Softmax", self._masked(scores, present_key), axis=-1)
         mixed = f.value("MatMul", probabilities, f.value("Unsqueeze", present_value, group_axis))
         by_head = f.value("Reshape", mixed, self._ints("ungrouped", 1, heads, -1, dim))
-        return f.value("Reshape", f.value("Transpose", by_head, perm=[0, 2, 1, 3]), self._ints("joined", 1, -1, heads * dim))
+        return f.value(
+            "Reshape",
+            f.value("Transpose", by_head, perm=[0, 2, 1, 3]),
+            self._ints("joined", 1, -1, heads * dim),
+        )
 
     def swiglu(self, gate_up: str) -> str:
         """silu(gate) * up."""
@@ -92,7 +104,9 @@ class PlainOps(OnnxOps):
         zero, one = (f.constant(f"int_{i}", np.array(i, np.int64)) for i in (0, 1))
         rows = f.value("Squeeze", f.value("Shape", keys, start=2, end=3))
         visible = f.value("LessOrEqual", f.value("Range", zero, rows, one), self.query_positions)
-        return f.value("Where", visible, scores, f.constant("closed", np.array(np.finfo(np.float32).min, np.float32)))
+        return f.value(
+            "Where", visible, scores, f.constant("closed", np.array(np.finfo(np.float32).min, np.float32))
+        )
 
     def _weight(self, weight: str, names: list[str]) -> str:
         """The stacked matrix [N, K] as float32."""
@@ -102,7 +116,7 @@ class PlainOps(OnnxOps):
             onnx_type, dtype = FLOAT_TYPES[form]
             stored = f.weight(label, onnx_type, shape, self.blocks.floats(names, dtype))
             return stored if onnx_type == FLOAT else f.value("Cast", stored, to=FLOAT)
-        bits, size = BITS[form], self.precision.group_of(weight)
+        bits, size = BITS[form], self.precision.group_of(weight, shape[1])
         onnx_type = UINT4 if bits == 4 else UINT8
         scales: list[NDArray[np.float32]] = []
         zeros: list[NDArray[np.uint8]] = []
@@ -118,7 +132,9 @@ class PlainOps(OnnxOps):
         stored = f.weight(f"{label}.codes", onnx_type, shape, codes())
         scale = f.weight(f"{label}.scales", FLOAT, (shape[0], groups), scales)
         flat = np.concatenate(zeros).reshape(1, -1)
-        zero = f.weight(f"{label}.zeros", onnx_type, (shape[0], groups), [pack_nibbles(flat) if bits == 4 else flat])
+        zero = f.weight(
+            f"{label}.zeros", onnx_type, (shape[0], groups), [pack_nibbles(flat) if bits == 4 else flat]
+        )
         return f.value("DequantizeLinear", stored, scale, zero, axis=1, block_size=size)
 
     def _ints(self, name: str, *values: int) -> str:

@@ -43,5 +43,7 @@ def emit(config: ModelConfig, ops: Ops[T]) -> T:
     for layer in range(config.num_hidden_layers):
         x, mlp = emit_block(config, ops, layer, x, h)
         last = layer + 1 == config.num_hidden_layers
-        x, h = ops.add_rms_norm(x, mlp, "model.norm" if last else f"{block_prefix(layer + 1)}.input_layernorm")
+        x, h = ops.add_rms_norm(
+            x, mlp, "model.norm" if last else f"{block_prefix(layer + 1)}.input_layernorm"
+        )
     return ops.logits(ops.wanted_rows(h), head_weight(config))

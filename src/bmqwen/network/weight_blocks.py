@@ -73,7 +73,9 @@ class WeightBlocks:
             for start in range(0, rows, step):
                 yield name, start, min(start + step, rows)
 
-    def _read_and_convert(self, name: str, start: int, stop: int, convert: Callable[[NDArray[np.float32]], R]) -> R:
+    def _read_and_convert(
+        self, name: str, start: int, stop: int, convert: Callable[[NDArray[np.float32]], R]
+    ) -> R:
         rows = self.weights.read_rows(name, start, stop)
         result = convert(rows)
         self._advance(rows.size)

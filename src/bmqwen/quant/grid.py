@@ -47,5 +47,4 @@ def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pack 4-bit codes [..., K] in pairs, the even column in the low half: [..., ceil(K / 2)]."""
     if codes.shape[-1] % 2:
         codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
-    packed: NDArray[np.uint8] = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return packed
+    return np.bitwise_or(codes[..., 0::2], np.left_shift(codes[..., 1::2], 4), dtype=np.uint8)

@@ -42,9 +42,12 @@ class Precision:
         """Format of a weight by its name in the checkpoint."""
         return self.lm_head if weight in ("lm_head", "model.embed_tokens") else self.weights
 
-    def group_of(self, weight: str) -> int:
-        """Group size of a quantised weight."""
-        return EIGHT_BIT_GROUP if self.of(weight) == "int8" else self.group_size
+    def group_of(self, weight: str, columns: int) -> int:
+        """Group size of a quantised weight with that many columns."""
+        if self.of(weight) == "int4":
+            return self.group_size
+        # Shorter where the columns demand it: a chip has no groups that are not full.
+        return next((g for g in (EIGHT_BIT_GROUP, 64, 32, 16) if columns % g == 0), EIGHT_BIT_GROUP)
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""

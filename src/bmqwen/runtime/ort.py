@@ -95,7 +95,7 @@ class OrtRuntime:
         """Tokens in the cache."""
         return self._position
 
-    def plan(self, position: int, count: int) -> list[int]:
+    def plan(self, position: int, count: int) -> list[int]:  # noqa: ARG002  (the CPU's pieces don't depend on it)
         """Pieces of CHUNK tokens and a rest."""
         whole, rest = divmod(count, CHUNK)
         return [CHUNK] * whole + ([rest] if rest else [])

@@ -1,8 +1,8 @@
 """A device and its memory: handles that close in the right order, once."""
 
 import ctypes as c
+import os
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ STATUS = {
     9: "not supported",
 }
 CHIPS = {0x1684: "BM1684", 0x1686: "BM1684X", 0x1688: "BM1688"}
+# The simulator's variable for its device memory, in hexadecimal, and what it has without.
+SIMULATOR_MEMORY = "CMODEL_GLOBAL_MEM_SIZE"
+DEFAULT_SIMULATOR_MEMORY = 4 << 30
 # bm_device_mem_t holds sizes in 32 bits.
 LARGEST = (1 << 32) - 1
 
@@ -120,6 +123,7 @@ class Device:
         self._handle: c.c_void_p | None = handle
         self._stack = ExitStack()
         self._owned: dict[int, DeviceMemory] = {}
+        self._reserved = 0
         try:
             self._check("bm_dev_request", libraries.bmlib.bm_dev_request(c.byref(handle), index))
         except DeviceError:
@@ -139,9 +143,7 @@ class Device:
     def __enter__(self) -> "Device":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -163,7 +165,7 @@ class Device:
         self._check(name, getattr(self.libraries.bmlib, name)(self.handle, *arguments))
 
     def heaps(self) -> list[HeapStat]:
-        """The heaps of device memory (one allocation has to fit into one). Empty when the device does not tell."""
+        """The heaps of device memory (an allocation has to fit into one). Empty when the device does not tell."""
         number = c.c_uint()
         if self.libraries.bmlib.bm_get_gmem_total_heap_num(self.handle, c.byref(number)):
             return []
@@ -174,15 +176,29 @@ class Device:
                 heaps.append(heap)
         return heaps
 
+    def free(self) -> int | None:
+        """Bytes of device memory that are free; None when the device does not tell."""
+        heaps = self.heaps()
+        if heaps:
+            return sum(int(heap.available) for heap in heaps)
+        if self.libraries.simulated:
+            total = int(os.environ.get(SIMULATOR_MEMORY, hex(DEFAULT_SIMULATOR_MEMORY)), 16)
+            return total - self._reserved - self.allocated()
+        return None
+
+    def reserve(self, needed: int, purpose: str) -> None:
+        """Check for memory that a library is about to take for itself, and count it. Raises DeviceError."""
+        self.require(needed, purpose)
+        self._reserved += needed
+
     def require(self, needed: int, purpose: str) -> None:
         """Raise DeviceError unless `needed` bytes are free. Beyond that the library would end the process."""
-        heaps = self.heaps()
-        free = sum(int(heap.available) for heap in heaps)
-        if heaps and free < needed:
+        free = self.free()
+        if free is not None and free < needed:
             raise DeviceError(
-                f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory, but {self} has {free / 2**20:,.0f} MiB "
-                "free: end other programs that use it, choose a shorter context or a smaller precision, "
-                "or give the NPU more of the memory (docs: chip set-up)"
+                f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory, but {self} has only "
+                f"{free / 2**20:,.0f} MiB free: end other programs that use it, choose a shorter context or "
+                "a smaller precision, or give the NPU more of the memory (docs: chip set-up)"
             )
 
     def allocate(self, size: int) -> DeviceMemory:

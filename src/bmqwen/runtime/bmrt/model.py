@@ -5,7 +5,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -93,14 +92,14 @@ class Model:
         Args:
             device: an open device. It closes the model with itself.
             path: the file.
-            needed: bytes of device memory that the file is known to take; more than the file's own size counts.
+            needed: bytes of device memory that it takes (0: as many as the file has).
 
         Raises:
             BundleError: no bmodel, or a truncated one.
             DeviceError: not enough memory, or libbmrt refuses the file.
         """
         check_bmodel(path)
-        device.require(needed or path.stat().st_size, f"{path.name}")
+        device.reserve(needed or path.stat().st_size, path.name)
         self.device, self.path, self.launches = device, path, 0
         self._bmrt = device.libraries.bmrt
         self._runtime: int | None = self._bmrt.bmrt_create(device.handle)
@@ -117,9 +116,7 @@ class Model:
     def __enter__(self) -> "Model":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def launch(self, stage: Stage, inputs: Sequence[DeviceMemory], outputs: Sequence[DeviceMemory]) -> None:

@@ -1,0 +1,207 @@
+"""An object in a process of its own: the vendor's library ends the process where it should report an error.
+
+The simulator always runs in one: it also spins threads and prints on standard output from C.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bmqwen.errors import BmqwenError, DeviceError
+from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
+
+STOP_SECONDS = 5.0
+PARENT_POLL_SECONDS = 1.0
+# Lines that libbmlib and the simulator print in passing and that are no cause of anything.
+CHATTER = ("begin to cmodel init", "mult engine c_model init", "BMLIB Send Quit", "cmodel_deinit", "[0] ")
+
+
+class Worker:
+    """A process that holds one object; `call` runs a method of it there.
+
+    Not thread-safe: one call at a time. Arguments and results are pickled.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        arguments: Mapping[str, Any],
+        *,
+        what: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the process and make the object there.
+
+        Args:
+            factory: "package.module:function", called in the process.
+            arguments: its keyword arguments.
+            what: names the object in messages: "the simulator".
+            environment: more variables for the process.
+
+        Raises:
+            BmqwenError: as the factory raises it.
+            DeviceError: the process ended.
+        """
+        self._what, self._number = what, 0
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._connection = Connection(ours.detach())
+            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                # Ctrl-C is for this process, which then decides what becomes of the worker.
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    **(environment or {}),
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                },
+            )
+        try:
+            self._exchange((factory, dict(arguments)))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """Call a method, or read an attribute that is none.
+
+        Raises:
+            BmqwenError: as the method raises it.
+            DeviceError: the process ended during the call, or earlier.
+        """
+        if self._process is None:
+            raise DeviceError(f"{self._what} was used after it was closed or had failed")
+        return self._exchange((method, arguments, named))
+
+    def close(self) -> None:
+        """End the process. May be called twice."""
+        process, self._process = self._process, None
+        with contextlib.suppress(OSError):
+            self._connection.close()
+        if process is not None:
+            try:
+                # Losing its connection, the worker closes its object and ends.
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._log.close()
+
+    def _exchange(self, request: tuple[Any, ...]) -> Any:
+        self._number += 1
+        try:
+            self._connection.send((self._number, *request))
+            while True:
+                number, ok, result = self._connection.recv()
+                # Answers to calls that were interrupted are still on the way.
+                if number == self._number:
+                    break
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            raise self._ended() from error
+        if ok:
+            return result
+        if isinstance(result, BaseException):
+            raise result
+        raise DeviceError(f"{self._what} failed: {result}")
+
+    def _ended(self) -> DeviceError:
+        """Why the process is gone."""
+        process = self._process
+        status = None
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(STOP_SECONDS)
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
+        lines = [line for line in lines if line and not line.startswith(CHATTER)]
+        causes = [
+            line for line in lines if "ASSERT" in line or "rror" in line or "FATAL" in line or "alloc" in line
+        ]
+        cause = (causes or lines or ["it printed nothing"])[0][:300]
+        self.close()
+        return DeviceError(f"{self._what} ended unexpectedly (exit status {status}): {cause}")
+
+
+def serve(connection: Connection, parent: int) -> None:
+    """The worker's side: make the object, then answer calls until the other side is gone."""
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    target: Any = None
+    try:
+        while True:
+            number, first, *rest = connection.recv()
+            try:
+                if target is None:
+                    module, _, function = first.partition(":")
+                    target = getattr(importlib.import_module(module), function)(**rest[0])
+                    answer: tuple[int, bool, Any] = (number, True, None)
+                else:
+                    attribute = getattr(target, first)
+                    answer = (
+                        number,
+                        True,
+                        attribute(*rest[0], **rest[1]) if callable(attribute) else attribute,
+                    )
+            except BmqwenError as error:
+                answer = (number, False, _portable(error))
+            except Exception as error:
+                answer = (number, False, f"{type(error).__name__}: {error}")
+            connection.send(answer)
+    except (EOFError, OSError):
+        pass
+    finally:
+        if target is not None and hasattr(target, "close"):
+            target.close()
+
+
+def _portable(error: BmqwenError) -> Any:
+    """The error itself where it survives pickling, else its text."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return str(error)
+    return error
+
+
+def _watch_parent(parent: int) -> None:
+    """End with the program that started this process, even during a long call."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    os._exit(1)
+
+
+def simulator_environment(memory: int) -> dict[str, str]:
+    """Variables for a simulator with `memory` bytes of device memory."""
+    return {SIMULATOR_MEMORY: hex(memory)}
+
+
+if __name__ == "__main__":
+    # Lines printed from C would be lost in a buffer when the library ends the process.
+    _libc = ctypes.CDLL(None)
+    _libc.setvbuf(ctypes.c_void_p.in_dll(_libc, "stdout"), None, 1, 0)
+    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    # The simulator's threads spin on after its device is closed.
+    sys.stdout.flush()
+    os._exit(0)

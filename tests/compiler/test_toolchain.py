@@ -1,0 +1,227 @@
+"""Finding, fetching and unpacking the compiler, with a small stand-in for its wheel."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bmqwen.compiler import toolchain
+from bmqwen.compiler.toolchain import NEEDED, WHEEL, check_host, is_wanted, open_toolchain
+from bmqwen.compiler.wheel_archive import WheelArchive, unpack
+from bmqwen.errors import DownloadError, InputError, MissingDependencyError, StorageError
+
+STARTS = "#!/bin/sh\necho version\n"
+FOREIGN = "tpu_mlir/lib/third_party/libc.so.6"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no SDK named."""
+    monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("BMQWEN_TOOLCHAIN", raising=False)
+    return tmp_path / "cache"
+
+
+def make_wheel(folder: Path, *, compiler: str = STARTS, without: str = "") -> WheelArchive:
+    """A wheel of the compiler's shape; returns its pin."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "tpu_mlir-1.30.2-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in NEEDED:
+            if name == without:
+                continue
+            info = zipfile.ZipInfo(f"tpu_mlir/{name}")
+            info.external_attr = (0o755 if "bin/" in name else 0o644) << 16
+            archive.writestr(info, compiler if name.endswith("tpuc-opt") else "x")
+        archive.writestr(FOREIGN, "a C library for another system")
+        archive.writestr("tpu_mlir/python/tool.py", "raise SystemExit('imported')")
+        metadata = "Metadata-Version: 2.1\nName: tpu_mlir\nVersion: 1.30.2\nRequires-Python: ==3.10.*\n"
+        archive.writestr("tpu_mlir-1.30.2.dist-info/METADATA", metadata)
+        archive.writestr(
+            "tpu_mlir-1.30.2.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        archive.writestr("tpu_mlir-1.30.2.dist-info/RECORD", "")
+    return WheelArchive("tpu_mlir", "1.30.2", hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def options(folder: Path) -> list[str]:
+    """Have pip look only in a folder."""
+    return ["--no-index", "--find-links", str(folder)]
+
+
+def test_fetches_once_and_leaves_the_foreign_c_library_out(tmp_path: Path, cache: Path) -> None:
+    wheel = make_wheel(tmp_path / "wheels")
+    said: list[str] = []
+    found = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"), report=said.append)
+    assert found.root == cache / "toolchain/1.30.2/tpu_mlir"
+    assert found.version == "1.30.2"
+    assert os.access(found.tpuc_opt, os.X_OK)
+    assert not (found.root.parent / FOREIGN).exists()
+    assert not (found.root / "python").exists()
+    assert len(said) == 2
+    assert not list((cache / "toolchain").glob("*.whl"))
+    # The second time nothing is looked for: the folder of wheels may be gone.
+    again = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "gone"), report=said.append)
+    assert again == found
+    assert len(said) == 2
+
+
+def test_environment_has_what_the_kernel_compiler_reads(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "wheels")
+    found = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+    variables = found.environment(tmp_path / "net")
+    for name in ("TPUC_ROOT", "PPL_PROJECT_ROOT", "PPL_RUNTIME_PATH", "PPL_CACHE_PATH", "PPL_BUILD_PATH"):
+        assert Path(variables[name]).is_absolute()
+    assert variables["PWD"] == variables["PPL_WORK_PATH"] == str(tmp_path / "net")
+    assert Path(variables["PPL_CACHE_PATH"]).is_dir()
+    # A kernel cache inside of the compiler's own folder would be lost with it.
+    assert found.root not in Path(variables["PPL_CACHE_PATH"]).parents
+
+
+def test_simulator_folder_links_the_names_that_are_looked_up(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "wheels")
+    folder = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels")).simulator_folder
+    assert sorted(p.name for p in folder.iterdir()) == ["libbmlib.so.0", "libbmrt.so.1.0", "libcmodel.so"]
+    assert (folder / "libcmodel.so").resolve().name == "libcmodel_bm1684x.so"
+
+
+def test_wrong_hash_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    make_wheel(tmp_path / "wheels")
+    other = WheelArchive("tpu_mlir", "1.30.2", "0" * 64)
+    with pytest.raises(DownloadError, match=r"has SHA-256 \w+, but tpu_mlir==1\.30\.2 has 0000"):
+        open_toolchain(wheel=other, pip_options=options(tmp_path / "wheels"))
+    assert [p.name for p in (cache / "toolchain").iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_missing_wheel_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        DownloadError, match=r"pip could not get tpu_mlir==1\.30\.2: No matching distribution"
+    ) as caught:
+        open_toolchain(pip_options=options(tmp_path / "empty"))
+    assert "\n" not in str(caught.value)
+
+
+def test_wheel_without_a_needed_file_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    wheel = make_wheel(tmp_path / "wheels", without="lib/libppl_host.so")
+    with pytest.raises(MissingDependencyError, match=r"lacks lib/libppl_host\.so"):
+        open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+    assert not (cache / "toolchain/1.30.2").exists()
+
+
+def test_damaged_archive(tmp_path: Path) -> None:
+    make_wheel(tmp_path)
+    path = tmp_path / "tpu_mlir-1.30.2-py3-none-any.whl"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"a C library", b"a D library", 1))
+    with pytest.raises(DownloadError, match="damaged"):
+        unpack(path, tmp_path / "out", lambda _: True)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DownloadError, match="damaged"):
+        unpack(path, tmp_path / "out", lambda _: True)
+
+
+def test_member_that_leads_out_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../outside", "x")
+    with pytest.raises(DownloadError, match="outside of its folder"):
+        unpack(path, tmp_path / "out", lambda _: True)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_read_only_cache_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    monkeypatch.setenv("BMQWEN_CACHE", str(blocker))
+    with pytest.raises(StorageError, match=r"file/toolchain"):
+        open_toolchain(pip_options=options(tmp_path))
+
+
+def test_named_sdk_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_wheel(tmp_path / "wheels")
+    unpack(next((tmp_path / "wheels").glob("*.whl")), tmp_path / "sdk", lambda _: True)
+    assert open_toolchain(tmp_path / "sdk").root == tmp_path / "sdk/tpu_mlir"
+    monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path / "sdk/tpu_mlir"))
+    assert open_toolchain().version == "external"
+    (tmp_path / "sdk/tpu_mlir/lib/libppl_host.so").unlink()
+    with pytest.raises(MissingDependencyError, match=r"lacks lib/libppl_host\.so"):
+        open_toolchain()
+    with pytest.raises(InputError, match="has no BM1684X compiler"):
+        open_toolchain(tmp_path)
+
+
+def test_compiler_that_does_not_start_names_the_library(tmp_path: Path) -> None:
+    failing = '#!/bin/sh\necho "$0: error while loading shared libraries: libtinfo.so.6: no such file" >&2\nexit 127\n'
+    wheel = make_wheel(tmp_path / "wheels", compiler=failing)
+    with pytest.raises(MissingDependencyError, match=r"does not start: .*libtinfo\.so\.6"):
+        open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+
+
+def test_missing_programs_are_named_before_work_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        MissingDependencyError, match=r"needs cmake, make, gcc, g\+\+ .*apt install cmake make gcc g\+\+"
+    ):
+        check_host()
+    for name in ("cmake", "make", "cc"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(MissingDependencyError, match=r"needs g\+\+ on this machine"):
+        check_host()
+
+
+@pytest.mark.parametrize(
+    ("system", "machine"), [("Linux", "aarch64"), ("Darwin", "x86_64"), ("Windows", "AMD64")]
+)
+def test_other_machines_are_refused(system: str, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain.platform, "system", lambda: system)
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: machine)
+    with pytest.raises(MissingDependencyError, match=f"x86-64 Linux only, this is {system} on {machine}"):
+        check_host()
+
+
+def test_only_one_of_two_processes_fetches(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "wheels")
+    program = (
+        "import sys\n"
+        "from bmqwen.compiler.toolchain import open_toolchain\n"
+        "from bmqwen.compiler.wheel_archive import WheelArchive\n"
+        f"open_toolchain(wheel=WheelArchive('tpu_mlir', '1.30.2', '{wheel.sha256}'),\n"
+        f"    pip_options=['--no-index', '--find-links', {str(tmp_path / 'wheels')!r}], report=print)\n"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert "".join(said).count("fetching") == 1
+
+
+@pytest.mark.parametrize(
+    ("member", "wanted"),
+    [
+        ("tpu_mlir/bin/tpuc-opt", True),
+        ("tpu_mlir/cross_toolchains/ppl_compile/inc/ppl.h", True),
+        ("tpu_mlir/lib/libbackend_bm1690.so", False),
+        ("tpu_mlir/lib/third_party/libstdc++.so.6", False),
+        ("tpu_mlir/python/llm/LlmConverter.py", False),
+        ("tpu_mlir-1.30.2.dist-info/licenses/LICENSE", True),
+    ],
+)
+def test_what_is_unpacked(member: str, wanted: bool) -> None:
+    assert is_wanted(member) is wanted
+
+
+def test_the_pin_is_a_hash() -> None:
+    assert len(WHEEL.sha256) == 64
