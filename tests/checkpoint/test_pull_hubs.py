@@ -19,7 +19,7 @@ from bmqwen.checkpoint.hub import Hub
 from bmqwen.checkpoint.huggingface import HuggingFace
 from bmqwen.checkpoint.listing import Release, RemoteFile, Source
 from bmqwen.checkpoint.modelscope import ModelScope
-from bmqwen.checkpoint.progress import Progress, Report
+from bmqwen.progress import Progress, Report
 from bmqwen.errors import DownloadError, InputError, StorageError
 
 REPO = "me/tiny"
@@ -279,7 +279,7 @@ import sys
 from pathlib import Path
 from bmqwen.checkpoint.cache import Cache
 from bmqwen.checkpoint.hub import Hub
-from bmqwen.checkpoint.progress import Silent
+from bmqwen.progress import Silent
 from bmqwen.errors import BmqwenError
 
 class Notes(Silent):

@@ -14,7 +14,7 @@ from bmqwen.checkpoint.huggingface import HuggingFace
 from bmqwen.checkpoint.inquiry import Inquiry
 from bmqwen.checkpoint.listing import Release, Source, UnreachableError
 from bmqwen.checkpoint.modelscope import ModelScope
-from bmqwen.checkpoint.progress import Progress, Report, Silent
+from bmqwen.progress import Progress, Report, Silent
 from bmqwen.checkpoint.wheels import WheelIndex
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError
 

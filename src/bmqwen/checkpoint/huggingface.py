@@ -7,7 +7,7 @@ from pathlib import Path
 from bmqwen import __version__
 from bmqwen.checkpoint.catalog import HUGGINGFACE, Model
 from bmqwen.checkpoint.listing import Release, RemoteFile, UnreachableError, choose
-from bmqwen.checkpoint.progress import Progress, Report
+from bmqwen.progress import Progress, Report
 from bmqwen.checkpoint.transfer import Body, describe, download
 from bmqwen.errors import DownloadError, InputError
 

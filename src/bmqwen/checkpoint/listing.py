@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from bmqwen.checkpoint.catalog import Model
-from bmqwen.checkpoint.progress import Progress, Report
+from bmqwen.progress import Progress, Report
 from bmqwen.errors import DownloadError, InputError
 
 if TYPE_CHECKING:

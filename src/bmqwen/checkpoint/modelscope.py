@@ -8,7 +8,7 @@ from typing import Any
 
 from bmqwen.checkpoint.catalog import MODELSCOPE, Model
 from bmqwen.checkpoint.listing import Release, RemoteFile, UnreachableError, choose
-from bmqwen.checkpoint.progress import Progress, Report
+from bmqwen.progress import Progress, Report
 from bmqwen.checkpoint.transfer import Body, describe, download
 from bmqwen.errors import InputError, MissingDependencyError
 

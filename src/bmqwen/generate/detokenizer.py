@@ -9,8 +9,8 @@ from bmqwen.generate.tokenizer import Tokenizer
 class Detokenizer:
     """Incremental decoding: all that `push` returned plus `finish()` equals `Tokenizer.decode` of the tokens.
 
-    It works on bytes, not on tokenizers' DecodeStream: that decodes text again at each step, and holds
-    everything back while the text ends in U+FFFD, which an invalid sequence leaves there for good.
+    It works on bytes: tokenizers' DecodeStream decodes the last tokens again at each step, shows a broken
+    sequence one token late, and never gives an unfinished end out.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

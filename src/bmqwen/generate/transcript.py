@@ -1,15 +1,13 @@
 """A conversation as a JSON file."""
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmqwen.errors import InputError, StorageError
+from bmqwen.errors import InputError
+from bmqwen.storage import write_file
 
 _FORMAT, _VERSION = "bmqwen conversation", 1
 _LARGEST = 100_000_000  # bytes
@@ -25,7 +23,7 @@ class Transcript:
 
 
 def write(path: Path, transcript: Transcript) -> None:
-    """Write a transcript beside `path` and rename it. Raises StorageError if that fails."""
+    """Write a transcript, whole or not at all. Raises StorageError if that fails."""
     content: dict[str, Any] = {
         "format": _FORMAT,
         "version": _VERSION,
@@ -34,22 +32,7 @@ def write(path: Path, transcript: Transcript) -> None:
         "turns": [{"user": user, "answer": answer} for user, answer in transcript.turns],
     }
     content["sha256"] = _digest(content)
-    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-        if isinstance(error, OSError):
-            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-        raise
+    write_file(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
 
 
 def read(path: Path) -> Transcript:

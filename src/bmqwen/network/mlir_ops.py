@@ -1,7 +1,6 @@
 """The Top-MLIR dialect: what the vendor's compiler turns into a net of the chip."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +13,9 @@ from bmqwen.network.rope import rope_angles
 from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.quant.grid import pack_nibbles
 from bmqwen.quant.precision import BITS, Precision
+from bmqwen.steps import StepShape
 
 Rows = tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StepShape:
-    """A step net's lengths: `tokens` new ones after up to `history` cached ones, in a cache of `context` rows."""
-
-    tokens: int
-    history: int
-    context: int
-
-    def __str__(self) -> str:
-        return f"{self.tokens} tokens after {self.history}"
 
 
 class MlirOps:
@@ -48,11 +36,13 @@ class MlirOps:
         file: MlirFile,
         config: ModelConfig,
         shape: StepShape,
+        context: int,
         precision: Precision,
         weights: WeightFile,
         blocks: WeightBlocks | None,
     ) -> None:
         self.file, self.config, self.shape, self.precision = file, config, shape, precision
+        self.context = context
         self._weights, self._blocks = weights, blocks
         self._caches: list[Value] = []
 
@@ -231,7 +221,7 @@ class MlirOps:
 
     def _rope_tables(self) -> dict[str, Value]:
         """Cosines and sines [context, 1, head_dim], both halves alike."""
-        half = rope_angles(self.config, self.shape.context)
+        half = rope_angles(self.config, self.context)
         angles = np.concatenate([half, half], axis=1)[:, None]
         tables = {"rope.cos": np.cos(angles), "rope.sin": np.sin(angles)}
         for name, table in tables.items():

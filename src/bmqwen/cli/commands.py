@@ -1,0 +1,75 @@
+"""The commands of the conversation: names, arguments, help."""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from bmqwen.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command. `argument` matches what may follow its name; `usage` says it to people."""
+
+    name: str
+    usage: str
+    summary: str
+    argument: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+COMMANDS = (
+    Command("/help", "", "this list", aliases=("/?",)),
+    Command("/show", "", "the conversation so far, its turns numbered"),
+    Command("/reset", "", "start a new conversation; the system message stays", aliases=("/clear",)),
+    Command("/system", "[TEXT]", 'show or change the system message; "" removes it', r"(?s).*"),
+    Command("/regen", "", "another answer to the last question"),
+    Command("/edit", "N [TEXT]", "change what you wrote in turn N, and go on from there", r"(?s)\d+(\s.*)?"),
+    Command("/set", "[NAME VALUE]", "show or change settings, such as temperature 0.7", r".*"),
+    Command("/stats", "", "speed, and how full the context is"),
+    Command("/save", "FILE", "keep the conversation in a file", r".+"),
+    Command("/load", "FILE", "go on with a conversation from a file", r".+"),
+    Command("/exit", "", "leave", aliases=("/quit", "/bye")),
+)
+_BY_NAME = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
+
+
+def find(name: str, argument: str) -> Command:
+    """The command called `name`. Raises InputError for an unknown name or an argument that it does not take."""
+    command = _BY_NAME.get(name.lower())
+    if command is None:
+        near = difflib.get_close_matches(name.lower(), _BY_NAME, n=1)
+        hint = f"did you mean {near[0]}?" if near else "/help lists them"
+        raise InputError(f"unknown command {name[:40]}: {hint} (to send text that begins with /, write //)")
+    if not re.fullmatch(command.argument, argument):
+        raise InputError(f"write {command.name} {command.usage}".rstrip() + ("" if command.usage else " alone"))
+    return command
+
+
+def is_script(text: str) -> bool:
+    """Whether piped text is to be taken line by line: some line is a known command."""
+    return any(_is_command(line) for line in text.splitlines() if line.startswith("/"))
+
+
+def _is_command(line: str) -> bool:
+    name, _, argument = line.rstrip().partition(" ")
+    command = _BY_NAME.get(name)
+    return command is not None and re.fullmatch(command.argument, argument.strip()) is not None
+
+
+def help_text() -> str:
+    """All commands and keys, for people."""
+    rows = [(f"{command.name} {command.usage}".rstrip(), _summary(command)) for command in COMMANDS]
+    rows += [
+        ('"""', 'a line of """ begins a text of many lines, another ends it'),
+        ("//text", "send text that begins with /"),
+        ("Alt-Enter, Ctrl-J", "a new line"),
+        ("Up, Ctrl-R, Tab", "earlier entries, search them, complete a command"),
+        ("Ctrl-C", "stop the answer; at the prompt: clear the line, twice: leave"),
+        ("Ctrl-D", "leave"),
+    ]
+    return "\n".join(f"  {left:<20}{right}" for left, right in rows)
+
+
+def _summary(command: Command) -> str:
+    return command.summary + (f" (also {', '.join(command.aliases)})" if command.aliases else "")

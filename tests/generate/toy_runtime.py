@@ -1,0 +1,130 @@
+"""A runtime without weights: what follows is a fixed function of the whole prefix. Strict about the protocol."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import ContextLengthError, InputError
+
+NextToken = Callable[[tuple[int, ...]], int | None]
+
+
+class ToyOutput:
+    """Valid until the runtime's next call, as the protocol says."""
+
+    def __init__(self, runtime: "ToyRuntime", rows: list[tuple[int, ...]]) -> None:
+        self._runtime, self._rows, self._call = runtime, rows, runtime.calls
+
+    def greedy(self) -> int:
+        self._check()
+        self._runtime.greedy_reads += 1
+        return int(np.argmax(self._runtime.logits_after(self._rows[-1])))
+
+    def logits(self) -> NDArray[np.float32]:
+        self._check()
+        self._runtime.logits_reads += 1
+        return np.stack([self._runtime.logits_after(row) for row in self._rows])
+
+    def _check(self) -> None:
+        assert self._runtime.calls == self._call, "an Output was read after the runtime's next call"
+
+
+class ToyRuntime:
+    """Random logits seeded by a hash of the prefix; `next_token` may script the likeliest token.
+
+    Attributes:
+        feeds: (position, length) of each successful feed.
+        before_feed, after_feed: called around each feed, with its number; they may raise.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context_length: int = 4096,
+        *,
+        next_token: NextToken | None = None,
+        piece: int = 8,
+        nan: bool = False,
+    ) -> None:
+        self.name = "toy"
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self.feeds: list[tuple[int, int]] = []
+        self.before_feed: Callable[[int], None] | None = None
+        self.after_feed: Callable[[int], None] | None = None
+        self.calls = self.greedy_reads = self.logits_reads = 0
+        self.closed = False
+        self._next_token, self._piece, self._nan = next_token, piece, nan
+        self._tokens: list[int] = []
+
+    @property
+    def position(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        return list(self._tokens)
+
+    def plan(self, position: int, count: int) -> list[int]:
+        assert position == self.position
+        assert count > 0
+        lengths = [self._piece] * (count // self._piece)
+        return [*lengths, count % self._piece] if count % self._piece else lengths
+
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> ToyOutput:
+        assert not self.closed
+        if self.before_feed is not None:
+            self.before_feed(len(self.feeds))
+        if not tokens or not all(0 <= token < self.vocab_size for token in tokens):
+            raise InputError("no tokens, or a token out of range")
+        if self.position + len(tokens) > self.context_length:
+            raise ContextLengthError(self.context_length, self.position + len(tokens))
+        self.calls += 1
+        self.feeds.append((self.position, len(tokens)))
+        self._tokens.extend(tokens)
+        if self.after_feed is not None:
+            self.after_feed(len(self.feeds) - 1)
+        first = self.position - len(tokens) + 1 if every_row else self.position
+        return ToyOutput(self, [tuple(self._tokens[:end]) for end in range(first, self.position + 1)])
+
+    def truncate(self, position: int) -> None:
+        if not 0 <= position <= self.position:
+            raise InputError("position out of range")
+        self.calls += 1
+        del self._tokens[position:]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def logits_after(self, prefix: tuple[int, ...]) -> NDArray[np.float32]:
+        seed = int.from_bytes(hashlib.sha256(np.asarray(prefix, np.int64).tobytes()).digest()[:8], "big")
+        logits = np.random.default_rng(seed).normal(0, 2, self.vocab_size).astype(np.float32)
+        scripted = None if self._next_token is None else self._next_token(prefix)
+        if scripted is not None:
+            logits[scripted] = logits.max() + 5
+        if self._nan:
+            logits[3] = np.nan
+        return logits
+
+
+def script(answers: Sequence[Sequence[int]], ends_prompt: Sequence[int]) -> NextToken:
+    """Greedy answers, one for each prompt that ends with `ends_prompt`: the n-th such end begins the n-th answer."""
+    mark = tuple(ends_prompt)
+
+    def next_token(prefix: tuple[int, ...]) -> int | None:
+        starts = [
+            place + len(mark)
+            for place in range(len(prefix) - len(mark) + 1)
+            if prefix[place : place + len(mark)] == mark
+        ]
+        if not starts or len(starts) > len(answers):
+            return None
+        done = prefix[starts[-1] :]
+        answer = tuple(answers[len(starts) - 1])
+        if done == answer[: len(done)] and len(done) < len(answer):
+            return answer[len(done)]
+        return None
+
+    return next_token

@@ -1,0 +1,54 @@
+"""A byte-level tokenizer of 270-odd tokens with Qwen's control tokens, and a ChatML template."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from bmqwen.generate.template import ChatTemplate
+from bmqwen.generate.tokenizer import Tokenizer
+
+MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("a", "b"), ("Ċ", "Ċ")]
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MARKERS = ("<tool_call>", "</tool_call>")
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "'<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def toy_library_tokenizer() -> tokenizers.Tokenizer:
+    """All 256 bytes, a few merges, three special tokens and two added ones that are not special."""
+    vocab = {char: place for place, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    for left, right in MERGES:
+        vocab[left + right] = len(vocab)
+    inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=MERGES))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
+    inner.add_tokens([AddedToken(token, normalized=False) for token in MARKERS])
+    return inner
+
+
+def toy_tokenizer() -> Tokenizer:
+    return Tokenizer(toy_library_tokenizer())
+
+
+def toy_template(source: str = CHATML) -> ChatTemplate:
+    return ChatTemplate(source)
+
+
+def write_tokenizer_folder(
+    folder: Path, *, config: dict[str, Any] | None = None, generation: dict[str, Any] | None = None
+) -> Path:
+    """The tokenizer files of a checkpoint."""
+    (folder / "tokenizer.json").write_text(toy_library_tokenizer().to_str(), encoding="utf-8")
+    if config is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    return folder
