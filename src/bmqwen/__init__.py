@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["Engine", "load"]
+from bmqwen.version import __version__
+
+__all__ = ["Engine", "__version__", "load"]
 
 if TYPE_CHECKING:
     from bmqwen.engine import Engine, load
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use, so that `import bmqwen.errors` stays free of the engine's imports.
-    if name in __all__:
+    if name in ("Engine", "load"):
         from bmqwen import engine
 
         return getattr(engine, name)

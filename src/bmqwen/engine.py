@@ -116,6 +116,23 @@ def _open_runtime(
         from bmqwen.runtime.ort import OrtRuntime
 
         return OrtRuntime(bundle, threads=threads, context_length=context_length)
+    if bundle.kind == "bmodel" and engine == "sim":
+        # The simulator comes with the compiler; a chip needs neither.
+        from bmqwen.compiler.toolchain import open_toolchain
+        from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+
+        folder = open_toolchain().simulator_folder
+        return SimulatedRuntime(bundle, folder, context_length=context_length)
+    if bundle.kind == "bmodel" and engine in ("auto", "tpu"):
+        from bmqwen.runtime.bmrt.libraries import find_libraries
+        from bmqwen.runtime.bmrt.step_runtime import StepRuntime
+
+        if engine == "auto" and find_libraries() is None:
+            raise DeviceError(
+                f"{bundle.folder} was compiled for a chip, and this machine has none: run it on one, or slowly on "
+                "the vendor's simulator with --engine sim"
+            )
+        return StepRuntime(bundle, context_length=context_length)
     raise DeviceError(
         f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first"
     )

@@ -63,7 +63,8 @@ class StepNets:
         if position < 0 or count < 1 or position + count > self.context:
             raise InputError(f"{count} tokens after {position} do not fit into a context of {self.context}")
         # best[i]: cost of feeding the last `count - i` tokens, and the first net of that row
-        best: list[tuple[float, StepShape | None]] = [(float("inf"), None)] * count + [(0.0, None)]
+        best: list[tuple[float, StepShape | None]] = [(float("inf"), None) for _ in range(count)]
+        best.append((0.0, None))
         for done in range(count - 1, -1, -1):
             for tokens in self.lengths:
                 shape = self.shape(tokens, position + done)

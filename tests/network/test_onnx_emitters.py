@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.config import ModelConfig
@@ -12,7 +14,6 @@ from bmqwen.network.export import MODEL_FILE, export_onnx
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.ort import OrtRuntime
 from checkpoints import tiny_config, write_checkpoint
-from numpy.typing import NDArray
 
 FLOAT = Precision("f32", 32, "f32")
 TOLERANCE = 1e-3
@@ -27,10 +28,9 @@ KINDS = {
 TOKENS = np.random.default_rng(7).integers(0, 300, 50).tolist()
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys(), name="config")
+@pytest.fixture(params=list(KINDS), name="config")
 def config_fixture(request: pytest.FixtureRequest) -> ModelConfig:
-    config: ModelConfig = request.param
-    return config
+    return KINDS[request.param]
 
 
 @pytest.fixture(name="folder")

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
 from bmqwen.errors import InputError
 from bmqwen.quant.grid import Grid, pack_nibbles
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import quantize
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 
 def random_weights(seed: int, rows: int = 24, columns: int = 192) -> NDArray[np.float32]:

@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from filelock import Timeout
-
 from bmqwen.checkpoint.cache import Cache
 from bmqwen.checkpoint.catalog import DEMO, HUGGINGFACE, MODELS, MODELSCOPE, PYPI, Model, find, is_short
+from bmqwen.checkpoint.disk import size_below
 from bmqwen.checkpoint.huggingface import HuggingFace
 from bmqwen.checkpoint.inquiry import Inquiry
 from bmqwen.checkpoint.listing import Release, Source, UnreachableError
 from bmqwen.checkpoint.modelscope import ModelScope
-from bmqwen.progress import Progress, Report, Silent
 from bmqwen.checkpoint.wheels import WheelIndex
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError
+from bmqwen.progress import Progress, Report, Silent
+from bmqwen.storage import require_free, storage_errors
 
 AUTO = "auto"
 # In the order in which they are tried. The vendor's published bmodels will be one more source.
@@ -92,12 +92,11 @@ class Hub:
                 f"{model.name} is not in the cache {self.cache.folder}, and offline mode is on: "
                 "unset BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it"
             )
-        try:
-            with self.cache.lock(model.name, wait=False):
+        with self.cache.lock(model.name, wait=False) as mine:
+            if mine:
                 return self._pull(model, sources, progress)
-        except Timeout:
-            progress.note(f"another process downloads {model.name}: waiting for it")
-        with self.cache.lock(model.name):
+        progress.note(f"another process downloads {model.name}: waiting for it")
+        with self.cache.lock(model.name, wait=True):
             return self._pull(model, sources, progress)
 
     def resolve(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
@@ -169,9 +168,9 @@ class Hub:
 
     def _fetch(self, place: Source, release: Release, progress: Progress) -> Path:
         model = release.model
-        folder = self.cache.partial(model.name, release.origin, release.revision)
+        folder = self.cache.partial(release)
         try:
-            self.cache.make_room(release, folder)
+            require_free(folder, release.size + release.scratch - size_below(folder), model.name)
             progress.start(f"Downloading {model.name} from {place.title}", release.size)
             before = 0
             for file in release.files:
@@ -179,7 +178,8 @@ class Hub:
                 if not (path.is_file() and path.stat().st_size == file.size):
                     part = path.with_name(file.name + ".part")
                     place.fetch(release, file, part, _after(before, progress), progress)
-                    part.replace(path)
+                    with storage_errors(path):
+                        part.replace(path)
                 before += file.size
                 progress.advance(before)
             self.cache.publish(release, folder)

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bmqwen import __version__
 from bmqwen.checkpoint.catalog import HUGGINGFACE, Model
 from bmqwen.checkpoint.listing import Release, RemoteFile, UnreachableError, choose
-from bmqwen.progress import Progress, Report
 from bmqwen.checkpoint.transfer import Body, describe, download
 from bmqwen.errors import DownloadError, InputError
+from bmqwen.progress import Progress, Report
 
 _READ_TIMEOUT = 20.0
 
@@ -42,7 +41,7 @@ class HuggingFace:
 
         repo = model.repos[HUGGINGFACE]
         where = f"{repo} on {self.title}"
-        api = HfApi(endpoint=self._endpoint, library_name="bmqwen", library_version=__version__)
+        api = HfApi(endpoint=self._endpoint, library_name="bmqwen")
         try:
             info = api.model_info(repo, revision=model.revision, timeout=patience, files_metadata=True)
         except GatedRepoError as error:
@@ -72,7 +71,7 @@ class HuggingFace:
         del progress
         url = hf_hub_url(release.repo, file.name, revision=release.revision, endpoint=self._endpoint)
         # Compressed answers would make positions in the file meaningless.
-        headers = {"Accept-Encoding": "identity", "User-Agent": f"bmqwen/{__version__}"}
+        headers = {"Accept-Encoding": "identity", "User-Agent": "bmqwen"}
         token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
         if token:
             headers["Authorization"] = f"Bearer {token}"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from bmqwen.checkpoint.catalog import Model
-from bmqwen.progress import Progress, Report
 from bmqwen.errors import DownloadError, InputError
+from bmqwen.progress import Progress, Report
 
 if TYPE_CHECKING:
     from hashlib import _Hash

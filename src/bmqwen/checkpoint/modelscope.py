@@ -8,9 +8,9 @@ from typing import Any
 
 from bmqwen.checkpoint.catalog import MODELSCOPE, Model
 from bmqwen.checkpoint.listing import Release, RemoteFile, UnreachableError, choose
-from bmqwen.progress import Progress, Report
 from bmqwen.checkpoint.transfer import Body, describe, download
 from bmqwen.errors import InputError, MissingDependencyError
+from bmqwen.progress import Progress, Report
 
 _DEFAULT_REVISION = "master"
 _PIECE = 1 << 14  # bytes that a cut can cost

@@ -1,6 +1,5 @@
 """pip, run as a program that fetches a wheel. Its configuration is the user's own."""
 
-import contextlib
 import importlib.util
 import os
 import shutil
@@ -10,8 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmqwen.progress import Report
+from bmqwen.checkpoint.disk import size_below
 from bmqwen.errors import DownloadError, MissingDependencyError, StorageError
+from bmqwen.progress import Report
 
 _POLL_SECONDS = 0.1
 # One retry: an index that cannot be reached shall be known in seconds. No cache: it would keep a second copy.
@@ -92,7 +92,7 @@ def _watch(
 ) -> None:
     seen, most, since = (-1, -1), 0, time.monotonic()
     while process.poll() is None:
-        state = (_bytes_below(incoming), log.stat().st_size)
+        state = (size_below(incoming), log.stat().st_size)
         if state != seen:
             seen, since = state, time.monotonic()
             if state[0] > most:  # less when pip moves the finished wheel away
@@ -101,15 +101,6 @@ def _watch(
         elif time.monotonic() - since > stall:
             raise DownloadError(f"pip got nothing for {stall:.0f} seconds: check the network and try again")
         time.sleep(_POLL_SECONDS)
-
-
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(folder):  # which bears with what vanishes meanwhile
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += (Path(root) / name).stat().st_size
-    return total
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

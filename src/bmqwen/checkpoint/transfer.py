@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bmqwen.checkpoint.listing import RemoteFile
+from bmqwen.errors import DownloadError, StorageError
 from bmqwen.progress import Report
 from bmqwen.storage import storage_errors
-from bmqwen.errors import DownloadError, StorageError
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5

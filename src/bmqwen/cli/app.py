@@ -8,9 +8,9 @@ from typing import Annotated
 import click
 import typer
 
-from bmqwen import __version__
 from bmqwen.cli import bench, chat, export, info, pull
 from bmqwen.errors import BmqwenError
+from bmqwen.version import __version__
 
 app = typer.Typer(
     name="bmqwen",

@@ -1,6 +1,7 @@
 """`bmqwen chat`: one answer, or a conversation."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -14,22 +15,39 @@ def chat(
     model: options.Model = None,
     prompt: Annotated[
         str | None,
-        typer.Option("-p", "--prompt", help="Ask this and leave; `-` reads the question from stdin.", show_default=False),
+        typer.Option(
+            "-p",
+            "--prompt",
+            help="Ask this and leave; `-` reads the question from stdin.",
+            show_default=False,
+        ),
     ] = None,
     engine: options.Engine = "auto",
-    system: Annotated[str | None, typer.Option("--system", help="System message.", show_default=False)] = None,
-    temperature: Annotated[float, typer.Option("--temperature", help="0: always the most likely token.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Keep the most likely tokens of this total probability.")] = 1.0,
+    system: Annotated[
+        str | None, typer.Option("--system", help="System message.", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0: always the most likely token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Keep the most likely tokens of this total probability.")
+    ] = 1.0,
     top_k: Annotated[int, typer.Option("--top-k", help="Keep that many tokens; 0: all.")] = 0,
-    min_p: Annotated[float, typer.Option("--min-p", help="Keep tokens at least this likely, relative to the best.")] = 0.0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Keep tokens at least this likely, relative to the best.")
+    ] = 0.0,
     repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="1: none.")] = 1.0,
     presence_penalty: Annotated[float, typer.Option("--presence-penalty", help="0: none.")] = 0.0,
     frequency_penalty: Annotated[float, typer.Option("--frequency-penalty", help="0: none.")] = 0.0,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="Most tokens of an answer.", show_default=False)
     ] = None,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same answer.", show_default=False)] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Same seed, same answer.", show_default=False)
+    ] = None,
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 32,
     lm_head: options.LmHead = None,
@@ -37,18 +55,21 @@ def chat(
     context: options.Context = None,
     offline: options.Offline = False,
     load_file: Annotated[
-        Path | None, typer.Option("--load", help="Go on with a conversation saved by /save.", show_default=False)
+        Path | None,
+        typer.Option("--load", help="Go on with a conversation saved by /save.", show_default=False),
     ] = None,
     json: options.Json = False,
 ) -> None:
     """Talk to MODEL. With -p or piped text: one answer; else a conversation (type /help in it)."""
     from bmqwen.cli.answer import answer_once
     from bmqwen.cli.repl import Repl, is_script
+    from bmqwen.cli.terminal import argument_text, held_keys, read_stdin, use_utf8
     from bmqwen.engine import load
     from bmqwen.errors import InputError
     from bmqwen.generate.params import SamplingParams
     from bmqwen.quant.precision import Precision
 
+    use_utf8()
     params = SamplingParams(
         temperature=temperature,
         top_k=top_k,
@@ -59,31 +80,39 @@ def chat(
         frequency_penalty=frequency_penalty,
         seed=seed,
         max_tokens=max_tokens,
-        stop=tuple(stop or ()),
+        stop=tuple(argument_text(text, "--stop") for text in stop or ()),
     )
+    system = system and argument_text(system, "--system")
     script = None
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
-        prompt = sys.stdin.read()
+    if prompt is None and (sys.stdin is None or not sys.stdin.isatty()):
+        prompt = read_stdin()
         if is_script(prompt):
             prompt, script = None, prompt
+    elif prompt is not None:
+        prompt = read_stdin() if prompt == "-" else argument_text(prompt, "the prompt")
     if prompt is not None and not prompt.strip():
         raise InputError("the prompt is empty: give a question with -p, or pipe one in")
     if json and prompt is None:
         raise InputError("--json needs one question: give it with -p, or pipe it in")
-    with progress_bar() as bar:
-        loaded = load(
-            model,
-            engine,
-            precision=Precision.choose(quant, group_size, lm_head),
-            threads=threads,
-            context_length=context,
-            offline=offline,
-            progress=bar,
-        )
-    with loaded, loaded.chat(system=system, params=params) as conversation:
-        if load_file is not None:
-            conversation.load(load_file)
-        if prompt is not None:
-            answer_once(conversation, prompt, json=json, name=loaded.runtime.name)
-        else:
-            Repl(loaded, conversation).run(script)
+    with held_keys() if prompt is None else nullcontext():
+        with progress_bar() as bar:
+            loaded = load(
+                model,
+                engine,
+                precision=Precision.choose(quant, group_size, lm_head),
+                threads=threads,
+                context_length=context,
+                offline=offline,
+                progress=bar,
+            )
+        with loaded:
+            conversation = loaded.chat(system=system, params=params)
+            if load_file is not None:
+                conversation.load(load_file)
+                conversation.set_system(conversation.system if system is None else system)
+            if prompt is None:
+                Repl(loaded, conversation).run(script)
+            else:
+                answer_once(
+                    conversation, prompt.strip("\n"), json=json, name=loaded.runtime.name, model=loaded.model
+                )

@@ -24,7 +24,9 @@ COMMANDS = (
     Command("/reset", "", "start a new conversation; the system message stays", aliases=("/clear",)),
     Command("/system", "[TEXT]", 'show or change the system message; "" removes it', r"(?s).*"),
     Command("/regen", "", "another answer to the last question"),
-    Command("/edit", "N [TEXT]", "change what you wrote in turn N, and go on from there", r"(?s)\d+(\s.*)?"),
+    Command(
+        "/edit", "N [TEXT]", "change what you wrote in turn N, and go on from there", r"(?s)\d{1,9}(\s.*)?"
+    ),
     Command("/set", "[NAME VALUE]", "show or change settings, such as temperature 0.7", r".*"),
     Command("/stats", "", "speed, and how full the context is"),
     Command("/save", "FILE", "keep the conversation in a file", r".+"),
@@ -42,7 +44,9 @@ def find(name: str, argument: str) -> Command:
         hint = f"did you mean {near[0]}?" if near else "/help lists them"
         raise InputError(f"unknown command {name[:40]}: {hint} (to send text that begins with /, write //)")
     if not re.fullmatch(command.argument, argument):
-        raise InputError(f"write {command.name} {command.usage}".rstrip() + ("" if command.usage else " alone"))
+        raise InputError(
+            f"write {command.name} {command.usage}".rstrip() + ("" if command.usage else " alone")
+        )
     return command
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 QUOTES = '"""'
-_OPENING = re.compile(rf"\s*(?P<head>/(?:system|edit[ \t]+\d+)[ \t]+)?{QUOTES}")
+_OPENING = re.compile(rf"\s*(?P<head>/(?:system|edit[ \t]+\d{{1,9}})[ \t]+)?{QUOTES}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,7 @@
 
 import contextlib
 import os
-import sys
-import termios
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -41,7 +38,7 @@ class LineEditor(LineSource):
             complete_while_typing=False,
             complete_style=CompleteStyle.READLINE_LIKE,
             multiline=True,
-            prompt_continuation=lambda width, *_: "...".ljust(width),
+            prompt_continuation=lambda width, _line, wraps: " " * width if wraps else "... ".ljust(width),
             key_bindings=_keys(),
             enable_suspend=True,
             enable_open_in_editor=True,
@@ -51,24 +48,6 @@ class LineEditor(LineSource):
     def read(self, prompt: str, default: str = "") -> str:
         """One entry, whole: a block is read to its end."""
         return self._session.prompt(prompt, default=default)
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """What is typed while an answer comes waits for the next prompt, and is not shown amid the answer."""
-        try:
-            handle = sys.stdin.fileno()
-            before = termios.tcgetattr(handle)
-        except (OSError, ValueError, termios.error):
-            yield
-            return
-        mode = list(before)
-        mode[0] &= ~termios.ICRNL  # Enter stays apart from Ctrl-J
-        mode[3] &= ~(termios.ECHO | termios.ICANON)
-        termios.tcsetattr(handle, termios.TCSANOW, mode)
-        try:
-            yield
-        finally:
-            termios.tcsetattr(handle, termios.TCSANOW, before)
 
 
 class CommandCompleter(Completer):

@@ -1,8 +1,6 @@
 """Where a conversation's lines come from when there is no terminal to edit them on."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -22,11 +20,6 @@ class LineSource(Protocol):
 
         Raises EOFError at the end, Interrupted for Ctrl-C.
         """
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hold the terminal for the time of the body."""
-        yield
 
 
 class Script(LineSource):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,13 @@ from bmqwen.cli.commands import is_script
 from bmqwen.cli.entry import Entry
 from bmqwen.cli.line_source import Interrupted, LineSource, PlainTerminal, Script
 from bmqwen.cli.stream_view import Ask, print_end, stats_line, stream
-from bmqwen.cli.terminal import complain, note, put
+from bmqwen.cli.terminal import can_edit, complain, note, put
 from bmqwen.cli.totals import Totals
 from bmqwen.engine import Engine
 from bmqwen.errors import BmqwenError, InputError
 from bmqwen.generate import transcript
 from bmqwen.generate.conversation import Conversation
+from bmqwen.generate.params import Completion
 
 __all__ = ["Repl", "is_script"]
 
@@ -57,24 +57,23 @@ class Repl:
         """
         if script is not None:
             self._source = Script(script)
-            code = self._talk(is_script=True)
+            code = self._talk(scripted=True)
             if code:
                 raise typer.Exit(code)
             return
         self._source = _terminal()
         note(self.banner(), dim=False)
-        with self._source.attached():
-            self._talk(is_script=False)
+        self._talk(scripted=False)
 
     def banner(self) -> str:
-        """The first line: model, precision, engine, context."""
+        """What is loaded: model and precision, then engine and context."""
         runtime = self._engine.runtime
-        context = f"context {runtime.context_length:,} tokens"
-        return " · ".join(
-            (self._engine.model, self._engine.precision, runtime.name, context, "/help for commands")
+        return (
+            f"{self._engine.model} · {self._engine.precision}\n"
+            f"{runtime.name} · context {runtime.context_length:,} tokens · /help for commands\n"
         )
 
-    def _talk(self, *, is_script: bool) -> int:
+    def _talk(self, *, scripted: bool) -> int:
         """Take entries until the end; the exit code of the first error, or 0."""
         code = 0
         interrupts = 0
@@ -82,15 +81,17 @@ class Repl:
             try:
                 text = entry.read(partial(self._source.read, PROMPT), partial(self._source.read, MORE))
                 interrupts = 0
-                if text.strip():
-                    self._do(entry.parse(text))
+                if not text.strip():
+                    continue
+                self._do(entry.parse(text))
             except Interrupted as press:
                 interrupts = 1 if press.had_text else interrupts + 1
                 if interrupts > 1:
                     return code
                 note("Ctrl-C again or Ctrl-D leaves")
+                continue
             except KeyboardInterrupt:
-                if is_script:
+                if scripted:
                     raise
                 note("stopped")
             except EOFError:
@@ -98,6 +99,8 @@ class Repl:
             except BmqwenError as error:
                 code = code or error.exit_code
                 complain(error)
+            if not scripted:
+                note("")
 
     def _do(self, given: Entry) -> None:
         if given.command:
@@ -105,14 +108,13 @@ class Repl:
         else:
             self._answer(partial(self._conversation.reply, given.text))
 
-    def _answer(self, ask: Ask) -> None:
+    def _answer(self, ask: Ask) -> Completion:
         completion = stream(ask)
         self._totals.add(completion.usage)
         print_end(completion, self._conversation.params.max_tokens)
         if completion.finish_reason == "cancelled" and isinstance(self._source, Script):
             raise typer.Exit(128 + signal.SIGINT)
-        if not isinstance(self._source, Script):
-            note("")
+        return completion
 
     def _show(self) -> None:
         conversation = self._conversation
@@ -138,15 +140,17 @@ class Repl:
     def _regenerate(self) -> None:
         conversation = self._conversation
         before = conversation.turns[-1].answer if conversation.turns else None
-        self._answer(conversation.regenerate)
-        if conversation.turns[-1].answer == before and conversation.params.temperature == 0:
+        again = self._answer(conversation.regenerate)
+        if again.text == before and conversation.params.temperature == 0:
             note("the same answer, since temperature is 0: `/set temperature 0.7` lets it vary")
 
     def _edit(self, argument: str) -> None:
         number, *rest = argument.split(maxsplit=1)
         turns = self._conversation.turns
         if not 1 <= int(number) <= len(turns):
-            raise InputError(f"there is no turn {number}: the conversation has {len(turns)} (/show numbers them)")
+            raise InputError(
+                f"there is no turn {number}: the conversation has {len(turns)} (/show numbers them)"
+            )
         text = rest[0] if rest else self._read_again(f"[{number}] ", turns[int(number) - 1].user)
         if text:
             self._answer(partial(self._conversation.edit, int(number) - 1, text))
@@ -182,13 +186,11 @@ class Repl:
 
     def _save(self, text: str) -> None:
         path = _path(text)
-        if path.exists():
+        if os.path.lexists(path):
             try:
                 transcript.read(path)
             except InputError:
-                raise InputError(
-                    f"{path} exists and is no saved conversation: choose another name"
-                ) from None
+                raise InputError(f"{path} exists and is no saved conversation: choose another name") from None
         self._conversation.save(path)
         note(f"saved {_turns(len(self._conversation.turns))} to {path}")
 
@@ -203,7 +205,7 @@ class Repl:
 
 def _terminal() -> LineSource:
     """What reads from this terminal."""
-    if os.environ.get("TERM") in (None, "", "dumb") or not (sys.stdout.isatty() or sys.stderr.isatty()):
+    if not can_edit():
         return PlainTerminal()
     # Takes a moment, and only a terminal needs it.
     from bmqwen.cli.line_editor import LineEditor
@@ -217,7 +219,10 @@ def _say(text: str) -> None:
 
 def _path(text: str) -> Path:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return Path(text[1:-1] if quoted else text).expanduser()
+    try:
+        return Path(text[1:-1] if quoted else text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text} cannot be used as a path: {error}") from None
 
 
 def _turns(count: int) -> str:

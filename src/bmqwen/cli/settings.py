@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import shlex
+from typing import Any
 
 from bmqwen.errors import InputError
 from bmqwen.generate.params import SamplingParams
@@ -44,7 +45,7 @@ def changed(params: SamplingParams, text: str) -> tuple[SamplingParams, str]:
     return params, f"{name} is now {_shown(getattr(params, name))}"
 
 
-def _parse(name: str, value: str) -> object:
+def _parse(name: str, value: str) -> Any:
     if value.lower() in ("default", "none", "off"):
         return getattr(SamplingParams(), name)
     try:

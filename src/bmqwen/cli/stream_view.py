@@ -33,7 +33,10 @@ def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
     last = ""
     reading = _Reading()
     try:
-        with stopped_by_ctrl_c() as cancelled, closing(ask(on_prefill=reading, cancelled=cancelled)) as pieces:
+        with (
+            stopped_by_ctrl_c() as cancelled,
+            closing(ask(on_prefill=reading, cancelled=cancelled)) as pieces,
+        ):
             while True:
                 try:
                     piece = next(pieces)
@@ -77,7 +80,10 @@ def stopped_by_ctrl_c() -> Iterator[Callable[[], bool]]:
 
 def stats_line(usage: Usage) -> str:
     """What an answer cost: "0.21 s to first token · 41.3 tokens/s · 31 prompt tokens (24 cached) · 57 out"."""
-    parts = [f"{usage.first_token_s:.2f} s to first token"]
+    seconds = usage.first_token_s
+    parts = [
+        f"{seconds:.2f} s to first token" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms to first token"
+    ]
     if usage.tokens_per_s:
         parts.append(f"{usage.tokens_per_s:.1f} tokens/s")
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""

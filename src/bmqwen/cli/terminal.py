@@ -3,6 +3,9 @@
 import io
 import os
 import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.text import Text
 
@@ -18,6 +21,31 @@ def use_utf8() -> None:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+def can_edit() -> bool:
+    """Whether a line can be edited on this terminal: its cursor moves, and somebody sees it."""
+    if os.environ.get("TERM", "dumb") in ("", "dumb") or sys.stdin is None or not sys.stdin.isatty():
+        return False
+    return sys.stdout.isatty() or sys.stderr.isatty()
+
+
+@contextmanager
+def held_keys() -> Iterator[None]:
+    """Keep what is typed while the model is busy for the next prompt, instead of showing it amid an answer."""
+    if not can_edit():
+        yield
+        return
+    handle = sys.stdin.fileno()
+    before = termios.tcgetattr(handle)
+    mode = list(before)
+    mode[0] &= ~termios.ICRNL  # Enter stays apart from Ctrl-J
+    mode[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(handle, termios.TCSANOW, mode)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(handle, termios.TCSANOW, before)
 
 
 def put(text: str) -> None:

@@ -101,13 +101,23 @@ def combine(toolchain: Toolchain, nets: Sequence[Path], bmodel: Path) -> None:
         CompileError: model_tool failed.
     """
     folder = bmodel.parent.absolute()
-    log = folder / "model_tool.log"
-    command = [str(toolchain.model_tool), "--combine", *map(str, nets), "-o", str(bmodel)]
-    _run(toolchain, command, folder, log, f"joining {len(nets)} nets", None)
-    # model_tool ends with 0 after some failures, and copies the weights beside the result.
-    if not bmodel.is_file():
-        raise CompileError(f"joining {len(nets)} nets failed: {_cause(log)} (log: {log})")
-    forget_time(bmodel)
+    log, beside = folder / "model_tool.log", folder / f".{bmodel.name}.part"
+    command = [
+        str(toolchain.model_tool),
+        "--combine",
+        *(str(net.absolute()) for net in nets),
+        "-o",
+        str(beside),
+    ]
+    try:
+        _run(toolchain, command, folder, log, f"joining {len(nets)} nets", None)
+        # model_tool ends with 0 after some failures.
+        if not beside.is_file():
+            raise CompileError(f"joining {len(nets)} nets: {_cause(log)} (log: {log})")
+        forget_time(beside)
+        beside.replace(bmodel)
+    finally:
+        beside.unlink(missing_ok=True)
     log.unlink()
 
 

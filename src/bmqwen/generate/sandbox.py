@@ -258,7 +258,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
-        return None if wrapped is None else _limited(wrapped, lambda *_: before_format(value.__self__))
+        return None if wrapped is None else _limited(wrapped, lambda *_, **__: before_format(value.__self__))
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         spend(100 + _reading(args, kwargs))

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bmqwen import __version__
 from bmqwen.bundle import Bundle, is_bundle, read_bundle, write_manifest
 from bmqwen.checkpoint.checkpoint import Checkpoint
 from bmqwen.errors import BundleError, InputError
@@ -16,6 +15,7 @@ from bmqwen.network.qwen2 import emit
 from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.quant.precision import Precision
 from bmqwen.storage import new_folder, require_free
+from bmqwen.version import __version__
 
 MODEL_FILE = "model.onnx"
 # Raised when the emitted graph or the rounding changes, so that cached conversions are made anew.

@@ -27,6 +27,8 @@ CHIPS = {0x1684: "BM1684", 0x1686: "BM1684X", 0x1688: "BM1688"}
 # The simulator's variable for its device memory, in hexadecimal, and what it has without.
 SIMULATOR_MEMORY = "CMODEL_GLOBAL_MEM_SIZE"
 DEFAULT_SIMULATOR_MEMORY = 4 << 30
+# What it keeps of that for commands (measured: the first allocation starts there).
+SIMULATOR_OVERHEAD = 81 << 20
 # bm_device_mem_t holds sizes in 32 bits.
 LARGEST = (1 << 32) - 1
 
@@ -162,7 +164,8 @@ class Device:
 
     def call(self, name: str, *arguments: object) -> None:
         """Call a function of libbmlib with this device's handle. Raises DeviceError that names the call."""
-        self._check(name, getattr(self.libraries.bmlib, name)(self.handle, *arguments))
+        handle = self.handle
+        self._check(name, getattr(self.libraries.bmlib, name)(handle, *arguments))
 
     def heaps(self) -> list[HeapStat]:
         """The heaps of device memory (an allocation has to fit into one). Empty when the device does not tell."""
@@ -183,7 +186,7 @@ class Device:
             return sum(int(heap.available) for heap in heaps)
         if self.libraries.simulated:
             total = int(os.environ.get(SIMULATOR_MEMORY, hex(DEFAULT_SIMULATOR_MEMORY)), 16)
-            return total - self._reserved - self.allocated()
+            return total - SIMULATOR_OVERHEAD - self._reserved - self.allocated()
         return None
 
     def reserve(self, needed: int, purpose: str) -> None:

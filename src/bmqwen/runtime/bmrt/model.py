@@ -127,8 +127,12 @@ class Model:
         Raises:
             DeviceError: wrong number or size of memory, or libbmrt refuses.
         """
-        given = _tensors(stage, "input", stage.inputs, inputs)
-        taken = _tensors(stage, "output", stage.outputs, outputs)
+        given = tensors(stage, "input", stage.inputs, inputs)
+        taken = tensors(stage, "output", stage.outputs, outputs)
+        self.start(stage, given, taken)
+
+    def start(self, stage: Stage, given: Any, taken: Any) -> None:
+        """Start a stage with `tensors` made before, as `launch` does."""
         launched = self._bmrt.bmrt_launch_tensor_ex(
             self._open(), stage.net.encode(), given, len(given), taken, len(taken), True, False
         )
@@ -234,12 +238,12 @@ def _port(ports: tuple[Port, ...], name: str, net: str) -> Port:
     raise BundleError(f"net {net} has no {name}: it has {', '.join(port.name for port in ports)}")
 
 
-def _tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[DeviceMemory]) -> Any:
-    """bm_tensor_t array for one side of a launch."""
+def tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[DeviceMemory]) -> Any:
+    """bm_tensor_t array for one side ("input" or "output") of a launch. Raises DeviceError for memory too small."""
     if len(memory) != len(ports):
         raise DeviceError(f"net {stage.net} takes {len(ports)} {what}s, not {len(memory)}")
-    tensors = (Tensor * len(ports))()
-    for tensor, port, piece in zip(tensors, ports, memory, strict=True):
+    made = (Tensor * len(ports))()
+    for tensor, port, piece in zip(made, ports, memory, strict=True):
         if piece.size < port.nbytes:
             raise DeviceError(
                 f"{what} {port.name} of net {stage.net} needs {port.nbytes} bytes, not {piece.size}"
@@ -249,4 +253,4 @@ def _tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[
         tensor.shape.dims[: len(port.shape)] = port.shape
         tensor.device_mem = piece.mem
         tensor.st_mode = 0
-    return tensors
+    return made

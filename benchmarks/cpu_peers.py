@@ -1,0 +1,243 @@
+"""bmqwen's CPU engine and llama.cpp on the same model, machine and minute: one command, one table.
+
+    python benchmarks/cpu_peers.py --rounds 5 --threads 2 --quality --markdown table.md --json results.json
+
+What is measured, and how, is in benchmarks/README.md.
+"""
+
+import argparse
+import importlib.util
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agreement import compare_grids
+from agreement import markdown as agreement_table
+from bmqwen.bundle import Bundle
+from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.checkpoint.hub import Hub
+from bmqwen.cli.output import STDERR, progress_bar
+from bmqwen.convert import bundle_of
+from bmqwen.errors import BmqwenError, InputError, MissingDependencyError
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.quant.precision import Precision
+from bmqwen.storage import write_file
+from comparison import Comparison
+from machine import Machine
+from q4_0 import q4_0_file
+from rounds import Entry, run_rounds
+
+TEXTS = Path(__file__).with_name("texts")
+PROMPT_TOKENS = {"short": 20, "long": 400}
+# Module and cure of each peer.
+PEERS = {
+    "xllamacpp": ("xllamacpp", "pip install xllamacpp (or pip install 'bmqwen[bench]')"),
+    "llama-cpp-python": (
+        "llama_cpp",
+        "pip install llama-cpp-python (builds llama.cpp; needs a C++ compiler)",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 0, 1 (failed), 2 (wrong usage or input) or 130 (interrupted)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given)
+    try:
+        report = run(options, "python benchmarks/cpu_peers.py " + shlex.join(given))
+        print(report["markdown"])
+        if options.markdown:
+            write_file(options.markdown, (report["markdown"] + "\n").encode())
+        if options.json:
+            write_file(options.json, json.dumps(report, ensure_ascii=False, indent=1).encode())
+    except BmqwenError as error:
+        print(f"cpu_peers: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cpu_peers: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """All that was asked for, as one report. Raises BmqwenError."""
+    if options.rounds < 1 and not options.quality:
+        raise InputError("nothing to do: --rounds 0 needs --quality")
+    if options.rounds < 0 or options.threads < 1 or options.new_tokens < 2:
+        raise InputError("--rounds must not be negative, --threads at least 1, --new-tokens at least 2")
+    peers = list(dict.fromkeys(options.peer or ["xllamacpp"])) if options.rounds else []
+    for peer in peers:
+        require(peer, *PEERS[peer])
+    with progress_bar() as bar:
+        path = Hub().resolve(options.model, progress=bar)
+        if path.suffix != ".gguf":
+            raise InputError(f"{path} is no GGUF file, which llama.cpp needs: name one with --model")
+        bundle = bundle_of(str(path), Precision(), progress=bar)
+        with open_checkpoint(path) as checkpoint:
+            bar.start("making the Q4_0 file for llama.cpp (once)", None)
+            q4_0 = q4_0_file(checkpoint)
+            name, shipped = checkpoint.name, checkpoint.precision
+    texts = token_ids(bundle)
+    machine = Machine.here()
+    report: dict[str, Any] = {
+        "command": command,
+        "machine": machine.to_dict(),
+        "model": name,
+        "packages": {package: version(package) for package in ("bmqwen", "onnxruntime", "gguf", "numpy")},
+    }
+    lines = [
+        f"`{command}`",
+        "",
+        f"{name}, {options.threads} threads, medians of {options.rounds} rounds (least to greatest); {machine.text()}",
+    ]
+    if options.rounds:
+        entries = [Entry("bmqwen", "bmqwen", path, bundle.total_bytes)]
+        for peer in peers:
+            maker = f" ({peer})" if len(peers) > 1 else ""
+            for kind, file in (("Q4_0", q4_0), (shipped, path)):
+                entries.append(Entry(f"llama.cpp {kind}{maker}", peer, file, file.stat().st_size))
+        timings, table = _time(entries, texts, machine, options)
+        report |= timings
+        lines += ["", *table]
+    if options.quality:
+        qualities, table = _judge(path, {"bmqwen": bundle, "Q4_0": q4_0}, shipped, texts, options.threads)
+        report |= qualities
+        lines += ["", *table]
+    return report | {"markdown": "\n".join(lines)}
+
+
+def require(peer: str, module: str, cure: str) -> None:
+    """Raise MissingDependencyError unless a peer's module is there."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingDependencyError(f"the peer {peer} is not installed: {cure}")
+
+
+def token_ids(bundle: Bundle) -> dict[str, list[int]]:
+    """Token ids of the texts by name; the same ids go to every engine."""
+    tokenizer = Tokenizer.from_folder(bundle.folder)
+    files = sorted(TEXTS.glob("*.txt"))
+    return {file.stem: tokenizer.encode(file.read_text(encoding="utf-8")) for file in files}
+
+
+def prompts_of(texts: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The timed prompts: the beginning of the English text, which goes on as the program."""
+    ids = texts["english"] + texts["code"]
+    return {name: ids[:length] for name, length in PROMPT_TOKENS.items()}
+
+
+def _time(
+    entries: list[Entry], texts: dict[str, list[int]], machine: Machine, options: argparse.Namespace
+) -> tuple[dict[str, Any], list[str]]:
+    """The timed part: for JSON, and as lines of Markdown."""
+    results = run_rounds(
+        entries,
+        rounds=options.rounds,
+        threads=options.threads,
+        new_tokens=options.new_tokens,
+        prompts=prompts_of(texts),
+        step=_say,
+    )
+    comparison = Comparison([entry.label for entry in entries], results)
+    versions = {
+        entry.label: str(result["version"]) for entry, result in zip(entries, results[0], strict=True)
+    }
+    notes = _notes(versions, machine)
+    report = {
+        "threads": options.threads,
+        "new_tokens": options.new_tokens,
+        "prompt_tokens": PROMPT_TOKENS,
+        "versions": versions,
+        "weight_bytes": {entry.label: entry.weight_bytes for entry in entries},
+        "notes": notes,
+        **comparison.to_dict(),
+    }
+    table = [comparison.markdown(PROMPT_TOKENS), ""]
+    table += [
+        f"- {entry.label}: {versions[entry.label]}; {entry.weight_bytes / 1e6:.0f} MB on disk"
+        for entry in entries
+    ]
+    table += [
+        f"- {options.new_tokens} greedy tokens after each prompt; ratios are medians of the rounds' own ratios."
+    ]
+    return report, table + [f"- {note}" for note in notes]
+
+
+def _notes(versions: dict[str, str], machine: Machine) -> list[str]:
+    """What a reader must know to judge the numbers."""
+    notes = []
+    wide = "avx512f" in machine.flags
+    plain = [label for label, text in versions.items() if "llama" in text and "AVX512 = 1" not in text]
+    if wide and plain:
+        notes.append(
+            f"{', '.join(plain)}: this build of llama.cpp does not use AVX-512, which this processor has; "
+            "`--peer llama-cpp-python` measures one that was built for it."
+        )
+    if machine.load > 0.5:
+        notes.append(
+            f"The machine was not idle before (load average {machine.load:.2f}): do not quote these numbers."
+        )
+    return notes
+
+
+def _judge(
+    path: Path, grids: dict[str, Bundle | Path], shipped: str, texts: dict[str, list[int]], threads: int
+) -> tuple[dict[str, Any], list[str]]:
+    """The quality part: for JSON, and as lines of Markdown."""
+    with progress_bar() as bar:
+        results = compare_grids(
+            path, grids, texts, threads=threads, progress=bar, step=lambda label: _say(f"KL: {label}")
+        )
+    notes = [
+        (
+            f"The float model is the {shipped} file dequantised to float32, so {shipped} itself has KL 0 here, "
+            "and the 4-bit grids are a second rounding."
+        ),
+        (
+            "bmqwen is measured as it runs, its rounding of activations included. Q4_0 is its weights alone, in "
+            "float32: llama.cpp's own 8-bit rounding of activations is left out, in its favour."
+        ),
+    ]
+    report = {
+        "agreement": {
+            label: {name: one.to_dict() for name, one in row.items()} for label, row in results.items()
+        },
+        "agreement_notes": notes,
+    }
+    counts = ", ".join(f"{name} {len(ids)}" for name, ids in texts.items())
+    return report, [agreement_table(results), "", f"- Tokens: {counts}.", *(f"- {note}" for note in notes)]
+
+
+def _say(text: str) -> None:
+    STDERR.print(text, markup=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/cpu_peers.py",
+        description="Compare bmqwen's CPU engine with llama.cpp, side by side.",
+    )
+    parser.add_argument("--model", help="a GGUF file, or a short name of one (default: the demo model)")
+    parser.add_argument(
+        "--peer", action="append", choices=sorted(PEERS), help="may be repeated (default: xllamacpp)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds of fresh processes; 0: no timing (default: 5)"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="of every engine (default: 2)")
+    parser.add_argument("--new-tokens", type=int, default=96, help="length of every answer (default: 96)")
+    parser.add_argument(
+        "--quality", action="store_true", help="measure KL and top-1 agreement as well (minutes)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table, which is printed as well"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""A bmodel bundle on the vendor's simulator, in a process of its own: token ids go in, ids and logits come out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.bundle import Bundle
+from bmqwen.errors import ContextLengthError, InputError
+from bmqwen.runtime.base import Output
+from bmqwen.runtime.bmrt.counters import Counters
+from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime, check_tokens, device_bytes
+from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
+from bmqwen.steps import StepShape
+
+# The simulator's memory beyond what the bundle needs: its own commands, and what an estimate may be short of.
+SPARE = 512 << 20
+
+
+class Target:
+    """What the simulator's process holds: a runtime and its last output."""
+
+    def __init__(self, bundle: Bundle, folder: Path, context_length: int | None) -> None:
+        """Load the bundle."""
+        self._runtime = StepRuntime(bundle, folder=folder, context_length=context_length)
+        self._output: Output | None = None
+
+    def facts(self) -> tuple[str, int, int]:
+        """Chip, vocabulary, context length."""
+        return self._runtime.chip, self._runtime.vocab_size, self._runtime.context_length
+
+    def counters(self) -> Counters:
+        """Calls and bytes since loading."""
+        return self._runtime.counters
+
+    def plan(self, position: int, count: int) -> list[int]:
+        """As `Runtime.plan`."""
+        return self._runtime.plan(position, count)
+
+    def feed(self, position: int, tokens: Sequence[int], every_row: bool) -> None:
+        """As `Runtime.feed`, after `position` tokens; later ones are forgotten first."""
+        self._runtime.truncate(position)
+        self._output = self._runtime.feed(tokens, every_row=every_row)
+
+    def greedy(self) -> int:
+        """As `Output.greedy`."""
+        return self._last().greedy()
+
+    def logits(self) -> NDArray[np.float32]:
+        """As `Output.logits`."""
+        return self._last().logits()
+
+    def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
+        """As `StepRuntime.run_stage`."""
+        return self._runtime.run_stage(shape, tokens, cache)
+
+    def close(self) -> None:
+        """Free everything."""
+        self._runtime.close()
+
+    def _last(self) -> Output:
+        if self._output is None:
+            raise InputError("nothing was fed yet")
+        return self._output
+
+
+class SimulatedOutput:
+    """What one feed computed; asked for in the simulator's process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def greedy(self) -> int:
+        """The most likely token after the last one fed."""
+        return int(self._worker.call("greedy"))
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits, float32 [rows, vocab]."""
+        rows: NDArray[np.float32] = self._worker.call("logits")
+        return rows
+
+
+class SimulatedRuntime:
+    """A `bmqwen.runtime.base.Runtime` on the simulator.
+
+    The position is kept on this side and sent with every call: a call that was interrupted leaves no trace.
+    """
+
+    def __init__(self, bundle: Bundle, folder: Path, *, context_length: int | None = None) -> None:
+        """Start the simulator's process and load the bundle there.
+
+        Args:
+            bundle: of the kind "bmodel".
+            folder: the simulator's libraries.
+            context_length: most tokens to keep; None: what the nets were compiled for.
+
+        Raises:
+            BundleError, InputError, DeviceError, MissingDependencyError: as `StepRuntime` does.
+        """
+        self._position = 0
+        self._worker = Worker(
+            f"{__name__}:Target",
+            {"bundle": bundle, "folder": folder, "context_length": context_length},
+            what="the simulator",
+            environment=simulator_environment(device_bytes(bundle) + SPARE),
+        )
+        self._name, self._vocab_size, self._context_length = self._worker.call("facts")
+
+    @property
+    def name(self) -> str:
+        """That it is the simulator, and of what."""
+        return f"simulator of a {self._name}"
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits."""
+        return self._vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the cache can hold."""
+        return self._context_length
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._position
+
+    @property
+    def counters(self) -> Counters:
+        """Calls and bytes since loading, as they are now."""
+        counters: Counters = self._worker.call("counters")
+        return counters
+
+    def plan(self, position: int, count: int) -> list[int]:
+        """The tokens that each launch takes."""
+        lengths: list[int] = self._worker.call("plan", position, count)
+        return lengths
+
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> SimulatedOutput:
+        """Append tokens and simulate what follows them: about a second for a million of products."""
+        check_tokens(tokens, self._vocab_size)
+        total = self._position + len(tokens)
+        if total > self._context_length:
+            raise ContextLengthError(self._context_length, total)
+        self._worker.call("feed", self._position, [int(token) for token in tokens], every_row)
+        self._position = total
+        return SimulatedOutput(self._worker)
+
+    def truncate(self, position: int) -> None:
+        """Forget all tokens from `position` on."""
+        if not 0 <= position <= self._position:
+            raise InputError(f"cannot truncate to position {position}: {self._position} tokens are cached")
+        self._position = position
+
+    def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
+        """As `StepRuntime.run_stage`."""
+        self._position = 0
+        result: StageResult = self._worker.call("run_stage", shape, list(tokens), cache)
+        return result
+
+    def close(self) -> None:
+        """End the process. May be called twice."""
+        self._worker.close()

@@ -1,0 +1,236 @@
+"""Runs a bmodel bundle of step nets on a device: one launch a token, four bytes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.bundle import Bundle
+from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
+from bmqwen.runtime.bmrt.counters import Counters
+from bmqwen.runtime.bmrt.session import Session
+from bmqwen.runtime.bmrt.step_stages import StepStages
+from bmqwen.runtime.embedding import EmbeddingTable
+from bmqwen.steps import StepNets, StepShape
+
+BMODEL_FILE = "model.bmodel"
+EMBEDDING_FILE = "embedding.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What one launch computed.
+
+    Attributes:
+        token_id: the most likely token.
+        logits: float32 [vocab].
+        rows: new rows of K/V, float32 [2 * layers, tokens, kv_heads, head_dim], a layer's keys before its values.
+    """
+
+    token_id: int
+    logits: NDArray[np.float32]
+    rows: NDArray[np.float32]
+
+
+class StepOutput:
+    """What one feed computed; on the device until it is asked for."""
+
+    def __init__(self, runtime: "StepRuntime", shape: StepShape, serial: int) -> None:
+        self._runtime, self._shape, self._serial = runtime, shape, serial
+
+    def greedy(self) -> int:
+        """The most likely token after the last one fed."""
+        return self._runtime.read_token_id(self._shape, self._serial)
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits after the last token, float32 [1, vocab]."""
+        return self._runtime.read_logits(self._shape, self._serial)
+
+
+class RowsOutput:
+    """What a feed with `every_row` computed: already on the host."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self._rows = rows
+
+    def greedy(self) -> int:
+        """The most likely token after the last one fed."""
+        return int(self._rows[-1].argmax())
+
+    def logits(self) -> NDArray[np.float32]:
+        """All rows."""
+        return self._rows
+
+
+class StepRuntime:
+    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process.
+
+    Attributes:
+        chip: the chip's name.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        folder: Path | None = None,
+        index: int = 0,
+        context_length: int | None = None,
+    ) -> None:
+        """Load the bundle.
+
+        Args:
+            bundle: of the kind "bmodel".
+            folder: of the libraries (None: a chip's).
+            index: which device.
+            context_length: most tokens to keep; None: what the nets were compiled for.
+
+        Raises:
+            BundleError: its files do not fit together.
+            InputError: context length out of range.
+            MissingDependencyError: no libraries.
+            DeviceError: no device, not enough memory, or a refused bmodel.
+        """
+        self._nets = nets = StepNets.from_dict(bundle.details, str(bundle.folder))
+        if context_length is not None and not 1 <= context_length <= nets.context:
+            raise InputError(
+                f"the context length must be between 1 and the {nets.context} that the bundle was compiled for, "
+                f"not {context_length}"
+            )
+        self._context_length = context_length or nets.context
+        config = bundle.config
+        table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
+        self._embedding = table
+        self._session = Session(
+            bundle.path(BMODEL_FILE), folder=folder, index=index, needed=device_bytes(bundle)
+        )
+        try:
+            self._stages = StepStages(self._session, nets, config)
+            self.chip = self._session.device.chip
+        except BaseException:
+            self._session.close()
+            raise
+        self._position = self._serial = 0
+
+    @property
+    def name(self) -> str:
+        """Chip and device."""
+        return f"{self.chip}, {self._session.device}"
+
+    @property
+    def counters(self) -> Counters:
+        """Calls and bytes since loading, as they are now."""
+        return replace(self._stages.counters)
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits."""
+        return self._stages.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the cache can hold."""
+        return self._context_length
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._position
+
+    def plan(self, position: int, count: int) -> list[int]:
+        """The tokens that each launch takes."""
+        return [used for _, used in self._nets.plan(position, count)]
+
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> StepOutput | RowsOutput:
+        """Append tokens: as few launches as pay, or one a token with `every_row`."""
+        count = len(tokens)
+        check_tokens(tokens, self.vocab_size)
+        if self._position + count > self._context_length:
+            raise ContextLengthError(self._context_length, self._position + count)
+        self._serial += 1
+        if every_row:
+            return self._feed_rows(tokens)
+        position, done = self._position, 0
+        for shape, used in self._nets.plan(position, count):
+            rows = self._embedding.rows(tokens[done : done + used])
+            self._stages.launch(shape, position + done, rows)
+            done += used
+        self._position = position + count
+        return StepOutput(self, shape, self._serial)
+
+    def truncate(self, position: int) -> None:
+        """Forget all tokens from `position` on; their rows are overwritten later."""
+        if not 0 <= position <= self._position:
+            raise InputError(f"cannot truncate to position {position}: {self._position} tokens are cached")
+        self._position = position
+
+    def read_token_id(self, shape: StepShape, serial: int) -> int:
+        """The device's own choice of the feed with that number."""
+        self._check_current(serial)
+        token = self._stages.token_id(shape)
+        if not 0 <= token < self.vocab_size:
+            raise DeviceError(f"{self.name} computed the token {token}, which the model does not have")
+        return token
+
+    def read_logits(self, shape: StepShape, serial: int) -> NDArray[np.float32]:
+        """The logits of the feed with that number."""
+        self._check_current(serial)
+        return self._stages.logits(shape)
+
+    def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
+        """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
+
+        Args:
+            shape: which stage.
+            tokens: as many as it takes.
+            cache: float32 [2 * layers, n, kv_heads, head_dim]: n cached rows, a layer's keys before its values.
+        """
+        position, count = cache.shape[1], len(tokens)
+        self._serial += 1
+        self._position = 0
+        if position:
+            self._stages.write_cache(0, cache)
+        self._stages.launch(shape, position, self._embedding.rows(tokens))
+        token, logits = self._stages.token_id(shape), self._stages.logits(shape)[0]
+        return StageResult(token, logits, self._stages.read_cache(position, count))
+
+    def close(self) -> None:
+        """Free everything. May be called twice."""
+        self._session.close()
+
+    def _feed_rows(self, tokens: Sequence[int]) -> RowsOutput:
+        rows = np.empty((len(tokens), self.vocab_size), np.float32)
+        for i, token in enumerate(tokens):
+            shape = self._nets.shape(1, self._position + i)
+            if shape is None:
+                raise BundleError(f"the bundle has no net for one token after {self._position + i}")
+            self._stages.launch(shape, self._position + i, self._embedding.rows([token]))
+            rows[i] = self._stages.logits(shape)[0]
+        self._position += len(tokens)
+        return RowsOutput(rows)
+
+    def _check_current(self, serial: int) -> None:
+        if serial != self._serial:
+            raise InputError("this output is no longer there: more tokens were fed since")
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raise InputError for no tokens, or one that the model does not have."""
+    if not len(tokens):
+        raise InputError("no tokens to feed")
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
+        raise InputError(f"token ids must be within 0 and {vocab_size - 1}")
+
+
+def device_bytes(bundle: Bundle) -> int:
+    """Device memory that a bundle takes: as its manifest says, else estimated from its sizes; in bytes."""
+    stated = bundle.details.get("device_bytes")
+    if isinstance(stated, int) and stated > 0:
+        return stated
+    nets = StepNets.from_dict(bundle.details, str(bundle.folder))
+    config, most = bundle.config, nets.lengths[-1]
+    cache = 4 * config.num_hidden_layers * config.kv_size * (nets.context + most)
+    work = 8 * most * (config.hidden_size + config.intermediate_size + nets.context + most)
+    return bundle.path(BMODEL_FILE).stat().st_size + cache + work + 16 * config.vocab_size

@@ -1,0 +1,226 @@
+"""The step nets of a bmodel on a device: their inputs, their one K/V cache, and launching them."""
+
+import ctypes as c
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.errors import BundleError, DeviceError
+from bmqwen.runtime.bmrt.counters import Counters
+from bmqwen.runtime.bmrt.device import DeviceMemory
+from bmqwen.runtime.bmrt.half import from_half, to_half
+from bmqwen.runtime.bmrt.input_block import InputBlock
+from bmqwen.runtime.bmrt.model import Stage, tensors
+from bmqwen.runtime.bmrt.session import Session
+from bmqwen.runtime.bmrt.structs import DeviceMem, Tensor
+from bmqwen.steps import StepNets, StepShape
+
+# What a mask adds to the score of a row that must not be seen.
+CLOSED = -10000.0
+DATA = ("input_states", "position_ids", "attention_mask", "last_row")
+# Views an array of bm_tensor_t: of a prepared launch only addresses change.
+ADDRESS = np.dtype(
+    {
+        "names": ["address"],
+        "formats": [np.uint64],
+        "offsets": [Tensor.device_mem.offset + DeviceMem.address.offset],
+        "itemsize": c.sizeof(Tensor),
+    }
+)
+
+
+class StepStages:
+    """Launches stages one at a time on one K/V cache; which one and at which position is the caller's business.
+
+    Inputs go to the device in one copy a launch; the new rows of K/V are written to their place by the device.
+    What was computed stays there until it is asked for.
+    """
+
+    def __init__(self, session: Session, nets: StepNets, config: ModelConfig) -> None:
+        """Find the stages in the session's bmodel and zero the cache.
+
+        Raises:
+            BundleError: the bmodel is not what `nets` and `config` describe.
+            DeviceError: the device is of another kind, or fails.
+        """
+        self._device, self._model = session.device, session.model
+        self._nets, self._config, self.counters = nets, config, Counters()
+        self._pending = False
+        if self._device.chip != nets.chip:
+            raise DeviceError(
+                f"the bundle was compiled for {nets.chip}, but {self._device} is a {self._device.chip}"
+            )
+        network = self._model.networks.get(nets.name)
+        if network is None:
+            raise BundleError(f"{self._model.path} has no net {nets.name!r}: it is of another kind")
+        stages = {shape: self._find(network.stages, shape) for shape in nets.cycles}
+        longest = max(nets.cycles, key=lambda shape: (shape.history, shape.tokens))
+        self._cache = [stages[longest].input(name).memory for name in self._histories()]
+        self._row_bytes = 2 * config.kv_size
+        zeros = np.zeros(max(memory.size for memory in self._cache), np.uint8)
+        for memory in self._cache:
+            # What memory holds at first may be NaN, which a mask does not hide.
+            memory.write(zeros[: memory.size])
+        busy = [
+            (port.memory.address, port.memory.address + port.memory.size)
+            for stage in stages.values()
+            for port in (*stage.inputs, *stage.outputs)
+            if port.name.startswith(("history_", "k_cache.", "v_cache."))
+        ]
+        self._launches = {
+            shape: _Launch(self, stage, shape, self._cache, busy) for shape, stage in stages.items()
+        }
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits."""
+        return self._config.vocab_size
+
+    def launch(self, shape: StepShape, position: int, states: NDArray[np.uint16]) -> None:
+        """Feed embedded tokens [n, hidden] (bits of halves), n <= shape.tokens, after `position` cached ones.
+
+        All shape.tokens rows of the cache from `position` on change; those beyond n are not to be used.
+        """
+        self._settle()
+        launch = self._launches[shape]
+        launch.fill(position, states)
+        launch.block.write()
+        counters = self.counters
+        counters.writes += 1
+        counters.bytes_in += launch.block.nbytes
+        counters.device_copies += launch.copies
+        counters.device_bytes += launch.copied_bytes
+        launch.aim(position * self._row_bytes)
+        self._pending = True
+        self._model.start(launch.stage, launch.given, launch.taken)
+        counters.launches += 1
+
+    def token_id(self, shape: StepShape) -> int:
+        """The most likely token after the last launch, which was of that shape."""
+        ids = np.empty(1, np.int32)
+        self._read(self._launches[shape].token_id, ids)
+        return int(ids[0])
+
+    def logits(self, shape: StepShape) -> NDArray[np.float32]:
+        """Logits float32 [1, vocab] after the last launch, which was of that shape."""
+        rows = np.empty((1, self.vocab_size), np.float32)
+        self._read(self._launches[shape].logits, rows)
+        return rows
+
+    def read_cache(self, start: int, count: int) -> NDArray[np.float32]:
+        """Rows of the cache: float32 [2 * layers, count, kv_heads, head_dim], a layer's keys before its values."""
+        shape = (len(self._cache), count, self._config.num_key_value_heads, self._config.head_dim)
+        rows = np.empty(shape, np.uint16)
+        for memory, part in zip(self._cache, rows, strict=True):
+            self._read(memory, part, start * self._row_bytes)
+        return from_half(rows, self._nets.half)
+
+    def write_cache(self, start: int, rows: NDArray[np.float32]) -> None:
+        """Replace rows of the cache, given as `read_cache` returns them."""
+        self._settle()
+        for memory, part in zip(self._cache, to_half(rows, self._nets.half), strict=True):
+            memory.write(part, start * self._row_bytes)
+            self.counters.writes += 1
+            self.counters.bytes_in += part.nbytes
+
+    def _read(self, memory: DeviceMemory, array: NDArray[Any], offset: int = 0) -> None:
+        self._settle()
+        memory.read(array, offset)
+        self.counters.reads += 1
+        self.counters.bytes_out += array.nbytes
+
+    def _settle(self) -> None:
+        """Wait for the last launch: its inputs may then be overwritten and its outputs read."""
+        if self._pending:
+            self._device.synchronize()
+            self._pending = False
+
+    def _histories(self) -> list[str]:
+        return [f"history_{part}.{i}" for i in range(self._config.num_hidden_layers) for part in "kv"]
+
+    def _find(self, stages: Sequence[Stage], shape: StepShape) -> Stage:
+        """The stage of a shape, checked against the model's sizes."""
+        tokens, history, config = shape.tokens, shape.history, self._config
+        wanted: dict[str, tuple[int, ...]] = {
+            "input_states": (1, tokens, config.hidden_size),
+            "position_ids": (1, tokens),
+            "attention_mask": (1, 1, tokens, history + tokens),
+            "last_row": (1,),
+        }
+        cache = (config.num_key_value_heads, config.head_dim)
+        wanted |= dict.fromkeys(self._histories(), (1, history, *cache))
+        for stage in stages:
+            if {port.name: port.shape for port in stage.inputs} == wanted:
+                return stage
+        raise BundleError(
+            f"{self._model.path} has no stage for {shape}: it does not fit its manifest, make the bundle again"
+        )
+
+
+class _Launch:
+    """A stage made ready: tensors for the call, of which only addresses of K/V outputs change."""
+
+    def __init__(
+        self,
+        owner: StepStages,
+        stage: Stage,
+        shape: StepShape,
+        cache: Sequence[DeviceMemory],
+        busy: Sequence[tuple[int, int]],
+    ) -> None:
+        self.stage, self._shape = stage, shape
+        layers = len(cache) // 2
+        data = [stage.input(name) for name in DATA]
+        self.block = InputBlock(owner._device, data, busy)
+        histories = dict(zip(owner._histories(), cache, strict=True))
+        inputs, self.copies, self.copied_bytes = [], 0, 0
+        for port in stage.inputs:
+            # Where a runtime gives each stage memory of its own, the device copies the rows that the stage sees.
+            memory = self.block.memory.get(port.name) or histories[port.name].view(0, port.nbytes)
+            if memory.address != port.memory.address:
+                self.copies += 1
+                self.copied_bytes += port.nbytes
+            inputs.append(memory)
+        names = [f"{part}_cache.{i}" for i in range(layers) for part in "kv"]
+        new = {name: stage.output(name) for name in names}
+        self.token_id = stage.output("token_id").memory
+        # The compiler adds to the name of an output that it converts.
+        name = next((port.name for port in stage.outputs if port.name.startswith("logits")), "logits")
+        self.logits = stage.output(name).memory
+        outputs = [
+            cache[names.index(port.name)].view(0, port.nbytes) if port.name in new else port.memory
+            for port in stage.outputs
+        ]
+        self.given = tensors(stage, "input", stage.inputs, inputs)
+        self.taken = tensors(stage, "output", stage.outputs, outputs)
+        places = [i for i, port in enumerate(stage.outputs) if port.name in new]
+        self._places = np.array(places)
+        self._addresses = np.frombuffer(self.taken, ADDRESS)["address"]
+        self._bases = self._addresses[self._places].copy()
+        self._opened = 0
+        half = "bf16" if stage.input("attention_mask").bfloat16 else "f16"
+        closed = to_half(np.array(CLOSED), half).item()
+        self._mask = self.block.arrays["attention_mask"][0, 0]
+        self._mask[:] = closed
+        self._mask[:, shape.history :] = np.triu(np.full((shape.tokens, shape.tokens), closed, np.uint16), 1)
+        self._closed = closed
+
+    def fill(self, position: int, states: NDArray[np.uint16]) -> None:
+        """Set the inputs."""
+        count, arrays = len(states), self.block.arrays
+        arrays["input_states"][0, :count] = states
+        arrays["input_states"][0, count:] = 0
+        arrays["position_ids"][0, :count] = np.arange(position, position + count)
+        arrays["position_ids"][0, count:] = 0
+        arrays["last_row"][0] = count - 1
+        # The new tokens' own columns never change; of the history's only those between the two positions do.
+        self._mask[:, self._opened : position] = 0
+        self._mask[:, position : self._opened] = self._closed
+        self._opened = position
+
+    def aim(self, offset: int) -> None:
+        """Have the new rows of K/V written `offset` bytes into the cache."""
+        self._addresses[self._places] = self._bases + np.uint64(offset)

@@ -1,0 +1,63 @@
+"""The demo model in float32 against transformers: the same tokens, one after another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.engine import Engine
+from bmqwen.generate.template import Message
+from bmqwen.network.export import export_onnx
+from bmqwen.quant.precision import Precision
+from bmqwen.runtime.ort import OrtRuntime
+
+pytestmark = [pytest.mark.real_model, pytest.mark.reference]
+PROMPT = "Write a haiku about sorting, then explain it in one sentence. 再用中文说一遍。"
+NEW_TOKENS = 64
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module", name="engine")
+def engine_fixture(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with open_checkpoint(demo_model) as checkpoint:
+        bundle = export_onnx(checkpoint, tmp_path_factory.mktemp("demo") / "f32", Precision("f32", 32, "f32"))
+    with Engine(bundle, OrtRuntime(bundle, context_length=512)) as engine:
+        yield engine
+
+
+def reference_model(path: Path) -> Any:
+    """transformers' own Qwen2 with the checkpoint's tensors."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    with open_checkpoint(path) as checkpoint:
+        config = transformers.Qwen2Config(**checkpoint.config.to_dict(), attn_implementation="eager")
+        with torch.device("meta"):
+            model = transformers.Qwen2ForCausalLM(config)
+        tensors = {
+            name: torch.from_numpy(checkpoint.weights.read(name)) for name in checkpoint.weights.names()
+        }
+        model.to_empty(device="cpu")
+        model.load_state_dict(tensors, strict=True)
+    # Not part of a state dict, so `to_empty` left it undefined.
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    return model.eval()
+
+
+def test_64_greedy_tokens_and_their_logits_equal_transformers(engine: Engine, demo_model: Path) -> None:
+    torch = pytest.importorskip("torch")
+    prompt = engine.template.encode([Message("user", PROMPT)], engine.tokenizer)
+    output = engine.runtime.feed(prompt)
+    ours, rows = [], []
+    for _ in range(NEW_TOKENS):
+        rows.append(output.logits()[-1].copy())
+        ours.append(output.greedy())
+        output = engine.runtime.feed([ours[-1]])
+
+    with torch.no_grad():
+        logits = reference_model(demo_model)(torch.tensor([prompt + ours])).logits[0].numpy()
+    expected = logits[len(prompt) - 1 : -1]
+    assert ours == expected.argmax(axis=1).tolist()
+    np.testing.assert_allclose(np.stack(rows), expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)

@@ -1,0 +1,111 @@
+"""The worker process: answers, errors, ends, and interrupted calls."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bmqwen.errors import ContextLengthError, DeviceError, InputError
+from bmqwen.runtime.bmrt.worker import Worker
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    """A worker with an Echo."""
+    with Worker("bmrt_probe:echo", {}, what="the simulator") as started:
+        yield started
+
+
+def test_results_and_attributes_cross_and_noise_does_not(
+    worker: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert worker.call("double", np.arange(3)).tolist() == [0, 2, 4]
+    assert worker.call("width") == 7
+    assert capfd.readouterr().out == ""
+
+
+def test_errors_cross(worker: Worker) -> None:
+    with pytest.raises(InputError, match="no such thing: choose another"):
+        worker.call("refuse")
+    with pytest.raises(DeviceError, match="the simulator failed: ZeroDivisionError: by zero"):
+        worker.call("stumble")
+    with pytest.raises((ContextLengthError, DeviceError), match="600 tokens, but only 512"):
+        worker.call("refuse_with_numbers")
+    assert worker.call("width") == 7
+
+
+def test_death_is_a_sentence_with_its_cause(worker: Worker) -> None:
+    with pytest.raises(
+        DeviceError, match=r"the simulator ended unexpectedly \(exit status -6\): FATAL: alloc failed"
+    ):
+        worker.call("die")
+    with pytest.raises(DeviceError, match="after it was closed or had failed"):
+        worker.call("width")
+    worker.close()
+
+
+def test_closing_twice_ends_the_process(worker: Worker) -> None:
+    pid = worker.call("wait", 0)
+    worker.close()
+    worker.close()
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(DeviceError, match="after it was closed"):
+        worker.call("width")
+
+
+def test_factory_that_fails_leaves_no_process() -> None:
+    with pytest.raises(InputError, match="no such model"):
+        Worker("bmrt_probe:refusing", {}, what="the simulator")
+
+
+def test_interrupted_call_does_not_answer_the_next_one(worker: Worker) -> None:
+    pid = worker.call("wait", 0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            worker.call("wait", 1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert worker.call("width") == 7
+    assert worker.call("wait", 0) == pid
+
+
+def test_worker_ends_with_a_killed_program() -> None:
+    program = (
+        "import sys, time\n"
+        "from bmqwen.runtime.bmrt.worker import Worker\n"
+        "if __name__ == '__main__':\n"
+        "    worker = Worker('bmrt_probe:echo', {}, what='x')\n"
+        "    print(worker.call('wait', 0), flush=True)\n"
+        "    worker.call('wait', 600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
