@@ -10,13 +10,14 @@ import importlib.util
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from agreement import compare_grids
 from agreement import markdown as agreement_table
+from agreement import score_grids
 from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.hub import Hub
@@ -32,6 +33,7 @@ from q4_0 import q4_0_file
 from rounds import Entry, run_rounds
 
 TEXTS = Path(__file__).with_name("texts")
+TEXT_NAMES = ("english", "chinese", "code")
 PROMPT_TOKENS = {"short": 20, "long": 400}
 # Module and cure of each peer.
 PEERS = {
@@ -78,10 +80,10 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             raise InputError(f"{path} is no GGUF file, which llama.cpp needs: name one with --model")
         bundle = bundle_of(str(path), Precision(), progress=bar)
         with open_checkpoint(path) as checkpoint:
-            bar.start("making the Q4_0 file for llama.cpp (once)", None)
-            q4_0 = q4_0_file(checkpoint)
             name, shipped = checkpoint.name, checkpoint.precision
-    texts = token_ids(bundle)
+            started = partial(bar.start, "making the Q4_0 file for llama.cpp (once)", None)
+            q4_0 = path if shipped == "Q4_0" else q4_0_file(checkpoint, started)
+    texts = {name: (TEXTS / f"{name}.txt").read_text(encoding="utf-8") for name in TEXT_NAMES}
     machine = Machine.here()
     report: dict[str, Any] = {
         "command": command,
@@ -92,19 +94,19 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     lines = [
         f"`{command}`",
         "",
-        f"{name}, {options.threads} threads, medians of {options.rounds} rounds (least to greatest); {machine.text()}",
+        f"{name}, {options.threads} threads; {machine.text()}",
     ]
     if options.rounds:
         entries = [Entry("bmqwen", "bmqwen", path, bundle.total_bytes)]
         for peer in peers:
             maker = f" ({peer})" if len(peers) > 1 else ""
-            for kind, file in (("Q4_0", q4_0), (shipped, path)):
+            for kind, file in {"Q4_0": q4_0, shipped: path}.items():
                 entries.append(Entry(f"llama.cpp {kind}{maker}", peer, file, file.stat().st_size))
-        timings, table = _time(entries, texts, machine, options)
+        timings, table = _time(entries, prompts_of(texts, bundle), machine, options)
         report |= timings
         lines += ["", *table]
     if options.quality:
-        qualities, table = _judge(path, {"bmqwen": bundle, "Q4_0": q4_0}, shipped, texts, options.threads)
+        qualities, table = _judge(path, q4_0, shipped, texts, options.threads)
         report |= qualities
         lines += ["", *table]
     return report | {"markdown": "\n".join(lines)}
@@ -116,21 +118,14 @@ def require(peer: str, module: str, cure: str) -> None:
         raise MissingDependencyError(f"the peer {peer} is not installed: {cure}")
 
 
-def token_ids(bundle: Bundle) -> dict[str, list[int]]:
-    """Token ids of the texts by name; the same ids go to every engine."""
-    tokenizer = Tokenizer.from_folder(bundle.folder)
-    files = sorted(TEXTS.glob("*.txt"))
-    return {file.stem: tokenizer.encode(file.read_text(encoding="utf-8")) for file in files}
-
-
-def prompts_of(texts: dict[str, list[int]]) -> dict[str, list[int]]:
-    """The timed prompts: the beginning of the English text, which goes on as the program."""
-    ids = texts["english"] + texts["code"]
+def prompts_of(texts: Mapping[str, str], bundle: Bundle) -> dict[str, list[int]]:
+    """The timed prompts as token ids: the beginning of the English text, which goes on as the program."""
+    ids = Tokenizer.from_folder(bundle.folder).encode(texts["english"] + texts["code"])
     return {name: ids[:length] for name, length in PROMPT_TOKENS.items()}
 
 
 def _time(
-    entries: list[Entry], texts: dict[str, list[int]], machine: Machine, options: argparse.Namespace
+    entries: list[Entry], prompts: dict[str, list[int]], machine: Machine, options: argparse.Namespace
 ) -> tuple[dict[str, Any], list[str]]:
     """The timed part: for JSON, and as lines of Markdown."""
     results = run_rounds(
@@ -138,7 +133,7 @@ def _time(
         rounds=options.rounds,
         threads=options.threads,
         new_tokens=options.new_tokens,
-        prompts=prompts_of(texts),
+        prompts=prompts,
         step=_say,
     )
     comparison = Comparison([entry.label for entry in entries], results)
@@ -160,9 +155,8 @@ def _time(
         f"- {entry.label}: {versions[entry.label]}; {entry.weight_bytes / 1e6:.0f} MB on disk"
         for entry in entries
     ]
-    table += [
-        f"- {options.new_tokens} greedy tokens after each prompt; ratios are medians of the rounds' own ratios."
-    ]
+    how = f"medians of {options.rounds} rounds (least to greatest), ratios taken within each round"
+    table += [f"- {options.new_tokens} greedy tokens after each prompt; {how}."]
     return report, table + [f"- {note}" for note in notes]
 
 
@@ -184,31 +178,24 @@ def _notes(versions: dict[str, str], machine: Machine) -> list[str]:
 
 
 def _judge(
-    path: Path, grids: dict[str, Bundle | Path], shipped: str, texts: dict[str, list[int]], threads: int
+    path: Path, q4_0: Path, shipped: str, texts: dict[str, str], threads: int
 ) -> tuple[dict[str, Any], list[str]]:
     """The quality part: for JSON, and as lines of Markdown."""
     with progress_bar() as bar:
-        results = compare_grids(
-            path, grids, texts, threads=threads, progress=bar, step=lambda label: _say(f"KL: {label}")
-        )
+        scores = score_grids(path, q4_0, texts, threads=threads, progress=bar, step=_say)
+    counts = ", ".join(f"{name} {score.tokens}" for name, score in next(iter(scores.values())).items())
     notes = [
-        (
-            f"The float model is the {shipped} file dequantised to float32, so {shipped} itself has KL 0 here, "
-            "and the 4-bit grids are a second rounding."
-        ),
-        (
-            "bmqwen is measured as it runs, its rounding of activations included. Q4_0 is its weights alone, in "
-            "float32: llama.cpp's own 8-bit rounding of activations is left out, in its favour."
-        ),
+        f"Tokens: {counts}. The float model is the {shipped} file dequantised to float32.",
+        "Weights alone: the grid in float32 arithmetic.",
+        "As it runs: activations are rounded to 8 bit as well; what llama.cpp's own such rounding costs is left out.",
     ]
     report = {
         "agreement": {
-            label: {name: one.to_dict() for name, one in row.items()} for label, row in results.items()
+            label: {name: one.to_dict() for name, one in row.items()} for label, row in scores.items()
         },
         "agreement_notes": notes,
     }
-    counts = ", ".join(f"{name} {len(ids)}" for name, ids in texts.items())
-    return report, [agreement_table(results), "", f"- Tokens: {counts}.", *(f"- {note}" for note in notes)]
+    return report, [agreement_table(scores), "", *(f"- {note}" for note in notes)]
 
 
 def _say(text: str) -> None:

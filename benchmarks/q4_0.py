@@ -16,7 +16,7 @@ from bmqwen.storage import require_free, storage_errors
 HEAD = "output.weight"
 
 
-def q4_0_file(checkpoint: Checkpoint, advance: Callable[[int], None] = lambda _done: None) -> Path:
+def q4_0_file(checkpoint: Checkpoint, making: Callable[[], None] = lambda: None) -> Path:
     """The Q4_0 file of a GGUF checkpoint, made on first use (about a minute) and kept in the cache.
 
     Matrices become Q4_0; the head, where it is a tensor of its own, Q8_0: what `llama-quantize` writes for rows that
@@ -24,7 +24,7 @@ def q4_0_file(checkpoint: Checkpoint, advance: Callable[[int], None] = lambda _d
 
     Args:
         checkpoint: an open GGUF file.
-        advance: told how many tensors are done.
+        making: is called before the file is made, if it is not there yet.
 
     Raises:
         InputError: no GGUF file, or one whose rows Q4_0 cannot hold.
@@ -38,18 +38,19 @@ def q4_0_file(checkpoint: Checkpoint, advance: Callable[[int], None] = lambda _d
         final.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(final.with_name(f".{name}.lock")):
         if not final.exists():
+            making()
             require_free(final.parent, checkpoint.bytes_on_disk, "the Q4_0 file")
             part = final.with_name(f".{name}.part")
             try:
                 with storage_errors(final):
-                    _write(checkpoint.path, part, advance)
+                    _write(checkpoint.path, part)
                     part.replace(final)
             finally:
                 part.unlink(missing_ok=True)
     return final
 
 
-def _write(source: Path, target: Path, advance: Callable[[int], None]) -> None:
+def _write(source: Path, target: Path) -> None:
     gguf: Any = gguf_package()
     types = gguf.GGMLQuantizationType
     reader = gguf.GGUFReader(source)
@@ -63,8 +64,7 @@ def _write(source: Path, target: Path, advance: Callable[[int], None]) -> None:
                 continue
             inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
-        for done, tensor in enumerate(reader.tensors):
-            advance(done)
+        for tensor in reader.tensors:
             if len(tensor.shape) == 1:
                 writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
                 continue

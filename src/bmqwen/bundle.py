@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bmqwen.checkpoint.config import ModelConfig
-from bmqwen.errors import BundleError, ConfigError
+from bmqwen.errors import BundleError, ConfigError, InputError
 from bmqwen.storage import write_file
 
 MANIFEST = "bmqwen.json"
@@ -151,3 +151,28 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"{path} names a file outside of the bundle")
     bundle.verify_files(everything=False)
     return bundle
+
+
+def reusable_bundle(folder: Path, source: str, *, replace: bool) -> Bundle | None:
+    """The bundle at `folder` if it was made from `source` (an identity as in the manifest); None if one is to be made.
+
+    Args:
+        folder: where a bundle is to be.
+        source: identity of everything that decides its content.
+        replace: another bundle at that place may be replaced.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if is_bundle(folder):
+        try:
+            existing = read_bundle(folder)
+        except BundleError:
+            existing = None
+        if existing is not None and existing.source == source:
+            return existing
+        if not replace:
+            raise InputError(f"{folder} holds another bundle: remove it, name another folder or use --force")
+    elif folder.exists():
+        raise InputError(f"{folder} exists and is not a bundle: name a new folder")
+    return None

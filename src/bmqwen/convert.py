@@ -1,6 +1,8 @@
 """From whatever MODEL names to a bundle on disk: download, conversion, and the cache of both."""
 
+import contextlib
 import re
+import shutil
 from pathlib import Path
 
 from filelock import FileLock
@@ -9,7 +11,7 @@ from bmqwen.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.cache import cache_folder
 from bmqwen.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from bmqwen.checkpoint.hub import Hub
-from bmqwen.errors import InputError
+from bmqwen.errors import BundleError, InputError
 from bmqwen.network.export import export_onnx, source_key
 from bmqwen.progress import Progress
 from bmqwen.quant.precision import Precision
@@ -53,6 +55,43 @@ def bundle_of(
         # A second process waits here and then finds the bundle made.
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             return _export(checkpoint, folder, precision, plain=False, replace=True, progress=progress)
+
+
+def conversions() -> list[Bundle]:
+    """The cache's converted models that can be read, by name."""
+    folder = cache_folder("bundles")
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        with contextlib.suppress(BundleError):
+            found.append(read_bundle(path))
+    return found
+
+
+def remove_model(name: str) -> int:
+    """Delete a downloaded model and its conversions from the cache, or a conversion by its folder's name.
+
+    Returns:
+        Bytes freed.
+
+    Raises:
+        InputError: nothing of that name is there.
+    """
+    hub = Hub()
+    made = [bundle for bundle in conversions() if name in (bundle.folder.name, bundle.model)]
+    freed = 0
+    try:
+        cached = {m.name: m.path.name for m in hub.cache.models()}
+        freed = hub.remove(name)
+        # A short name in any spelling was removed: whatever is gone from the list is what it meant.
+        gone = set(cached) - {m.name for m in hub.cache.models()}
+        made += [b for b in conversions() if b.model in {cached[n] for n in gone} and b not in made]
+    except InputError:
+        if not made:
+            raise
+    for bundle in made:
+        with storage_errors(bundle.folder):
+            shutil.rmtree(bundle.folder)
+    return freed + sum(bundle.total_bytes for bundle in made)
 
 
 def _export(

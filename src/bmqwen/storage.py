@@ -17,13 +17,13 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(
                 f"no space left while writing {path}: free some disk space and try again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(
-                f"cannot write {path}: {error.strerror}; choose another folder or mend its permissions"
+                f"cannot write {path}: {error.strerror}; choose another folder (BMQWEN_CACHE names the cache) or mend its permissions"
             ) from error
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 

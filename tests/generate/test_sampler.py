@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from toy_tokenizer import toy_tokenizer
 
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.generate.params import SamplingParams
-from bmqwen.generate.sampler import Sampler, largest, token_logprob
+from bmqwen.generate.sampler import Sampler, draw, largest, token_logprob
 
 TOKENIZER = toy_tokenizer()
 
@@ -28,8 +28,9 @@ def naive_distribution(logits: NDArray[np.float32], params: SamplingParams) -> d
         order = order[: params.top_k]
     weights = np.exp((logits[order].astype(np.float64) - logits.max()) / params.temperature)
     probabilities = list(weights / weights.sum())
-    count = 1
-    while count < len(order) and sum(probabilities[:count]) < params.top_p:
+    count, mass = 1, probabilities[0]
+    while count < len(order) and mass < params.top_p:
+        mass += probabilities[count]
         count += 1
     kept = [
         (token, probability)
@@ -49,12 +50,14 @@ def naive_distribution(logits: NDArray[np.float32], params: SamplingParams) -> d
     size=st.sampled_from([1, 5, 300, 5000]),
     ties=st.booleans(),
 )
+@example(seed=0, temperature=2.0, top_k=0, top_p=0.95, min_p=0.0, size=5000, ties=True)
+@example(seed=0, temperature=2.0, top_k=0, top_p=0.95, min_p=0.05, size=5000, ties=False)
 def test_what_can_be_drawn_is_what_the_definitions_say(
     seed: int, size: int, ties: bool, **fields: Any
 ) -> None:
     params = SamplingParams(**fields)
     logits = logits_of(seed, size, ties)
-    ids, weights = Sampler(params, size)._candidates(logits)
+    ids, weights = Sampler(params, size).candidates(logits)
     ours = dict(zip(ids.tolist(), (weights / weights.sum()).tolist(), strict=True))
     expected = naive_distribution(logits, params)
     # A token whose cumulative probability meets top_p to the last bit may fall on either side.
@@ -76,6 +79,25 @@ def test_draws_follow_the_distribution(fields: dict[str, Any]) -> None:
     assert set(np.flatnonzero(draws)) <= set(expected)
     for token, probability in expected.items():
         assert abs(draws[token] - probability) < 5 * np.sqrt(probability / 20_000) + 1e-4
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 1000),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from([0.3, 0.002]),
+)
+@example(0, 1000, 0.0, 0.002)
+@example(0, 1000, float(np.nextafter(1, 0)), 0.002)
+def test_draw_is_the_inverse_of_the_running_sum(seed: int, size: int, chance: float, density: float) -> None:
+    generator = np.random.default_rng(seed)
+    weights = (generator.random(size) * (generator.random(size) < density)).astype(np.float32)
+    weights[generator.integers(size)] = 1
+    place = draw(weights, chance)
+    total = np.cumsum(weights, dtype=np.float64) / weights.sum(dtype=np.float64)
+    assert weights[place] > 0
+    assert total[place] >= chance - 1e-6
+    assert place == 0 or total[place - 1] <= chance + 1e-6
 
 
 def test_equal_seeds_draw_equal_tokens() -> None:
@@ -151,7 +173,7 @@ def test_tokens_that_are_ruled_out_are_never_drawn() -> None:
     logits = np.full(300, -np.inf, np.float32)
     logits[[5, 250]] = 1.0
     for fields in ({}, {"top_k": 10}, {"top_p": 0.9}, {"min_p": 0.1}):
-        sampler = Sampler(SamplingParams(temperature=1.0, **fields), 300)  # type: ignore[arg-type]
+        sampler = Sampler(SamplingParams(temperature=1.0, **fields), 300)
         assert {sampler.sample(logits) for _ in range(50)} <= {5, 250}
 
 

@@ -14,6 +14,8 @@ BIG = "{% set x = 'a' * 1000000 %}{% set r = range(9999) %}"
 HANGING = {
     "a long range": "{% for i in range(10**9) %}{% endfor %}",
     "nested loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+    "nested loops over one list": BIG
+    + "{% for i in r %}{% for j in r %}{% for k in r %}{% endfor %}{% endfor %}{% endfor %}",
     "loops that keep nothing": BIG + "{% for i in r %}{% for j in r if j > 10000 %}{% endfor %}{% endfor %}",
     "loops over text": "{% for i in range(9999) %}{% for c in 'a' * 9999 %}{% endfor %}{% endfor %}",
     "macros": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",

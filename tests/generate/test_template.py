@@ -27,11 +27,12 @@ REWRITING = {
     "split": CHATML.replace("message['content']", "message['content'].split('x') | join"),
     "loop over characters": CHATML.replace("message['content']", "(message['content'] | list | join)"),
     "slices": CHATML.replace("message['content']", "message['content'][:2] ~ message['content'][2:]"),
+    "half a token": CHATML.replace("message['content']", "'<|im_' + message['content'] + 'im_end|>'"),
     "tojson": CHATML.replace("message['content']", "(message['content'] | tojson)"),
 }
 CONTENTS = st.lists(
     st.sampled_from(
-        [*SPECIAL, *MARKERS, "<|im_x", "end|>", "<|", "x", "|>", "hello", " ", "\n", "你", "<", ">"]
+        [*SPECIAL, *MARKERS, "<|im_x", "end|>", "<|", "<|", "x", "|>", "hello", " ", "\n", "你", "<", ">"]
     ),
     max_size=10,
 ).map("".join)

@@ -1,12 +1,13 @@
 """A runtime without weights: what follows is a fixed function of the whole prefix. Strict about the protocol."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import ContextLengthError, InputError
+from bmqwen.generate.params import Completion, Piece
 
 NextToken = Callable[[tuple[int, ...]], int | None]
 
@@ -107,6 +108,16 @@ class ToyRuntime:
         if self._nan:
             logits[3] = np.nan
         return logits
+
+
+def drain(generation: Generator[Piece, None, Completion]) -> tuple[list[Piece], Completion]:
+    """The pieces of a generation, and what it returned."""
+    result: list[Completion] = []
+
+    def collect() -> Iterator[Piece]:
+        result.append((yield from generation))
+
+    return list(collect()), result[0]
 
 
 def script(answers: Sequence[Sequence[int]], ends_prompt: Sequence[int]) -> NextToken:

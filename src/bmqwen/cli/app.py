@@ -8,7 +8,8 @@ from typing import Annotated
 import click
 import typer
 
-from bmqwen.cli import bench, chat, export, info, pull
+from bmqwen.cli import bench, chat, evaluate, export, info, pull, verify
+from bmqwen.cli import compile as compile_command
 from bmqwen.errors import BmqwenError
 from bmqwen.version import __version__
 
@@ -26,7 +27,10 @@ app.command("pull")(pull.pull)
 app.command("list")(pull.list_models)
 app.command("remove")(pull.remove)
 app.command("export")(export.export)
+app.command("compile")(compile_command.compile_)
 app.command("info")(info.info)
+app.command("evaluate")(evaluate.evaluate)
+app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
 
 

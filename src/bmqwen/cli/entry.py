@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bmqwen.errors import InputError
+
 QUOTES = '"""'
 _OPENING = re.compile(rf"\s*(?P<head>/(?:system|edit[ \t]+\d{{1,9}})[ \t]+)?{QUOTES}")
 
@@ -23,10 +25,16 @@ def is_open(text: str) -> bool:
 
 
 def read(line: Callable[[], str], more: Callable[[], str]) -> str:
-    """One entry: a line, and as many more as its block takes. Raises what the two raise."""
+    """One entry: a line, and as many more as its block takes.
+
+    Raises what the two raise, but InputError for an end inside of a block.
+    """
     text = line()
     while is_open(text):
-        text += "\n" + more()
+        try:
+            text += "\n" + more()
+        except EOFError:
+            raise InputError(f"the text ends inside of a block: close it with a line of {QUOTES}") from None
     return text
 
 

@@ -13,14 +13,17 @@ STDERR = Console(stderr=True, highlight=False)
 
 
 class Bar:
-    """Shows a `bmqwen.progress.Progress` on stderr: a bar on a terminal, else a line a stretch."""
+    """Shows a `bmqwen.progress.Progress` on stderr: a bar on a terminal, else a line a stretch.
 
-    def __init__(self) -> None:
+    With `sizes` what is counted is shown, as bytes.
+    """
+
+    def __init__(self, *, sizes: bool = True) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%"),
-            DownloadColumn(),
+            *([DownloadColumn()] if sizes else []),
             TimeRemainingColumn(),
             console=STDERR,
             transient=True,
@@ -55,9 +58,9 @@ class Bar:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Bar]:
+def progress_bar(*, sizes: bool = True) -> Iterator[Bar]:
     """A Bar for the time of the body."""
-    bar = Bar()
+    bar = Bar(sizes=sizes)
     bar.open()
     try:
         yield bar

@@ -28,22 +28,33 @@ def pull(
 
 
 def list_models(json: options.Json = False) -> None:
-    """List the models in the cache, and what can be pulled by a short name."""
+    """List the models in the cache with their conversions, and what can be pulled by a short name."""
     from bmqwen.checkpoint.cache import Cache
     from bmqwen.checkpoint.catalog import MODELS
+    from bmqwen.convert import conversions
 
-    cached = Cache().models()
+    cached, converted = Cache().models(), conversions()
     if json:
         print_json(
             {
-                "cached": [{"name": m.name, "path": str(m.path), "bytes": m.size} for m in cached],
+                "cached": [
+                    {"name": m.name, "path": str(m.path), "bytes": m.size, "complete": m.complete}
+                    for m in cached
+                ],
+                "converted": [
+                    {"name": b.folder.name, "path": str(b.folder), "bytes": b.total_bytes, "model": b.model}
+                    for b in converted
+                ],
                 "known": list(MODELS),
             }
         )
         return
     for m in cached:
-        typer.echo(f"{m.name:44} {size_text(m.size):>10}  {m.path}")
-    if not cached:
+        state = m.path if m.complete else "unfinished: `bmqwen pull` goes on with it"
+        typer.echo(f"{m.name:46} {size_text(m.size):>10}  {state}")
+    for b in converted:
+        typer.echo(f"{b.folder.name:46} {size_text(b.total_bytes):>10}  {b.folder}")
+    if not cached and not converted:
         typer.echo("No model in the cache yet.")
     typer.echo("\nbmqwen pull knows: " + ", ".join(MODELS))
 
@@ -53,9 +64,9 @@ def remove(
     json: options.Json = False,
 ) -> None:
     """Delete MODEL, and what was converted from it, from the cache."""
-    from bmqwen.checkpoint.hub import Hub
+    from bmqwen.convert import remove_model
 
-    freed = Hub().remove(model)
+    freed = remove_model(model)
     if json:
         print_json({"name": model, "bytes": freed})
     else:

@@ -118,13 +118,11 @@ class Repl:
 
     def _show(self) -> None:
         conversation = self._conversation
-        if conversation.system is not None:
-            _say(f"system: {conversation.system}\n")
+        blocks = [] if conversation.system is None else [f"system: {conversation.system}"]
         for number, turn in enumerate(conversation.turns, 1):
             unseen = "  (no longer seen by the model)" if number <= conversation.dropped_turns else ""
-            _say(f"[{number}] {turn.user}{unseen}\n\n{turn.answer.rstrip()}\n")
-        if not conversation.turns:
-            _say("nothing was said yet")
+            blocks += [f"[{number}] {turn.user}{unseen}", turn.answer.rstrip()]
+        _say("\n\n".join(blocks) if conversation.turns else "\n".join([*blocks, "nothing was said yet"]))
 
     def _reset(self) -> None:
         self._conversation.reset()

@@ -94,11 +94,15 @@ def compile_net(
     return CompiledNet(bmodel, profile)
 
 
-def combine(toolchain: Toolchain, nets: Sequence[Path], bmodel: Path) -> None:
+def combine(
+    toolchain: Toolchain, nets: Sequence[Path], bmodel: Path, *, cancelled: threading.Event | None = None
+) -> None:
     """Join bmodels to one. Equal weights are stored once; nets of one name become stages of that net.
 
+    Joining one more net to a joined bmodel gives the same bytes as joining all at once.
+
     Raises:
-        CompileError: model_tool failed.
+        CompileError: model_tool failed, or was cancelled.
     """
     folder = bmodel.parent.absolute()
     log, beside = folder / "model_tool.log", folder / f".{bmodel.name}.part"
@@ -110,7 +114,7 @@ def combine(toolchain: Toolchain, nets: Sequence[Path], bmodel: Path) -> None:
         str(beside),
     ]
     try:
-        _run(toolchain, command, folder, log, f"joining {len(nets)} nets", None)
+        _run(toolchain, command, folder, log, f"joining {len(nets)} nets", cancelled)
         # model_tool ends with 0 after some failures.
         if not beside.is_file():
             raise CompileError(f"joining {len(nets)} nets: {_cause(log)} (log: {log})")

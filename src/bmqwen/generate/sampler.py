@@ -12,6 +12,7 @@ from bmqwen.generate.tokenizer import Tokenizer
 
 _GREEDY_BELOW: Final = 1e-4  # a temperature that leaves no other token any chance
 _BLOCK: Final = 128
+_FIRST_LOOK: Final = 256  # tokens that mostly hold the mass of top_p
 
 
 class Sampler:
@@ -51,10 +52,8 @@ class Sampler:
         logits = self._adjust(logits)
         if self._params.temperature < _GREEDY_BELOW:
             return int(np.argmax(logits))
-        ids, weights = self._candidates(logits)
-        total = np.cumsum(weights)
-        place = int(np.searchsorted(total, self._random.random() * total[-1], side="right"))
-        return int(ids[min(place, len(ids) - 1)])
+        ids, weights = self.candidates(logits)
+        return int(ids[draw(weights, self._random.random())])
 
     def record(self, token_id: int) -> None:
         """Tell the penalties which token was taken."""
@@ -82,35 +81,66 @@ class Sampler:
             logits[self._answer] -= frequency + np.float32(self._params.presence_penalty)
         return logits
 
-    def _candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Token ids that may be drawn, the likeliest first, and their weights (not normalised)."""
+    def candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Token ids that top_k, top_p and min_p leave, and their weights: 1 for the likeliest token."""
         params = self._params
         size = len(logits)
+        top = logits.max()
         if params.top_k or params.top_p < 1.0:
-            ids = largest(logits, min(params.top_k or 256, size))
+            ids = largest(logits, min(params.top_k or _FIRST_LOOK, size))
         elif params.min_p > 0.0:
-            ids = np.arange(size)
+            # A bit too low: the weights decide below.
+            bound = top + np.float32(params.temperature * np.log(params.min_p) - 1e-3)
+            ids = np.flatnonzero(logits >= bound)
         else:
-            return np.arange(size), self._weights(logits, logits.max())
-        weights = self._weights(logits[ids], logits.max())
+            return np.arange(size), self._weights(logits, top)
+        weights = self._weights(logits[ids], top)
         if params.top_p < 1.0:
             # Without top_k the mass is that of the whole vocabulary; mostly its first few hold enough of it.
-            mass = weights.sum() if params.top_k else self._weights(logits, logits.max()).sum()
-            needed = params.top_p * mass
-            while weights.sum() < needed and len(ids) < size and not params.top_k:
-                ids = largest(logits, min(16 * len(ids), size))
-                weights = self._weights(logits[ids], logits.max())
-            count = min(int(np.searchsorted(np.cumsum(weights), needed, side="left")) + 1, len(ids))
-            ids, weights = ids[:count], weights[:count]
+            whole = weights if params.top_k else self._weights(logits, top)
+            needed = params.top_p * whole.sum(dtype=np.float64)
+            mass = np.cumsum(weights, dtype=np.float64)
+            if mass[-1] < needed and not params.top_k:
+                ids = _heaviest(whole, needed)
+                weights = whole[ids]
+            else:
+                count = int(np.searchsorted(mass, needed, side="left")) + 1
+                ids, weights = ids[:count], weights[:count]
         if params.min_p > 0.0:
-            likely = weights >= params.min_p  # the likeliest token has the weight 1
+            likely = weights >= np.float32(params.min_p)
             ids, weights = ids[likely], weights[likely]
         return ids, weights
 
-    def _weights(self, logits: NDArray[np.float32], top: np.float32) -> NDArray[np.float64]:
-        """exp((logits - top) / temperature): 1 for the likeliest token."""
+    def _weights(self, logits: NDArray[np.float32], top: np.float32) -> NDArray[np.float32]:
+        """exp((logits - top) / temperature)."""
         scaled: NDArray[np.float32] = (logits - top) / np.float32(self._params.temperature)
-        return np.exp(scaled, out=scaled).astype(np.float64)
+        return np.exp(scaled, out=scaled)
+
+
+def draw(weights: NDArray[np.float32], chance: float) -> int:
+    """The index at which the running sum of weights passes `chance` (of [0, 1)) of the whole."""
+    whole = len(weights) // _BLOCK * _BLOCK
+    blocks = weights[:whole].reshape(-1, _BLOCK).sum(axis=1)
+    sums = np.cumsum(np.append(blocks, weights[whole:].sum()), dtype=np.float64)
+    wanted = chance * sums[-1]
+    last = int(np.searchsorted(sums, sums[-1], side="left"))
+    block = min(int(np.searchsorted(sums, wanted, side="right")), last)
+    inside = np.cumsum(weights[block * _BLOCK : (block + 1) * _BLOCK], dtype=np.float64)
+    before = sums[block - 1] if block else 0.0
+    place = int(np.searchsorted(inside, wanted - before, side="right"))
+    if place == len(inside):  # by rounding: the last one that has any weight
+        place = int(np.searchsorted(inside, inside[-1], side="left"))
+    return block * _BLOCK + place
+
+
+def _heaviest(weights: NDArray[np.float32], needed: float) -> NDArray[np.intp]:
+    """The fewest indices whose weights sum to `needed`, in ascending order; the lowest among equals."""
+    ordered = np.sort(weights)[::-1]
+    count = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), needed, side="left")) + 1
+    bound = ordered[min(count, len(ordered)) - 1]
+    kept = weights > bound
+    kept[np.flatnonzero(weights == bound)[: count - int(kept.sum())]] = True
+    return np.flatnonzero(kept)
 
 
 def check_logits(logits: NDArray[np.float32]) -> None:

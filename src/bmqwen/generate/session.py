@@ -148,9 +148,7 @@ class Session:
         """Feed tokens in the runtime's pieces; None if cancelled in between."""
         lengths = self.runtime.plan(len(self._tokens), len(tokens))
         if sum(lengths) != len(tokens) or min(lengths) < 1:
-            raise DeviceError(
-                f"the runtime plans to read {len(tokens)} tokens as {lengths}, which is an error in it"
-            )
+            raise DeviceError(f"the runtime is at fault: it plans to read {len(tokens)} tokens as {lengths}")
         output: Output | None = None
         done = 0
         for length in lengths:

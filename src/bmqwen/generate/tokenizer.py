@@ -70,7 +70,10 @@ class Tokenizer:
         """
         try:
             inner = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises plain Exception
+        except BaseException as error:
+            # The library raises plain Exception, and a Rust panic (no Exception) for some inconsistent merges.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise ConfigError(f"{origin} is not a tokenizer: {error}; download the model again") from error
         stop_ids = _eos_ids(generation_config or {})
         eos = (tokenizer_config or {}).get("eos_token")

@@ -5,9 +5,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bmqwen.bundle import Bundle, is_bundle, read_bundle, write_manifest
+from bmqwen.bundle import Bundle, read_bundle, reusable_bundle, write_manifest
 from bmqwen.checkpoint.checkpoint import Checkpoint
-from bmqwen.errors import BundleError, InputError
 from bmqwen.network.onnx_contrib import ContribOps
 from bmqwen.network.onnx_file import OnnxFile
 from bmqwen.network.onnx_plain import PlainOps
@@ -70,18 +69,9 @@ def export_onnx(
         StorageError: not enough room, or a place that cannot be written.
     """
     key = source_key(checkpoint, precision, plain=plain)
-    if is_bundle(folder):
-        try:
-            existing = read_bundle(folder)
-        except BundleError:
-            existing = None
-        if existing is not None and existing.source == key:
-            return existing
-        if not replace:
-            raise InputError(f"{folder} holds another bundle: remove it, name another folder or use --force")
-    elif folder.exists():
-        raise InputError(f"{folder} exists and is not a bundle: name a new folder")
-
+    existing = reusable_bundle(folder, key, replace=replace)
+    if existing is not None:
+        return existing
     require_free(folder.parent, estimated_bytes(checkpoint, precision), f"converting {checkpoint.name}")
     with new_folder(folder, replace=replace) as part:
         file = OnnxFile(part / MODEL_FILE, opset=21, contrib=not plain)

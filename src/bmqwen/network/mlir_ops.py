@@ -1,6 +1,8 @@
 """The Top-MLIR dialect: what the vendor's compiler turns into a net of the chip."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +30,7 @@ class MlirOps:
     Outputs: `token_id` int32 [1, 1], `logits` float32 [1, vocab], then `k_cache.N` and `v_cache.N` half
     [1, C, kv_heads, head_dim]. Inputs and outputs are the same at every length: stages of one net.
 
-    With `blocks` None only the text is made: the weights are in the npz already.
+    With `weights` and `blocks` None only the text is made: the weights are in an npz already.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class MlirOps:
         shape: StepShape,
         context: int,
         precision: Precision,
-        weights: WeightFile,
+        weights: WeightFile | None,
         blocks: WeightBlocks | None,
     ) -> None:
         self.file, self.config, self.shape, self.precision = file, config, shape, precision
@@ -69,8 +71,7 @@ class MlirOps:
         """One operation."""
         name = f"{weight}.weight"
         shape = (1, 1, self.config.hidden_size)
-        if self._blocks is not None:
-            self._weights.add(name, np.float32, shape, [self._blocks.vector(name)])
+        self._store(name, np.float32, shape, lambda blocks: [blocks.vector(name)])
         eps = f"{self.config.rms_norm_eps:.12e} : f64"
         return (
             self.file.op(
@@ -159,18 +160,18 @@ class MlirOps:
         out = [*x.shape[:-1], rows]
         added = f.none
         if bias:
-            if self._blocks is not None:
-                self._weights.add(
-                    f"{weight}.bias", np.float32, (1, 1, rows), [self._blocks.vector(f"{weight}.bias")]
-                )
-            added = f.weight(f"{weight}.bias", (1, 1, rows))
+            vector = f"{weight}.bias"
+            self._store(vector, np.float32, (1, 1, rows), lambda blocks: [blocks.vector(vector)])
+            added = f.weight(vector, (1, 1, rows))
         if form not in BITS:
-            if self._blocks is not None:
-                # The compiler wants [K, N]; a whole matrix is turned at once.
-                turned = (np.concatenate(list(self._blocks.floats([name], np.float32))).T for _ in range(1))
-                self._weights.add(name, np.float32, (columns, rows), turned)
+            self._store(name, np.float32, (rows, columns), lambda blocks: blocks.floats([name], np.float32))
             return f.op(
-                "MatMul", [x, f.weight(name, (columns, rows)), added], out, f"{weight}.out", do_relu="false"
+                "MatMul",
+                [x, f.weight(name, (rows, columns)), added],
+                out,
+                f"{weight}.out",
+                do_relu="false",
+                right_transpose="true",
             )
         bits, size = BITS[form], self.precision.group_of(weight, columns)
         if columns % size:
@@ -179,8 +180,7 @@ class MlirOps:
                 "choose another --group-size"
             )
         codes, scales, zeros = (f"{weight}.{part}" for part in ("qweight", "scales", "qzeros"))
-        if self._blocks is not None:
-            self._add_grid(name, codes, scales, zeros, bits, size)
+        self._store_grid(name, codes, scales, zeros, bits, size)
         groups = columns // size
         return f.op(
             "A16MatMul",
@@ -198,21 +198,31 @@ class MlirOps:
             weight_bits=f"{bits} : i64",
         )
 
-    def _add_grid(self, name: str, codes: str, scales: str, zeros: str, bits: int, size: int) -> None:
-        assert self._blocks is not None
-        rows, columns = self._blocks.shape([name])
+    def _store_grid(self, name: str, codes: str, scales: str, zeros: str, bits: int, size: int) -> None:
+        rows, columns = self._shape(name.removesuffix(".weight"))
         all_scales: list[NDArray[np.float32]] = []
         all_zeros: list[NDArray[np.uint8]] = []
 
-        def packed() -> Iterator[NDArray[np.uint8]]:
-            for grid in self._blocks.grids([name], bits, size):  # type: ignore[union-attr]
+        def packed(blocks: WeightBlocks) -> Iterator[NDArray[np.uint8]]:
+            for grid in blocks.grids([name], bits, size):
                 all_scales.append(grid.scales)
                 all_zeros.append(grid.zeros)
                 yield pack_nibbles(grid.codes) if bits == 4 else grid.codes
 
-        self._weights.add(codes, np.uint8, (rows, columns * bits // 8), packed())
-        self._weights.add(scales, np.float32, (rows, columns // size), all_scales)
-        self._weights.add(zeros, np.uint8, (rows, columns // size), all_zeros)
+        self._store(codes, np.uint8, (rows, columns * bits // 8), packed)
+        self._store(scales, np.float32, (rows, columns // size), lambda _: all_scales)
+        self._store(zeros, np.uint8, (rows, columns // size), lambda _: all_zeros)
+
+    def _store(
+        self,
+        name: str,
+        dtype: Any,
+        shape: Sequence[int],
+        parts: Callable[[WeightBlocks], Iterable[NDArray[Any]]],
+    ) -> None:
+        """Stream a weight to the npz, if there is one to write."""
+        if self._weights is not None and self._blocks is not None:
+            self._weights.add(name, dtype, shape, parts(self._blocks))
 
     def _shape(self, weight: str) -> tuple[int, int]:
         """Shape [N, K] of a weight, from the configuration alone."""
@@ -225,5 +235,10 @@ class MlirOps:
         angles = np.concatenate([half, half], axis=1)[:, None]
         tables = {"rope.cos": np.cos(angles), "rope.sin": np.sin(angles)}
         for name, table in tables.items():
-            self._weights.add(name, np.float32, table.shape, [table])
+            self._store(name, np.float32, table.shape, partial(_alone, table))
         return {name: self.file.weight(name, table.shape) for name, table in tables.items()}
+
+
+def _alone(table: NDArray[np.float32], _blocks: WeightBlocks) -> list[NDArray[np.float32]]:
+    """A tensor that comes from no checkpoint, as `_store` takes it."""
+    return [table]

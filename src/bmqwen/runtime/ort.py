@@ -44,20 +44,28 @@ class OrtRuntime:
         InputError: threads or context length out of range.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None
+    ) -> None:
         try:
             import onnxruntime as ort
         except ImportError as error:
-            raise MissingDependencyError("the CPU engine needs onnxruntime: pip install 'bmqwen[cpu]'") from error
+            raise MissingDependencyError(
+                "the CPU engine needs onnxruntime: pip install 'bmqwen[cpu]'"
+            ) from error
         if bundle.kind != "onnx" or bundle.details.get("dialect") != "onnxruntime":
-            raise BundleError(f"{bundle.folder} is a plain export for other tools: export it without --plain to run it")
+            raise BundleError(
+                f"{bundle.folder} is a plain export for other tools: export it without --plain to run it"
+            )
         cores = len(os.sched_getaffinity(0))
         if threads is not None and not 1 <= threads <= 256:
             raise InputError(f"threads must be between 1 and 256, not {threads}")
         self._config = bundle.config
         longest = self._config.max_position_embeddings
         if context_length is not None and not 1 <= context_length <= longest:
-            raise InputError(f"the context length must be between 1 and the model's {longest}, not {context_length}")
+            raise InputError(
+                f"the context length must be between 1 and the model's {longest}, not {context_length}"
+            )
         self._context_length = context_length or longest
         self._threads = threads or cores
         self._ort: Any = ort
@@ -68,7 +76,9 @@ class OrtRuntime:
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise BundleError(f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}") from error
+            raise BundleError(
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}"
+            ) from error
         self._position = 0
         self._inputs: dict[str, NDArray[Any]] = {}
         self._binding: Any = self._session.io_binding()

@@ -122,7 +122,7 @@ class Model:
     def launch(self, stage: Stage, inputs: Sequence[DeviceMemory], outputs: Sequence[DeviceMemory]) -> None:
         """Start a stage. What is given in memory other than the stage's own is copied by the device.
 
-        `Device.synchronize` waits for it; reading device memory does so too.
+        `Device.synchronize` waits for it.
 
         Raises:
             DeviceError: wrong number or size of memory, or libbmrt refuses.

@@ -105,12 +105,13 @@ class SimulatedRuntime:
             what="the simulator",
             environment=simulator_environment(device_bytes(bundle) + SPARE),
         )
-        self._name, self._vocab_size, self._context_length = self._worker.call("facts")
+        facts: tuple[str, int, int] = self._worker.call("facts")
+        self._chip, self._vocab_size, self._context_length = facts
 
     @property
     def name(self) -> str:
         """That it is the simulator, and of what."""
-        return f"simulator of a {self._name}"
+        return f"simulator of a {self._chip}"
 
     @property
     def vocab_size(self) -> int:

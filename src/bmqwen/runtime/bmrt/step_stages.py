@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, DeviceError
+from bmqwen.half import from_half, to_half
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.device import DeviceMemory
-from bmqwen.runtime.bmrt.half import from_half, to_half
 from bmqwen.runtime.bmrt.input_block import InputBlock
 from bmqwen.runtime.bmrt.model import Stage, tensors
 from bmqwen.runtime.bmrt.session import Session

@@ -1,9 +1,11 @@
 """Half-precision numbers as bits: numpy has F16 but no BF16, so both travel as uint16."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+Half = Literal["f16", "bf16"]
 
 
 def to_half(values: NDArray[Any], half: str) -> NDArray[np.uint16]:

@@ -1,0 +1,258 @@
+"""A checkpoint becomes a bmodel bundle: step nets written, compiled and joined."""
+
+import hashlib
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from bmqwen.bundle import Bundle, is_bundle, read_bundle, write_manifest
+from bmqwen.checkpoint.checkpoint import Checkpoint
+from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
+from bmqwen.compiler.plan import Plan, make_plan
+from bmqwen.compiler.sizes import parallel_jobs
+from bmqwen.compiler.stage_clock import StageClock
+from bmqwen.compiler.stage_runner import run_stages
+from bmqwen.compiler.toolchain import Toolchain, open_toolchain
+from bmqwen.compiler.tpuc import Mode, Recipe, compile_net, describe
+from bmqwen.compiler.work_folder import WorkFolder
+from bmqwen.errors import BundleError, CompileError, InputError, StorageError
+from bmqwen.half import Half, to_half
+from bmqwen.network.weight_blocks import WeightBlocks
+from bmqwen.progress import Progress, Silent
+from bmqwen.quant.precision import Precision
+from bmqwen.steps import StepNets, StepShape
+from bmqwen.storage import new_folder, require_free, storage_errors
+from bmqwen.version import __version__
+
+BMODEL_FILE = "model.bmodel"
+EMBEDDING_FILE = "embedding.bin"
+# Before a stage has been measured: weights that a compilation takes in a second.
+BYTES_A_SECOND = 20e6
+FULL_DISK = 64 << 20
+
+
+def compile_model(
+    checkpoint: Checkpoint,
+    folder: Path,
+    precision: Precision,
+    *,
+    seq_len: int = 512,
+    half: Half = "f16",
+    layers: int | None = None,
+    jobs: int | None = None,
+    toolchain: Toolchain | None = None,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Compile a checkpoint to a bmodel bundle. A bundle that is there already and up to date is left as it is.
+
+    An interrupted compilation leaves its finished stages in the cache, and the same call goes on from there.
+
+    Args:
+        checkpoint: an open checkpoint.
+        folder: the bundle's folder; it appears when it is complete.
+        precision: formats of the weights; f32 is not for the chip.
+        seq_len: tokens that the K/V cache holds.
+        half: what the chip computes in.
+        layers: only so many decoder layers, for trials.
+        jobs: nets compiled at a time; None: what memory and processors allow.
+        toolchain: the compiler; None: the pinned one, fetched when it is needed.
+        replace: an existing bundle of other content is replaced.
+        progress: told how far the work is.
+
+    Raises:
+        InputError: options that do not fit the model or the chip, or `folder` exists and is something else.
+        CheckpointError: the checkpoint is damaged.
+        MissingDependencyError: no compiler, or this machine cannot run it.
+        CompileError: the compiler failed; the message names its log, which is kept.
+        StorageError: not enough room, or a place that cannot be written.
+    """
+    progress = progress or Silent()
+    plan = make_plan(checkpoint, precision, seq_len, half, layers)
+    if (existing := _existing(folder, plan.key, replace)) is not None:
+        return existing
+    tokenizer = checkpoint.tokenizer_files()
+    texts = {shape: plan.text(shape) for shape in plan.shapes}
+    toolchain = toolchain or open_toolchain(report=progress.note)
+    with WorkFolder(_work_key(plan.key, toolchain), texts, progress.note) as work:
+        # Another process may have made it while this one waited for the folder.
+        if (existing := _existing(folder, plan.key, replace)) is not None:
+            return existing
+        try:
+            stages = _compile_stages(checkpoint, plan, work, toolchain, jobs, progress)
+        except KeyboardInterrupt:
+            kept = sum(work.finished(shape) is not None for shape in plan.shapes)
+            progress.note(f"{kept} of {len(plan.shapes)} nets are kept: the same command goes on from there")
+            raise
+        require_free(folder.absolute().parent, plan.size.bundle, f"the bundle of {checkpoint.name}")
+        with new_folder(folder, replace=replace) as part:
+            link_or_copy(work.bmodel, part / BMODEL_FILE)
+            said = describe(toolchain, part / BMODEL_FILE)
+            _check_stages(said, plan)
+            _write_table(checkpoint, plan, part / EMBEDDING_FILE)
+            for name, content in tokenizer.items():
+                (part / name).write_bytes(content)
+            _write_manifest(checkpoint, plan, stages, part, toolchain, _device_bytes(said, work))
+        bundle = read_bundle(folder)
+        work.remove()
+    return bundle
+
+
+def _existing(folder: Path, key: str, replace: bool) -> Bundle | None:
+    """The bundle at `folder` if it is the one wanted. Raises InputError if something else is there."""
+    if is_bundle(folder):
+        try:
+            existing = read_bundle(folder)
+        except BundleError:
+            existing = None
+        if existing is not None and existing.source == key:
+            return existing
+        if not replace:
+            raise InputError(f"{folder} holds another bundle: remove it, name another folder or use --force")
+    elif folder.exists():
+        raise InputError(f"{folder} exists and is not a bundle: name a new folder")
+    return None
+
+
+def _work_key(key: str, toolchain: Toolchain) -> str:
+    """Name of the work folder: the plan, and the very compiler."""
+    stat = toolchain.tpuc_opt.stat()
+    parts = [key, toolchain.version, stat.st_size]
+    if toolchain.version == "external":
+        parts += [str(toolchain.root), stat.st_mtime_ns]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _compile_stages(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    work: WorkFolder,
+    toolchain: Toolchain,
+    jobs: int | None,
+    progress: Progress,
+) -> dict[StepShape, FinishedStage]:
+    """All nets, those of an earlier run included."""
+    stages = {s: found for s in plan.shapes if (found := work.finished(s)) is not None}
+    missing = [shape for shape in plan.shapes if shape not in stages]
+    jobs = min(parallel_jobs(plan.size, jobs), max(1, len(missing)))
+    clock = StageClock(len(plan.shapes), jobs, plan.size.weights / BYTES_A_SECOND + 5, progress)
+    for shape, stage in stages.items():
+        clock.reused(shape, stage.seconds)
+    if not missing:
+        work.join(toolchain)
+        return stages
+    require_free(work.path, plan.size.scratch(jobs), f"compiling {checkpoint.name}")
+    if not work.has_weights():
+        _write_weights(checkpoint, plan, work, progress)
+
+    first = plan.shapes[0]
+    mode: Mode = "F16" if plan.half == "f16" else "BF16"
+
+    def compile_stage(shape: StepShape, cancelled: threading.Event) -> FinishedStage:
+        mlir = work.begin(shape)
+        start = time.monotonic()
+        recipe = (
+            Recipe(mode, save_io=work.addresses) if shape == first else Recipe(mode, share_io=work.addresses)
+        )
+        try:
+            net = compile_net(toolchain, mlir, recipe, cancelled=cancelled)
+            describe(toolchain, net.bmodel)
+            stage = work.finish(shape, net, time.monotonic() - start)
+        except BaseException as error:
+            work.abandon(shape, keep_log=isinstance(error, CompileError) and not cancelled.is_set())
+            raise
+        work.join(toolchain, cancelled)
+        return stage
+
+    try:
+        # The others take the addresses of inputs and outputs from the first.
+        if first in missing:
+            stages |= run_stages([first], compile_stage, 1, clock)
+        stages |= run_stages([s for s in missing if s != first], compile_stage, jobs, clock)
+    except CompileError as error:
+        if shutil.disk_usage(work.path).free < FULL_DISK:
+            raise StorageError(
+                f"no space left in {work.path} for compiling {checkpoint.name}: free some disk space or set "
+                "BMQWEN_CACHE to a larger disk; the same command goes on from here"
+            ) from error
+        raise
+    return stages
+
+
+def _write_weights(checkpoint: Checkpoint, plan: Plan, work: WorkFolder, progress: Progress) -> None:
+    """The shared file of weights, told in values read."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.advance(done)
+
+    progress.start(f"converting the weights of {checkpoint.name} to {plan.precision}", plan.size.values)
+    plan.write_weights(work.weights, WeightBlocks(checkpoint.weights, advance))
+
+
+def _check_stages(said: str, plan: Plan) -> None:
+    """Raise CompileError unless model_tool names one net with just the planned stages, in their order."""
+    found = [
+        StepShape(int(tokens), int(history))
+        for tokens, history in re.findall(
+            r"input_states, \[1, (\d+),.*?history_k\.0, \[1, (\d+),", said, re.DOTALL
+        )
+    ]
+    if tuple(found) != plan.shapes or "\nnet 1:" in said:
+        raise CompileError(
+            f"the joined bmodel has the stages {', '.join(map(str, found))} in place of "
+            f"{', '.join(map(str, plan.shapes))}: report this as a bug of bmqwen"
+        )
+
+
+def _device_bytes(said: str, work: WorkFolder) -> int:
+    """Memory of the chip that the bmodel takes: by model_tool, and its inputs and outputs, K/V among them."""
+    stated = re.search(r"device mem size: (\d+)", said)
+    if stated is None:
+        raise CompileError("model_tool does not say how much device memory the bmodel needs")
+    return int(stated[1]) + int(json.loads(work.addresses.read_bytes())["io_size"])
+
+
+def _write_table(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
+    """The embedding table as raw halves [vocab, hidden], streamed."""
+    with storage_errors(path), path.open("wb") as file:
+        for block in WeightBlocks(checkpoint.weights).floats(["model.embed_tokens.weight"], np.float32):
+            file.write(to_half(block, plan.half).data)
+
+
+def _write_manifest(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    stages: Mapping[StepShape, FinishedStage],
+    part: Path,
+    toolchain: Toolchain,
+    device_bytes: int,
+) -> None:
+    """Complete the bundle in `part`."""
+    cycles = {shape: stages[shape].profile.cycles for shape in plan.shapes}
+    nets = StepNets(plan.context, cycles, half=plan.half, toolchain=toolchain.version)
+    details = nets.to_dict()
+    for entry in details["stages"]:
+        entry |= asdict(stages[StepShape(entry["tokens"], entry["history"])].profile)
+    details |= {"device_bytes": device_bytes, "checkpoint_layers": checkpoint.config.num_hidden_layers}
+    write_manifest(
+        Bundle(
+            folder=part,
+            kind="bmodel",
+            model=checkpoint.name,
+            config=plan.config,
+            precision=plan.precision.to_dict(),
+            details=details,
+            source=plan.key,
+            made_by=__version__,
+        )
+    )

@@ -1,0 +1,93 @@
+"""What is to be compiled: the nets of one model, and everything that decides their content."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bmqwen.checkpoint.checkpoint import Checkpoint
+from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.compiler.sizes import Sizes, check_device_memory, sizes
+from bmqwen.compiler.stages import check_context, step_shapes
+from bmqwen.compiler.toolchain import WHEEL
+from bmqwen.compiler.work_folder import NET, WEIGHTS
+from bmqwen.errors import InputError
+from bmqwen.half import Half
+from bmqwen.network.mlir_file import MlirFile, WeightFile
+from bmqwen.network.mlir_ops import MlirOps
+from bmqwen.network.qwen2 import emit
+from bmqwen.network.weight_blocks import WeightBlocks
+from bmqwen.quant.precision import Precision
+from bmqwen.steps import StepShape
+from bmqwen.storage import storage_errors
+
+# Raised when the emitted nets or the rounding change, so that what was compiled before is made anew.
+EMITTER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The nets of one bundle.
+
+    Attributes:
+        config: of the model, with the layers that are compiled.
+        precision: formats of the weights.
+        context: rows of the K/V cache.
+        half: what the chip computes in.
+        shapes: of the nets, the largest first.
+        size: bytes to expect.
+        key: fingerprint of the bundle's content.
+    """
+
+    config: ModelConfig
+    precision: Precision
+    context: int
+    half: Half
+    shapes: tuple[StepShape, ...]
+    size: Sizes
+    key: str
+
+    def text(self, shape: StepShape) -> str:
+        """Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
+        return self._emit(shape, None, None)
+
+    def write_weights(self, path: Path, blocks: WeightBlocks) -> None:
+        """The file of weights that all nets share, streamed. Raises CheckpointError, StorageError."""
+        beside = path.with_name(f".{path.name}.part")
+        try:
+            with storage_errors(path):
+                with WeightFile(beside) as file:
+                    self._emit(self.shapes[0], file, blocks)
+                beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def _emit(self, shape: StepShape, weights: WeightFile | None, blocks: WeightBlocks | None) -> str:
+        file = MlirFile(NET)
+        emit(self.config, MlirOps(file, self.config, shape, self.context, self.precision, weights, blocks))
+        return file.text(WEIGHTS)
+
+
+def make_plan(
+    checkpoint: Checkpoint, precision: Precision, context: int, half: Half, layers: int | None
+) -> Plan:
+    """Check the options and lay the nets out. Raises InputError for options that fit neither model nor chip."""
+    config = checkpoint.config
+    if "f32" in (precision.weights, precision.lm_head):
+        raise InputError("the chip computes in half precision: choose f16, int8 or int4 in place of f32")
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise InputError(
+                f"--layers {layers} cannot be compiled: {checkpoint.name} has {config.num_hidden_layers} layers"
+            )
+        config = replace(config, num_hidden_layers=layers)
+    check_context(config, context)
+    shapes = step_shapes(context)
+    size = sizes(config, precision, context, shapes)
+    check_device_memory(config, context, size)
+    parts = [
+        *(checkpoint.identity(), precision.to_dict(), context, half, config.num_hidden_layers),
+        *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER),
+    ]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return Plan(config, precision, context, half, shapes, size, key)

@@ -1,0 +1,242 @@
+"""Compiled toy models talk on the simulator, as the CPU does with the same weights."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bmqwen.bundle import MANIFEST, Bundle, read_bundle
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.engine import load
+from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
+from bmqwen.generate.params import Completion, SamplingParams
+from bmqwen.quant.precision import Format
+from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from checkpoints import Kind
+from compiled_models import CONTEXT, CompiledModel
+
+pytestmark = pytest.mark.simulator
+Compile = Callable[[Kind, Format, int], CompiledModel]
+# Seeds whose two most likely tokens are never closer than 0.04 in what is generated here.
+CHATS: list[tuple[Kind, Format, int]] = [("qwen1.5", "f16", 8), ("qwen2.5", "int8", 6), ("qwen1.5", "int4", 8)]
+
+
+@pytest.fixture(scope="module")
+def model(compiled: Compile) -> CompiledModel:
+    """The one that most tests use."""
+    return compiled("qwen2.5", "int4", 5)
+
+
+@pytest.fixture(scope="module")
+def runtime(model: CompiledModel, simulator: Toolchain) -> Iterator[SimulatedRuntime]:
+    """It, loaded; tests leave it usable."""
+    runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder)
+    yield runtime
+    runtime.close()
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    """Random ones."""
+    ids: list[int] = np.random.default_rng(seed).integers(0, 300, count).tolist()
+    return ids
+
+
+def two_turns(bundle: Bundle, engine: str) -> list[Completion]:
+    """Two greedy answers of twelve tokens."""
+    with load(bundle.folder, engine=engine) as loaded:  # type: ignore[arg-type]
+        chat = loaded.chat("s", SamplingParams(max_tokens=12))
+        answers = []
+        for question in ("hi", "and"):
+            list(chat.stream(question))
+            assert chat.last is not None
+            answers.append(chat.last)
+        return answers
+
+
+@pytest.mark.parametrize(("kind", "form", "seed"), CHATS)
+def test_two_turns_say_what_the_cpu_says(compiled: Compile, kind: Kind, form: Format, seed: int) -> None:
+    model = compiled(kind, form, seed)
+    on_chip, on_cpu = two_turns(model.bundle, "sim"), two_turns(model.cpu, "cpu")
+    assert [len(answer.token_ids) for answer in on_chip] == [12, 12]
+    assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
+    assert [answer.text for answer in on_chip] == [answer.text for answer in on_cpu]
+    assert on_chip[0].usage.cached_tokens == 0
+    # The second turn reads only what the cache does not hold.
+    assert on_chip[1].usage.cached_tokens >= on_chip[0].usage.prompt_tokens
+    assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens
+
+
+def test_one_launch_and_four_bytes_a_token(runtime: SimulatedRuntime) -> None:
+    runtime.truncate(0)
+    ids = tokens(13)
+    before = runtime.counters
+    runtime.feed(ids).greedy()
+    prompt = runtime.counters - before
+    assert prompt.launches == len(runtime.plan(0, 13))
+    before = runtime.counters
+    for _ in range(3):
+        output = runtime.feed([7])
+        output.greedy()
+    decode = runtime.counters - before
+    assert (decode.launches, decode.writes, decode.reads) == (3, 3, 3)
+    assert decode.bytes_out == 12
+    assert decode.device_copies == 0
+    before = runtime.counters
+    row = output.logits()
+    assert (runtime.counters - before).bytes_out == 4 * runtime.vocab_size
+    assert row.shape == (1, runtime.vocab_size)
+    assert row.dtype == np.float32
+
+
+def test_logits_are_those_of_the_cpu_and_greedy_is_their_largest(
+    runtime: SimulatedRuntime, model: CompiledModel
+) -> None:
+    ids = tokens(43, seed=1)
+    runtime.truncate(0)
+    output = runtime.feed(ids)
+    row = output.logits()[0]
+    with load(model.cpu.folder, engine="cpu") as cpu:
+        wanted = cpu.runtime.feed(ids).logits()[0]
+    assert np.dot(row, wanted) / np.linalg.norm(row) / np.linalg.norm(wanted) >= 0.9999
+    assert output.greedy() == row.argmax() == wanted.argmax()
+
+
+def test_truncated_and_fed_again_equals_fresh(runtime: SimulatedRuntime) -> None:
+    ids = tokens(20, seed=2)
+    runtime.truncate(0)
+    fresh = runtime.feed(ids).logits()
+    runtime.feed(tokens(9, seed=3))
+    runtime.truncate(12)
+    assert runtime.position == 12
+    # Other tokens at the same places, and back.
+    runtime.feed(tokens(8, seed=4))
+    runtime.truncate(12)
+    again = runtime.feed(ids[12:]).logits()
+    assert np.abs(fresh - again).max() < 0.02
+    assert fresh.argmax() == again.argmax()
+    runtime.truncate(0)
+    assert np.array_equal(runtime.feed(ids).logits(), fresh)
+
+
+def test_every_row(runtime: SimulatedRuntime, model: CompiledModel) -> None:
+    ids = tokens(4, seed=5)
+    runtime.truncate(0)
+    output = runtime.feed(ids, every_row=True)
+    rows = output.logits()
+    with load(model.cpu.folder, engine="cpu") as cpu:
+        wanted = cpu.runtime.feed(ids, every_row=True).logits()
+    assert rows.shape == wanted.shape == (4, runtime.vocab_size)
+    cosines = (rows * wanted).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosines.min() >= 0.9999
+    assert output.greedy() == rows[-1].argmax()
+    assert runtime.position == 4
+
+
+def test_wrong_use_is_refused_and_changes_nothing(runtime: SimulatedRuntime) -> None:
+    runtime.truncate(0)
+    runtime.feed(tokens(3)).greedy()
+    before = runtime.counters
+    with pytest.raises(InputError, match="no tokens"):
+        runtime.feed([])
+    with pytest.raises(InputError, match="within 0 and 319"):
+        runtime.feed([320])
+    with pytest.raises(ContextLengthError, match="97 tokens, but only 96"):
+        runtime.feed(tokens(94))
+    with pytest.raises(InputError, match="cannot truncate to position 4: 3 tokens"):
+        runtime.truncate(4)
+    assert runtime.position == 3
+    assert (runtime.counters - before).launches == 0
+
+
+def test_it_is_a_runtime_and_says_that_it_is_simulated(runtime: SimulatedRuntime) -> None:
+    assert isinstance(runtime, Runtime)
+    assert runtime.name == "simulator of a BM1684X"
+    assert (runtime.context_length, runtime.vocab_size) == (CONTEXT, 320)
+    assert sum(runtime.plan(5, 60)) == 60
+
+
+def test_killed_simulator_is_a_sentence(model: CompiledModel, simulator: Toolchain) -> None:
+    runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder, context_length=16)
+    assert runtime.context_length == 16
+    process = runtime._worker._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(DeviceError, match=r"the simulator ended unexpectedly \(exit status -9\)"):
+        runtime.feed([1])
+    assert runtime.position == 0
+    with pytest.raises(DeviceError, match="after it was closed or had failed"):
+        runtime.feed([1])
+    runtime.close()
+    runtime.close()
+
+
+def test_engines_that_do_not_fit(model: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    with pytest.raises(DeviceError, match="this machine has none.*--engine sim"):
+        load(model.bundle.folder, engine="auto")
+    with pytest.raises(DeviceError, match="engine cpu cannot run a bundle of the kind bmodel"):
+        load(model.bundle.folder, engine="cpu")
+    with pytest.raises(DeviceError, match="engine sim cannot run a bundle of the kind onnx"):
+        load(model.cpu.folder, engine="sim")
+    with pytest.raises(InputError, match="between 1 and the 96"):
+        load(model.bundle.folder, engine="sim", context_length=97)
+
+
+def damaged(model: CompiledModel, folder: Path, change: Callable[[Path], None]) -> Path:
+    """A copy of the bundle, changed."""
+    shutil.copytree(model.bundle.folder, folder)
+    change(folder)
+    return folder
+
+
+def shorten(folder: Path) -> None:
+    """Cut the bmodel off, and have the manifest agree."""
+    path = folder / "model.bmodel"
+    path.write_bytes(path.read_bytes()[:-4096])
+    edit(folder, ("files", "model.bmodel", "bytes"), path.stat().st_size)
+
+
+def swap_stop_ids(folder: Path) -> None:
+    """An edit by hand that keeps the size."""
+    path = folder / "generation_config.json"
+    text = path.read_text()
+    digits = next(c for c in text if c.isdigit())
+    path.write_text(text.replace(digits, str(9 - int(digits)), 1))
+
+
+def edit(folder: Path, keys: tuple[str, ...], value: object) -> None:
+    """Change a value of the manifest."""
+    content = json.loads((folder / MANIFEST).read_bytes())
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (folder / MANIFEST).write_text(json.dumps(content))
+
+
+def test_damaged_bundles(model: CompiledModel, simulator: Toolchain, tmp_path: Path) -> None:
+    cut = damaged(model, tmp_path / "cut", lambda f: os.truncate(f / "model.bmodel", 5000))
+    with pytest.raises(BundleError, match=r"model\.bmodel has 5,000 bytes, but the manifest says"):
+        load(cut, engine="sim")
+    with pytest.raises(BundleError, match="truncated or damaged"):
+        load(damaged(model, tmp_path / "short", shorten), engine="sim")
+    hand = damaged(model, tmp_path / "hand", swap_stop_ids)
+    with pytest.raises(BundleError, match="was changed after the bundle was made"):
+        load(hand, engine="sim")
+    other = damaged(model, tmp_path / "chip", lambda f: edit(f, ("details", "chip"), "BM1688"))
+    with pytest.raises(BundleError, match="compiled for BM1688, this program runs bundles for BM1684X"):
+        load(other, engine="sim")
+    stages = [{"tokens": 1, "history": 88, "cycles": 1}, {"tokens": 1, "history": 96, "cycles": 1}]
+    shapes = damaged(model, tmp_path / "shapes", lambda f: edit(f, ("details", "stages"), stages))
+    with pytest.raises(BundleError, match="no stage for 1 tokens after 88"):
+        load(shapes, engine="sim")
+    bundle = read_bundle(damaged(model, tmp_path / "table", lambda _: None))
+    (bundle.folder / "embedding.bin").write_bytes(bytes(100))
+    with pytest.raises(BundleError, match=r"embedding\.bin has 100 bytes instead of 81,920"):
+        SimulatedRuntime(bundle, simulator.simulator_folder)
