@@ -34,7 +34,6 @@ def score_grids(
     """
     rows: dict[str, tuple[Path, Precision, Arithmetic]] = {
         "bmqwen, as it runs": (source, Precision(), "int8"),
-        "bmqwen, weights alone": (source, Precision(), "float"),
         "Q4_0, weights alone": (q4_0, FLOAT, "float"),
     }
     scores = {}

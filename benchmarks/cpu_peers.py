@@ -186,8 +186,8 @@ def _judge(
     counts = ", ".join(f"{name} {score.tokens}" for name, score in next(iter(scores.values())).items())
     notes = [
         f"Tokens: {counts}. The float model is the {shipped} file dequantised to float32.",
-        "Weights alone: the grid in float32 arithmetic.",
-        "As it runs: activations are rounded to 8 bit as well; what llama.cpp's own such rounding costs is left out.",
+        "Weights alone: the grid in float32 arithmetic, so that what llama.cpp loses by rounding activations to "
+        + "8 bit is left out, in its favour; what bmqwen loses by the same is in its row.",
     ]
     report = {
         "agreement": {

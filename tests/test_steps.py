@@ -12,6 +12,7 @@ from bmqwen.steps import LAUNCH_NS, StepNets, StepShape
 CYCLES = {
     StepShape(1, 64): 1_000_000,
     StepShape(1, 256): 1_200_000,
+    StepShape(8, 64): 1_100_000,
     StepShape(8, 256): 1_250_000,
     StepShape(32, 256): 1_400_000,
     StepShape(128, 256): 2_600_000,
@@ -42,7 +43,8 @@ def cheapest(position: int, count: int) -> float:
     options = [
         cycles + LAUNCH_NS + cheapest(position + min(shape.tokens, count), count - shape.tokens)
         for shape, cycles in CYCLES.items()
-        if shape.history >= position and position + shape.tokens <= NETS.context
+        if position + shape.tokens <= NETS.context
+        and (shape.history >= position + shape.tokens or shape.history in (position, NETS.context))
     ]
     return min(options)
 
@@ -53,6 +55,7 @@ def test_a_short_prompt_takes_one_short_net() -> None:
 
 def test_decoding_takes_the_shortest_history() -> None:
     assert NETS.shape(1, 64) == StepShape(1, 64)
+    assert NETS.shape(1, 63) == StepShape(1, 64)
     assert NETS.shape(1, 65) == StepShape(1, 256)
     assert NETS.shape(8, 250) is None
 

@@ -178,18 +178,19 @@ def _scratch() -> Iterator[Path]:
     parent = cache_folder("evaluate")
     with storage_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
-    for lock in parent.glob("*.lock"):
-        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
+    for left in parent.glob("*.lock"):
+        with suppress(Timeout, OSError), FileLock(left, timeout=0):
+            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+            left.unlink(missing_ok=True)
     folder = parent / uuid.uuid4().hex[:8]
-    with storage_errors(parent), FileLock(folder.with_suffix(".lock")) as lock:
-        try:
+    mine = folder.with_suffix(".lock")
+    with ExitStack() as held:
+        with storage_errors(parent):
+            held.enter_context(FileLock(mine))
+            held.callback(mine.unlink, missing_ok=True)
             folder.mkdir()
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
+        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
 
 
 def _source_of(bundle: Bundle, named: Path | None) -> Checkpoint:

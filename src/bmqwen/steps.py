@@ -48,10 +48,18 @@ class StepNets:
         return tuple(sorted({shape.tokens for shape in self.cycles}))
 
     def shape(self, tokens: int, position: int) -> StepShape | None:
-        """The net for `tokens` rows at a position: the one with the shortest history that holds it. None: too long."""
+        """The net for `tokens` rows at a position: the one with the shortest history that holds it. None: too long.
+
+        A net reads its new rows from where its history ends; they are written at the position. In a history shorter
+        than the context the two places must not overlap, unless they are the same.
+        """
         if position + tokens > self.context:
             return None
-        fitting = [s for s in self.cycles if s.tokens == tokens and s.history >= position]
+        fitting = [
+            s
+            for s in self.cycles
+            if s.tokens == tokens and (s.history >= position + tokens or s.history in (position, self.context))
+        ]
         return min(fitting, key=lambda s: s.history, default=None)
 
     def plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:

@@ -3,9 +3,8 @@
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from bmqwen.cli import bench, chat, evaluate, export, info, pull, verify
@@ -13,10 +12,13 @@ from bmqwen.cli import compile as compile_command
 from bmqwen.errors import BmqwenError
 from bmqwen.version import __version__
 
+# The base of all errors of usage; typer has its own copy of click, which of the two depends on its version.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 app = typer.Typer(
     name="bmqwen",
     help="Qwen chat models on SOPHON BM1684X: from the checkpoint to an answer, on the chip or this machine's CPU.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,11 +44,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options of the program itself."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
@@ -59,13 +64,14 @@ def run(arguments: list[str]) -> int:
     try:
         result = typer.main.get_command(app)(args=arguments, prog_name="bmqwen", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+    except _UsageError as error:
+        where = error.ctx.command_path if getattr(error, "ctx", None) else "bmqwen"
+        _say(f"bmqwen: {error.format_message()} (`{where} --help` shows what there is)")
+        return int(error.exit_code)
     except BmqwenError as error:
         _say(f"bmqwen: {error}")
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("bmqwen: interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:
