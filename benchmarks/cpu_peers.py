@@ -184,10 +184,13 @@ def _judge(
     with progress_bar() as bar:
         scores = score_grids(path, q4_0, texts, threads=threads, progress=bar, step=_say)
     counts = ", ".join(f"{name} {score.tokens}" for name, score in next(iter(scores.values())).items())
+    rounding = (
+        "Weights alone: the grid in float32 arithmetic. What llama.cpp loses by rounding activations to 8 bit is left "
+        "out, in its favour; what bmqwen loses by the same is in its row."
+    )
     notes = [
         f"Tokens: {counts}. The float model is the {shipped} file dequantised to float32.",
-        "Weights alone: the grid in float32 arithmetic, so that what llama.cpp loses by rounding activations to "
-        + "8 bit is left out, in its favour; what bmqwen loses by the same is in its row.",
+        rounding,
     ]
     report = {
         "agreement": {

@@ -10,8 +10,10 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from bmqwen.bundle import Bundle, write_manifest
 from bmqwen.cache import cache_folder
 from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.compiler.plan import make_plan
 from bmqwen.convert import bundle_of
 from bmqwen.divergence import Divergence
 from bmqwen.errors import DeviceError, InputError
@@ -249,6 +251,39 @@ def test_a_bundle_needs_the_checkpoint_that_it_was_made_from(bundle: Path, tmp_p
     ):
         pass
     with pytest.raises(InputError, match="--against"), open_pair(str(bundle), INT4):
+        pass
+
+
+def compiled(folder: Path, target: Path, **details: str) -> Path:
+    """A compiled bundle as far as an evaluation looks at it: its manifest and its tokenizer."""
+    target.mkdir()
+    with open_checkpoint(folder) as checkpoint:
+        plan = make_plan(checkpoint, INT4, 128, "f16", None)
+        for name, content in checkpoint.tokenizer_files().items():
+            (target / name).write_bytes(content)
+    known = {"context": 128, "half": "f16"} | details
+    write_manifest(
+        Bundle(target, "bmodel", "tiny", plan.config, INT4.to_dict(), details=known, source=plan.key)
+    )
+    return target
+
+
+def test_a_compiled_bundle_finds_its_checkpoint(folder: Path, tmp_path: Path) -> None:
+    named = compiled(folder, tmp_path / "named")
+    recorded = compiled(folder, tmp_path / "recorded", checkpoint=str(folder))
+    expected = score(folder, INT4, window=256)
+    for path, against in ((named, str(folder)), (recorded, None)):
+        with open_pair(str(path), FLOAT, against=against, threads=1) as pair:
+            assert pair.precision == INT4
+            assert evaluate_text(pair, TEXT, window=256) == expected
+    with pytest.raises(InputError, match="--against"), open_pair(str(named), FLOAT):
+        pass
+    # Another half type is another model.
+    altered = compiled(folder, tmp_path / "altered", half="bf16")
+    with (
+        pytest.raises(InputError, match="not made from"),
+        open_pair(str(altered), FLOAT, against=str(folder)),
+    ):
         pass
 
 

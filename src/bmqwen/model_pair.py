@@ -11,14 +11,15 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from bmqwen.bundle import Bundle, is_bundle, read_bundle
+from bmqwen.bundle_source import source_of
 from bmqwen.cache import cache_folder
 from bmqwen.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.compiler.sizes import available_memory
 from bmqwen.convert import bundle_of
-from bmqwen.errors import BmqwenError, InputError
+from bmqwen.errors import InputError
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.network.export import estimated_bytes, export_onnx, source_key
+from bmqwen.network.export import estimated_bytes, export_onnx
 from bmqwen.progress import Progress, Silent
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
@@ -115,7 +116,7 @@ def open_pair(
             source = stack.enter_context(open_checkpoint(path))
         else:
             precision = Precision(**bundle.precision)
-            source = stack.enter_context(_source_of(bundle, other))
+            source = stack.enter_context(source_of(bundle, other))
             other = None
             if bundle.config != source.config:
                 raise InputError(
@@ -191,40 +192,6 @@ def _scratch() -> Iterator[Path]:
             folder.mkdir()
         held.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
-
-
-def _source_of(bundle: Bundle, named: Path | None) -> Checkpoint:
-    """The checkpoint that a bundle was made from: the one named, or one of those downloaded."""
-    if named is not None:
-        checkpoint = open_checkpoint(named)
-        if _made_from(bundle, checkpoint):
-            return checkpoint
-        checkpoint.close()
-        raise InputError(
-            f"{bundle.folder} was not made from {named}, or by another version of bmqwen: name its checkpoint with "
-            "--against, or evaluate the checkpoint itself with --quant"
-        )
-    for model in Hub().cache.models():
-        if not model.complete:
-            continue
-        try:
-            checkpoint = open_checkpoint(model.path)
-        except BmqwenError:
-            continue
-        if _made_from(bundle, checkpoint):
-            return checkpoint
-        checkpoint.close()
-    raise InputError(
-        f"the checkpoint that {bundle.folder} was made from ({bundle.model}) is not among the downloaded models: "
-        "name it with --against"
-    )
-
-
-def _made_from(bundle: Bundle, checkpoint: Checkpoint) -> bool:
-    if bundle.kind == "bmodel":
-        return bool(bundle.details.get("checkpoint") == checkpoint.identity())
-    plain = bundle.details.get("dialect") == "plain"
-    return bundle.source == source_key(checkpoint, Precision(**bundle.precision), plain=plain)
 
 
 def _runs_here(bundle: Bundle) -> bool:

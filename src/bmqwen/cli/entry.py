@@ -30,11 +30,11 @@ def read(line: Callable[[], str], more: Callable[[], str]) -> str:
     Raises what the two raise, but InputError for an end inside of a block.
     """
     text = line()
-    while is_open(text):
-        try:
+    try:
+        while is_open(text):
             text += "\n" + more()
-        except EOFError:
-            raise InputError(f"the text ends inside of a block: close it with a line of {QUOTES}") from None
+    except EOFError:
+        raise InputError(f"the text ends inside of a block: close it with a line of {QUOTES}") from None
     return text
 
 

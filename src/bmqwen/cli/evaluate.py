@@ -1,5 +1,8 @@
 """`bmqwen evaluate`."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,6 +10,8 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.output import STDERR, print_json, progress_bar
+
+_Meter = Callable[[int, int, str], None]
 
 
 def evaluate(
@@ -103,10 +108,10 @@ def evaluate(
             if not json:
                 typer.echo(str(pair))
             for path, content in texts.items():
-                with STDERR.status(f"{path.name}: starting") as status:
+                with _meter(path.name) as meter:
 
-                    def scored(done: int, total: int, perplexity: float, name: str = path.name) -> None:
-                        status.update(f"{name}: {done:,} of {total:,} tokens, perplexity {perplexity:.3f}")
+                    def scored(done: int, total: int, perplexity: float, meter: _Meter = meter) -> None:
+                        meter(done, total, f"tokens, perplexity {perplexity:.3f}")
 
                     score = evaluate_text(
                         pair, content, window=window, stride=stride, limit=limit, step=scored
@@ -115,10 +120,10 @@ def evaluate(
                 if not json:
                     typer.echo(f"\n{path}: {score}")
             for path, (questions, examples) in papers.items():
-                with STDERR.status(f"{path.name}: starting") as status:
+                with _meter(path.name) as meter:
 
-                    def answered(done: int, total: int, right: int, name: str = path.name) -> None:
-                        status.update(f"{name}: {done:,} of {total:,} questions, {right:,} right")
+                    def answered(done: int, total: int, right: int, meter: _Meter = meter) -> None:
+                        meter(done, total, f"questions, {right:,} right")
 
                     paper = evaluate_choices(
                         pair, questions, subject=subject_of(path), examples=examples, step=answered
@@ -128,3 +133,18 @@ def evaluate(
                     typer.echo(f"\n{path}: {paper}")
     if json:
         print_json(result)
+
+
+@contextmanager
+def _meter(name: str) -> Iterator[_Meter]:
+    """Shows how far a file is and how long it will take: (done, all, what and how it looks so far)."""
+    if not STDERR.is_terminal:
+        STDERR.print(f"evaluating on {name} ...", markup=False, soft_wrap=True)
+    began = time.monotonic()
+    with STDERR.status(f"{name}: starting") as status:
+
+        def show(done: int, total: int, figure: str) -> None:
+            left = (time.monotonic() - began) * (total - done) / done
+            status.update(f"{name}: {done:,} of {total:,} {figure}, {left:.0f} s left")
+
+        yield show
