@@ -66,7 +66,7 @@ class BenchResult:
         first = [u.first_token_s for u in self.runs]
         speed = [u.tokens_per_s for u in self.runs]
         return (
-            "| engine | model | precision | prompt tokens | new tokens | first token latency (s) | tokens per second |\n"
+            "| engine | model | precision | prompt tokens | new tokens | first token latency (s) | tokens/s |\n"
             "|---|---|---|---|---|---|---|\n"
             f"| {self.engine} | {self.model} | {self.precision} | {self.runs[0].prompt_tokens} "
             f"| {self.runs[0].completion_tokens} | {self.first_token_s:.3f} ({min(first):.3f} to {max(first):.3f}) "

@@ -28,7 +28,10 @@ def convert(
     offline: bool = False,
     progress: Progress,
 ) -> Bundle:
-    """Export a model to a folder. Raises what `Hub.resolve` and `export_onnx` raise; a bundle as MODEL is an InputError."""
+    """Export a model to a folder.
+
+    Raises what `Hub.resolve` and `export_onnx` raise, and InputError for a bundle as MODEL.
+    """
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")

@@ -125,14 +125,14 @@ def _open_runtime(
         return SimulatedRuntime(bundle, folder, context_length=context_length)
     if bundle.kind == "bmodel" and engine in ("auto", "tpu"):
         from bmqwen.runtime.bmrt.libraries import find_libraries
-        from bmqwen.runtime.bmrt.step_runtime import StepRuntime
+        from bmqwen.runtime.bmrt.opening import open_bmodel
 
         if engine == "auto" and find_libraries() is None:
             raise DeviceError(
                 f"{bundle.folder} was compiled for a chip, and this machine has none: run it on one, or slowly on "
                 "the vendor's simulator with --engine sim"
             )
-        return StepRuntime(bundle, context_length=context_length)
+        return open_bmodel(bundle, context_length=context_length)
     raise DeviceError(
         f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first"
     )

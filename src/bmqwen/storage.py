@@ -23,7 +23,8 @@ def storage_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(
-                f"cannot write {path}: {error.strerror}; choose another folder (BMQWEN_CACHE names the cache) or mend its permissions"
+                f"cannot write {path}: {error.strerror}; mend its permissions or choose another folder "
+                "(BMQWEN_CACHE names the cache)"
             ) from error
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 

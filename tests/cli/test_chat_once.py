@@ -68,13 +68,14 @@ def test_ctrl_c_stops_and_keeps_what_was_shown(chatterbox: Path, environment: di
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, preexec_fn=heed_ctrl_c
     ) as process:
         assert process.stdout is not None
-        start = process.stdout.read(30).decode()
-        assert start == ("hello" + 3 * REPEATS)[:30]  # it streams: the whole answer takes far longer
+        start = os.read(process.stdout.fileno(), 30).decode()
+        assert start  # it streams: the whole answer takes far longer
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     text = start + rest.decode()
     assert text.endswith("\n")
+    assert 5 <= len(text) < 60_000
     assert ("hello" + 30_000 * REPEATS).startswith(text[:-1])
     assert "stopped" in errors.decode()
     assert "Traceback" not in errors.decode()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.errors import CheckpointError
 from bmqwen.network.export import MODEL_FILE, export_onnx
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.ort import OrtRuntime
@@ -137,3 +138,17 @@ def test_exporting_again_leaves_the_bundle_alone(folder: Path) -> None:
     first = export(folder, "again", FLOAT)
     before = first.path(MODEL_FILE).stat().st_mtime_ns
     assert export(folder, "again", FLOAT).path(MODEL_FILE).stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused_before_the_work(
+    config: ModelConfig, tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path / "checkpoint", config, seed=3, with_tokenizer=False)
+    converted: list[int] = []
+    with (
+        open_checkpoint(tmp_path / "checkpoint") as checkpoint,
+        pytest.raises(CheckpointError, match="tokenizer"),
+    ):
+        export_onnx(checkpoint, tmp_path / "bundle", FLOAT, advance=converted.append)
+    assert not converted
+    assert not (tmp_path / "bundle").exists()

@@ -9,6 +9,7 @@ import typer
 
 from bmqwen.cli import bench, chat, evaluate, export, info, pull, verify
 from bmqwen.cli import compile as compile_command
+from bmqwen.cli.terminal import use_utf8
 from bmqwen.errors import BmqwenError
 from bmqwen.version import __version__
 
@@ -45,7 +46,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001  (its callback does the work)
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
@@ -56,6 +57,7 @@ def options(
 
 def main() -> None:
     """Run the command line and leave with its exit code: 0, 1 (failed), 2 (wrong usage or input), 130 (interrupted)."""
+    use_utf8()
     sys.exit(run(sys.argv[1:]))
 
 

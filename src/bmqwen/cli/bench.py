@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.output import STDERR, print_json, progress_bar
+from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.terminal import STDERR
 
 
 def bench(

@@ -63,13 +63,12 @@ def chat(
     """Talk to MODEL. With -p or piped text: one answer; else a conversation (type /help in it)."""
     from bmqwen.cli.answer import answer_once
     from bmqwen.cli.repl import Repl, is_script
-    from bmqwen.cli.terminal import argument_text, held_keys, read_stdin, use_utf8
+    from bmqwen.cli.terminal import argument_text, held_keys, read_stdin
     from bmqwen.engine import load
     from bmqwen.errors import InputError
     from bmqwen.generate.params import SamplingParams
     from bmqwen.quant.precision import Precision
 
-    use_utf8()
     params = SamplingParams(
         temperature=temperature,
         top_k=top_k,

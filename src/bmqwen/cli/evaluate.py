@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
 from bmqwen.cli import options
-from bmqwen.cli.output import STDERR, print_json, progress_bar
+from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.terminal import STDERR
 
 _Meter = Callable[[int, int, str], None]
 
@@ -141,6 +143,7 @@ def _meter(name: str) -> Iterator[_Meter]:
     if not STDERR.is_terminal:
         STDERR.print(f"evaluating on {name} ...", markup=False, soft_wrap=True)
     began = time.monotonic()
+    name = escape(name)
     with STDERR.status(f"{name}: starting") as status:
 
         def show(done: int, total: int, figure: str) -> None:

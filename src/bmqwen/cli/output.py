@@ -1,15 +1,13 @@
 """What the commands print: progress, notes, tables, JSON."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-STDERR = Console(stderr=True, highlight=False)
+from bmqwen.cli.terminal import STDERR, put
 
 
 class Bar:
@@ -70,8 +68,7 @@ def progress_bar(*, sizes: bool = True) -> Iterator[Bar]:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    put(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def size_text(count: float) -> str:

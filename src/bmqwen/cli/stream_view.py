@@ -7,8 +7,7 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Protocol
 
-from bmqwen.cli.output import STDERR
-from bmqwen.cli.terminal import note, put
+from bmqwen.cli.terminal import STDERR, note, put
 from bmqwen.generate.params import Completion, Piece, Usage
 
 _WORTH_SHOWING = 64  # tokens to read; fewer are read before anyone could see how far it is

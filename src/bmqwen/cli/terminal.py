@@ -7,10 +7,12 @@ import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.text import Text
 
-from bmqwen.cli.output import STDERR
 from bmqwen.errors import InputError, StorageError
+
+STDERR = Console(stderr=True, highlight=False)
 
 # Control characters but tab and newline: a model's answer must not be able to steer the terminal.
 _UNSAFE = dict.fromkeys(code for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10))

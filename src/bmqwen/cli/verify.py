@@ -1,15 +1,13 @@
 """`bmqwen verify`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from bmqwen.cli import options
-from bmqwen.cli.output import STDERR, print_json, progress_bar
+from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.terminal import STDERR
 from bmqwen.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,11 +43,11 @@ def verify(
 ) -> None:
     """Compare a bundle's nets on the vendor's simulator with the float model; exit code 1 if one is off."""
     from bmqwen.bundle import read_bundle
-    from bmqwen.checkpoint.checkpoint import open_checkpoint
+    from bmqwen.bundle_source import source_of
     from bmqwen.checkpoint.hub import Hub
     from bmqwen.compiler.toolchain import open_toolchain
     from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-    from bmqwen.verify import check_same_model, choose_stages, duration, estimate_seconds
+    from bmqwen.verify import choose_stages, duration, estimate_seconds
     from bmqwen.verify import verify as compare
 
     opened = read_bundle(bundle)
@@ -68,9 +66,8 @@ def verify(
     STDERR.print(f"{len(shapes)} nets, about {duration(seconds)} on the simulator", markup=False)
     opened.verify_files()
     with progress_bar() as bar:
-        path = Hub(offline=offline or None).resolve(against or _source(opened.details, bundle), progress=bar)
-    with open_checkpoint(path) as checkpoint:
-        check_same_model(opened, checkpoint)
+        named = None if against is None else Hub(offline=offline or None).resolve(against, progress=bar)
+    with source_of(opened, named) as checkpoint:
         runtime = SimulatedRuntime(opened, open_toolchain().simulator_folder)
         try:
             with STDERR.status("starting") as status:
@@ -91,39 +88,23 @@ def verify(
         raise typer.Exit(1)
 
 
-def _source(details: dict[str, Any], bundle: Path) -> str:
-    """The checkpoint that the bundle names, where it still exists."""
-    named = details.get("checkpoint")
-    if isinstance(named, str) and Path(named).exists():
-        return named
-    gone = (
-        f"what {bundle} was compiled from ({named}) is gone" if named else f"{bundle} does not say its source"
-    )
-    raise InputError(f"{gone}: name the checkpoint with --against")
-
-
 def _print(result: "VerifyReport") -> None:
-    table = Table(box=SIMPLE)
     quantised = any(stage.to_grid for stage in result.stages)
-    for heading in ("net", "cached", *(["to its grid: logits", "K/V"] if quantised else [])):
-        table.add_column(heading, justify="right")
-    for heading in ("to float32: logits", "K/V", "largest error", "token", ""):
-        table.add_column(heading, justify="right")
+    wide = f"{'to its grid':>22}" if quantised else ""
+    typer.echo(f"{'':16}{wide}{'to float32':>22}")
+    columns = f"{'logits':>13}{'K/V':>9}"
+    typer.echo(f"{'net':>9}{'cached':>7}{columns * (2 if quantised else 1)}   error  token")
     for stage in result.stages:
-        grid, plain = stage.to_grid, stage.to_float
-        table.add_row(
-            f"{stage.tokens}x{stage.history}",
-            f"{stage.cached}",
-            *((f"{grid.logits_cosine:.6f}", f"{grid.cache_cosine:.6f}") if grid else ()),
-            *(f"{plain.logits_cosine:.6f}", f"{plain.cache_cosine:.6f}"),
-            f"{(grid or plain).logits_error:.4f}",
-            "same" if (grid or plain).same_token else "differs",
-            "passed" if stage.passed else "FAILED",
+        deciding = stage.to_grid or stage.to_float
+        cosines = "".join(
+            f"{s.logits_cosine:13.6f}{s.cache_cosine:9.6f}" for s in (stage.to_grid, stage.to_float) if s
         )
-    Console(soft_wrap=True).print(table)
+        typer.echo(
+            f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{cosines}{deciding.logits_error:8.4f}  "
+            f"{'same' if deciding.same_token else 'differs'}{'' if stage.passed else '  FAILED'}"
+        )
     against = "the float result of the same grid" if quantised else "float32"
-    verdict = "passed" if result.passed else "FAILED"
     typer.echo(
-        f"{result.model}, {result.precision}: {verdict}; {len(result.stages)} of {result.nets} nets, "
-        f"cosine to {against} at least {result.threshold}"
+        f"{result.model}, {result.precision}: {'passed' if result.passed else 'FAILED'}; "
+        f"{len(result.stages)} of {result.nets} nets, cosine to {against} at least {result.threshold}"
     )

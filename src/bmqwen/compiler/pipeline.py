@@ -243,7 +243,11 @@ def _write_manifest(
     details = nets.to_dict()
     for entry in details["stages"]:
         entry |= asdict(stages[StepShape(entry["tokens"], entry["history"])].profile)
-    details |= {"device_bytes": device_bytes, "checkpoint_layers": checkpoint.config.num_hidden_layers}
+    details |= {
+        "device_bytes": device_bytes,
+        "checkpoint": str(checkpoint.path.absolute()),
+        "checkpoint_layers": checkpoint.config.num_hidden_layers,
+    }
     write_manifest(
         Bundle(
             folder=part,

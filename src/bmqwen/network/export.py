@@ -72,6 +72,8 @@ def export_onnx(
     existing = reusable_bundle(folder, key, replace=replace)
     if existing is not None:
         return existing
+    # Read before the long work: a checkpoint without a tokenizer should fail at once.
+    tokenizer = checkpoint.tokenizer_files()
     require_free(folder.parent, estimated_bytes(checkpoint, precision), f"converting {checkpoint.name}")
     with new_folder(folder, replace=replace) as part:
         file = OnnxFile(part / MODEL_FILE, opset=21, contrib=not plain)
@@ -82,7 +84,7 @@ def export_onnx(
             file.save(__version__)
         finally:
             file.close()
-        for name, content in checkpoint.tokenizer_files().items():
+        for name, content in tokenizer.items():
             (part / name).write_bytes(content)
         write_manifest(
             Bundle(

@@ -1,6 +1,7 @@
 """The small inputs of a stage, written to the device in one copy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class InputBlock:
             first.size = size
             self._block = DeviceMemory(device, first, owned=False)
         self._bytes: NDArray[np.uint8] = np.zeros(size, np.uint8)
-        self.arrays: dict[str, NDArray[np.generic]] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}
         self.memory: dict[str, DeviceMemory] = {}
         for port, offset in zip(ports, offsets, strict=True):
             dtype = np.dtype(np.uint16) if port.dtype == np.float16 else port.dtype

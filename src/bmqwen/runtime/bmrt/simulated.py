@@ -10,6 +10,7 @@ from bmqwen.bundle import Bundle
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.runtime.base import Output
 from bmqwen.runtime.bmrt.counters import Counters
+from bmqwen.runtime.bmrt.opening import open_bmodel
 from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime, check_tokens, device_bytes
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
 from bmqwen.steps import StepShape
@@ -23,7 +24,7 @@ class Target:
 
     def __init__(self, bundle: Bundle, folder: Path, context_length: int | None) -> None:
         """Load the bundle."""
-        self._runtime = StepRuntime(bundle, folder=folder, context_length=context_length)
+        self._runtime = open_bmodel(bundle, folder=folder, context_length=context_length)
         self._output: Output | None = None
 
     def facts(self) -> tuple[str, int, int]:
@@ -52,7 +53,9 @@ class Target:
         return self._last().logits()
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
-        """As `StepRuntime.run_stage`."""
+        """As `StepRuntime.run_stage`. Raises InputError for a bundle without step nets."""
+        if not isinstance(self._runtime, StepRuntime):
+            raise InputError("this bundle has no step nets")
         return self._runtime.run_stage(shape, tokens, cache)
 
     def close(self) -> None:

@@ -225,12 +225,6 @@ def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
 
 
 def device_bytes(bundle: Bundle) -> int:
-    """Device memory that a bundle takes: as its manifest says, else estimated from its sizes; in bytes."""
+    """Device memory that a bundle takes: as its manifest says, else as large as its bmodel; in bytes."""
     stated = bundle.details.get("device_bytes")
-    if isinstance(stated, int) and stated > 0:
-        return stated
-    nets = StepNets.from_dict(bundle.details, str(bundle.folder))
-    config, most = bundle.config, nets.lengths[-1]
-    cache = 4 * config.num_hidden_layers * config.kv_size * (nets.context + most)
-    work = 8 * most * (config.hidden_size + config.intermediate_size + nets.context + most)
-    return bundle.path(BMODEL_FILE).stat().st_size + cache + work + 16 * config.vocab_size
+    return stated if isinstance(stated, int) and stated > 0 else bundle.path(BMODEL_FILE).stat().st_size

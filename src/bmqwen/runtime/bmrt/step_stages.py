@@ -1,6 +1,5 @@
 """The step nets of a bmodel on a device: their inputs, their one K/V cache, and launching them."""
 
-import ctypes as c
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,23 +12,14 @@ from bmqwen.half import from_half, to_half
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.device import DeviceMemory
 from bmqwen.runtime.bmrt.input_block import InputBlock
-from bmqwen.runtime.bmrt.model import Stage, tensors
+from bmqwen.runtime.bmrt.model import Stage
+from bmqwen.runtime.bmrt.prepared import PreparedLaunch
 from bmqwen.runtime.bmrt.session import Session
-from bmqwen.runtime.bmrt.structs import DeviceMem, Tensor
 from bmqwen.steps import StepNets, StepShape
 
 # What a mask adds to the score of a row that must not be seen.
 CLOSED = -10000.0
 DATA = ("input_states", "position_ids", "attention_mask", "last_row")
-# Views an array of bm_tensor_t: of a prepared launch only addresses change.
-ADDRESS = np.dtype(
-    {
-        "names": ["address"],
-        "formats": [np.uint64],
-        "offsets": [Tensor.device_mem.offset + DeviceMem.address.offset],
-        "itemsize": c.sizeof(Tensor),
-    }
-)
 
 
 class StepStages:
@@ -91,11 +81,10 @@ class StepStages:
         counters = self.counters
         counters.writes += 1
         counters.bytes_in += launch.block.nbytes
-        counters.device_copies += launch.copies
-        counters.device_bytes += launch.copied_bytes
-        launch.aim(position * self._row_bytes)
+        counters.device_copies += launch.prepared.copies
+        counters.device_bytes += launch.prepared.copied_bytes
         self._pending = True
-        self._model.start(launch.stage, launch.given, launch.taken)
+        launch.prepared.start(position * self._row_bytes)
         counters.launches += 1
 
     def token_id(self, shape: StepShape) -> int:
@@ -161,7 +150,7 @@ class StepStages:
 
 
 class _Launch:
-    """A stage made ready: tensors for the call, of which only addresses of K/V outputs change."""
+    """A stage made ready: its inputs on the host, and where it reads and writes on the device."""
 
     def __init__(
         self,
@@ -171,42 +160,33 @@ class _Launch:
         cache: Sequence[DeviceMemory],
         busy: Sequence[tuple[int, int]],
     ) -> None:
-        self.stage, self._shape = stage, shape
-        layers = len(cache) // 2
-        data = [stage.input(name) for name in DATA]
-        self.block = InputBlock(owner._device, data, busy)
+        self.stage = stage
+        self.block = InputBlock(owner._device, [stage.input(name) for name in DATA], busy)
+        # Where a runtime gives each stage memory of its own, the device copies the rows that the stage sees.
         histories = dict(zip(owner._histories(), cache, strict=True))
-        inputs, self.copies, self.copied_bytes = [], 0, 0
-        for port in stage.inputs:
-            # Where a runtime gives each stage memory of its own, the device copies the rows that the stage sees.
-            memory = self.block.memory.get(port.name) or histories[port.name].view(0, port.nbytes)
-            if memory.address != port.memory.address:
-                self.copies += 1
-                self.copied_bytes += port.nbytes
-            inputs.append(memory)
-        names = [f"{part}_cache.{i}" for i in range(layers) for part in "kv"]
-        new = {name: stage.output(name) for name in names}
-        self.token_id = stage.output("token_id").memory
-        # The compiler adds to the name of an output that it converts.
-        name = next((port.name for port in stage.outputs if port.name.startswith("logits")), "logits")
-        self.logits = stage.output(name).memory
+        inputs = [
+            self.block.memory.get(port.name) or histories[port.name].view(0, port.nbytes)
+            for port in stage.inputs
+        ]
+        names = [f"{part}_cache.{i}" for i in range(len(cache) // 2) for part in "kv"]
+        rows = {stage.output(name).name: memory for name, memory in zip(names, cache, strict=True)}
         outputs = [
-            cache[names.index(port.name)].view(0, port.nbytes) if port.name in new else port.memory
+            rows[port.name].view(0, port.nbytes) if port.name in rows else port.memory
             for port in stage.outputs
         ]
-        self.given = tensors(stage, "input", stage.inputs, inputs)
-        self.taken = tensors(stage, "output", stage.outputs, outputs)
-        places = [i for i, port in enumerate(stage.outputs) if port.name in new]
-        self._places = np.array(places)
-        self._addresses = np.frombuffer(self.taken, ADDRESS)["address"]
-        self._bases = self._addresses[self._places].copy()
-        self._opened = 0
+        moving = [i for i, port in enumerate(stage.outputs) if port.name in rows]
+        self.prepared = PreparedLaunch(owner._model, stage, inputs, outputs, moving)
+        self.token_id = stage.output("token_id").memory
+        # The compiler adds to the name of an output that it converts.
+        logits = next((port.name for port in stage.outputs if port.name.startswith("logits")), "logits")
+        self.logits = stage.output(logits).memory
         half = "bf16" if stage.input("attention_mask").bfloat16 else "f16"
-        closed = to_half(np.array(CLOSED), half).item()
+        self._closed = to_half(np.array(CLOSED), half).item()
         self._mask = self.block.arrays["attention_mask"][0, 0]
-        self._mask[:] = closed
-        self._mask[:, shape.history :] = np.triu(np.full((shape.tokens, shape.tokens), closed, np.uint16), 1)
-        self._closed = closed
+        self._mask[:] = self._closed
+        own = np.full((shape.tokens, shape.tokens), self._closed, np.uint16)
+        self._mask[:, shape.history :] = np.triu(own, 1)
+        self._opened = 0
 
     def fill(self, position: int, states: NDArray[np.uint16]) -> None:
         """Set the inputs."""
@@ -220,7 +200,3 @@ class _Launch:
         self._mask[:, self._opened : position] = 0
         self._mask[:, position : self._opened] = self._closed
         self._opened = position
-
-    def aim(self, offset: int) -> None:
-        """Have the new rows of K/V written `offset` bytes into the cache."""
-        self._addresses[self._places] = self._bases + np.uint64(offset)

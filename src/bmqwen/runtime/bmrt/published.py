@@ -1,0 +1,153 @@
+"""Runs the vendor's published bmodels, one net a layer, behind the same protocol as our own."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.bundle import Bundle
+from bmqwen.errors import ContextLengthError, DeviceError, InputError
+from bmqwen.runtime.bmrt.counters import Counters
+from bmqwen.runtime.bmrt.published_nets import PublishedNets
+from bmqwen.runtime.bmrt.session import Session
+from bmqwen.runtime.bmrt.step_runtime import BMODEL_FILE, RowsOutput, check_tokens, device_bytes
+
+LAYOUT = "sophon-demo"
+# Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
+# tokens than that are cheaper read together with all that the cache holds already.
+PROMPT_COST = 6
+
+
+class PublishedOutput:
+    """What one feed computed; on the device until it is asked for."""
+
+    def __init__(self, runtime: "PublishedRuntime", serial: int) -> None:
+        self._runtime, self._serial = runtime, serial
+
+    def greedy(self) -> int:
+        """The most likely token after the last one fed."""
+        nets = self._runtime.current(self._serial)
+        token = nets.token_id()
+        if not 0 <= token < self._runtime.vocab_size:
+            raise DeviceError(
+                f"{self._runtime.name} computed the token {token}, which the model does not have"
+            )
+        return token
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits after the last token, float32 [1, vocab]. Raises DeviceError where the bmodel gives none."""
+        return self._runtime.current(self._serial).logits()
+
+
+class PublishedRuntime:
+    """A `bmqwen.runtime.base.Runtime` of a bundle whose details have the layout "sophon-demo".
+
+    Attributes:
+        chip: the chip's name.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        folder: Path | None = None,
+        index: int = 0,
+        context_length: int | None = None,
+    ) -> None:
+        """Load the bundle; arguments and errors are those of `StepRuntime`."""
+        self._session = Session(
+            bundle.path(BMODEL_FILE), folder=folder, index=index, needed=device_bytes(bundle)
+        )
+        try:
+            self.chip = self._session.device.chip
+            self._nets = PublishedNets(self._session, bundle.config)
+            most = self._nets.context
+            if context_length is not None and not 1 <= context_length <= most:
+                raise InputError(
+                    f"the context length must be between 1 and the {most} that the bundle was compiled for, "
+                    f"not {context_length}"
+                )
+        except BaseException:
+            self._session.close()
+            raise
+        self._context_length = context_length or most
+        self._vocab_size = bundle.config.vocab_size
+        self._tokens: list[int] = []
+        self._serial = 0
+
+    @property
+    def name(self) -> str:
+        """Chip and device."""
+        return f"{self.chip}, {self._session.device}"
+
+    @property
+    def counters(self) -> Counters:
+        """Calls and bytes since loading, as they are now."""
+        return replace(self._nets.counters)
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of a row of logits."""
+        return self._vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the cache can hold."""
+        return self._context_length
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return len(self._tokens)
+
+    def plan(self, position: int, count: int) -> list[int]:
+        """All at once where that pays, else one at a time."""
+        return [count] if _together(position, count) else [1] * count
+
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> PublishedOutput | RowsOutput:
+        """Append tokens."""
+        check_tokens(tokens, self.vocab_size)
+        before, count, nets = len(self._tokens), len(tokens), self._nets
+        total = before + count
+        if total > self._context_length:
+            raise ContextLengthError(self._context_length, total)
+        self._serial += 1
+        rows = []
+        if _together(before, count):
+            nets.run_prompt([*self._tokens, *tokens])
+            for row in range(before, total) if every_row else [total - 1]:
+                nets.run_head(row)
+                if every_row:
+                    rows.append(nets.logits()[0])
+        else:
+            for i, token in enumerate(tokens):
+                nets.run_token(token, before + i)
+                if every_row or i == count - 1:
+                    nets.run_head(0)
+                if every_row:
+                    rows.append(nets.logits()[0])
+        self._tokens.extend(tokens)
+        return RowsOutput(np.stack(rows)) if every_row else PublishedOutput(self, self._serial)
+
+    def truncate(self, position: int) -> None:
+        """Forget all tokens from `position` on."""
+        if not 0 <= position <= len(self._tokens):
+            raise InputError(f"cannot truncate to position {position}: {len(self._tokens)} tokens are cached")
+        del self._tokens[position:]
+
+    def current(self, serial: int) -> PublishedNets:
+        """The nets, while they still hold the results of the feed with that number."""
+        if serial != self._serial:
+            raise InputError("this output is no longer there: more tokens were fed since")
+        return self._nets
+
+    def close(self) -> None:
+        """Free everything. May be called twice."""
+        self._session.close()
+
+
+def _together(position: int, count: int) -> bool:
+    """Whether `count` tokens after `position` are cheaper read as one prompt with those before."""
+    return count > PROMPT_COST or (position == 0 and count > 1)

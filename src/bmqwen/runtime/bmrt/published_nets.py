@@ -1,0 +1,230 @@
+"""The nets of the vendor's published bmodels on a device: embedding, one net a layer, head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.errors import BundleError, DeviceError
+from bmqwen.half import from_half, to_half
+from bmqwen.runtime.bmrt.counters import Counters
+from bmqwen.runtime.bmrt.device import DeviceMemory
+from bmqwen.runtime.bmrt.input_block import InputBlock
+from bmqwen.runtime.bmrt.model import Network, Port, Stage
+from bmqwen.runtime.bmrt.prepared import PreparedLaunch
+from bmqwen.runtime.bmrt.session import Session
+
+CLOSED = -10000.0
+CHIP = "BM1684X"
+IO_ALONE = 1
+EVERYWHERE = [(0, 1 << 63)]
+
+
+class PublishedNets:
+    """Runs the nets in turn: a whole prompt through `block_i`, or one token through `block_cache_i`.
+
+    Intermediate results stay on the device. Each net's inputs are, in this order: states, position_ids, and
+    attention_mask where the net has one; `block_cache_i` also has keys and values. Their names do not matter.
+
+    Attributes:
+        context: rows of the K/V cache, and the length of a prompt's nets.
+        counters: calls and bytes since loading.
+    """
+
+    def __init__(self, session: Session, config: ModelConfig) -> None:
+        """Find the nets and lay out memory.
+
+        Raises:
+            BundleError: nets are missing, or do not fit `config`.
+            DeviceError: another chip, or not enough memory.
+        """
+        self._device, self._model, self._config = session.device, session.model, config
+        self.counters, self._pending = Counters(), False
+        if self._device.chip != CHIP:
+            raise DeviceError(
+                f"the bundle was compiled for {CHIP}, but {self._device} is a {self._device.chip}"
+            )
+        layers = range(config.num_hidden_layers)
+        blocks = [self._net(f"block_{i}").stages[0] for i in layers]
+        steps = [self._net(f"block_cache_{i}") for i in layers]
+        self._check(blocks[0], steps[0].stages[0])
+        self.context = blocks[0].inputs[0].shape[1]
+        self._row_bytes = steps[0].stages[0].outputs[1].nbytes
+        state = blocks[0].inputs[0]
+        # Memory of our own between the nets: where they keep theirs, the next one may compute.
+        states = [self._device.allocate(state.nbytes) for _ in range(2)]
+        cache = [self._cache(net, index) for net in steps for index in (-2, -1)]
+        self._prompt = _Pass(self, self._stage("embedding"), blocks, states, cache, step=False)
+        self._step = _Pass(
+            self, self._stage("embedding_cache"), [s.stages[0] for s in steps], states, cache, step=True
+        )
+        self._last = states[config.num_hidden_layers % 2]
+        self._state_bytes = state.nbytes // self.context
+        self._head = self._stage("lm_head")
+        self._result = self._head.outputs[0]
+        self._choice: PreparedLaunch | None = None
+        self._token = self._result
+        if self.has_logits and "greedy_head" in self._model.networks:
+            greedy = self._stage("greedy_head")
+            self._token = greedy.outputs[0]
+            memory = [self._result.memory], [self._token.memory]
+            self._choice = PreparedLaunch(self._model, greedy, *memory)
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the head gives logits; else it gives the most likely token only."""
+        return int(np.prod(self._result.shape)) > 1
+
+    def run_prompt(self, tokens: Sequence[int]) -> None:
+        """Compute a whole prompt from position 0 on."""
+        count, arrays = len(tokens), self._prompt.arrays
+        arrays[0][:] = 0
+        arrays[0].flat[:count] = tokens
+        arrays[1][:] = 0
+        arrays[1].flat[:count] = np.arange(count)
+        if len(arrays) > 2:
+            arrays[2][:] = self._prompt.closed
+            arrays[2][0, 0, :count, :count] = np.triu(
+                np.full((count, count), self._prompt.closed, arrays[2].dtype), 1
+            )
+        self._run(self._prompt, 0)
+
+    def run_token(self, token: int, position: int) -> None:
+        """Compute one token after `position` cached ones."""
+        arrays = self._step.arrays
+        arrays[0][:] = token
+        arrays[1][:] = position
+        if len(arrays) > 2:
+            arrays[2][..., :position] = 0
+            arrays[2][..., position : self.context] = self._step.closed
+            # The token's own key stands behind the whole history.
+            arrays[2][..., self.context :] = 0
+        self._run(self._step, position * self._row_bytes)
+
+    def run_head(self, row: int) -> None:
+        """Norm and head for one row of what was computed last (0 after a single token)."""
+        state = self._last.view(row * self._state_bytes, self._state_bytes)
+        self._start(PreparedLaunch(self._model, self._head, [state], [self._result.memory]), 0)
+
+    def token_id(self) -> int:
+        """The most likely token after the row that the head was run for."""
+        if self.has_logits and self._choice is None:
+            return int(self.logits()[0].argmax())
+        if self._choice is not None:
+            self._start(self._choice, 0)
+        return int(self._read(self._token).flat[0])
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits float32 [1, vocab] of that row. Raises DeviceError where the head gives a token only."""
+        if not self.has_logits:
+            raise DeviceError(
+                f"{self._model.path.name} computes only the most likely token: it can neither sample nor tell "
+                "probabilities"
+            )
+        return self._read(self._result).astype(np.float32).reshape(1, -1)
+
+    def _run(self, work: "_Pass", offset: int) -> None:
+        self._settle()
+        work.block.write()
+        self.counters.writes += 1
+        self.counters.bytes_in += work.block.nbytes
+        for launch in work.launches:
+            self._start(launch, offset)
+
+    def _start(self, launch: PreparedLaunch, offset: int) -> None:
+        self._pending = True
+        launch.start(offset)
+        self.counters.launches += 1
+        self.counters.device_copies += launch.copies
+        self.counters.device_bytes += launch.copied_bytes
+
+    def _read(self, port: Port) -> NDArray[Any]:
+        self._settle()
+        array = np.empty(port.shape, port.dtype)
+        port.memory.read(array)
+        self.counters.reads += 1
+        self.counters.bytes_out += array.nbytes
+        return from_half(array, "bf16") if port.bfloat16 else array
+
+    def _settle(self) -> None:
+        if self._pending:
+            self._device.synchronize()
+            self._pending = False
+
+    def _cache(self, net: Network, index: int) -> DeviceMemory:
+        """Zeroed memory for a layer's keys (-2) or values (-1)."""
+        port = net.stages[0].inputs[index]
+        # Only this mode keeps a net's inputs apart from what others compute; there they need no copying.
+        memory = port.memory if net.address_mode == IO_ALONE else self._device.allocate(port.nbytes)
+        memory.write(np.zeros(port.nbytes, np.uint8))
+        return memory
+
+    def _net(self, name: str) -> Network:
+        net = self._model.networks.get(name)
+        if net is None:
+            found = ", ".join(list(self._model.networks)[:4])
+            raise BundleError(f"{self._model.path} has no net {name}: it is of another layout ({found}, ...)")
+        return net
+
+    def _stage(self, name: str) -> Stage:
+        return self._net(name).stages[0]
+
+    def _check(self, block: Stage, step: Stage) -> None:
+        """Raise BundleError unless the nets are of the model that the bundle describes."""
+        c = self._config
+        length = block.inputs[0].shape[1] if len(block.inputs[0].shape) == 3 else 0
+        rows = (c.num_key_value_heads, c.head_dim)
+        wanted = {
+            "block_0": [(1, length, c.hidden_size), (1, length, *rows), (1, length, *rows)],
+            "block_cache_0": [(1, 1, c.hidden_size), (1, 1, *rows), (1, 1, *rows)],
+        }
+        for stage, inputs in ((block, (2, 3)), (step, (4, 5))):
+            found = [port.shape for port in stage.outputs]
+            if found != wanted[stage.net] or len(stage.inputs) not in inputs:
+                raise BundleError(
+                    f"{self._model.path}: net {stage.net} has the outputs {found}, which do not fit the model"
+                )
+        if f"block_{c.num_hidden_layers}" in self._model.networks:
+            raise BundleError(
+                f"{self._model.path} has more than the {c.num_hidden_layers} layers of the model"
+            )
+
+
+class _Pass:
+    """Launches of one kind, in order; `arrays` are ids, positions and the mask if there is one."""
+
+    def __init__(
+        self,
+        owner: PublishedNets,
+        embedding: Stage,
+        blocks: Sequence[Stage],
+        states: Sequence[DeviceMemory],
+        cache: Sequence[DeviceMemory],
+        *,
+        step: bool,
+    ) -> None:
+        model, first = owner._model, blocks[0]
+        small = [embedding.inputs[0], *first.inputs[1 : -2 if step else None]]
+        self.block = InputBlock(owner._device, small, EVERYWHERE)
+        self.arrays = [self.block.arrays[port.name] for port in small]
+        shared = [self.block.memory[port.name] for port in small]
+        self.launches = [PreparedLaunch(model, embedding, shared[:1], states[:1])]
+        for i, stage in enumerate(blocks):
+            source, target = states[i % 2], states[(i + 1) % 2]
+            rows = cache[2 * i : 2 * i + 2]
+            self.launches.append(
+                PreparedLaunch(
+                    model,
+                    stage,
+                    [source, *shared[1:], *(rows if step else ())],
+                    [target, *rows],
+                    (1, 2) if step else (),
+                )
+            )
+        mask = small[2] if len(small) > 2 else None
+        self.closed: Any = CLOSED
+        if mask is not None and mask.dtype.itemsize == 2:
+            # A constant of the other half type would be a mask that does not close.
+            self.closed = to_half(np.array(CLOSED), "bf16" if mask.bfloat16 else "f16").item()

@@ -1,0 +1,143 @@
+"""Which nets there are, how large they get, and what is told about time: without a compiler."""
+
+from pathlib import Path
+
+import pytest
+
+from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.compiler.profile import Profile, read_profile
+from bmqwen.compiler.sizes import CHIP_BYTES, available_memory, check_device_memory, parallel_jobs, sizes
+from bmqwen.compiler.stage_clock import StageClock, duration_text
+from bmqwen.compiler.stages import check_context, step_shapes
+from bmqwen.errors import CompileError, InputError
+from bmqwen.progress import Silent
+from bmqwen.quant.precision import Precision
+from bmqwen.steps import StepNets, StepShape
+from checkpoints import tiny_config
+
+INT4 = Precision("int4", 64, "int8")
+
+
+def qwen(hidden: int, layers: int, intermediate: int, heads: int) -> ModelConfig:
+    """A Qwen1.5 of a published size."""
+    return tiny_config(
+        "qwen1.5",
+        layers=layers,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        heads=heads,
+        vocab_size=151936,
+        max_position_embeddings=32768,
+    )
+
+
+SMALL = qwen(2048, 24, 5504, 16)
+LARGE = qwen(4096, 32, 11008, 32)
+
+
+def test_shapes_of_the_usual_context() -> None:
+    assert [(s.tokens, s.history) for s in step_shapes(512)] == [
+        *((512, 512), (128, 512), (32, 512), (8, 512), (1, 512)),
+        *((1, 256), (1, 128)),
+    ]
+
+
+@pytest.mark.parametrize("context", [32, 40, 64, 128, 200, 512, 600, 1024, 2048, 4096, 32768])
+def test_shapes_feed_every_prompt(context: int) -> None:
+    shapes = step_shapes(context)
+    assert len(set(shapes)) == len(shapes)
+    # The first net's K/V memory has to hold every other's.
+    assert shapes[0].history == context
+    assert (
+        shapes[0].tokens == max(s.tokens for s in shapes) == max(t for t in (8, 32, 128, 512) if t <= context)
+    )
+    assert all(s.tokens <= s.history <= context for s in shapes)
+    nets = StepNets(context, {s: s.tokens * 10_000 + 1_000_000 for s in shapes})
+    for position in (0, 1, context // 2, context - 1):
+        count = context - position
+        assert sum(used for _, used in nets.plan(position, count)) == count
+    # A short conversation does not pay for the whole context.
+    assert (nets.shape(1, 0) or shapes[0]).history <= max(128, context // 2) or context < 256
+
+
+def test_few_enough_to_compile() -> None:
+    assert len(step_shapes(64)) == 3
+    assert len(step_shapes(2048)) <= 13
+    assert len(step_shapes(32768)) <= 25
+
+
+@pytest.mark.parametrize("context", [0, 8, 31, 33, 100, 264, 1 << 40])
+def test_contexts_that_cannot_be(context: int) -> None:
+    with pytest.raises(InputError, match=rf"--seq-len {context} cannot be compiled: .* from 32 to 256"):
+        check_context(tiny_config("qwen1.5", max_position_embeddings=256), context)
+
+
+def test_sizes_are_those_of_a_compiled_model() -> None:
+    """Against what the compiler really made of this shape: 1,005,924,352 bytes, 1,238,242,944 on the chip."""
+    size = sizes(SMALL, INT4, 512, step_shapes(512))
+    assert 0.9 < size.weights / 1_005_924_352 < 1.0
+    assert 0.95 < size.device / 1_238_242_944 < 1.1
+    assert size.table == 2 * 151936 * 2048
+    assert size.weight_file == pytest.approx(1_027_017_478, rel=0.01)
+    assert size.bundle > 1_005_924_352 + size.table
+
+
+def test_context_that_exceeds_the_chip_names_one_that_fits() -> None:
+    shapes = step_shapes(32768)
+    with pytest.raises(
+        InputError, match=r"needs 2\d\.\d GiB .* K/V cache 16\.2.* at most 16: choose --seq-len"
+    ) as caught:
+        check_device_memory(LARGE, 32768, sizes(LARGE, INT4, 32768, shapes))
+    fitting = int(str(caught.value).split("--seq-len ")[-1].split()[0])
+    assert sizes(LARGE, INT4, fitting, step_shapes(fitting)).device <= CHIP_BYTES
+    check_device_memory(LARGE, fitting, sizes(LARGE, INT4, fitting, step_shapes(fitting)))
+    more = fitting + 256
+    with pytest.raises(InputError):
+        check_device_memory(LARGE, more, sizes(LARGE, INT4, more, step_shapes(more)))
+
+
+def test_weights_that_exceed_the_chip() -> None:
+    huge = qwen(8192, 80, 49152, 64)
+    with pytest.raises(InputError, match=r"choose a smaller --quant"):
+        check_device_memory(huge, 512, sizes(huge, Precision("f16", 64, "f16"), 512, step_shapes(512)))
+
+
+def test_jobs_follow_memory() -> None:
+    size = sizes(LARGE, INT4, 512, step_shapes(512))
+    assert parallel_jobs(size, None, available=1 << 30) == 1
+    assert parallel_jobs(size, None, available=size.compiler - 1) == 1
+    assert parallel_jobs(size, 3, available=1 << 30) == 3
+    assert 1 <= parallel_jobs(size, None, available=1 << 50) <= 4096
+    assert 0 < available_memory() < 1 << 50
+
+
+def test_profile_of_a_net(tmp_path: Path) -> None:
+    path = tmp_path / "profile.txt"
+    path.write_text(
+        "Arg_198|GDMA_TENSOR|s:114491|b:541|dr:1|sz:4\nAPI_END total_cycle:114515|b:541|g:157\n\n"
+        "GDMA SUMMARY : |dr[0] S2L:745540|dr[1] L2S:362372|dr[2] S2S:4352|dr[3] L2L:0\n"
+    )
+    assert read_profile(path) == Profile(114515, 745540, 362372, 4352)
+    path.write_text("Arg_198|GDMA_TENSOR|s:114491|b:541|dr:1|sz:4\n")
+    with pytest.raises(CompileError, match="did not finish"):
+        read_profile(path)
+    with pytest.raises(CompileError, match="left no timing"):
+        read_profile(tmp_path / "nothing")
+
+
+def test_time_left_comes_from_what_is_measured() -> None:
+    clock = StageClock(total=4, jobs=2, expected=1000, progress=Silent())
+    assert clock.seconds_left == 2000
+    clock.reused(StepShape(32, 64), 20)
+    clock.reused(StepShape(8, 64), 40)
+    assert clock.stage_seconds == 30
+    assert clock.seconds_left == 30
+    clock.started(StepShape(1, 64))
+    assert 29 < clock.seconds_left <= 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (45, "45 s"), (200, "3 min 20 s"), (240, "4 min"), (3599, "60 min")]
+)
+def test_durations_in_words(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
