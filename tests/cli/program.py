@@ -22,10 +22,13 @@ def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str, code: int = 2) -> None:
-    """One clear line on stderr that has `words`, the exit code, no traceback, nothing on stdout."""
+    """One clear line on stderr that has `words`, the exit code, no traceback, nothing on stdout.
+
+    Lines of progress ("converting ...") may stand before it.
+    """
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
-    lines = done.stderr.strip().splitlines()
+    lines = [line for line in done.stderr.strip().splitlines() if not line.endswith(" ...")]
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0]

@@ -24,7 +24,11 @@ from compiled_models import CONTEXT, CompiledModel
 pytestmark = pytest.mark.simulator
 Compile = Callable[[Kind, Format, int], CompiledModel]
 # Seeds whose two most likely tokens are never closer than 0.04 in what is generated here.
-CHATS: list[tuple[Kind, Format, int]] = [("qwen1.5", "f16", 8), ("qwen2.5", "int8", 6), ("qwen1.5", "int4", 8)]
+CHATS: list[tuple[Kind, Format, int]] = [
+    ("qwen1.5", "f16", 8),
+    ("qwen2.5", "int8", 6),
+    ("qwen1.5", "int4", 8),
+]
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +182,7 @@ def test_killed_simulator_is_a_sentence(model: CompiledModel, simulator: Toolcha
 
 def test_engines_that_do_not_fit(model: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", "")
-    with pytest.raises(DeviceError, match="this machine has none.*--engine sim"):
+    with pytest.raises(DeviceError, match=r"this machine has none.*--engine sim"):
         load(model.bundle.folder, engine="auto")
     with pytest.raises(DeviceError, match="engine cpu cannot run a bundle of the kind bmodel"):
         load(model.bundle.folder, engine="cpu")

@@ -1,0 +1,124 @@
+"""`bmqwen export`, `info`, `list` and `remove`: what they make, and what they say when they cannot."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from program import Run, assert_refused, document
+
+from checkpoints import random_weights, tiny_config, write_checkpoint
+
+
+@pytest.fixture(name="checkpoint")
+def checkpoint_fixture(tmp_path: Path) -> Path:
+    write_checkpoint(tmp_path / "model", tiny_config(), seed=1)
+    return tmp_path / "model"
+
+
+def test_export_info_and_doing_it_again(bmqwen: Run, checkpoint: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    made = bmqwen("export", checkpoint, "-o", bundle, "--quant", "int8", "--json")
+    assert made.returncode == 0, made.stderr
+    assert document(made)["precision"] == {"weights": "int8", "group_size": 32, "lm_head": "int8"}
+    before = (bundle / "model.onnx").stat().st_mtime_ns
+    again = bmqwen("export", checkpoint, "-o", bundle, "--quant", "int8")
+    assert again.returncode == 0
+    assert "converting" not in again.stderr
+    assert (bundle / "model.onnx").stat().st_mtime_ns == before
+    facts = document(bmqwen("info", bundle, "--check", "--json"))
+    assert facts["kind"] == "onnx"
+    assert facts["layers"] == 2
+    assert_refused(bmqwen("export", checkpoint, "-o", bundle, "--quant", "int4"), "--force")
+    assert bmqwen("export", checkpoint, "-o", bundle, "--quant", "int4", "--force").returncode == 0
+
+
+def test_places_that_cannot_be_written(bmqwen: Run, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert_refused(bmqwen("export", checkpoint, "-o", tmp_path / "mine"), "not a bundle")
+    (tmp_path / "file").write_text("")
+    assert_refused(bmqwen("export", checkpoint, "-o", tmp_path / "file" / "bundle"), "cannot write", code=1)
+
+
+def test_nan_weights(bmqwen: Run, tmp_path: Path) -> None:
+    config = tiny_config()
+    weights = random_weights(config, seed=1)
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = np.nan
+    write_checkpoint(tmp_path / "model", config, seed=1, weights=weights)
+    fails(
+        bmqwen("export", tmp_path / "model", "-o", tmp_path / "bundle"),
+        2,
+        "model.layers.1.mlp.up_proj.weight",
+    )
+    assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
+
+
+def test_a_truncated_checkpoint(bmqwen: Run, checkpoint: Path, tmp_path: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert_refused(bmqwen("export", checkpoint, "-o", tmp_path / "bundle"), "model.safetensors")
+
+
+def test_a_config_that_lies(bmqwen: Run, checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    assert_refused(bmqwen("export", checkpoint, "-o", tmp_path / "bundle"), "mlp")
+    (checkpoint / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    assert_refused(bmqwen("info", checkpoint), "hidden_act", "gelu", "config.json")
+
+
+def test_a_full_disk_leaves_nothing(checkpoint: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "bmqwen", "export", str(checkpoint), "-o", str(tmp_path / "bundle")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        # A file that grows beyond this is what a full disk looks like.
+        preexec_fn=lambda: (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        ),
+    )
+    assert_refused(result, "no space left", "bundle", code=1)
+    assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
+
+
+def test_ctrl_c_stops_a_conversion_and_leaves_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    config = tiny_config("qwen2.5", hidden_size=1024, intermediate_size=8192, layers=8, heads=16)
+    write_checkpoint(tmp_path / "large", config, seed=1)
+    command = [
+        sys.executable,
+        "-m",
+        "bmqwen",
+        "export",
+        str(tmp_path / "large"),
+        "-o",
+        str(tmp_path / "bundle"),
+    ]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(".bundle.*.part/model.onnx.data")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
+
+
+def test_list_and_remove_know_conversions(bmqwen: Run, checkpoint: Path, environment: dict[str, str]) -> None:
+    assert bmqwen("chat", checkpoint, "-p", "hi", "--max-tokens", "2", "--quant", "f32").returncode == 0
+    listed = document(bmqwen("list", "--json"))
+    names = [entry["name"] for entry in listed["converted"] if entry["model"] == "model"]
+    assert len(names) == 1
+    removed = bmqwen("remove", names[0], "--json")
+    assert document(removed)["bytes"] > 0
+    assert not (Path(environment["BMQWEN_CACHE"]) / "bundles" / names[0]).exists()
+    assert_refused(bmqwen("remove", names[0]), names[0])

@@ -1,0 +1,105 @@
+"""Bmodels in the layout of the vendor's published ones, on the simulator, against the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bmqwen.bundle import Bundle
+from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.engine import load
+from bmqwen.errors import ContextLengthError, DeviceError, InputError
+from bmqwen.generate.params import Completion, SamplingParams
+from bmqwen.network.export import export_onnx
+from bmqwen.quant.precision import Precision
+from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from checkpoints import tiny_config, write_checkpoint
+from published_bmodel import Variant, published_bundle
+
+pytestmark = pytest.mark.simulator
+LENGTH = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy checkpoint `model`, and `cpu`, its float32 export."""
+    folder = tmp_path_factory.mktemp("published")
+    write_checkpoint(folder / "model", tiny_config(hidden_size=128, intermediate_size=256), seed=6)
+    with open_checkpoint(folder / "model") as checkpoint:
+        export_onnx(checkpoint, folder / "cpu", Precision("f32", 32, "f32"))
+    return folder
+
+
+def compiled(simulator: Toolchain, folder: Path, name: str, variant: Variant) -> Bundle:
+    """The checkpoint in the published layout."""
+    with open_checkpoint(folder / "model") as checkpoint:
+        return published_bundle(simulator, checkpoint, folder / name, LENGTH, variant)
+
+
+def two_turns(path: Path, engine: str) -> list[Completion]:
+    """Two short greedy answers."""
+    with load(path, engine=engine) as loaded:  # type: ignore[arg-type]
+        chat = loaded.chat("s", SamplingParams(max_tokens=5))
+        answers = []
+        for question in ("hi", "and"):
+            list(chat.stream(question))
+            assert chat.last is not None
+            answers.append(chat.last)
+        return answers
+
+
+def test_two_turns_say_what_the_cpu_says(simulator: Toolchain, folder: Path) -> None:
+    bundle = compiled(simulator, folder, "f16", Variant())
+    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(folder / "cpu", "cpu")
+    assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
+    assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
+    runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
+    try:
+        assert isinstance(runtime, Runtime)
+        check_rows_and_counts(runtime, folder)
+    finally:
+        runtime.close()
+
+
+def check_rows_and_counts(runtime: SimulatedRuntime, folder: Path) -> None:
+    """Logits at every position, however they were fed; what a token costs; refusals."""
+    ids = np.random.default_rng(0).integers(0, 300, 12).tolist()
+    with load(folder / "cpu", engine="cpu") as cpu:
+        wanted = cpu.runtime.feed(ids, every_row=True).logits()
+    rows = runtime.feed(ids[:9], every_row=True).logits()
+    before = runtime.counters
+    output = runtime.feed(ids[9:10])
+    token = output.greedy()
+    spent = runtime.counters - before
+    # Embedding, two layers, head, greedy_head; ids, position and mask go in one copy, the token comes back.
+    assert (spent.launches, spent.writes, spent.reads, spent.bytes_out) == (5, 1, 1, 4)
+    rows = np.concatenate([rows, output.logits(), runtime.feed(ids[10:], every_row=True).logits()])
+    assert token == rows[9].argmax()
+    cosines = (rows * wanted).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosines.min() >= 0.9999
+    runtime.truncate(4)
+    assert runtime.plan(4, 8) == [8]
+    again = runtime.feed(ids[4:]).logits()[0]
+    assert np.abs(again - rows[11]).max() < 0.03
+    with pytest.raises(ContextLengthError, match="41 tokens, but only 40"):
+        runtime.feed([1] * 29)
+    with pytest.raises(InputError, match="within 0 and 319"):
+        runtime.feed([320])
+    assert runtime.position == 12
+
+
+def test_bfloat16_without_mask_input_with_a_fused_token(simulator: Toolchain, folder: Path) -> None:
+    variant = Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False)
+    bundle = compiled(simulator, folder, "bf16", variant)
+    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(folder / "cpu", "cpu")
+    assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
+    runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
+    try:
+        output = runtime.feed([5, 6])
+        assert 0 <= output.greedy() < 320
+        with pytest.raises(DeviceError, match="computes only the most likely token"):
+            output.logits()
+    finally:
+        runtime.close()
