@@ -21,7 +21,8 @@ from agreement import score_grids
 from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.hub import Hub
-from bmqwen.cli.output import STDERR, progress_bar
+from bmqwen.cli.output import progress_bar
+from bmqwen.cli.terminal import STDERR
 from bmqwen.convert import bundle_of
 from bmqwen.errors import BmqwenError, InputError, MissingDependencyError
 from bmqwen.generate.tokenizer import Tokenizer
