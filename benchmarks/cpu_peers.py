@@ -22,7 +22,7 @@ from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.cli.output import progress_bar
-from bmqwen.cli.terminal import STDERR
+from bmqwen.cli.terminal import STDERR, use_utf8
 from bmqwen.convert import bundle_of
 from bmqwen.errors import BmqwenError, InputError, MissingDependencyError
 from bmqwen.generate.tokenizer import Tokenizer
@@ -48,6 +48,7 @@ PEERS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 (failed), 2 (wrong usage or input) or 130 (interrupted)."""
+    use_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     try:

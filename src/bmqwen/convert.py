@@ -110,6 +110,8 @@ def _export(
 
     def advance(count: int) -> None:
         nonlocal done
+        if not count:
+            return
         if not done:
             # Started late: where the bundle is there already, nothing is shown.
             progress.start(f"converting {checkpoint.name} to {precision} (once)", checkpoint.parameters)

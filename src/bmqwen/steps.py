@@ -58,7 +58,8 @@ class StepNets:
         fitting = [
             s
             for s in self.cycles
-            if s.tokens == tokens and (s.history >= position + tokens or s.history in (position, self.context))
+            if s.tokens == tokens
+            and (s.history >= position + tokens or s.history in (position, self.context))
         ]
         return min(fitting, key=lambda s: s.history, default=None)
 
@@ -101,7 +102,8 @@ class StepNets:
             "context": self.context,
             "toolchain": self.toolchain,
             "stages": [
-                {"tokens": s.tokens, "history": s.history, "cycles": n} for s, n in sorted(self.cycles.items())
+                {"tokens": s.tokens, "history": s.history, "cycles": n}
+                for s, n in sorted(self.cycles.items())
             ],
         }
 

@@ -69,6 +69,12 @@ def test_a_config_that_lies(bmqwen: Run, checkpoint: Path, tmp_path: Path) -> No
     assert_refused(bmqwen("info", checkpoint), "hidden_act", "gelu", "config.json")
 
 
+def small_files_only() -> None:
+    """A file that grows beyond a limit is what a full disk looks like."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+
 def test_a_full_disk_leaves_nothing(checkpoint: Path, environment: dict[str, str], tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bmqwen", "export", str(checkpoint), "-o", str(tmp_path / "bundle")],
@@ -77,11 +83,7 @@ def test_a_full_disk_leaves_nothing(checkpoint: Path, environment: dict[str, str
         text=True,
         timeout=120,
         check=False,
-        # A file that grows beyond this is what a full disk looks like.
-        preexec_fn=lambda: (
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
-            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
-        ),
+        preexec_fn=small_files_only,
     )
     assert_refused(result, "no space left", "bundle", code=1)
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []

@@ -240,6 +240,16 @@ def test_stages_lost_by_the_joining_program_are_noticed(model: Path, tmp_path: P
     with pytest.raises(CompileError, match="the joined bmodel has the stages 32 tokens after 64 in place of"):
         run(model, tmp_path / "bundle", toolchain)
     assert left_beside(tmp_path / "bundle") == []
+    # Nothing is built upon what is broken.
+    run(model, tmp_path / "bundle", stand_in(tmp_path))
+    assert len(compiled(tmp_path)) == 6
+
+
+def test_place_that_cannot_be_written_is_said_before_work_starts(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot write .*/file/bundle: .* is no folder"):
+        run(model, tmp_path / "file/bundle", stand_in(tmp_path))
+    assert compiled(tmp_path) == []
 
 
 def test_weights_that_are_not_numbers(tmp_path: Path) -> None:
@@ -322,7 +332,7 @@ def test_interrupt_ends_the_compilers_and_keeps_what_is_finished(model: Path, tm
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert said.startswith("KeyboardInterrupt|")
-    assert "1 of 3 nets are kept: the same command goes on from there" in said
+    assert "1 of 3 nets are kept in " in said
     assert compilers() == []
     assert left_beside(tmp_path / "bundle") == []
     run(model, tmp_path / "bundle", stand_in(tmp_path))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmqwen.bundle import MANIFEST, Bundle, read_bundle
+from bmqwen.bundle import MANIFEST, Bundle, read_bundle, write_manifest
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
@@ -165,6 +165,30 @@ def test_it_is_a_runtime_and_says_that_it_is_simulated(runtime: SimulatedRuntime
     assert sum(runtime.plan(5, 60)) == 60
 
 
+def test_interrupted_feed_leaves_no_trace(runtime: SimulatedRuntime) -> None:
+    runtime.truncate(0)
+    runtime.feed(tokens(5))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            runtime.feed([9], every_row=True)
+            signal.pause()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    # A quick machine may have finished the feed before.
+    runtime.truncate(5)
+    after = runtime.feed([7]).logits()
+    runtime.truncate(5)
+    assert np.array_equal(runtime.feed([7]).logits(), after)
+    assert runtime.position == 6
+
+
 def test_killed_simulator_is_a_sentence(model: CompiledModel, simulator: Toolchain) -> None:
     runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder, context_length=16)
     assert runtime.context_length == 16
@@ -201,9 +225,10 @@ def damaged(model: CompiledModel, folder: Path, change: Callable[[Path], None]) 
 
 def shorten(folder: Path) -> None:
     """Cut the bmodel off, and have the manifest agree."""
+    bundle = read_bundle(folder)
     path = folder / "model.bmodel"
     path.write_bytes(path.read_bytes()[:-4096])
-    edit(folder, ("files", "model.bmodel", "bytes"), path.stat().st_size)
+    write_manifest(bundle)
 
 
 def swap_stop_ids(folder: Path) -> None:

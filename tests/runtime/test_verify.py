@@ -150,7 +150,7 @@ def test_command_refuses(
 ) -> None:
     folder = str(copy.bundle.folder)
     assert run(["verify", str(copy.cpu.folder)]) == 2
-    assert "is no compiled model" in capsys.readouterr().err
+    assert "was not made by `bmqwen compile`" in capsys.readouterr().err
     assert run(["verify", folder, "--stages", "5"]) == 2
     assert "it has 1x96, 8x96, 32x96" in capsys.readouterr().err
     write_checkpoint(tmp_path / "other", copy.bundle.config, seed=1)

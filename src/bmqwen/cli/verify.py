@@ -51,8 +51,8 @@ def verify(
     from bmqwen.verify import verify as compare
 
     opened = read_bundle(bundle)
-    if opened.kind != "bmodel":
-        raise InputError(f"{bundle} is no compiled model: `bmqwen compile` makes one")
+    if opened.kind != "bmodel" or "layout" in opened.details:
+        raise InputError(f"{bundle} was not made by `bmqwen compile`: only such a bundle can be verified")
     shapes = choose_stages(opened, stages)
     seconds = estimate_seconds(opened.config, shapes)
     if seconds > PATIENCE_SECONDS and not yes:

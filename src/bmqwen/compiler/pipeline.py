@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
@@ -78,6 +79,7 @@ def compile_model(
     plan = make_plan(checkpoint, precision, seq_len, half, layers)
     if (existing := _existing(folder, plan.key, replace)) is not None:
         return existing
+    _check_place(folder, plan, checkpoint.name)
     tokenizer = checkpoint.tokenizer_files()
     texts = {shape: plan.text(shape) for shape in plan.shapes}
     toolchain = toolchain or open_toolchain(report=progress.note)
@@ -89,13 +91,19 @@ def compile_model(
             stages = _compile_stages(checkpoint, plan, work, toolchain, jobs, progress)
         except KeyboardInterrupt:
             kept = sum(work.finished(shape) is not None for shape in plan.shapes)
-            progress.note(f"{kept} of {len(plan.shapes)} nets are kept: the same command goes on from there")
+            progress.note(
+                f"{kept} of {len(plan.shapes)} nets are kept in {work.path}: the same command goes on from there"
+            )
             raise
-        require_free(folder.absolute().parent, plan.size.bundle, f"the bundle of {checkpoint.name}")
+        progress.start(f"writing {folder}", None)
+        try:
+            said = describe(toolchain, work.bmodel)
+            _check_stages(said, plan)
+        except CompileError:
+            work.remove()
+            raise
         with new_folder(folder, replace=replace) as part:
             link_or_copy(work.bmodel, part / BMODEL_FILE)
-            said = describe(toolchain, part / BMODEL_FILE)
-            _check_stages(said, plan)
             _write_table(checkpoint, plan, part / EMBEDDING_FILE)
             for name, content in tokenizer.items():
                 (part / name).write_bytes(content)
@@ -107,18 +115,32 @@ def compile_model(
 
 def _existing(folder: Path, key: str, replace: bool) -> Bundle | None:
     """The bundle at `folder` if it is the one wanted. Raises InputError if something else is there."""
-    if is_bundle(folder):
-        try:
-            existing = read_bundle(folder)
-        except BundleError:
-            existing = None
-        if existing is not None and existing.source == key:
-            return existing
-        if not replace:
-            raise InputError(f"{folder} holds another bundle: remove it, name another folder or use --force")
-    elif folder.exists():
-        raise InputError(f"{folder} exists and is not a bundle: name a new folder")
+    with storage_errors(folder):
+        if is_bundle(folder):
+            try:
+                existing = read_bundle(folder)
+            except BundleError:
+                existing = None
+            if existing is not None and existing.source == key:
+                return existing
+            if not replace:
+                raise InputError(
+                    f"{folder} holds another bundle: remove it, name another folder or use --force"
+                )
+        elif folder.exists():
+            raise InputError(f"{folder} exists and is not a bundle: name a new folder")
     return None
+
+
+def _check_place(folder: Path, plan: Plan, name: str) -> None:
+    """Raise StorageError, before the work, unless the bundle can be written where it is to be."""
+    with storage_errors(folder):
+        parent = next(p for p in folder.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise StorageError(
+            f"cannot write {folder}: {parent} is no folder that you may write to; choose another"
+        )
+    require_free(parent, plan.size.bundle, f"the bundle of {name}")
 
 
 def _work_key(key: str, toolchain: Toolchain) -> str:

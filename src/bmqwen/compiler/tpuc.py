@@ -261,7 +261,7 @@ def _run(
 def _ending(status: int) -> str:
     """How a process ended, when it was not by its own decision."""
     if status == -signal.SIGKILL:
-        return "it was killed, probably because memory ran out: compile fewer nets at a time; "
+        return "it was killed, probably because memory ran out: compile one net at a time (--jobs 1); "
     if status < 0:
         return f"it crashed ({signal.Signals(-status).name}); "
     return ""
