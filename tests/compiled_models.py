@@ -7,6 +7,7 @@ from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.half import Half
 from bmqwen.network.export import export_onnx
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Format, Precision
@@ -31,14 +32,23 @@ class CompiledModel:
 
 
 def compile_toy(
-    toolchain: Toolchain, folder: Path, kind: Kind, form: Format, seed: int, context: int = CONTEXT
+    toolchain: Toolchain,
+    folder: Path,
+    kind: Kind,
+    form: Format,
+    seed: int,
+    *,
+    half: Half = "f16",
+    context: int = CONTEXT,
 ) -> CompiledModel:
     """Make it in an empty folder."""
     config = tiny_config(kind, hidden_size=128, intermediate_size=256)
     precision = Precision.choose(form, 32)
     write_checkpoint(folder / "model", config, seed=seed)
     with open_checkpoint(folder / "model") as checkpoint:
-        bundle = compile_model(checkpoint, folder / "bundle", precision, seq_len=context, toolchain=toolchain)
+        bundle = compile_model(
+            checkpoint, folder / "bundle", precision, seq_len=context, half=half, toolchain=toolchain
+        )
         grid = GridWeights(checkpoint.weights, checkpoint.config, precision)
         weights = {name: grid.read(name) for name in grid.names()}
     write_checkpoint(folder / "grid", grid.config, weights=weights)

@@ -101,7 +101,7 @@ def load(
         progress=progress or Silent(),
     )
     with ExitStack() as undo:
-        runtime = _open_runtime(bundle, engine, threads, context_length)
+        runtime = _open_runtime(bundle, engine, threads, context_length, progress or Silent())
         undo.callback(runtime.close)
         loaded = Engine(bundle, runtime)
         undo.pop_all()
@@ -109,7 +109,7 @@ def load(
 
 
 def _open_runtime(
-    bundle: Bundle, engine: EngineName, threads: int | None, context_length: int | None
+    bundle: Bundle, engine: EngineName, threads: int | None, context_length: int | None, progress: Progress
 ) -> Runtime:
     """The runtime that an engine's name and a bundle's kind call for."""
     if bundle.kind == "onnx" and engine in ("auto", "cpu"):
@@ -121,13 +121,12 @@ def _open_runtime(
         from bmqwen.compiler.toolchain import open_toolchain
         from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 
-        folder = open_toolchain().simulator_folder
+        folder = open_toolchain(report=progress.note).simulator_folder
         return SimulatedRuntime(bundle, folder, context_length=context_length)
     if bundle.kind == "bmodel" and engine in ("auto", "tpu"):
-        from bmqwen.runtime.bmrt.libraries import find_libraries
-        from bmqwen.runtime.bmrt.opening import open_bmodel
+        from bmqwen.runtime.bmrt.opening import chip_answers, open_bmodel
 
-        if engine == "auto" and find_libraries() is None:
+        if engine == "auto" and not chip_answers():
             raise DeviceError(
                 f"{bundle.folder} was compiled for a chip, and this machine has none: run it on one, or slowly on "
                 "the vendor's simulator with --engine sim"

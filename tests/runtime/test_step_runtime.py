@@ -18,8 +18,9 @@ from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.quant.precision import Format
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from bmqwen.steps import StepNets, StepShape
 from checkpoints import Kind
-from compiled_models import CONTEXT, CompiledModel
+from compiled_models import CONTEXT, CompiledModel, compile_toy
 
 pytestmark = pytest.mark.simulator
 Compile = Callable[[Kind, Format, int], CompiledModel]
@@ -128,6 +129,27 @@ def test_truncated_and_fed_again_equals_fresh(runtime: SimulatedRuntime) -> None
     assert np.array_equal(runtime.feed(ids).logits(), fresh)
 
 
+def test_conversation_grows_out_of_a_history_bucket(simulator: Toolchain, tmp_path: Path) -> None:
+    model = compile_toy(simulator, tmp_path, "qwen2.5", "int4", 5, context=256)
+    ids = tokens(130, seed=6)
+    runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder)
+    try:
+        with load(model.cpu.folder, engine="cpu") as cpu:
+            wanted = cpu.runtime.feed(ids, every_row=True).logits()
+        runtime.feed(ids[:126])
+        rows = [runtime.feed([token]).logits()[0] for token in ids[126:]]
+        # Back into the shorter net: the longer one has left its rows alone.
+        runtime.truncate(127)
+        rows.append(runtime.feed([ids[127]]).logits()[0])
+    finally:
+        runtime.close()
+    for row, place in zip(rows, (126, 127, 128, 129, 127), strict=True):
+        cosine = np.dot(row, wanted[place]) / np.linalg.norm(row) / np.linalg.norm(wanted[place])
+        assert cosine >= 0.9999
+    nets = StepNets.from_dict(model.bundle.details, "")
+    assert [nets.shape(1, place) for place in (127, 129)] == [StepShape(1, 128), StepShape(1, 256)]
+
+
 def test_every_row(runtime: SimulatedRuntime, model: CompiledModel) -> None:
     ids = tokens(4, seed=5)
     runtime.truncate(0)
@@ -172,16 +194,19 @@ def test_interrupted_feed_leaves_no_trace(runtime: SimulatedRuntime) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def feed() -> None:
+        runtime.feed([9])
+        # A quick machine may have finished before the interrupt comes.
+        signal.pause()
+
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
-            runtime.feed([9], every_row=True)
-            signal.pause()
+            feed()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    # A quick machine may have finished the feed before.
     runtime.truncate(5)
     after = runtime.feed([7]).logits()
     runtime.truncate(5)

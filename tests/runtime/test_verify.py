@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import InputError
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime
 from bmqwen.steps import StepNets, StepShape
 from bmqwen.verify import VerifyReport, check_same_model, choose_stages, duration, estimate_seconds, verify
-from checkpoints import Kind, tiny_config, write_checkpoint
-from compiled_models import CompiledModel
+from checkpoints import Kind, tiny_config, write_checkpoint, write_tokenizer
+from compiled_models import CompiledModel, compile_toy
 
 Compile = Callable[[Kind, Format, int], CompiledModel]
 
@@ -61,6 +63,26 @@ def test_other_checkpoint_is_refused(described: Bundle, tmp_path: Path) -> None:
             check_same_model(described, checkpoint)
 
 
+class Overflown:
+    """A runtime whose nets compute what is no number."""
+
+    def run_stage(self, _: StepShape, ids: Sequence[int], __: object) -> StageResult:
+        """Infinities and worse."""
+        config = tiny_config()
+        rows = np.full((4, len(ids), config.num_key_value_heads, config.head_dim), np.inf, np.float32)
+        return StageResult(0, np.full(config.vocab_size, np.nan, np.float32), rows)
+
+
+def test_what_is_no_number_fails_and_is_still_json(described: Bundle, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model", tiny_config())
+    write_tokenizer(tmp_path)
+    with open_checkpoint(tmp_path / "model") as checkpoint:
+        report = verify(described, checkpoint, cast(StepRuntime, Overflown()), [StepShape(1, 128)])
+    assert not report.passed
+    assert report.stages[0].to_float.cosine == 0
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
 def compare(model: CompiledModel, simulator: Toolchain, stages: str, checkpoint: Path) -> VerifyReport:
     """`verify` by itself."""
     runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder)
@@ -96,6 +118,16 @@ def test_right_nets_pass(
         if form == "int4":
             # The comparison tells a grid from the weights that were rounded to it.
             assert stage.to_float.cosine < 0.995
+
+
+@pytest.mark.simulator
+def test_bfloat16_has_a_threshold_of_its_own(simulator: Toolchain, tmp_path: Path) -> None:
+    model = compile_toy(simulator, tmp_path, "qwen1.5", "int4", 8, half="bf16")
+    report = compare(model, simulator, "1", model.checkpoint)
+    assert report.threshold == 0.999
+    assert report.passed
+    assert report.stages[0].to_grid is not None
+    assert report.stages[0].to_grid.same_token
 
 
 @pytest.mark.simulator

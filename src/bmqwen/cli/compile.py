@@ -23,7 +23,7 @@ def compile_(
         Literal["f16", "int8", "int4"] | None,
         typer.Option(
             "--lm-head",
-            help="Format of the head; default: int8 for int4, else as --quant.",
+            help="Format of the head; default: as --quant.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +61,8 @@ def compile_(
 
     # Being told to end must end the compilers too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    precision = Precision.choose(quant, group_size, lm_head)
+    # On the chip an 8-bit head costs 16 % of a token's time for 22 % less divergence: not by default (docs, numbers).
+    precision = Precision.choose(quant, group_size, lm_head or quant)
     with progress_bar(sizes=False) as bar:
         path = Hub(offline=offline or None).resolve(model, progress=bar)
         if is_bundle(path):

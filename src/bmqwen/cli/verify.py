@@ -67,8 +67,9 @@ def verify(
     opened.verify_files()
     with progress_bar() as bar:
         named = None if against is None else Hub(offline=offline or None).resolve(against, progress=bar)
+        toolchain = open_toolchain(report=bar.note)
     with source_of(opened, named) as checkpoint:
-        runtime = SimulatedRuntime(opened, open_toolchain().simulator_folder)
+        runtime = SimulatedRuntime(opened, toolchain.simulator_folder)
         try:
             with STDERR.status("starting") as status:
 

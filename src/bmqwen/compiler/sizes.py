@@ -31,7 +31,6 @@ class Sizes:
         weight_file: of the file of weights that the compiler reads.
         cache: K/V memory.
         work: inputs, outputs and intermediate results of the longest net, about.
-        stages: how many nets.
         floats: whether most weights are not on a grid.
         table: the embedding table on the host.
         values: how many weights there are in the nets.
@@ -41,7 +40,6 @@ class Sizes:
     weight_file: int
     cache: int
     work: int
-    stages: int
     floats: bool
     table: int
     values: int
@@ -94,7 +92,6 @@ def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Seque
         weight_file=weight_file,
         cache=4 * config.num_hidden_layers * config.kv_size * rows,
         work=2 * most * wide + 6 * config.vocab_size + (32 << 20),
-        stages=len(shapes),
         floats=precision.weights not in BITS,
         table=2 * config.vocab_size * config.hidden_size,
         values=total,

@@ -61,11 +61,15 @@ class WorkFolder:
             except Timeout:
                 self._note("another process compiles the same model: waiting for it")
                 self._lock.acquire()
-            self.path.mkdir(exist_ok=True)
-        end_orphans(self.path)
-        self._joined = JoinedNets(self.path)
-        if any(stage.identity != self._identity(shape) for shape, stage in self._joined.stages.items()):
-            self._joined.clear()
+            try:
+                self.path.mkdir(exist_ok=True)
+                end_orphans(self.path)
+                self._joined = JoinedNets(self.path)
+                if any(stage.identity != self._identity(s) for s, stage in self._joined.stages.items()):
+                    self._joined.clear()
+            except BaseException:
+                self._lock.release()
+                raise
         return self
 
     def __exit__(
@@ -170,10 +174,12 @@ class WorkFolder:
 
 
 def end_orphans(folder: Path) -> None:
-    """Kill programs that run inside of `folder`: compilers whose bmqwen was killed. The caller holds the lock."""
-    inside = os.path.realpath(folder)
+    """Kill compilers that work in `folder`: their bmqwen was killed before them. The caller holds the lock.
+
+    They are known by the variable that names their folder; a user's shell may stand in it as well.
+    """
+    mark = f"PPL_WORK_PATH={folder}/".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            place = str((entry / "cwd").readlink()).removesuffix(" (deleted)")
-            if place.startswith(f"{inside}/"):
+            if any(variable.startswith(mark) for variable in (entry / "environ").read_bytes().split(b"\0")):
                 os.kill(int(entry.name), signal.SIGKILL)

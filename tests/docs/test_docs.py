@@ -1,0 +1,266 @@
+"""README and guides: what they name exists, both languages say the same, and every command in them parses."""
+
+import ast
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+
+from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.cli.app import app
+from bmqwen.cli.commands import COMMANDS
+from bmqwen.compiler.sizes import sizes
+from bmqwen.compiler.stages import step_shapes
+from bmqwen.quant.precision import Precision
+
+ROOT = Path(__file__).parents[2]
+ENGLISH = sorted((ROOT / "docs" / "en").glob("*.md"))
+PAIRS = [
+    (ROOT / "README.md", ROOT / "README.zh.md"),
+    *((page, ROOT / "docs/zh" / page.name) for page in ENGLISH),
+]
+PAGES = [page for pair in PAIRS for page in pair]
+PROGRAM: Any = typer.main.get_command(app)
+
+# Options of other programs that the pages name.
+FOREIGN_OPTIONS = {"--merge", "--quality"}
+# Messages of other programs in the pages on trouble.
+FOREIGN_MESSAGES = ("ensurepip is not", "requires a different Python", "externally-managed")
+# A piece of a message in the source this long is no coincidence.
+TELLING = 9
+
+
+def qwen15(hidden: int, inner: int, layers: int, heads: int, *, tied: bool = False) -> ModelConfig:
+    """As published, with the defaults that all sizes share."""
+    return ModelConfig(
+        model_type="qwen2",
+        vocab_size=151_936,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=hidden // heads,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=tied,
+        qkv_bias=True,
+    )
+
+
+QWEN15 = {
+    "0.5B": qwen15(1024, 2816, 24, 16, tied=True),
+    "1.8B": qwen15(2048, 5504, 24, 16),
+    "4B": qwen15(2560, 6912, 40, 20),
+    "7B": qwen15(4096, 11_008, 32, 32),
+}
+
+
+def name(value: object) -> str:
+    """Of a page, for test ids."""
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value)
+
+
+def text_of(page: Path) -> str:
+    """The page."""
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and content of each code block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def inline(page: Path) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def invocations(script: str) -> Iterator[list[str]]:
+    """Arguments of each `bmqwen` in a shell script."""
+    for line in script.splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
+        lexer.whitespace_split = True
+        command: list[str] = []
+        for token in [*lexer, ";"]:
+            if not set(token) <= set("();<>|&"):
+                command.append(token)
+                continue
+            while command and re.fullmatch(r"\w+=.*", command[0]):
+                command = command[1:]
+            if command and Path(command[0]).name == "bmqwen":
+                yield command[1:]
+            # What follows < or > is a file, and no command's first word: it does not hurt.
+            command = []
+
+
+def options(command: Any) -> set[str]:
+    """All spellings of a command's options."""
+    return {
+        option
+        for param in command.params
+        if param.param_type_name == "option"
+        for option in (*param.opts, *param.secondary_opts)
+    } | {"-h", "--help"}
+
+
+def all_options() -> set[str]:
+    return options(PROGRAM).union(*(options(command) for command in PROGRAM.commands.values()))
+
+
+def cases() -> list[tuple[Path, str]]:
+    """Each command line of a shell block, with its page."""
+    return [
+        (page, shlex.join(arguments))
+        for page in PAGES
+        for language, script in blocks(page)
+        if language == "bash"
+        for arguments in invocations(script)
+    ]
+
+
+def test_both_languages_have_the_same_guides() -> None:
+    assert ENGLISH
+    assert [page.name for page in ENGLISH] == sorted(page.name for page in (ROOT / "docs/zh").glob("*.md"))
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS, ids=name)
+def test_both_languages_have_the_same_structure(english: Path, chinese: Path) -> None:
+    levels = [re.findall(r"^#+(?= )", prose(page), re.MULTILINE) for page in (english, chinese)]
+    assert levels[0] == levels[1]
+    rows = [
+        [row.count("|") for row in prose(page).splitlines() if row[:1] == "|"] for page in (english, chinese)
+    ]
+    assert len(rows[0]) == len(rows[1])
+    marks = [re.findall(r"@[A-Z]+@", text_of(page)) for page in (english, chinese)]
+    assert marks[0] == marks[1]
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS, ids=name)
+def test_both_languages_have_the_same_code(english: Path, chinese: Path) -> None:
+    assert blocks(english) == blocks(chinese)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"], ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    local = [target.partition("#")[0] for target in targets if not target.startswith(("http://", "https://"))]
+    assert [target for target in local if target and not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(("page", "line"), cases(), ids=name)
+def test_commands_parse(page: Path, line: str) -> None:
+    del page
+    arguments = shlex.split(line)
+    if not arguments or arguments[0].startswith("-"):
+        # The program's own options act while they are parsed: installing completion is not for a test.
+        assert {word for word in arguments if word.startswith("-")} <= options(PROGRAM)
+        return
+    PROGRAM.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_options_in_the_text_exist(page: Path) -> None:
+    for code in inline(page):
+        words = re.sub(r"[\[\]]", "", code).split()
+        named = {word.partition("=")[0] for word in words if re.fullmatch(r"--[a-z][\w-]*(=.*)?", word)}
+        known = all_options() | FOREIGN_OPTIONS
+        if words[:1] == ["bmqwen"] and len(words) > 1 and words[1].isalpha() and words[1].islower():
+            known = options(PROGRAM.commands[words[1]])
+        assert named <= known, code
+
+
+@pytest.mark.parametrize("guides", ["docs/en", "docs/zh"])
+def test_every_command_and_option_is_described(guides: str) -> None:
+    text = "\n".join(text_of(page) for page in (ROOT / guides).glob("*.md"))
+    for command_name, command in PROGRAM.commands.items():
+        assert f"bmqwen {command_name}" in text or f"`{command_name}`" in text, command_name
+        for option in options(command):
+            if option.startswith("--") and option != "--help":
+                assert re.search(rf"{option}(?![\w-])", text), (command_name, option)
+    for entry in COMMANDS:
+        for spelling in (entry.name, *entry.aliases):
+            assert re.search(rf"`{re.escape(spelling)}[ `]", text), spelling
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_code_is_code(page: Path) -> None:
+    for language, content in blocks(page):
+        if language == "json":
+            json.loads(content)
+        if language != "python":
+            continue
+        for node in ast.walk(ast.parse(content)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bmqwen"):
+                module = importlib.import_module(str(node.module))
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs/en/troubleshooting.md", ROOT / "docs/zh/troubleshooting.md"], ids=name
+)
+def test_quoted_messages_are_those_of_the_program(page: Path) -> None:
+    pieces = message_pieces()
+    quoted = [code for row in prose(page).splitlines() if row[:3] == "| `" for code in first_cell(row)]
+    assert len(quoted) > 30
+    strange = [
+        message
+        for message in quoted
+        if not message.startswith((*FOREIGN_MESSAGES, "/"))
+        and not any(piece in message for piece in pieces)
+        and not any(part in piece for part in parts(message) for piece in pieces)
+    ]
+    assert strange == []
+
+
+def parts(message: str) -> list[str]:
+    """What stands between the gaps of a quoted message, as far as it is telling."""
+    found = [part.strip(" ;:,.()") for part in message.split("...")]
+    return [part for part in found if len(part) >= TELLING]
+
+
+@pytest.mark.parametrize("page", ["docs/en/export-and-compile.md", "docs/zh/export-and-compile.md"])
+def test_sizes_are_those_that_the_compiler_estimates(page: str) -> None:
+    rows = re.findall(
+        r"^\| Qwen1\.5-(\S+) \| int4 / int8 / f16 \|(.*)\|$", text_of(ROOT / page), re.MULTILINE
+    )
+    assert [size for size, _ in rows] == list(QWEN15)
+    shapes = step_shapes(512)
+    for size, row in rows:
+        expected: list[list[int]] = []
+        for form in ("int4", "int8", "f16"):
+            found = sizes(QWEN15[size], Precision.choose(form, 64), 512, shapes)
+            expected.append([found.device, found.compiler, found.scratch(1), found.bundle])
+        stated = [
+            [float(number) for number in cell.removesuffix(" GB ").split("/")] for cell in row.split("|")
+        ]
+        np.testing.assert_allclose(stated, np.array(expected).T / 1e9, rtol=0.15, atol=0.06)
+
+
+def first_cell(row: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", row.split(" | ")[0])
+
+
+def message_pieces() -> set[str]:
+    """The constant parts of all strings in the source, as far as they are long enough to be telling."""
+    pieces = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(text_of(path))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                piece = node.value.strip(" ;:,.")
+                if len(piece) >= TELLING and " " in piece:
+                    pieces.add(piece)
+    return pieces
