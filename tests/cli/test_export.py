@@ -25,7 +25,7 @@ def test_export_info_and_doing_it_again(bmqwen: Run, checkpoint: Path, tmp_path:
     bundle = tmp_path / "bundle"
     made = bmqwen("export", checkpoint, "-o", bundle, "--quant", "int8", "--json")
     assert made.returncode == 0, made.stderr
-    assert document(made)["precision"] == {"weights": "int8", "group_size": 32, "lm_head": "int8"}
+    assert document(made)["precision"] == {"weights": "int8", "group_size": 64, "lm_head": "int8"}
     before = (bundle / "model.onnx").stat().st_mtime_ns
     again = bmqwen("export", checkpoint, "-o", bundle, "--quant", "int8")
     assert again.returncode == 0

@@ -22,7 +22,7 @@ def bench(
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before them.")] = 1,
     engine: options.Engine = "auto",
     quant: options.Quant = "int4",
-    group_size: options.GroupSize = 32,
+    group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
     threads: options.Threads = None,
     context: options.Context = None,

@@ -49,7 +49,7 @@ def chat(
         int | None, typer.Option("--seed", help="Same seed, same answer.", show_default=False)
     ] = None,
     quant: options.Quant = "int4",
-    group_size: options.GroupSize = 32,
+    group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
     threads: options.Threads = None,
     context: options.Context = None,

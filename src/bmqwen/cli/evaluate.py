@@ -57,7 +57,7 @@ def evaluate(
         bool, typer.Option("--alone", help="Without the float model: half the memory and time.")
     ] = False,
     quant: options.Quant = "int4",
-    group_size: options.GroupSize = 32,
+    group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
     window: Annotated[
         int | None,

@@ -12,7 +12,7 @@ def export(
     output: options.Output,
     model: options.Model = None,
     quant: options.Quant = "int4",
-    group_size: options.GroupSize = 32,
+    group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="Standard ONNX operations only (opset 21), for other tools.")

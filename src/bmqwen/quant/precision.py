@@ -24,7 +24,7 @@ class Precision:
     """
 
     weights: Format = "int4"
-    group_size: int = 32
+    group_size: int = 64
     lm_head: Format = "int8"
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Precision:
         check_group_size(4, self.group_size)
 
     @classmethod
-    def choose(cls, weights: Format, group_size: int = 32, lm_head: Format | None = None) -> "Precision":
+    def choose(cls, weights: Format, group_size: int = 64, lm_head: Format | None = None) -> "Precision":
         """A precision with the default head for its weights: int8 for int4, else the same."""
         return cls(weights, group_size, lm_head or ("int8" if weights == "int4" else weights))
 
