@@ -16,6 +16,7 @@ from bmqwen.evaluate import read_text
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.model_pair import ModelPair
 from bmqwen.runtime.base import Runtime
+from bmqwen.words import counted
 
 LETTERS = "ABCD"
 COLUMNS = ("question", *LETTERS, "answer")
@@ -105,7 +106,10 @@ class ChoiceScore:
         return values
 
     def __str__(self) -> str:
-        line = f"{len(self.answers):,} questions, {self.examples} examples before each: {self.accuracy:.1%} right"
+        line = (
+            f"{counted(len(self.answers), 'question')}, {counted(self.examples, 'example')} before each: "
+            f"{self.accuracy:.1%} right"
+        )
         if self.float_accuracy is None:
             return line
         return f"{line} (float model {self.float_accuracy:.1%}), the same answer to {self.same_answer:.1%}"

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from bmqwen.errors import BundleError, InputError
+from bmqwen.words import counted
 
 # What a launch costs besides the net itself, in ns: fitted to published figures of the SE7 box's A53 cores.
 LAUNCH_NS = 142_500
@@ -19,7 +20,7 @@ class StepShape:
     history: int
 
     def __str__(self) -> str:
-        return f"{self.tokens} tokens after {self.history}"
+        return f"{counted(self.tokens, 'token')} after {self.history}"
 
 
 @dataclass(frozen=True)

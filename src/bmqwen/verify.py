@@ -23,6 +23,7 @@ from bmqwen.quant.precision import BITS, Precision
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime
 from bmqwen.steps import StepNets, StepShape
+from bmqwen.words import counted
 
 # Least cosine to pass: of logits, and of every layer's new rows of K and of V.
 # BF16 has three bits less than F16, which makes the angle about eight times as large.
@@ -222,8 +223,8 @@ def check_same_model(bundle: Bundle, checkpoint: Checkpoint) -> None:
 def duration(seconds: float) -> str:
     """A length of time in words."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+        return counted(round(seconds), "second")
+    return counted(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _text(bundle: Bundle, count: int) -> list[int]:

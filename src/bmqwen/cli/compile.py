@@ -7,6 +7,7 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar, size_text
+from bmqwen.words import counted
 
 
 def compile_(
@@ -93,7 +94,7 @@ def compile_(
     details = bundle.details
     decode = max((s for s in details["stages"] if s["tokens"] == 1), key=lambda s: s["history"])
     typer.echo(
-        f"{output}: {bundle.model}, {precision}, {bundle.config.num_hidden_layers} layers, "
+        f"{output}: {bundle.model}, {precision}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
         f"{details['context']} tokens, {size_text(bundle.total_bytes)}; "
         f"on the chip {size_text(details['device_bytes'])}, "
         f"about {decode['cycles'] / 1e6:.1f} ms a token at a full history"

@@ -21,6 +21,7 @@ from bmqwen.errors import BmqwenError, InputError
 from bmqwen.generate import transcript
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.params import Completion
+from bmqwen.words import counted
 
 __all__ = ["Repl", "is_script"]
 
@@ -190,12 +191,12 @@ class Repl:
             except InputError:
                 raise InputError(f"{path} exists and is no saved conversation: choose another name") from None
         self._conversation.save(path)
-        note(f"saved {_turns(len(self._conversation.turns))} to {path}")
+        note(f"saved {counted(len(self._conversation.turns), 'turn')} to {path}")
 
     def _load(self, text: str) -> None:
         path = _path(text)
         self._conversation.load(path)
-        note(f"loaded {_turns(len(self._conversation.turns))} from {path}; /show prints them")
+        note(f"loaded {counted(len(self._conversation.turns), 'turn')} from {path}; /show prints them")
 
     def _exit(self) -> None:
         raise EOFError
@@ -221,7 +222,3 @@ def _path(text: str) -> Path:
         return Path(text[1:-1] if quoted else text).expanduser()
     except RuntimeError as error:
         raise InputError(f"{text} cannot be used as a path: {error}") from None
-
-
-def _turns(count: int) -> str:
-    return "1 turn" if count == 1 else f"{count} turns"

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from bmqwen.cli.terminal import STDERR, note, put
 from bmqwen.generate.params import Completion, Piece, Usage
+from bmqwen.words import counted, speed_text
 
 _WORTH_SHOWING = 64  # tokens to read; fewer are read before anyone could see how far it is
 _ERASE_LINE = "\r\x1b[2K"
@@ -84,9 +85,9 @@ def stats_line(usage: Usage) -> str:
         f"{seconds:.2f} s to first token" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms to first token"
     ]
     if usage.tokens_per_s:
-        parts.append(f"{usage.tokens_per_s:.1f} tokens/s")
+        parts.append(speed_text(usage.tokens_per_s))
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
-    parts += [f"{usage.prompt_tokens:,} prompt tokens{cached}", f"{usage.completion_tokens:,} out"]
+    parts += [f"{counted(usage.prompt_tokens, 'prompt token')}{cached}", f"{usage.completion_tokens:,} out"]
     return " · ".join(parts)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bmqwen.generate.params import Usage
+from bmqwen.words import counted, speed_text
 
 
 @dataclass(slots=True)
@@ -28,10 +29,10 @@ class Totals:
     def line(self) -> str:
         """ "3 answers · 120 prompt tokens, of which 80 cached · 210 out · 41.2 tokens/s"."""
         parts = [
-            "1 answer" if self.answers == 1 else f"{self.answers} answers",
-            f"{self.prompt_tokens:,} prompt tokens, of which {self.cached_tokens:,} cached",
+            counted(self.answers, "answer"),
+            f"{counted(self.prompt_tokens, 'prompt token')}, of which {self.cached_tokens:,} cached",
             f"{self.completion_tokens:,} out",
         ]
         if self.decoded and self.decode_s > 0:
-            parts.append(f"{self.decoded / self.decode_s:.1f} tokens/s")
+            parts.append(speed_text(self.decoded / self.decode_s))
         return " · ".join(parts)

@@ -9,6 +9,7 @@ from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar
 from bmqwen.cli.terminal import STDERR
 from bmqwen.errors import InputError
+from bmqwen.words import counted
 
 if TYPE_CHECKING:
     from bmqwen.verify import VerifyReport
@@ -58,12 +59,12 @@ def verify(
     if seconds > PATIENCE_SECONDS and not yes:
         least = min(shapes, key=lambda shape: estimate_seconds(opened.config, [shape]))
         raise InputError(
-            f"the simulator would take about {duration(seconds)} for {len(shapes)} nets: name some "
+            f"the simulator would take about {duration(seconds)} for {counted(len(shapes), 'net')}: name some "
             f"(--stages {least.tokens}x{least.history}: about "
             f"{duration(estimate_seconds(opened.config, [least]))}), compile a model with --layers 1 for the "
             "purpose, or add --yes"
         )
-    STDERR.print(f"{len(shapes)} nets, about {duration(seconds)} on the simulator", markup=False)
+    STDERR.print(f"{counted(len(shapes), 'net')}, about {duration(seconds)} on the simulator", markup=False)
     opened.verify_files()
     with progress_bar() as bar:
         named = None if against is None else Hub(offline=offline or None).resolve(against, progress=bar)
@@ -107,5 +108,5 @@ def _print(result: "VerifyReport") -> None:
     against = "the float result of the same grid" if quantised else "float32"
     typer.echo(
         f"{result.model}, {result.precision}: {'passed' if result.passed else 'FAILED'}; "
-        f"{len(result.stages)} of {result.nets} nets, cosine to {against} at least {result.threshold}"
+        f"{len(result.stages)} of {counted(result.nets, 'net')}, cosine to {against} at least {result.threshold}"
     )

@@ -31,6 +31,7 @@ from bmqwen.quant.precision import Precision
 from bmqwen.steps import StepNets, StepShape
 from bmqwen.storage import new_folder, require_free, storage_errors
 from bmqwen.version import __version__
+from bmqwen.words import counted
 
 BMODEL_FILE = "model.bmodel"
 EMBEDDING_FILE = "embedding.bin"
@@ -92,7 +93,7 @@ def compile_model(
         except KeyboardInterrupt:
             kept = sum(work.finished(shape) is not None for shape in plan.shapes)
             progress.note(
-                f"{kept} of {len(plan.shapes)} nets are kept in {work.path}: the same command goes on from there"
+                f"{kept} of {counted(len(plan.shapes), 'net')} {'is' if kept == 1 else 'are'} kept in {work.path}: the same command goes on from there"
             )
             raise
         progress.start(f"writing {folder}", None)

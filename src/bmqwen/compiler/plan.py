@@ -20,6 +20,7 @@ from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.quant.precision import Precision
 from bmqwen.steps import StepShape
 from bmqwen.storage import storage_errors
+from bmqwen.words import counted
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is made anew.
 EMITTER = 1
@@ -78,7 +79,7 @@ def make_plan(
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise InputError(
-                f"--layers {layers} cannot be compiled: {checkpoint.name} has {config.num_hidden_layers} layers"
+                f"--layers {layers} cannot be compiled: {checkpoint.name} has {counted(config.num_hidden_layers, 'layer')}"
             )
         config = replace(config, num_hidden_layers=layers)
     check_context(config, context)

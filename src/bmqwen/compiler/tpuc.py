@@ -14,6 +14,7 @@ from typing import Literal
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CompileError
 from bmqwen.storage import storage_errors
+from bmqwen.words import counted
 
 Mode = Literal["F16", "BF16", "W8F16", "W8BF16", "W4F16", "W4BF16"]
 AddressMode = Literal["basic", "io_alone", "io_reloc"]
@@ -104,7 +105,7 @@ def combine(
     Raises:
         CompileError: model_tool failed, or was cancelled.
     """
-    folder = bmodel.parent.absolute()
+    folder, what = bmodel.parent.absolute(), f"joining {counted(len(nets), 'net')}"
     log, beside = folder / "model_tool.log", folder / f".{bmodel.name}.part"
     command = [
         str(toolchain.model_tool),
@@ -114,10 +115,10 @@ def combine(
         str(beside),
     ]
     try:
-        _run(toolchain, command, folder, log, f"joining {len(nets)} nets", cancelled)
+        _run(toolchain, command, folder, log, what, cancelled)
         # model_tool ends with 0 after some failures.
         if not beside.is_file():
-            raise CompileError(f"joining {len(nets)} nets: {_cause(log)} (log: {log})")
+            raise CompileError(f"{what}: {_cause(log)} (log: {log})")
         forget_time(beside)
         beside.replace(bmodel)
     finally:

@@ -18,7 +18,7 @@ from bmqwen.version import __version__
 
 MODEL_FILE = "model.onnx"
 # Raised when the emitted graph or the rounding changes, so that cached conversions are made anew.
-EMITTER = 1
+EMITTER = 2
 
 
 def source_key(checkpoint: Checkpoint, precision: Precision, *, plain: bool) -> str:

@@ -112,7 +112,10 @@ class OnnxFile:
         """Write the graph. The model is complete after this."""
         self._data.flush()
         helper = self._onnx.helper
-        graph = helper.make_graph(self._nodes, "step", self._inputs, self._outputs, self._initializers)
+        # The cache goes last, as users of other exports expect: `logits, *cache = session.run(...)`.
+        inputs = sorted(self._inputs, key=lambda value: value.name.startswith("past_"))
+        outputs = sorted(self._outputs, key=lambda value: value.name.startswith("present."))
+        graph = helper.make_graph(self._nodes, "step", inputs, outputs, self._initializers)
         model = helper.make_model(
             graph,
             opset_imports=self._opsets,

@@ -54,16 +54,25 @@ class WeightBlocks:
 
     def _convert(self, names: Sequence[str], convert: Callable[[NDArray[np.float32]], R]) -> Iterator[R]:
         with ThreadPoolExecutor(WORKERS) as pool:
-            pending: deque[Future[R]] = deque()
+            pending: deque[tuple[Future[R], int]] = deque()
+
+            def finished() -> R:
+                # Counted here and not by the workers: progress is told on the caller's thread only.
+                future, size = pending.popleft()
+                result = future.result()
+                self._advance(size)
+                return result
+
             try:
                 for name, start, stop in self._ranges(names):
-                    pending.append(pool.submit(self._read_and_convert, name, start, stop, convert))
+                    size = (stop - start) * self.weights.shape(name)[1]
+                    pending.append((pool.submit(self._read_and_convert, name, start, stop, convert), size))
                     if len(pending) > WORKERS:
-                        yield pending.popleft().result()
+                        yield finished()
                 while pending:
-                    yield pending.popleft().result()
+                    yield finished()
             finally:
-                for future in pending:
+                for future, _ in pending:
                     future.cancel()
 
     def _ranges(self, names: Sequence[str]) -> Iterator[tuple[str, int, int]]:
@@ -76,7 +85,4 @@ class WeightBlocks:
     def _read_and_convert(
         self, name: str, start: int, stop: int, convert: Callable[[NDArray[np.float32]], R]
     ) -> R:
-        rows = self.weights.read_rows(name, start, stop)
-        result = convert(rows)
-        self._advance(rows.size)
-        return result
+        return convert(self.weights.read_rows(name, start, stop))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bmqwen.bundle import Bundle
 from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError, MissingDependencyError
+from bmqwen.words import counted
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C is felt at once.
 CHUNK = 256
@@ -88,7 +89,7 @@ class OrtRuntime:
     @property
     def name(self) -> str:
         """Engine, version and threads."""
-        return f"CPU, ONNX Runtime {self._ort.__version__}, {self._threads} threads"
+        return f"CPU, ONNX Runtime {self._ort.__version__}, {counted(self._threads, 'thread')}"
 
     @property
     def vocab_size(self) -> int:

@@ -119,7 +119,8 @@ class Device:
         count = 1 if libraries.simulated else self.count(libraries)
         if not 0 <= index < count:
             raise DeviceError(
-                f"there is no device {index}: {count} found (`bmqwen doctor` looks at the driver)"
+                f"there is no device {index}: {count} found; see that the driver is loaded (`lsmod`) and that no "
+                "other program holds the device"
             )
         handle = c.c_void_p()
         self._handle: c.c_void_p | None = handle
@@ -201,7 +202,7 @@ class Device:
             raise DeviceError(
                 f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory, but {self} has only "
                 f"{free / 2**20:,.0f} MiB free: end other programs that use it, choose a shorter context or "
-                "a smaller precision, or give the NPU more of the memory (docs: chip set-up)"
+                "a smaller precision, or give the NPU a larger share of the box's memory"
             )
 
     def allocate(self, size: int) -> DeviceMemory:
