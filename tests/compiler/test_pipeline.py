@@ -332,7 +332,7 @@ def test_interrupt_ends_the_compilers_and_keeps_what_is_finished(model: Path, tm
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert said.startswith("KeyboardInterrupt|")
-    assert "1 of 3 nets are kept in " in said
+    assert "1 of 3 nets is kept in " in said
     assert compilers() == []
     assert left_beside(tmp_path / "bundle") == []
     run(model, tmp_path / "bundle", stand_in(tmp_path))

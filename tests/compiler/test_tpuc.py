@@ -154,6 +154,6 @@ def test_no_bmodel(toolchain: Toolchain, tmp_path: Path) -> None:
     (tmp_path / "x.bmodel").write_bytes(b"nothing" * 100)
     with pytest.raises(CompileError, match=r"x\.bmodel is no bmodel"):
         describe(toolchain, tmp_path / "x.bmodel")
-    with pytest.raises(CompileError, match=r"joining 1 nets: .*is broken"):
+    with pytest.raises(CompileError, match=r"joining 1 net: .*is broken"):
         combine(toolchain, [tmp_path / "x.bmodel"], tmp_path / "all.bmodel")
     assert not (tmp_path / "all.bmodel").exists()

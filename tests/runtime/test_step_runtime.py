@@ -288,7 +288,7 @@ def test_damaged_bundles(model: CompiledModel, simulator: Toolchain, tmp_path: P
         load(other, engine="sim")
     stages = [{"tokens": 1, "history": 88, "cycles": 1}, {"tokens": 1, "history": 96, "cycles": 1}]
     shapes = damaged(model, tmp_path / "shapes", lambda f: edit(f, ("details", "stages"), stages))
-    with pytest.raises(BundleError, match="no stage for 1 tokens after 88"):
+    with pytest.raises(BundleError, match="no stage for 1 token after 88"):
         load(shapes, engine="sim")
     bundle = read_bundle(damaged(model, tmp_path / "table", lambda _: None))
     (bundle.folder / "embedding.bin").write_bytes(bytes(100))

@@ -160,7 +160,7 @@ def test_command(copy: CompiledModel, capsys: pytest.CaptureFixture[str]) -> Non
     assert run([*arguments, "--tokens", "3"]) == 0
     printed = capsys.readouterr()
     assert "passed; 1 of 3 nets, cosine to float32 at least 0.9999" in printed.out
-    assert "1 nets, about" in printed.err
+    assert "1 net, about" in printed.err
 
 
 @pytest.mark.simulator
@@ -190,4 +190,4 @@ def test_command_refuses(
     assert "was not made from" in capsys.readouterr().err
     monkeypatch.setattr("bmqwen.cli.verify.PATIENCE_SECONDS", 2)
     assert run(["verify", folder]) == 2
-    assert "--stages 1x96: about 1 seconds" in capsys.readouterr().err
+    assert "--stages 1x96: about 1 second" in capsys.readouterr().err

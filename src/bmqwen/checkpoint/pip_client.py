@@ -99,7 +99,7 @@ def _watch(
                 most = state[0]
                 report(most)
         elif time.monotonic() - since > stall:
-            raise DownloadError(f"pip got nothing for {stall:.0f} seconds: check the network and try again")
+            raise DownloadError(f"pip got nothing for {counted(round(stall), 'second')}: check the network and try again")
         time.sleep(_POLL_SECONDS)
 
 

@@ -79,7 +79,8 @@ def make_plan(
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise InputError(
-                f"--layers {layers} cannot be compiled: {checkpoint.name} has {counted(config.num_hidden_layers, 'layer')}"
+                f"--layers {layers} cannot be compiled: {checkpoint.name} has "
+                f"{counted(config.num_hidden_layers, 'layer')}"
             )
         config = replace(config, num_hidden_layers=layers)
     check_context(config, context)
