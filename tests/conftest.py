@@ -1,5 +1,6 @@
 """What tests of several rooms share: a cache of their own, the demo model, the toolchain."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from bmqwen.checkpoint.hub import Hub
 # A busy machine must not fail a property test.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# What runs in the background ignores Ctrl-C, and its children inherit that: tests that send it must be heard.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

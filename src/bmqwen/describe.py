@@ -23,7 +23,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
     """Facts on a bundle; sizes in bytes."""
     return {
         "kind": bundle.kind,
-        "name": bundle.model,
+        "name": bundle.model.removesuffix(".gguf"),
         "precision": bundle.precision,
         "bytes": bundle.total_bytes,
         "files": {name: entry.bytes for name, entry in bundle.files.items()},

@@ -12,6 +12,7 @@ from pathlib import Path
 from bmqwen.checkpoint.disk import size_below
 from bmqwen.errors import DownloadError, MissingDependencyError, StorageError
 from bmqwen.progress import Report
+from bmqwen.words import counted
 
 _POLL_SECONDS = 0.1
 # One retry: an index that cannot be reached shall be known in seconds. No cache: it would keep a second copy.
@@ -99,7 +100,9 @@ def _watch(
                 most = state[0]
                 report(most)
         elif time.monotonic() - since > stall:
-            raise DownloadError(f"pip got nothing for {counted(round(stall), 'second')}: check the network and try again")
+            raise DownloadError(
+                f"pip got nothing for {counted(round(stall), 'second')}: check the network and try again"
+            )
         time.sleep(_POLL_SECONDS)
 
 

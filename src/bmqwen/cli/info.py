@@ -1,5 +1,6 @@
 """`bmqwen info`."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,19 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar, size_text
+
+# Names of a manifest, as people say them.
+_LABELS = {
+    "chip_kv_cache_bytes_per_token": "K/V cache a token, chip",
+    "cpu_kv_cache_bytes_per_token": "K/V cache a token, CPU",
+    "bytes": "size",
+    "half": "computes in",
+    "context": "longest conversation",
+    "toolchain": "compiler",
+    "device_bytes": "memory on the chip",
+    "checkpoint": "made from",
+    "checkpoint_layers": "layers of that",
+}
 
 
 def info(
@@ -36,13 +50,50 @@ def info(
     if json:
         print_json(facts)
     else:
-        for key, value in facts.items():
-            typer.echo(f"{key.replace('_', ' '):28} {_text(key, value)}")
+        for line in _lines(facts):
+            typer.echo(line)
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """For people: a line a fact, then tables of nets and of files."""
+    details = facts.get("details", {})
+    plain = {key: value for key, value in facts.items() if key not in ("details", "files")}
+    plain |= {key: value for key, value in details.items() if key != "stages"}
+    for key, value in plain.items():
+        yield f"{_LABELS.get(key, key.replace('_', ' ')):28}{_text(key, value)}"
+    if details.get("stages"):
+        yield from _nets(details["stages"])
+    if facts.get("files"):
+        wide = max(len(name) for name in facts["files"])
+        yield "\nfiles"
+        for name, size in facts["files"].items():
+            yield f"  {name:{wide}}{size_text(size):>12}"
+
+
+def _nets(stages: list[dict[str, Any]]) -> Iterator[str]:
+    """A row a net; what its maker did not measure is a dash."""
+    yield "\nnets: tokens they take, cached tokens before these at most, and a launch on the chip as predicted"
+    yield f"{'tokens':>8}{'history':>9}{'time':>12}{'bytes read':>13}"
+    for stage in stages:
+        cycles, read = stage.get("cycles"), stage.get("bytes_read")
+        time = "-" if cycles is None else f"{cycles / 1e6:,.3f} ms"
+        size = "-" if read is None else size_text(read)
+        yield f"{stage['tokens']:8}{stage['history']:9}{time:>12}{size:>13}"
 
 
 def _text(key: str, value: Any) -> str:
+    if key == "precision" and isinstance(value, dict):
+        return _precision(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
-    if isinstance(value, int) and key.endswith("bytes"):
-        return f"{value:,} ({size_text(value)})"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and "bytes" in key:
+        return size_text(value) if value < 1000 else f"{size_text(value)} ({value:,} bytes)"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _precision(parts: dict[str, Any]) -> str:
+    """ "int4 in groups of 64, head int8"."""
+    groups = f" in groups of {parts['group_size']}" if parts.get("weights") == "int4" else ""
+    return f"{parts.get('weights')}{groups}, head {parts.get('lm_head')}"

@@ -93,7 +93,8 @@ def compile_model(
         except KeyboardInterrupt:
             kept = sum(work.finished(shape) is not None for shape in plan.shapes)
             progress.note(
-                f"{kept} of {counted(len(plan.shapes), 'net')} {'is' if kept == 1 else 'are'} kept in {work.path}: the same command goes on from there"
+                f"{kept} of {counted(len(plan.shapes), 'net')} {'is' if kept == 1 else 'are'} kept in "
+                f"{work.path}: the same command goes on from there"
             )
             raise
         progress.start(f"writing {folder}", None)
