@@ -12,6 +12,9 @@ from bmqwen.storage import write_file
 
 MANIFEST = "bmqwen.json"
 FORMAT = 1
+# Files of a bundle of the kind "bmodel".
+BMODEL_FILE = "model.bmodel"
+EMBEDDING_FILE = "embedding.bin"
 # Files below this size are hashed at every load; the large ones by `verify_files` on request.
 SMALL_FILE = 32 << 20
 

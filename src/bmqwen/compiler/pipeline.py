@@ -13,7 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bmqwen.bundle import Bundle, is_bundle, read_bundle, write_manifest
+from bmqwen.bundle import (
+    BMODEL_FILE,
+    EMBEDDING_FILE,
+    Bundle,
+    read_bundle,
+    reusable_bundle,
+    write_manifest,
+)
 from bmqwen.checkpoint.checkpoint import Checkpoint
 from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
@@ -23,7 +30,7 @@ from bmqwen.compiler.stage_runner import run_stages
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe, compile_net, describe
 from bmqwen.compiler.work_folder import WorkFolder
-from bmqwen.errors import BundleError, CompileError, InputError, StorageError
+from bmqwen.errors import CompileError, StorageError
 from bmqwen.half import Half, to_half
 from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.progress import Progress, Silent
@@ -33,8 +40,6 @@ from bmqwen.storage import new_folder, require_free, storage_errors
 from bmqwen.version import __version__
 from bmqwen.words import counted
 
-BMODEL_FILE = "model.bmodel"
-EMBEDDING_FILE = "embedding.bin"
 # Before a stage has been measured: weights that a compilation takes in a second.
 BYTES_A_SECOND = 20e6
 FULL_DISK = 64 << 20
@@ -78,7 +83,7 @@ def compile_model(
     """
     progress = progress or Silent()
     plan = make_plan(checkpoint, precision, seq_len, half, layers)
-    if (existing := _existing(folder, plan.key, replace)) is not None:
+    if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
         return existing
     _check_place(folder, plan, checkpoint.name)
     tokenizer = checkpoint.tokenizer_files()
@@ -86,7 +91,7 @@ def compile_model(
     toolchain = toolchain or open_toolchain(report=progress.note)
     with WorkFolder(_work_key(plan.key, toolchain), texts, progress.note) as work:
         # Another process may have made it while this one waited for the folder.
-        if (existing := _existing(folder, plan.key, replace)) is not None:
+        if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
             return existing
         try:
             stages = _compile_stages(checkpoint, plan, work, toolchain, jobs, progress)
@@ -113,25 +118,6 @@ def compile_model(
         bundle = read_bundle(folder)
         work.remove()
     return bundle
-
-
-def _existing(folder: Path, key: str, replace: bool) -> Bundle | None:
-    """The bundle at `folder` if it is the one wanted. Raises InputError if something else is there."""
-    with storage_errors(folder):
-        if is_bundle(folder):
-            try:
-                existing = read_bundle(folder)
-            except BundleError:
-                existing = None
-            if existing is not None and existing.source == key:
-                return existing
-            if not replace:
-                raise InputError(
-                    f"{folder} holds another bundle: remove it, name another folder or use --force"
-                )
-        elif folder.exists():
-            raise InputError(f"{folder} exists and is not a bundle: name a new folder")
-    return None
 
 
 def _check_place(folder: Path, plan: Plan, name: str) -> None:

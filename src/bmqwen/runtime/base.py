@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.errors import ContextLengthError, InputError
+
 
 class Output(Protocol):
     """What one `feed` computed. On a chip nothing is copied before it is asked for."""
@@ -59,3 +61,42 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """Free everything. May be called twice."""
+
+
+class HostOutput:
+    """An Output whose rows, float32 [rows, vocab_size], are on the host already."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self._rows = rows
+
+    def greedy(self) -> int:
+        """The most likely token after the last one fed."""
+        return int(self._rows[-1].argmax())
+
+    def logits(self) -> NDArray[np.float32]:
+        """All rows."""
+        return self._rows
+
+
+def check_feed(runtime: Runtime, tokens: Sequence[int]) -> None:
+    """Raise what `Runtime.feed` raises for tokens that cannot be fed."""
+    if not len(tokens):
+        raise InputError("no tokens to feed")
+    if min(tokens) < 0 or max(tokens) >= runtime.vocab_size:
+        raise InputError(f"token ids must be within 0 and {runtime.vocab_size - 1}")
+    total = runtime.position + len(tokens)
+    if total > runtime.context_length:
+        raise ContextLengthError(runtime.context_length, total)
+
+
+def check_truncate(runtime: Runtime, position: int) -> None:
+    """Raise what `Runtime.truncate` raises for a position that cannot be gone back to."""
+    if not 0 <= position <= runtime.position:
+        raise InputError(f"cannot truncate to position {position}: {runtime.position} tokens are cached")
+
+
+def chosen_context(asked: int | None, longest: int, whose: str) -> int:
+    """The context length to use: the one asked for, else the longest. Raises InputError if it is out of range."""
+    if asked is not None and not 1 <= asked <= longest:
+        raise InputError(f"the context length must be between 1 and {whose} {longest}, not {asked}")
+    return asked or longest

@@ -8,28 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.bundle import Bundle
-from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError, MissingDependencyError
+from bmqwen.errors import BundleError, DeviceError, InputError, MissingDependencyError
+from bmqwen.runtime.base import HostOutput, check_feed, check_truncate, chosen_context
 from bmqwen.words import counted
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C is felt at once.
 CHUNK = 256
 # Rows of the KV cache to begin with; doubled when needed, so that short conversations stay small.
 FIRST_ROWS = 512
-
-
-class OrtOutput:
-    """Logits of one feed, float32 [rows, vocab]."""
-
-    def __init__(self, rows: NDArray[np.float32]) -> None:
-        self._rows = rows
-
-    def greedy(self) -> int:
-        """The most likely token after the last one fed."""
-        return int(self._rows[-1].argmax())
-
-    def logits(self) -> NDArray[np.float32]:
-        """All computed rows."""
-        return self._rows
 
 
 class OrtRuntime:
@@ -62,12 +48,9 @@ class OrtRuntime:
         if threads is not None and not 1 <= threads <= 256:
             raise InputError(f"threads must be between 1 and 256, not {threads}")
         self._config = bundle.config
-        longest = self._config.max_position_embeddings
-        if context_length is not None and not 1 <= context_length <= longest:
-            raise InputError(
-                f"the context length must be between 1 and the model's {longest}, not {context_length}"
-            )
-        self._context_length = context_length or longest
+        self._context_length = chosen_context(
+            context_length, self._config.max_position_embeddings, "the model's"
+        )
         self._threads = threads or cores
         self._ort: Any = ort
         options = ort.SessionOptions()
@@ -111,19 +94,14 @@ class OrtRuntime:
         whole, rest = divmod(count, CHUNK)
         return [CHUNK] * whole + ([rest] if rest else [])
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> OrtOutput:
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> HostOutput:
         """Append tokens and compute the logits after the last one (or after each)."""
         if self._session is None:
             raise DeviceError("the CPU engine was closed")
+        check_feed(self, tokens)
         ids = np.asarray(tokens, np.int64).reshape(1, -1)
         count = ids.shape[1]
-        if not count:
-            raise InputError("no tokens to feed")
-        if ids.min() < 0 or ids.max() >= self.vocab_size:
-            raise InputError(f"token ids must be within 0 and {self.vocab_size - 1}")
         total = self._position + count
-        if total > self._context_length:
-            raise ContextLengthError(self._context_length, total)
         rows = self._cache[0].shape[2]
         if total > rows:
             self._grow(min(max(total, 2 * rows), self._context_length))
@@ -144,12 +122,11 @@ class OrtRuntime:
         except Exception as error:
             raise DeviceError(f"ONNX Runtime failed: {_first_line(error)}") from error
         self._position = total
-        return OrtOutput(logits[0])
+        return HostOutput(logits[0])
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on; their rows are overwritten later."""
-        if not 0 <= position <= self._position:
-            raise InputError(f"cannot truncate to position {position}: {self._position} tokens are cached")
+        check_truncate(self, position)
         self._position = position
 
     def close(self) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.bundle import Bundle
-from bmqwen.errors import ContextLengthError, DeviceError, InputError
+from bmqwen.bundle import BMODEL_FILE, Bundle
+from bmqwen.errors import DeviceError, InputError
+from bmqwen.runtime.base import HostOutput, check_feed, check_truncate
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.published_nets import PublishedNets
 from bmqwen.runtime.bmrt.session import Session
-from bmqwen.runtime.bmrt.step_runtime import BMODEL_FILE, RowsOutput, check_tokens, device_bytes
+from bmqwen.runtime.bmrt.step_runtime import device_bytes
 
 LAYOUT = "sophon-demo"
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
@@ -106,13 +107,11 @@ class PublishedRuntime:
         """All at once where that pays, else one at a time."""
         return [count] if _together(position, count) else [1] * count
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> PublishedOutput | RowsOutput:
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> PublishedOutput | HostOutput:
         """Append tokens."""
-        check_tokens(tokens, self.vocab_size)
+        check_feed(self, tokens)
         before, count, nets = len(self._tokens), len(tokens), self._nets
         total = before + count
-        if total > self._context_length:
-            raise ContextLengthError(self._context_length, total)
         self._serial += 1
         rows = []
         if _together(before, count):
@@ -129,12 +128,11 @@ class PublishedRuntime:
                 if every_row:
                     rows.append(nets.logits()[0])
         self._tokens.extend(tokens)
-        return RowsOutput(np.stack(rows)) if every_row else PublishedOutput(self, self._serial)
+        return HostOutput(np.stack(rows)) if every_row else PublishedOutput(self, self._serial)
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on."""
-        if not 0 <= position <= len(self._tokens):
-            raise InputError(f"cannot truncate to position {position}: {len(self._tokens)} tokens are cached")
+        check_truncate(self, position)
         del self._tokens[position:]
 
     def current(self, serial: int) -> PublishedNets:

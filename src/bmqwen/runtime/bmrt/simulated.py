@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.bundle import Bundle
-from bmqwen.errors import ContextLengthError, InputError
-from bmqwen.runtime.base import Output
+from bmqwen.errors import InputError
+from bmqwen.runtime.base import Output, check_feed, check_truncate
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.opening import open_bmodel
-from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime, check_tokens, device_bytes
+from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime, device_bytes
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
 from bmqwen.steps import StepShape
 
@@ -144,18 +144,14 @@ class SimulatedRuntime:
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> SimulatedOutput:
         """Append tokens and simulate what follows them: about a second for a million of products."""
-        check_tokens(tokens, self._vocab_size)
-        total = self._position + len(tokens)
-        if total > self._context_length:
-            raise ContextLengthError(self._context_length, total)
+        check_feed(self, tokens)
         self._worker.call("feed", self._position, [int(token) for token in tokens], every_row)
-        self._position = total
+        self._position += len(tokens)
         return SimulatedOutput(self._worker)
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on."""
-        if not 0 <= position <= self._position:
-            raise InputError(f"cannot truncate to position {position}: {self._position} tokens are cached")
+        check_truncate(self, position)
         self._position = position
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:

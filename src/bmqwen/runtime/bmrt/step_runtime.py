@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.bundle import Bundle
-from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
+from bmqwen.bundle import BMODEL_FILE, EMBEDDING_FILE, Bundle
+from bmqwen.errors import BundleError, DeviceError, InputError
+from bmqwen.runtime.base import HostOutput, check_feed, check_truncate, chosen_context
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.step_stages import StepStages
 from bmqwen.runtime.embedding import EmbeddingTable
 from bmqwen.steps import StepNets, StepShape
-
-BMODEL_FILE = "model.bmodel"
-EMBEDDING_FILE = "embedding.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +47,6 @@ class StepOutput:
         return self._runtime.read_logits(self._shape, self._serial)
 
 
-class RowsOutput:
-    """What a feed with `every_row` computed: already on the host."""
-
-    def __init__(self, rows: NDArray[np.float32]) -> None:
-        self._rows = rows
-
-    def greedy(self) -> int:
-        """The most likely token after the last one fed."""
-        return int(self._rows[-1].argmax())
-
-    def logits(self) -> NDArray[np.float32]:
-        """All rows."""
-        return self._rows
-
-
 class StepRuntime:
     """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process.
 
@@ -94,12 +77,7 @@ class StepRuntime:
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
         self._nets = nets = StepNets.from_dict(bundle.details, str(bundle.folder))
-        if context_length is not None and not 1 <= context_length <= nets.context:
-            raise InputError(
-                f"the context length must be between 1 and the {nets.context} that the bundle was compiled for, "
-                f"not {context_length}"
-            )
-        self._context_length = context_length or nets.context
+        self._context_length = chosen_context(context_length, nets.context, "the bundle's")
         config = bundle.config
         table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._embedding = table
@@ -143,12 +121,10 @@ class StepRuntime:
         """The tokens that each launch takes."""
         return [used for _, used in self._nets.plan(position, count)]
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> StepOutput | RowsOutput:
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> StepOutput | HostOutput:
         """Append tokens: as few launches as pay, or one a token with `every_row`."""
         count = len(tokens)
-        check_tokens(tokens, self.vocab_size)
-        if self._position + count > self._context_length:
-            raise ContextLengthError(self._context_length, self._position + count)
+        check_feed(self, tokens)
         self._serial += 1
         if every_row:
             return self._feed_rows(tokens)
@@ -162,8 +138,7 @@ class StepRuntime:
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on; their rows are overwritten later."""
-        if not 0 <= position <= self._position:
-            raise InputError(f"cannot truncate to position {position}: {self._position} tokens are cached")
+        check_truncate(self, position)
         self._position = position
 
     def read_token_id(self, shape: StepShape, serial: int) -> int:
@@ -200,7 +175,7 @@ class StepRuntime:
         """Free everything. May be called twice."""
         self._session.close()
 
-    def _feed_rows(self, tokens: Sequence[int]) -> RowsOutput:
+    def _feed_rows(self, tokens: Sequence[int]) -> HostOutput:
         rows = np.empty((len(tokens), self.vocab_size), np.float32)
         for i, token in enumerate(tokens):
             shape = self._nets.shape(1, self._position + i)
@@ -209,19 +184,11 @@ class StepRuntime:
             self._stages.launch(shape, self._position + i, self._embedding.rows([token]))
             rows[i] = self._stages.logits(shape)[0]
         self._position += len(tokens)
-        return RowsOutput(rows)
+        return HostOutput(rows)
 
     def _check_current(self, serial: int) -> None:
         if serial != self._serial:
             raise InputError("this output is no longer there: more tokens were fed since")
-
-
-def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
-    """Raise InputError for no tokens, or one that the model does not have."""
-    if not len(tokens):
-        raise InputError("no tokens to feed")
-    if min(tokens) < 0 or max(tokens) >= vocab_size:
-        raise InputError(f"token ids must be within 0 and {vocab_size - 1}")
 
 
 def device_bytes(bundle: Bundle) -> int:
