@@ -1,12 +1,12 @@
 """First-token latency and tokens/s of a loaded model, measured the way the published tables do."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bmqwen.engine import Engine
-from bmqwen.errors import InputError
+from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate.params import SamplingParams, Usage
 
 # The prompt of the tables that the publisher of the chip's demos prints.
@@ -69,9 +69,23 @@ class BenchResult:
             "| engine | model | precision | prompt tokens | new tokens | first token latency (s) | tokens/s |\n"
             "|---|---|---|---|---|---|---|\n"
             f"| {self.engine} | {self.model} | {self.precision} | {self.runs[0].prompt_tokens} "
-            f"| {self.runs[0].completion_tokens} | {self.first_token_s:.3f} ({min(first):.3f} to {max(first):.3f}) "
-            f"| {self.tokens_per_s:.3f} ({min(speed):.3f} to {max(speed):.3f}) |"
+            f"| {self.runs[0].completion_tokens} | {_median(first, _seconds)} | {_median(speed, _speed)} |"
         )
+
+
+def _median(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """With the range, where there are several."""
+    middle = show(statistics.median(values))
+    return f"{middle} ({show(min(values))} to {show(max(values))})" if len(values) > 1 else middle
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _speed(value: float) -> str:
+    """Tokens/s; more digits where it is slow, as on the simulator."""
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def bench(
@@ -105,8 +119,12 @@ def bench(
         step(run, warmup + repeats)
         engine.runtime.truncate(0)
         conversation = engine.chat(params=params)
-        for _ in conversation.stream(prompt):
-            pass
+        try:
+            for _ in conversation.stream(prompt):
+                pass
+        except ContextLengthError as error:
+            hint = "choose a shorter -p, or a longer --context or a bundle of a longer --seq-len"
+            raise ContextLengthError(error.limit, error.got, hint) from error
         assert conversation.last is not None
         usages.append(conversation.last.usage)
     return BenchResult(engine.model, engine.precision, engine.runtime.name, tuple(usages[warmup:]))

@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from bmqwen.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.cache import cache_folder
+from bmqwen.checkpoint.catalog import find
 from bmqwen.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.errors import BundleError, InputError
@@ -57,7 +58,9 @@ def bundle_of(
             folder.parent.mkdir(parents=True, exist_ok=True)
         # A second process waits here and then finds the bundle made.
         with FileLock(folder.with_name(f".{folder.name}.lock")):
-            return _export(checkpoint, folder, precision, plain=False, replace=True, progress=progress)
+            return _export(
+                checkpoint, folder, precision, plain=False, replace=True, kept=True, progress=progress
+            )
 
 
 def conversions() -> list[Bundle]:
@@ -82,8 +85,11 @@ def remove_model(name: str) -> int:
     hub = Hub()
     made = [bundle for bundle in conversions() if name in (bundle.folder.name, bundle.model)]
     freed = 0
+    cached = {m.name: m.path.name for m in hub.cache.models()}
+    if not made and not _names(name) & cached.keys():
+        there = ", ".join([*cached, *(bundle.folder.name for bundle in conversions())]) or "nothing"
+        raise InputError(f"{name[:200]} is not in the cache, which holds {there}")
     try:
-        cached = {m.name: m.path.name for m in hub.cache.models()}
         freed = hub.remove(name)
         # A short name in any spelling was removed: whatever is gone from the list is what it meant.
         gone = set(cached) - {m.name for m in hub.cache.models()}
@@ -97,6 +103,13 @@ def remove_model(name: str) -> int:
     return freed + sum(bundle.total_bytes for bundle in made)
 
 
+def _names(text: str) -> set[str]:
+    """What may be called so in the cache."""
+    with contextlib.suppress(InputError):
+        return {text, find(text).name}
+    return {text}
+
+
 def _export(
     checkpoint: Checkpoint,
     folder: Path,
@@ -104,9 +117,12 @@ def _export(
     *,
     plain: bool,
     replace: bool,
+    kept: bool = False,
     progress: Progress,
 ) -> Bundle:
     done = 0
+    # What is kept in the cache is not converted again.
+    label = f"converting {checkpoint.name} to {precision}" + (" (once)" if kept else "")
 
     def advance(count: int) -> None:
         nonlocal done
@@ -114,7 +130,7 @@ def _export(
             return
         if not done:
             # Started late: where the bundle is there already, nothing is shown.
-            progress.start(f"converting {checkpoint.name} to {precision} (once)", checkpoint.parameters)
+            progress.start(label, checkpoint.parameters)
         done += count
         progress.advance(done)
 

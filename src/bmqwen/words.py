@@ -9,6 +9,6 @@ def counted(number: int, noun: str) -> str:
 def speed_text(tokens_per_s: float) -> str:
     """ "41.3 tokens/s"; where that would say nothing, "about 60 s a token"."""
     if tokens_per_s >= 1:
-        return f"{tokens_per_s:,.1f} tokens/s"
+        return f"{tokens_per_s:.1f} tokens/s"
     seconds = 1 / tokens_per_s if tokens_per_s > 0 else 0
     return f"about {seconds:,.1f} s a token" if seconds < 10 else f"about {seconds:,.0f} s a token"

@@ -6,7 +6,14 @@ import pytest
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.compiler.profile import Profile, read_profile
-from bmqwen.compiler.sizes import CHIP_BYTES, available_memory, check_device_memory, parallel_jobs, sizes
+from bmqwen.compiler.sizes import (
+    CHIP_BYTES,
+    available_memory,
+    check_device_memory,
+    check_host_memory,
+    parallel_jobs,
+    sizes,
+)
 from bmqwen.compiler.stage_clock import StageClock, duration_text
 from bmqwen.compiler.stages import check_context, step_shapes
 from bmqwen.errors import CompileError, InputError
@@ -108,6 +115,10 @@ def test_jobs_follow_memory() -> None:
     assert parallel_jobs(size, None, available=size.compiler - 1) == 1
     assert parallel_jobs(size, 3, available=1 << 30) == 3
     assert 1 <= parallel_jobs(size, None, available=1 << 50) <= 4096
+    with pytest.raises(InputError, match=r"needs about \S+ GB .*--jobs 1"):
+        check_host_memory(size, None, available=size.compiler - 1)
+    check_host_memory(size, None, available=size.compiler)
+    check_host_memory(size, 1, available=0)
     assert 0 < available_memory() < 1 << 50
 
 

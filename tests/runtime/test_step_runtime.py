@@ -237,7 +237,7 @@ def test_engines_that_do_not_fit(model: CompiledModel, monkeypatch: pytest.Monke
         load(model.bundle.folder, engine="cpu")
     with pytest.raises(DeviceError, match="engine sim cannot run a bundle of the kind onnx"):
         load(model.cpu.folder, engine="sim")
-    with pytest.raises(InputError, match="between 1 and the 96"):
+    with pytest.raises(InputError, match="between 1 and the bundle's 96"):
         load(model.bundle.folder, engine="sim", context_length=97)
 
 

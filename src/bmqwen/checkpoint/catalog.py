@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bmqwen.errors import InputError
 
@@ -51,6 +51,7 @@ class Model:
         variant: part of the name of the GGUF file that is meant ("q4_k_m"), for ids that a user typed.
         revision: branch, tag or commit; None for the hub's default.
         archive: the same file in wheels, for when no hub can be reached.
+        typed: the id that a user gave, where that is no short name.
     """
 
     name: str
@@ -59,6 +60,12 @@ class Model:
     variant: str | None = None
     revision: str | None = None
     archive: WheelArchive | None = None
+    typed: str = field(default="", compare=False)
+
+    @property
+    def title(self) -> str:
+        """What to call it in messages: an id as it was typed, not its folder."""
+        return self.typed or self.name
 
 
 def _chat(repo: str) -> Model:
@@ -138,7 +145,9 @@ def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
     folder = "--".join(part for part in (repo.replace("/", "--"), variant) if part)
     if revision is not None:
         folder += "@" + revision.replace("/", "-")
-    return Model(folder, {HUGGINGFACE: repo, MODELSCOPE: repo}, variant=variant, revision=revision)
+    return Model(
+        folder, {HUGGINGFACE: repo, MODELSCOPE: repo}, variant=variant, revision=revision, typed=text.strip()
+    )
 
 
 def is_short(text: str, models: Mapping[str, Model] = MODELS) -> bool:

@@ -25,6 +25,8 @@ SOURCES: Mapping[str, type[HuggingFace] | type[ModelScope] | type[WheelIndex]] =
     MODELSCOPE: ModelScope,
     PYPI: WheelIndex,
 }
+# The variables of each source that name another server.
+_MIRRORS = {HUGGINGFACE: "HF_ENDPOINT", MODELSCOPE: "MODELSCOPE_ENDPOINT", PYPI: "PIP_INDEX_URL"}
 _PATIENCE = 6.0
 _LIMIT = 20.0
 _SILENT = Silent()
@@ -89,13 +91,13 @@ class Hub:
             return found.path
         if self._offline:
             raise DownloadError(
-                f"{model.name} is not in the cache {self.cache.folder}, and offline mode is on: "
+                f"{model.title} is not in the cache {self.cache.folder}, and offline mode is on: "
                 "unset BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it"
             )
         with self.cache.lock(model.name, wait=False) as mine:
             if mine:
                 return self._pull(model, sources, progress)
-        progress.note(f"another process downloads {model.name}: waiting for it")
+        progress.note(f"another process downloads {model.title}: waiting for it")
         with self.cache.lock(model.name, wait=True):
             return self._pull(model, sources, progress)
 
@@ -146,13 +148,13 @@ class Hub:
                     failures.append(error)
             else:
                 failures.append(answer)
-        raise self._failure(model, failures)
+        raise self._failure(model, failures, sources)
 
     def _ask(
         self, model: Model, sources: Mapping[str, Source], progress: Progress
     ) -> Iterator[tuple[Source, Release | BmqwenError]]:
         # All are asked at once, so that the silence of one costs the next one no time.
-        progress.start(f"Looking for {model.name}", None)
+        progress.start(f"Looking for {model.title}", None)
         began = time.monotonic()
         silent = []
         for inquiry in [Inquiry(place, model, self._limit) for place in sources.values()]:
@@ -171,7 +173,7 @@ class Hub:
         folder = self.cache.partial(release)
         try:
             require_free(folder, release.size + release.scratch - size_below(folder), model.name)
-            progress.start(f"Downloading {model.name} from {place.title}", release.size)
+            progress.start(f"Downloading {model.title} from {place.title}", release.size)
             before = 0
             for file in release.files:
                 path = folder / file.name
@@ -189,19 +191,22 @@ class Hub:
         assert found is not None
         return found.path
 
-    def _failure(self, model: Model, failures: list[BmqwenError]) -> BmqwenError:
+    def _failure(
+        self, model: Model, failures: list[BmqwenError], sources: Mapping[str, Source]
+    ) -> BmqwenError:
         if len(failures) == 1 and not isinstance(failures[0], UnreachableError):
             return failures[0]
         reasons = "; ".join(str(error) for error in failures)
         # A source that answered knows better than one that did not.
         if any(isinstance(error, InputError) for error in failures):
-            return InputError(f"{model.name} cannot be downloaded: {reasons}")
+            return InputError(f"{model.title} cannot be downloaded: {reasons}")
         if not any(isinstance(error, UnreachableError) for error in failures):
-            return DownloadError(f"{model.name} cannot be downloaded: {reasons}")
-        cure = "check the network and the proxy, name a mirror in HF_ENDPOINT, or give a local folder"
+            return DownloadError(f"{model.title} cannot be downloaded: {reasons}")
+        mirrors = " or ".join(variable for name, variable in _MIRRORS.items() if name in sources)
+        cure = f"check the network and the proxy{mirrors and ', name a mirror in ' + mirrors}, or give a local folder"
         if model.archive is None and DEMO.name in self._models:
             cure += "; the demo model (bmqwen pull demo) can also come from PyPI"
-        return DownloadError(f"{model.name} cannot be downloaded: {reasons}: {cure}")
+        return DownloadError(f"{model.title} cannot be downloaded: {reasons}: {cure}")
 
 
 def _after(base: int, progress: Progress) -> Report:

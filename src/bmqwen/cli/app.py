@@ -1,6 +1,7 @@
 """The program `bmqwen`: its commands, and the one place where errors become exit codes."""
 
 import os
+import re
 import signal
 import sys
 from typing import Annotated, Any
@@ -15,6 +16,16 @@ from bmqwen.version import __version__
 
 # The base of all errors of usage; typer has its own copy of click, which of the two depends on its version.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+# How a value that does not fit is called by typer's checker, and by us.
+_PLAIN_WORDS = (
+    (r"Input should be a valid integer.*", "it must be a whole number"),
+    (r"Input should be a valid number.*", "it must be a number"),
+    (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
+    (r"Input should be less than or equal to (\S+)", r"it must be at most \1"),
+    (r"Input should be ", "it must be "),
+    (r"Got unexpected extra argument\(s\) \((.*)\)", r"there is no place for \1 here"),
+)
 
 app = typer.Typer(
     name="bmqwen",
@@ -68,7 +79,7 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except _UsageError as error:
         where = error.ctx.command_path if getattr(error, "ctx", None) else "bmqwen"
-        _say(f"bmqwen: {error.format_message()} (`{where} --help` shows what there is)")
+        _say(f"bmqwen: {_plain(error.format_message())} (`{where} --help` shows what there is)")
         return int(error.exit_code)
     except BmqwenError as error:
         _say(f"bmqwen: {error}")
@@ -83,6 +94,14 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         _say("bmqwen: not enough memory on this machine for this model: use a smaller one or --quant int4")
         return 1
+
+
+def _plain(message: str) -> str:
+    """A complaint about usage in words for people: newer typers speak as their checker of types does."""
+    message = message.replace("Value error, ", "")
+    for pattern, words in _PLAIN_WORDS:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,11 @@ def bench(
     prompt: Annotated[
         str | None,
         typer.Option(
-            "-p", "--prompt", help="The question; default: that of the published tables.", show_default=False
+            "-p",
+            "--prompt",
+            metavar="TEXT",
+            help="The question; default: that of the published tables.",
+            show_default=False,
         ),
     ] = None,
     new_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Most tokens of an answer.")] = 128,

@@ -18,13 +18,14 @@ def chat(
         typer.Option(
             "-p",
             "--prompt",
+            metavar="TEXT",
             help="Ask this and leave; `-` reads the question from stdin.",
             show_default=False,
         ),
     ] = None,
     engine: options.Engine = "auto",
     system: Annotated[
-        str | None, typer.Option("--system", help="System message.", show_default=False)
+        str | None, typer.Option("--system", metavar="TEXT", help="System message.", show_default=False)
     ] = None,
     temperature: Annotated[
         float, typer.Option("--temperature", help="0: always the most likely token.")
@@ -32,18 +33,30 @@ def chat(
     top_p: Annotated[
         float, typer.Option("--top-p", help="Keep the most likely tokens of this total probability.")
     ] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", help="Keep that many tokens; 0: all.")] = 0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Keep that many tokens; default: 0, all.", show_default=False)
+    ] = 0,
     min_p: Annotated[
         float, typer.Option("--min-p", help="Keep tokens at least this likely, relative to the best.")
     ] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option("--repetition-penalty", help="1: none.")] = 1.0,
-    presence_penalty: Annotated[float, typer.Option("--presence-penalty", help="0: none.")] = 0.0,
-    frequency_penalty: Annotated[float, typer.Option("--frequency-penalty", help="0: none.")] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Default: 1, none.", show_default=False)
+    ] = 1.0,
+    presence_penalty: Annotated[
+        float, typer.Option("--presence-penalty", help="Default: 0, none.", show_default=False)
+    ] = 0.0,
+    frequency_penalty: Annotated[
+        float, typer.Option("--frequency-penalty", help="Default: 0, none.", show_default=False)
+    ] = 0.0,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="Most tokens of an answer.", show_default=False)
-    ] = None,
+        int,
+        typer.Option(
+            "--max-tokens", min=1, help="Most tokens of an answer; small models may repeat without end."
+        ),
+    ] = 4096,
     stop: Annotated[
-        list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End the answer before this text; repeatable."),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Same seed, same answer.", show_default=False)
@@ -56,7 +69,9 @@ def chat(
     offline: options.Offline = False,
     load_file: Annotated[
         Path | None,
-        typer.Option("--load", help="Go on with a conversation saved by /save.", show_default=False),
+        typer.Option(
+            "--load", metavar="FILE", help="Go on with a conversation saved by /save.", show_default=False
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

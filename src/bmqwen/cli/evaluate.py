@@ -20,12 +20,18 @@ def evaluate(
     model: options.Model = None,
     text: Annotated[
         list[Path] | None,
-        typer.Option("--text", help="UTF-8 text to predict; may be given several times.", show_default=False),
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="UTF-8 text to predict; may be given several times.",
+            show_default=False,
+        ),
     ] = None,
     choices: Annotated[
         list[Path] | None,
         typer.Option(
             "--choices",
+            metavar="FILE",
             help="Questions in C-Eval's layout, CSV: id,question,A,B,C,D,answer; may be given several times.",
             show_default=False,
         ),
@@ -34,6 +40,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--dev",
+            metavar="FILE|FOLDER",
             help="Solved questions to show first: a file of the same layout, or a folder with SUBJECT_dev.csv.",
             show_default=False,
         ),
@@ -42,6 +49,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--against",
+            metavar="MODEL",
             help="The float model: another checkpoint, or the one a bundle was made from. Default: MODEL itself.",
             show_default=False,
         ),

@@ -10,7 +10,7 @@ EngineName = Literal["auto", "cpu", "sim", "tpu"]
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help="Short name (qwen1.5-0.5b-chat), hub id, folder, GGUF file or bundle. Default: the demo model.",
         show_default=False,
     ),
@@ -29,7 +29,7 @@ Context = Annotated[
 ]
 Quant = Annotated[
     Literal["f32", "f16", "int8", "int4"],
-    typer.Option("--quant", help="Weights, when MODEL must be converted first (once)."),
+    typer.Option("--quant", help="Format of the weights; a bundle keeps its own."),
 ]
 GroupSize = Annotated[
     int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128, 256.")
@@ -43,4 +43,6 @@ LmHead = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Use only what is on this machine.")
 ]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.", show_default=False)]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write.", show_default=False)
+]

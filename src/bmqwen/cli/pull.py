@@ -49,18 +49,19 @@ def list_models(json: options.Json = False) -> None:
             }
         )
         return
+    wide = max([len(m.name) for m in cached] + [len(b.folder.name) for b in converted], default=0)
     for m in cached:
         state = m.path if m.complete else "unfinished: `bmqwen pull` goes on with it"
-        typer.echo(f"{m.name:46} {size_text(m.size):>10}  {state}")
+        typer.echo(f"{m.name:{wide}} {size_text(m.size):>10}  {state}")
     for b in converted:
-        typer.echo(f"{b.folder.name:46} {size_text(b.total_bytes):>10}  {b.folder}")
+        typer.echo(f"{b.folder.name:{wide}} {size_text(b.total_bytes):>10}  {b.folder}")
     if not cached and not converted:
         typer.echo("No model in the cache yet.")
     typer.echo("\nbmqwen pull knows: " + ", ".join(MODELS))
 
 
 def remove(
-    model: Annotated[str, typer.Argument(help="Name as printed by `bmqwen list`.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name as printed by `bmqwen list`.")],
     json: options.Json = False,
 ) -> None:
     """Delete MODEL, and what was converted from it, from the cache."""

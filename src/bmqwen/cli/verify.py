@@ -19,11 +19,17 @@ PATIENCE_SECONDS = 3600
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle that `bmqwen compile` made.", show_default=False)],
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="A bundle that `bmqwen compile` made.", show_default=False),
+    ],
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", metavar="MODEL", help="What it was compiled from; default: as the bundle says."
+            "--against",
+            metavar="MODEL",
+            help="What it was compiled from; default: as the bundle says.",
+            show_default=False,
         ),
     ] = None,
     tokens: Annotated[

@@ -24,7 +24,7 @@ from bmqwen.bundle import (
 from bmqwen.checkpoint.checkpoint import Checkpoint
 from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
-from bmqwen.compiler.sizes import parallel_jobs
+from bmqwen.compiler.sizes import check_host_memory, parallel_jobs
 from bmqwen.compiler.stage_clock import StageClock
 from bmqwen.compiler.stage_runner import run_stages
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
@@ -151,6 +151,8 @@ def _compile_stages(
     """All nets, those of an earlier run included."""
     stages = {s: found for s in plan.shapes if (found := work.finished(s)) is not None}
     missing = [shape for shape in plan.shapes if shape not in stages]
+    if missing:
+        check_host_memory(plan.size, jobs)
     jobs = min(parallel_jobs(plan.size, jobs), max(1, len(missing)))
     clock = StageClock(len(plan.shapes), jobs, plan.size.weights / BYTES_A_SECOND + 5, progress)
     for shape, stage in stages.items():

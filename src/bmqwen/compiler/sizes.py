@@ -129,6 +129,19 @@ def parallel_jobs(size: Sizes, asked: int | None, available: int | None = None) 
     return max(1, min(len(os.sched_getaffinity(0)), free // size.compiler))
 
 
+def check_host_memory(size: Sizes, asked: int | None, available: int | None = None) -> None:
+    """Raise InputError if not even one compiler has room, unless the user names the number of jobs.
+
+    Arguments are those of `parallel_jobs`.
+    """
+    free = available_memory() if available is None else available
+    if asked is None and free < size.compiler:
+        raise InputError(
+            f"compiling needs about {size.compiler / 1e9:.1f} GB of this machine's memory, and {free / 1e9:.1f} GB "
+            "are free: choose a smaller --quant or a larger machine, or try nevertheless with --jobs 1"
+        )
+
+
 def available_memory() -> int:
     """Bytes that new processes can take without swapping, by the kernel and by the control group's limit."""
     free = 4 << 30
