@@ -31,7 +31,7 @@ def info(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Describe a checkpoint or a bundle: sizes, precision, bytes, memory."""
+    """Describe a checkpoint, a bundle or a bmodel: sizes, precision, bytes, memory."""
     from bmqwen.bundle import is_bundle, read_bundle
     from bmqwen.checkpoint.checkpoint import open_checkpoint
     from bmqwen.checkpoint.hub import Hub
@@ -39,6 +39,15 @@ def info(
 
     with progress_bar() as bar:
         path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
+    if path.suffix == ".bmodel":
+        text = _bmodel_text(path)
+        if json:
+            print_json(
+                {"kind": "bmodel file", "name": path.name, "bytes": path.stat().st_size, "model_tool": text}
+            )
+        else:
+            typer.echo(text)
+        return
     if is_bundle(path):
         bundle = read_bundle(path)
         if check:
@@ -52,6 +61,15 @@ def info(
     else:
         for line in _lines(facts):
             typer.echo(line)
+
+
+def _bmodel_text(path: Path) -> str:
+    """Nets, stages, shapes, types and device memory of any bmodel, as the vendor's model_tool tells them."""
+    from bmqwen.cli.terminal import note
+    from bmqwen.compiler.toolchain import open_toolchain
+    from bmqwen.compiler.tpuc import describe
+
+    return describe(open_toolchain(report=note), path).strip()
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
