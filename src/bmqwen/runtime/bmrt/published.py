@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bmqwen.bundle import BMODEL_FILE, Bundle
 from bmqwen.errors import DeviceError, InputError
-from bmqwen.runtime.base import HostOutput, check_feed, check_truncate
+from bmqwen.runtime.base import HostOutput, check_feed, check_truncate, chosen_context
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.published_nets import PublishedNets
 from bmqwen.runtime.bmrt.session import Session
@@ -64,16 +64,10 @@ class PublishedRuntime:
         try:
             self.chip = self._session.device.chip
             self._nets = PublishedNets(self._session, bundle.config)
-            most = self._nets.context
-            if context_length is not None and not 1 <= context_length <= most:
-                raise InputError(
-                    f"the context length must be between 1 and the {most} that the bundle was compiled for, "
-                    f"not {context_length}"
-                )
+            self._context_length = chosen_context(context_length, self._nets.context, "the bundle's")
         except BaseException:
             self._session.close()
             raise
-        self._context_length = context_length or most
         self._vocab_size = bundle.config.vocab_size
         self._tokens: list[int] = []
         self._serial = 0
