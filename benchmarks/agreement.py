@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bmqwen.evaluate import TextScore, evaluate_text
-from bmqwen.model_pair import FLOAT, Arithmetic, open_pair
 from bmqwen.progress import Progress
+from bmqwen.quality.model_pair import FLOAT, Arithmetic, open_pair
+from bmqwen.quality.text_score import TextScore, evaluate_text
 from bmqwen.quant.precision import Precision
 
 Scores = Mapping[str, Mapping[str, TextScore]]

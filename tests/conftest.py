@@ -1,12 +1,17 @@
-"""What tests of several rooms share: a cache of their own, the demo model, the toolchain."""
+"""What tests of several rooms share: a cache of their own, the demo model, the toolchain, compiled toy models."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from bmqwen.checkpoint.hub import Hub
+from bmqwen.compiler.toolchain import Toolchain, open_toolchain
+from bmqwen.quant.precision import Format
+from checkpoints import Kind
+from compiled_models import CompiledModel, compile_toy
 
 # A busy machine must not fail a property test.
 settings.register_profile("untimed", deadline=None)
@@ -29,3 +34,25 @@ def own_cache(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytes
 def demo_model() -> Path:
     """The demo model's GGUF file, downloaded on first use."""
     return Hub().pull()
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Toolchain:
+    """The real compiler and simulator."""
+    return open_toolchain()
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Kind, Format, int], CompiledModel]:
+    """Compiles a toy model of a kind, a format and a seed; later calls get the same one."""
+    made: dict[tuple[str, str, int], CompiledModel] = {}
+
+    def get(kind: Kind, form: Format, seed: int) -> CompiledModel:
+        key = (kind, form, seed)
+        if key not in made:
+            made[key] = compile_toy(simulator, tmp_path_factory.mktemp(f"{kind}-{form}"), kind, form, seed)
+        return made[key]
+
+    return get

@@ -13,7 +13,7 @@ from bmqwen.engine import load
 from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
-from bmqwen.model_pair import FLOAT
+from bmqwen.quality.model_pair import FLOAT
 from checkpoints import tiny_config, write_gguf
 from cpu_peers import PEERS, PROMPT_TOKENS, TEXTS, require
 from endless_tokenizer import EndlessTokenizer

@@ -86,9 +86,9 @@ def evaluate(
 ) -> None:
     """Perplexity, nearness to the float model (KL, top-1 agreement) and multiple choice, all on the CPU."""
     from bmqwen.errors import InputError
-    from bmqwen.evaluate import evaluate_text, read_text
-    from bmqwen.model_pair import open_pair
-    from bmqwen.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of
+    from bmqwen.quality.model_pair import open_pair
+    from bmqwen.quality.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of
+    from bmqwen.quality.text_score import evaluate_text, read_text
     from bmqwen.quant.precision import Precision
 
     if not text and not choices:

@@ -12,7 +12,7 @@ from bmqwen.errors import InputError
 from bmqwen.words import counted
 
 if TYPE_CHECKING:
-    from bmqwen.verify import VerifyReport
+    from bmqwen.quality.verify import VerifyReport
 
 # Beyond this a run needs --yes.
 PATIENCE_SECONDS = 3600
@@ -50,12 +50,12 @@ def verify(
 ) -> None:
     """Compare a bundle's nets on the vendor's simulator with the float model; exit code 1 if one is off."""
     from bmqwen.bundle import read_bundle
-    from bmqwen.bundle_source import source_of
     from bmqwen.checkpoint.hub import Hub
     from bmqwen.compiler.toolchain import open_toolchain
+    from bmqwen.quality.bundle_source import source_of
+    from bmqwen.quality.verify import choose_stages, duration, estimate_seconds
+    from bmqwen.quality.verify import verify as compare
     from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-    from bmqwen.verify import choose_stages, duration, estimate_seconds
-    from bmqwen.verify import verify as compare
 
     opened = read_bundle(bundle)
     if opened.kind != "bmodel" or "layout" in opened.details:

@@ -6,8 +6,8 @@ import pytest
 
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.model_pair import FLOAT, ModelPair, open_pair
-from bmqwen.multiple_choice import (
+from bmqwen.quality.model_pair import FLOAT, ModelPair, open_pair
+from bmqwen.quality.multiple_choice import (
     LETTERS,
     Question,
     evaluate_choices,

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from bmqwen.bundle import Bundle, is_bundle, read_bundle
-from bmqwen.bundle_source import source_of
 from bmqwen.cache import cache_folder
 from bmqwen.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from bmqwen.checkpoint.hub import Hub
@@ -21,6 +20,7 @@ from bmqwen.errors import InputError
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.network.export import estimated_bytes, export_onnx
 from bmqwen.progress import Progress, Silent
+from bmqwen.quality.bundle_source import source_of
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Runtime

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.divergence import log_softmax
 from bmqwen.errors import InputError
-from bmqwen.evaluate import read_text
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.model_pair import ModelPair
+from bmqwen.quality.divergence import log_softmax
+from bmqwen.quality.model_pair import ModelPair
+from bmqwen.quality.text_score import read_text
 from bmqwen.runtime.base import Runtime
 from bmqwen.words import counted
 

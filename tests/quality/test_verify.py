@@ -14,11 +14,18 @@ from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.cli.app import run
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import InputError
+from bmqwen.quality.verify import (
+    VerifyReport,
+    check_same_model,
+    choose_stages,
+    duration,
+    estimate_seconds,
+    verify,
+)
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime
 from bmqwen.steps import StepNets, StepShape
-from bmqwen.verify import VerifyReport, check_same_model, choose_stages, duration, estimate_seconds, verify
 from checkpoints import Kind, tiny_config, write_checkpoint, write_tokenizer
 from compiled_models import CompiledModel, compile_toy
 

@@ -15,12 +15,12 @@ from bmqwen.cache import cache_folder
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.compiler.plan import make_plan
 from bmqwen.convert import bundle_of
-from bmqwen.divergence import Divergence
 from bmqwen.errors import DeviceError, InputError
-from bmqwen.evaluate import PIECE, TextScore, Window, evaluate_text, read_text, windows
-from bmqwen.model_pair import FLOAT, Arithmetic, open_pair
 from bmqwen.network.export import export_onnx
 from bmqwen.progress import Silent
+from bmqwen.quality.divergence import Divergence
+from bmqwen.quality.model_pair import FLOAT, Arithmetic, open_pair
+from bmqwen.quality.text_score import PIECE, TextScore, Window, evaluate_text, read_text, windows
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.ort import OrtRuntime
 from checkpoints import tiny_config, write_checkpoint

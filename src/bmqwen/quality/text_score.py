@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.divergence import Divergence, Nearness
 from bmqwen.errors import InputError
-from bmqwen.model_pair import ModelPair
+from bmqwen.quality.divergence import Divergence, Nearness
+from bmqwen.quality.model_pair import ModelPair
 from bmqwen.runtime.base import Runtime
 
 # Rows of logits at once: 64 rows of a vocabulary of 152,000 are 39 MB, and Ctrl-C is felt soon.
