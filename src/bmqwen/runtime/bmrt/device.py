@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.chip.troubles import no_device, too_little_memory
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmrt.libraries import Libraries
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat
@@ -118,10 +119,7 @@ class Device:
         # Given a wrong index the library ends the process, so it is asked first.
         count = 1 if libraries.simulated else self.count(libraries)
         if not 0 <= index < count:
-            raise DeviceError(
-                f"there is no device {index}: {count} found; see that the driver is loaded (`lsmod`) and that no "
-                "other program holds the device"
-            )
+            raise DeviceError(str(no_device(index, count)))
         handle = c.c_void_p()
         self._handle: c.c_void_p | None = handle
         self._stack = ExitStack()
@@ -199,11 +197,7 @@ class Device:
         """Raise DeviceError unless `needed` bytes are free. Beyond that the library would end the process."""
         free = self.free()
         if free is not None and free < needed:
-            raise DeviceError(
-                f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory, but {self} has only "
-                f"{free / 2**20:,.0f} MiB free: end other programs that use it, choose a shorter context or "
-                "a smaller precision, or give the NPU a larger share of the box's memory"
-            )
+            raise DeviceError(str(too_little_memory(purpose, needed, str(self), free)))
 
     def allocate(self, size: int) -> DeviceMemory:
         """Device memory of `size` bytes, not initialised. Raises DeviceError when there is not enough."""

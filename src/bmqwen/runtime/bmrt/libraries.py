@@ -5,13 +5,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bmqwen.chip.troubles import LIBRARY_FOLDER, no_libraries
 from bmqwen.errors import MissingDependencyError
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat, NetInfo, Tensor
 
 BMLIB, BMRT, SIMULATOR = "libbmlib.so.0", "libbmrt.so.1.0", "libcmodel.so"
 BMLIB_NAMES = (BMLIB, "libbmlib.so")
 BMRT_NAMES = (BMRT, "libbmrt.so")
-CHIP_FOLDER = Path("/opt/sophon/libsophon-current/lib")
+CHIP_FOLDER = Path(LIBRARY_FOLDER)
 
 _handle, _ptr, _mem = c.c_void_p, c.c_void_p, DeviceMem
 # name: (result, arguments). A result of c_int is a bm_status_t.
@@ -82,9 +83,7 @@ def load_libraries(folder: Path | None = None) -> Libraries:
     """
     folder = folder or find_libraries()
     if folder is None:
-        raise MissingDependencyError(
-            f"no libbmrt.so in {CHIP_FOLDER} or LD_LIBRARY_PATH: install libsophon, or choose another engine"
-        )
+        raise MissingDependencyError(str(no_libraries()))
     bmlib, bmrt = _first(folder, BMLIB_NAMES), _first(folder, BMRT_NAMES)
     if bmlib is None or bmrt is None:
         raise MissingDependencyError(
