@@ -9,6 +9,7 @@ from bmqwen.bundle import Bundle
 from bmqwen.convert import bundle_of
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.generate.conversation import Conversation
+from bmqwen.generate.conversation_cache import ConversationCache
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import ChatTemplate
@@ -28,16 +29,20 @@ class Engine:
         runtime: what computes.
         tokenizer, template: the model's own.
         session: the one KV cache, shared by all conversations of this engine: alternating between them is correct,
-            but each then reads its history again.
+            but each then reads its history again, unless there is memory to save it in.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
-        """Take `runtime` over. Raises ConfigError for a tokenizer or template that cannot be used."""
+    def __init__(self, bundle: Bundle, runtime: Runtime, *, saved_bytes: int = 0) -> None:
+        """Take `runtime` over; `saved_bytes` of host memory are for conversations that others take the place of.
+
+        Raises ConfigError for a tokenizer or template that cannot be used.
+        """
         self.bundle = bundle
         self.runtime = runtime
         self.tokenizer = Tokenizer.from_folder(bundle.folder)
         self.template = ChatTemplate.from_folder(bundle.folder)
-        self.session = Session(runtime, self.tokenizer)
+        saved = ConversationCache(saved_bytes) if saved_bytes else None
+        self.session = Session(runtime, self.tokenizer, saved=saved)
 
     @property
     def model(self) -> str:
@@ -75,6 +80,8 @@ def load(
     context_length: int | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    device: int = 0,
+    saved_bytes: int = 0,
 ) -> Engine:
     """Load a model by whatever names it, downloading and converting it on first use.
 
@@ -86,6 +93,8 @@ def load(
         context_length: most tokens of a conversation; None: what the model offers.
         offline: use only what is on this machine.
         progress: is told how far downloads and conversion are.
+        device: which chip, counted from 0.
+        saved_bytes: host memory for the K/V of conversations that others take the place of.
 
     Raises:
         InputError: unknown model or engine, or a number out of range.
@@ -101,15 +110,20 @@ def load(
         progress=progress or Silent(),
     )
     with ExitStack() as undo:
-        runtime = _open_runtime(bundle, engine, threads, context_length, progress or Silent())
+        runtime = _open_runtime(bundle, engine, threads, context_length, device, progress or Silent())
         undo.callback(runtime.close)
-        loaded = Engine(bundle, runtime)
+        loaded = Engine(bundle, runtime, saved_bytes=saved_bytes)
         undo.pop_all()
     return loaded
 
 
 def _open_runtime(
-    bundle: Bundle, engine: EngineName, threads: int | None, context_length: int | None, progress: Progress
+    bundle: Bundle,
+    engine: EngineName,
+    threads: int | None,
+    context_length: int | None,
+    device: int,
+    progress: Progress,
 ) -> Runtime:
     """The runtime that an engine's name and a bundle's kind call for."""
     if bundle.kind == "onnx" and engine in ("auto", "cpu"):
@@ -131,7 +145,7 @@ def _open_runtime(
                 f"{bundle.folder} was compiled for a chip, and this machine has none: run it on one, or slowly on "
                 "the vendor's simulator with --engine sim"
             )
-        return open_bmodel(bundle, context_length=context_length)
+        return open_bmodel(bundle, index=device, context_length=context_length)
     raise DeviceError(
         f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first"
     )

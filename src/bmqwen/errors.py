@@ -87,3 +87,117 @@ class DeviceError(BmqwenError):
 
     http_status = 503
     code = "device_failed"
+
+
+class FeedInterruptedError(DeviceError):
+    """A feed was ended from another thread; the cache is as before it."""
+
+    code = "interrupted"
+
+
+class EngineLostError(DeviceError):
+    """The process of an engine ended while it was needed."""
+
+    code = "engine_lost"
+
+
+class RequestError(InputError):
+    """A request to the server cannot be served as it is.
+
+    Attributes:
+        param: the field that is at fault, as the request calls it: "messages[0].content".
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        self.param = param
+        super().__init__(message)
+
+
+class UnsupportedFieldError(RequestError):
+    """A request asks for something with an effect that this server does not have."""
+
+    code = "unsupported_field"
+
+
+class KeyRefusedError(RequestError):
+    """A request has no API key, or a wrong one."""
+
+    http_status = 401
+    code = "invalid_api_key"
+
+
+class OriginRefusedError(RequestError):
+    """A request comes from a web page that may not talk to this server."""
+
+    http_status = 403
+    code = "origin_refused"
+
+
+class NotFoundError(RequestError):
+    """There is no such model or address."""
+
+    http_status = 404
+    code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
+    """A request names a model that is not served."""
+
+    code = "model_not_found"
+
+
+class MethodRefusedError(RequestError):
+    """An address was asked with the wrong method."""
+
+    http_status = 405
+    code = "method_not_allowed"
+
+
+class SlowRequestError(RequestError):
+    """A request's body did not arrive, or its answer did not begin, within the time limit."""
+
+    http_status = 408
+    code = "time_limit"
+
+
+class LargeRequestError(RequestError):
+    """A request's body is larger than the limit."""
+
+    http_status = 413
+    code = "request_too_large"
+
+
+class MediaTypeError(RequestError):
+    """A request's body is not JSON."""
+
+    http_status = 415
+    code = "unsupported_media_type"
+
+
+class BusyError(BmqwenError):
+    """The queue is full.
+
+    Attributes:
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    http_status = 429
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class NotOfferedError(RequestError):
+    """An address of the OpenAI API that this server does not have."""
+
+    http_status = 501
+    code = "not_offered"
+
+
+class NotReadyError(BmqwenError):
+    """The model is still being loaded, or the server is on its way down."""
+
+    http_status = 503
+    code = "not_ready"

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate.params import Completion, Piece
+from bmqwen.runtime.base import SavedCache, check_saved
 
 NextToken = Callable[[tuple[int, ...]], int | None]
 
@@ -55,7 +56,7 @@ class ToyRuntime:
         self.feeds: list[tuple[int, int]] = []
         self.before_feed: Callable[[int], None] | None = None
         self.after_feed: Callable[[int], None] | None = None
-        self.calls = self.greedy_reads = self.logits_reads = 0
+        self.calls = self.greedy_reads = self.logits_reads = self.saves = 0
         self.closed = False
         self._next_token, self._piece, self._nan = next_token, piece, nan
         self._tokens: list[int] = []
@@ -95,6 +96,18 @@ class ToyRuntime:
             raise InputError("position out of range")
         self.calls += 1
         del self._tokens[position:]
+
+    def save_cache(self) -> SavedCache:
+        self.saves += 1
+        return SavedCache(self.position, np.asarray(self._tokens, np.int64))
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        check_saved(saved, position, (saved.position,))
+        self.calls += 1
+        self._tokens = saved.rows[:position].tolist()
+
+    def interrupt(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True

@@ -3,15 +3,20 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 
-from bmqwen.errors import ContextLengthError, DeviceError, InputError
+from bmqwen.errors import ContextLengthError, DeviceError, FeedInterruptedError, InputError
 from bmqwen.generate.answer import Answer
+from bmqwen.generate.conversation_cache import ConversationCache
 from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
+from bmqwen.generate.prefix_store import as_tokens, shared_length
 from bmqwen.generate.sampler import Sampler
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.runtime.base import Output, Runtime
 
 Progress = Callable[[int, int], None]  # new tokens read, new tokens in all
 Cancelled = Callable[[], bool]
+# Tokens at a prompt's end that are always read again: the last for its logits, and one more since a single row is
+# computed with other rounding. So an answer does not depend on how much of its prompt was cached.
+READ_AGAIN = 2
 
 
 class Session:
@@ -22,13 +27,20 @@ class Session:
     """
 
     def __init__(
-        self, runtime: Runtime, tokenizer: Tokenizer, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        *,
+        saved: ConversationCache | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`clock` returns seconds."""
+        """`saved` keeps conversations that others take the place of; `clock` returns seconds."""
         self.runtime = runtime
         self.tokenizer = tokenizer
+        self.saved = saved
         self._clock = clock
         self._tokens: list[int] = []
+        self._owner = ""
         self._busy = False
 
     @property
@@ -49,11 +61,13 @@ class Session:
         *,
         on_prefill: Progress | None = None,
         cancelled: Cancelled | None = None,
+        owner: str = "",
     ) -> Generator[Piece, None, Completion]:
         """Yield the answer's text as it comes; the generator's return value is the whole of it.
 
         `on_prefill(done, total)` is called while the prompt's new tokens are read. `cancelled()` is asked
-        before each call of the runtime; once true, the generation ends with the finish reason "cancelled".
+        before each call of the runtime; once true, or once a call of the runtime was interrupted, the generation
+        ends with the finish reason "cancelled". What was cached for one `owner` is never used for another.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
@@ -68,27 +82,36 @@ class Session:
             raise ContextLengthError(self.longest_prompt, len(prompt_ids), "shorten it")
         self._busy = True
         try:
-            return (yield from self._run(list(prompt_ids), params, on_prefill, cancelled or (lambda: False)))
+            return (yield from self._run(list(prompt_ids), params, on_prefill, cancelled or _never, owner))
         finally:
             self._busy = False
 
     def reset(self) -> None:
-        """Empty the KV cache."""
+        """Empty the KV cache, and forget what was saved."""
         self.runtime.truncate(0)
         self._tokens.clear()
+        if self.saved is not None:
+            self.saved.clear()
 
     def close(self) -> None:
         """Close the runtime. May be called twice."""
         self._tokens.clear()
+        if self.saved is not None:
+            self.saved.clear()
         self.runtime.close()
 
     def _run(
-        self, prompt: list[int], params: SamplingParams, on_prefill: Progress | None, cancelled: Cancelled
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        on_prefill: Progress | None,
+        cancelled: Cancelled,
+        owner: str,
     ) -> Generator[Piece, None, Completion]:
         start = self._clock()
         sampler = Sampler(params, self.runtime.vocab_size, prompt)
         answer = Answer(self.tokenizer, params)
-        cached = self._reuse(prompt)
+        cached = self._reuse(prompt, owner)
         room = self.runtime.context_length - len(prompt)
         limit = room if params.max_tokens is None else min(room, params.max_tokens)
         output = self._prefill(prompt[cached:], on_prefill, cancelled)
@@ -113,9 +136,7 @@ class Session:
             if sampled == limit:
                 finish = "length"
                 break
-            if cancelled():
-                break
-            output = self._feed([token])
+            output = None if cancelled() else self._feed([token])
         rest = answer.rest()
         if rest is not None:
             yield rest
@@ -133,15 +154,23 @@ class Session:
         answer.note(row, token)
         return token
 
-    def _reuse(self, prompt: list[int]) -> int:
-        """Cut the cache down to what it shares with the prompt, whose last token is always computed again."""
+    def _reuse(self, prompt: list[int], owner: str) -> int:
+        """Make the cache hold the longest beginning of the prompt that is known, and nothing else."""
         self._agree()
+        wanted = prompt[: max(0, len(prompt) - READ_AGAIN)]
         shared = 0
-        for known, wanted in zip(self._tokens, prompt[:-1], strict=False):
-            if known != wanted:
-                break
-            shared += 1
+        if owner == self._owner:
+            shared = shared_length(as_tokens(self._tokens), as_tokens(wanted))
+        entry, longer = (None, 0) if self.saved is None else self.saved.find(owner, wanted)
+        if self.saved is not None and shared < len(self._tokens):
+            self.saved.save(self._owner, self._tokens, self.runtime)
+        if self.saved is not None and entry is not None and longer > shared:
+            self._tokens.clear()
+            self.saved.restore(entry, longer, self.runtime)
+            self._tokens.extend(wanted[:longer])
+            shared = longer
         self._truncate(shared)
+        self._owner = owner
         return shared
 
     def _prefill(self, tokens: list[int], on_prefill: Progress | None, cancelled: Cancelled) -> Output | None:
@@ -157,13 +186,19 @@ class Session:
             if cancelled():
                 return None
             output = self._feed(tokens[done : done + length])
+            if output is None:
+                return None
             done += length
         if on_prefill is not None:
             on_prefill(done, len(tokens))
         return None if cancelled() else output
 
-    def _feed(self, tokens: list[int]) -> Output:
-        output = self.runtime.feed(tokens)
+    def _feed(self, tokens: list[int]) -> Output | None:
+        """Feed tokens; None if that was interrupted."""
+        try:
+            output = self.runtime.feed(tokens)
+        except FeedInterruptedError:
+            return None
         self._tokens.extend(tokens)
         return output
 
@@ -177,3 +212,7 @@ class Session:
         if self.runtime.position > len(self._tokens):
             self.runtime.truncate(len(self._tokens))
         del self._tokens[self.runtime.position :]
+
+
+def _never() -> bool:
+    return False

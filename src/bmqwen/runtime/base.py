@@ -1,7 +1,8 @@
 """The protocol that every runtime keeps: CPU, chip and simulator."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,26 @@ class Output(Protocol):
 
     def logits(self) -> NDArray[np.float32]:
         """Logits, float32 [rows, vocab_size]: one row, or one for each token fed with `every_row`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCache:
+    """A KV cache's rows on the host: one runtime saved them, and only one of its kind and model can take them back.
+
+    Attributes:
+        position: tokens in it.
+        rows: the runtime's own layout and type; never changed after it was saved.
+        tokens: the tokens themselves, from a runtime that reads them again.
+    """
+
+    position: int
+    rows: NDArray[Any]
+    tokens: tuple[int, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory that it takes."""
+        return self.rows.nbytes
 
 
 @runtime_checkable
@@ -59,6 +80,20 @@ class Runtime(Protocol):
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on. Raises InputError unless 0 <= position <= self.position."""
 
+    def save_cache(self) -> SavedCache:
+        """Copy what is cached to the host; the cache stays as it is. Raises DeviceError if the device failed."""
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        """Put the first `position` tokens of a saved cache in place of all that is cached; `saved` stays usable.
+
+        Raises:
+            InputError: it has fewer tokens, or is of another model.
+            DeviceError: the device failed; the cache is empty then.
+        """
+
+    def interrupt(self) -> None:
+        """From another thread: a feed under way raises FeedInterruptedError soon. Without one, nothing happens."""
+
     def close(self) -> None:
         """Free everything. May be called twice."""
 
@@ -93,6 +128,14 @@ def check_truncate(runtime: Runtime, position: int) -> None:
     """Raise what `Runtime.truncate` raises for a position that cannot be gone back to."""
     if not 0 <= position <= runtime.position:
         raise InputError(f"cannot truncate to position {position}: {runtime.position} tokens are cached")
+
+
+def check_saved(saved: SavedCache, position: int, shape: Sequence[int]) -> None:
+    """Raise InputError unless a saved cache has `position` tokens and rows of the shape that this runtime saves."""
+    if not 0 <= position <= saved.position:
+        raise InputError(f"cannot restore {position} tokens: the saved cache has {saved.position}")
+    if saved.rows.shape != tuple(shape):
+        raise InputError("the saved cache is of another model or runtime")
 
 
 def chosen_context(asked: int | None, longest: int, whose: str) -> int:

@@ -8,8 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.bundle import Bundle
-from bmqwen.errors import BundleError, DeviceError, InputError, MissingDependencyError
-from bmqwen.runtime.base import HostOutput, check_feed, check_truncate, chosen_context
+from bmqwen.errors import BundleError, DeviceError, FeedInterruptedError, InputError, MissingDependencyError
+from bmqwen.runtime.base import (
+    HostOutput,
+    SavedCache,
+    check_feed,
+    check_saved,
+    check_truncate,
+    chosen_context,
+)
 from bmqwen.words import counted
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C is felt at once.
@@ -63,6 +70,7 @@ class OrtRuntime:
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}"
             ) from error
+        self._run_options: Any = ort.RunOptions()
         self._position = 0
         self._inputs: dict[str, NDArray[Any]] = {}
         self._binding: Any = self._session.io_binding()
@@ -90,8 +98,14 @@ class OrtRuntime:
         return self._position
 
     def plan(self, position: int, count: int) -> list[int]:  # noqa: ARG002  (the CPU's pieces don't depend on it)
-        """Pieces of CHUNK tokens and a rest."""
+        """Pieces of CHUNK tokens and a rest, which is never one of several.
+
+        One row is computed by other kernels than many, with other rounding: so what a prompt's tokens become does
+        not depend on how much of it was cached.
+        """
         whole, rest = divmod(count, CHUNK)
+        if rest == 1 and whole:
+            return [CHUNK] * (whole - 1) + [CHUNK - 1, 2]
         return [CHUNK] * whole + ([rest] if rest else [])
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> HostOutput:
@@ -117,9 +131,13 @@ class OrtRuntime:
         for name, array in self._inputs.items():
             binding.bind_cpu_input(name, array)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        options = self._run_options
+        options.terminate = False
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, options)
         except Exception as error:
+            if options.terminate:
+                raise FeedInterruptedError("reading was interrupted") from error
             raise DeviceError(f"ONNX Runtime failed: {_first_line(error)}") from error
         self._position = total
         return HostOutput(logits[0])
@@ -129,10 +147,36 @@ class OrtRuntime:
         check_truncate(self, position)
         self._position = position
 
+    def save_cache(self) -> SavedCache:
+        """Copy the rows in use: float32 [2 * layers, kv_heads, position, head_dim]."""
+        rows = np.empty(self._saved_shape(self._position), np.float32)
+        for part, buffer in zip(rows, self._cache, strict=True):
+            part[:] = buffer[0, :, : self._position]
+        return SavedCache(self._position, rows)
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        """Copy rows back."""
+        check_saved(saved, position, self._saved_shape(saved.position))
+        self._position = 0
+        rows = self._cache[0].shape[2]
+        if position > rows:
+            self._grow(min(max(position, 2 * rows), self._context_length))
+        for part, buffer in zip(saved.rows, self._cache, strict=True):
+            buffer[0, :, :position] = part[:, :position]
+        self._position = position
+
+    def interrupt(self) -> None:
+        """End a feed between two of the graph's nodes: within about 10 ms."""
+        self._run_options.terminate = True
+
     def close(self) -> None:
         """Free the session and the cache."""
         self._session = self._binding = None
         self._cache = []
+
+    def _saved_shape(self, position: int) -> tuple[int, int, int, int]:
+        config = self._config
+        return 2 * config.num_hidden_layers, config.num_key_value_heads, position, config.head_dim
 
     def _grow(self, rows: int) -> None:
         """Give the cache `rows` rows, keeping what it holds; past and present are the same memory."""

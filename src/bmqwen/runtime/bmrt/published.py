@@ -8,8 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.bundle import BMODEL_FILE, Bundle
-from bmqwen.errors import DeviceError, InputError
-from bmqwen.runtime.base import HostOutput, check_feed, check_truncate, chosen_context
+from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
+from bmqwen.runtime.base import (
+    HostOutput,
+    SavedCache,
+    check_feed,
+    check_saved,
+    check_truncate,
+    chosen_context,
+)
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.published_nets import PublishedNets
 from bmqwen.runtime.bmrt.session import Session
@@ -71,6 +78,7 @@ class PublishedRuntime:
         self._vocab_size = bundle.config.vocab_size
         self._tokens: list[int] = []
         self._serial = 0
+        self._interrupted = False
 
     @property
     def name(self) -> str:
@@ -107,6 +115,7 @@ class PublishedRuntime:
         before, count, nets = len(self._tokens), len(tokens), self._nets
         total = before + count
         self._serial += 1
+        self._interrupted = False
         rows = []
         if _together(before, count):
             nets.run_prompt([*self._tokens, *tokens])
@@ -116,6 +125,8 @@ class PublishedRuntime:
                     rows.append(nets.logits()[0])
         else:
             for i, token in enumerate(tokens):
+                if self._interrupted:
+                    raise FeedInterruptedError("reading was interrupted")
                 nets.run_token(token, before + i)
                 if every_row or i == count - 1:
                     nets.run_head(0)
@@ -128,6 +139,22 @@ class PublishedRuntime:
         """Forget all tokens from `position` on."""
         check_truncate(self, position)
         del self._tokens[position:]
+
+    def save_cache(self) -> SavedCache:
+        """Copy the rows in use from the device: bytes [2 * layers, position, row bytes]."""
+        return SavedCache(self.position, self._nets.read_rows(self.position), tuple(self._tokens))
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        """Copy rows to the device."""
+        check_saved(saved, position, self._nets.cache_shape(saved.position))
+        self._serial += 1
+        self._tokens.clear()
+        self._nets.write_rows(saved.rows[:, :position])
+        self._tokens.extend(saved.tokens[:position])
+
+    def interrupt(self) -> None:
+        """End a feed between two tokens; a prompt that is read at once is read to its end."""
+        self._interrupted = True
 
     def current(self, serial: int) -> PublishedNets:
         """The nets, while they still hold the results of the feed with that number."""

@@ -55,7 +55,7 @@ class PublishedNets:
         state = blocks[0].inputs[0]
         # Memory of our own between the nets: where they keep theirs, the next one may compute.
         states = [self._device.allocate(state.nbytes) for _ in range(2)]
-        cache = [self._cache(net, index) for net in steps for index in (-2, -1)]
+        cache = self._histories = [self._cache(net, index) for net in steps for index in (-2, -1)]
         self._prompt = _Pass(self, self._stage("embedding"), blocks, states, cache, step=False)
         self._step = _Pass(
             self, self._stage("embedding_cache"), [s.stages[0] for s in steps], states, cache, step=True
@@ -124,6 +124,28 @@ class PublishedNets:
                 "probabilities"
             )
         return self._read(self._result).astype(np.float32).reshape(1, -1)
+
+    def read_rows(self, count: int) -> NDArray[np.uint8]:
+        """The first rows of the K/V cache as the device has them: bytes [2 * layers, count, row bytes]."""
+        self._settle()
+        rows = np.empty(self.cache_shape(count), np.uint8)
+        for memory, part in zip(self._histories, rows, strict=True):
+            memory.read(part)
+            self.counters.reads += 1
+            self.counters.bytes_out += part.nbytes
+        return rows
+
+    def write_rows(self, rows: NDArray[np.uint8]) -> None:
+        """Replace the first rows of the K/V cache, given as `read_rows` returns them."""
+        self._settle()
+        for memory, part in zip(self._histories, rows, strict=True):
+            memory.write(part)
+            self.counters.writes += 1
+            self.counters.bytes_in += part.nbytes
+
+    def cache_shape(self, count: int) -> tuple[int, int, int]:
+        """Of `count` rows: [2 * layers, count, row bytes]."""
+        return len(self._histories), count, self._row_bytes
 
     def _run(self, work: "_Pass", offset: int) -> None:
         self._settle()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bmqwen.bundle import Bundle
 from bmqwen.errors import InputError
-from bmqwen.runtime.base import Output, check_feed, check_truncate
+from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.opening import open_bmodel
 from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime, device_bytes
@@ -43,6 +43,15 @@ class Target:
         """As `Runtime.feed`, after `position` tokens; later ones are forgotten first."""
         self._runtime.truncate(position)
         self._output = self._runtime.feed(tokens, every_row=every_row)
+
+    def save_cache(self, position: int) -> SavedCache:
+        """As `Runtime.save_cache`, of the first `position` tokens."""
+        self._runtime.truncate(position)
+        return self._runtime.save_cache()
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        """As `Runtime.restore_cache`."""
+        self._runtime.restore_cache(saved, position)
 
     def greedy(self) -> int:
         """As `Output.greedy`."""
@@ -153,6 +162,20 @@ class SimulatedRuntime:
         """Forget all tokens from `position` on."""
         check_truncate(self, position)
         self._position = position
+
+    def save_cache(self) -> SavedCache:
+        """Copy the cache out of the simulator's process."""
+        saved: SavedCache = self._worker.call("save_cache", self._position)
+        return saved
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        """Copy a saved cache into the simulator's process."""
+        self._position = 0
+        self._worker.call("restore_cache", saved, position)
+        self._position = position
+
+    def interrupt(self) -> None:
+        """A launch of the simulator cannot be interrupted; a feed runs to its end."""
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """As `StepRuntime.run_stage`."""

@@ -8,8 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.bundle import BMODEL_FILE, EMBEDDING_FILE, Bundle
-from bmqwen.errors import BundleError, DeviceError, InputError
-from bmqwen.runtime.base import HostOutput, check_feed, check_truncate, chosen_context
+from bmqwen.errors import BundleError, DeviceError, FeedInterruptedError, InputError
+from bmqwen.runtime.base import (
+    HostOutput,
+    SavedCache,
+    check_feed,
+    check_saved,
+    check_truncate,
+    chosen_context,
+)
 from bmqwen.runtime.bmrt.counters import Counters
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.step_stages import StepStages
@@ -91,6 +98,7 @@ class StepRuntime:
             self._session.close()
             raise
         self._position = self._serial = 0
+        self._interrupted = False
 
     @property
     def name(self) -> str:
@@ -126,10 +134,13 @@ class StepRuntime:
         count = len(tokens)
         check_feed(self, tokens)
         self._serial += 1
+        self._interrupted = False
         if every_row:
             return self._feed_rows(tokens)
         position, done = self._position, 0
         for shape, used in self._nets.plan(position, count):
+            if self._interrupted:
+                raise FeedInterruptedError("reading was interrupted")
             rows = self._embedding.rows(tokens[done : done + used])
             self._stages.launch(shape, position + done, rows)
             done += used
@@ -140,6 +151,22 @@ class StepRuntime:
         """Forget all tokens from `position` on; their rows are overwritten later."""
         check_truncate(self, position)
         self._position = position
+
+    def save_cache(self) -> SavedCache:
+        """Copy the rows in use from the device: bits of halves [2 * layers, position, kv_heads, head_dim]."""
+        return SavedCache(self._position, self._stages.read_bits(0, self._position))
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        """Copy rows to the device."""
+        check_saved(saved, position, self._stages.cache_shape(saved.position))
+        self._serial += 1
+        self._position = 0
+        self._stages.write_bits(0, saved.rows[:, :position])
+        self._position = position
+
+    def interrupt(self) -> None:
+        """End a feed between two launches."""
+        self._interrupted = True
 
     def read_token_id(self, shape: StepShape, serial: int) -> int:
         """The device's own choice of the feed with that number."""

@@ -101,16 +101,27 @@ class StepStages:
 
     def read_cache(self, start: int, count: int) -> NDArray[np.float32]:
         """Rows of the cache: float32 [2 * layers, count, kv_heads, head_dim], a layer's keys before its values."""
-        shape = (len(self._cache), count, self._config.num_key_value_heads, self._config.head_dim)
-        rows = np.empty(shape, np.uint16)
-        for memory, part in zip(self._cache, rows, strict=True):
-            self._read(memory, part, start * self._row_bytes)
-        return from_half(rows, self._nets.half)
+        return from_half(self.read_bits(start, count), self._nets.half)
 
     def write_cache(self, start: int, rows: NDArray[np.float32]) -> None:
         """Replace rows of the cache, given as `read_cache` returns them."""
+        self.write_bits(start, to_half(rows, self._nets.half))
+
+    def read_bits(self, start: int, count: int) -> NDArray[np.uint16]:
+        """Rows of the cache as the device has them: bits of halves, in the shape of `read_cache`."""
+        rows = np.empty(self.cache_shape(count), np.uint16)
+        for memory, part in zip(self._cache, rows, strict=True):
+            self._read(memory, part, start * self._row_bytes)
+        return rows
+
+    def cache_shape(self, count: int) -> tuple[int, int, int, int]:
+        """Of `count` rows: [2 * layers, count, kv_heads, head_dim]."""
+        return len(self._cache), count, self._config.num_key_value_heads, self._config.head_dim
+
+    def write_bits(self, start: int, rows: NDArray[np.uint16]) -> None:
+        """Replace rows of the cache, given as `read_bits` returns them."""
         self._settle()
-        for memory, part in zip(self._cache, to_half(rows, self._nets.half), strict=True):
+        for memory, part in zip(self._cache, rows, strict=True):
             memory.write(part, start * self._row_bytes)
             self.counters.writes += 1
             self.counters.bytes_in += part.nbytes

@@ -8,23 +8,14 @@ import ctypes
 import importlib
 import os
 import pickle
-import socket
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 from bmqwen.errors import BmqwenError, DeviceError
 from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
-
-STOP_SECONDS = 5.0
-PARENT_POLL_SECONDS = 1.0
-# Lines that libbmlib and the simulator print in passing and that are no cause of anything.
-CHATTER = ("begin to cmodel init", "mult engine c_model init", "BMLIB Send Quit", "cmodel_deinit", "[0] ")
+from bmqwen.runtime.child_process import ChildProcess, watch_parent
 
 
 class Worker:
@@ -54,24 +45,8 @@ class Worker:
             DeviceError: the process ended.
         """
         self._what, self._number = what, 0
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._connection = Connection(ours.detach())
-            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                # Ctrl-C is for this process, which then decides what becomes of the worker.
-                start_new_session=True,
-                env={
-                    **os.environ,
-                    **(environment or {}),
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                },
-            )
+        self._child = ChildProcess(__name__, what=what, environment=environment)
+        self._connection = Connection(self._child.socket.detach())
         try:
             self._exchange((factory, dict(arguments)))
         except BaseException:
@@ -91,23 +66,16 @@ class Worker:
             BmqwenError: as the method raises it.
             DeviceError: the process ended during the call, or earlier.
         """
-        if self._process is None:
+        if not self._child.open:
             raise DeviceError(f"{self._what} was used after it was closed or had failed")
         return self._exchange((method, arguments, named))
 
     def close(self) -> None:
         """End the process. May be called twice."""
-        process, self._process = self._process, None
+        # Losing its connection, the worker closes its object and ends.
         with contextlib.suppress(OSError):
             self._connection.close()
-        if process is not None:
-            try:
-                # Losing its connection, the worker closes its object and ends.
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._log.close()
+        self._child.close()
 
     def _exchange(self, request: tuple[Any, ...]) -> Any:
         self._number += 1
@@ -119,34 +87,19 @@ class Worker:
                 if number == self._number:
                     break
         except (EOFError, OSError, pickle.UnpicklingError) as error:
-            raise self._ended() from error
+            with contextlib.suppress(OSError):
+                self._connection.close()
+            raise self._child.ended() from error
         if ok:
             return result
         if isinstance(result, BaseException):
             raise result
         raise DeviceError(f"{self._what} failed: {result}")
 
-    def _ended(self) -> DeviceError:
-        """Why the process is gone."""
-        process = self._process
-        status = None
-        if process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = process.wait(STOP_SECONDS)
-        self._log.seek(0)
-        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
-        lines = [line for line in lines if line and not line.startswith(CHATTER)]
-        causes = [
-            line for line in lines if "ASSERT" in line or "rror" in line or "FATAL" in line or "alloc" in line
-        ]
-        cause = (causes or lines or ["it printed nothing"])[0][:300]
-        self.close()
-        return DeviceError(f"{self._what} ended unexpectedly (exit status {status}): {cause}")
-
 
 def serve(connection: Connection, parent: int) -> None:
     """The worker's side: make the object, then answer calls until the other side is gone."""
-    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+    watch_parent(parent)
     target: Any = None
     try:
         while True:
@@ -183,13 +136,6 @@ def _portable(error: BmqwenError) -> Any:
     except Exception:
         return str(error)
     return error
-
-
-def _watch_parent(parent: int) -> None:
-    """End with the program that started this process, even during a long call."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_SECONDS)
-    os._exit(1)
 
 
 def simulator_environment(memory: int) -> dict[str, str]:
