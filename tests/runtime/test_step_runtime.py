@@ -217,9 +217,7 @@ def test_interrupted_feed_leaves_no_trace(runtime: SimulatedRuntime) -> None:
 def test_killed_simulator_is_a_sentence(model: CompiledModel, simulator: Toolchain) -> None:
     runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder, context_length=16)
     assert runtime.context_length == 16
-    process = runtime._worker._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
+    os.kill(runtime._worker.pid, signal.SIGKILL)
     with pytest.raises(DeviceError, match=r"the simulator ended unexpectedly \(exit status -9\)"):
         runtime.feed([1])
     assert runtime.position == 0

@@ -59,6 +59,11 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._child.pid
+
     def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         """Call a method, or read an attribute that is none.
 
