@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from program import Run
+
 from talker import write_talker
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from program import Run, assert_refused, document, heed_ctrl_c
+
 from talker import REPEATS, SAYS
 
 

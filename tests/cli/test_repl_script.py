@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from program import Run
-from talker import SAYS, write_talker
 
 from bmqwen.cli.commands import COMMANDS, is_script
+from talker import SAYS, write_talker
 
 
 def test_lines_are_taken_as_if_typed(say: Run) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pexpect
 import pytest
 from program import heed_ctrl_c
+
 from talker import SAYS
 
 ENTER, CTRL_C, CTRL_D, CTRL_J, UP, TAB = "\r", "\x03", "\x04", "\n", "\x1b[A", "\t"

@@ -1,0 +1,1 @@
+"""The server: OpenAI's API and a web page, in front of engines in processes of their own."""

@@ -1,0 +1,106 @@
+// Conversations as a JSON file, out and in. A file read is a stranger's: every field is checked and copied, none kept whole.
+
+import { ROOT, newId } from "./tree.js";
+import { FIELDS } from "./settings.js";
+
+export const FORMAT = "bmqwen-conversations";
+export const VERSION = 1;
+
+/** A file that is no export of this page. `reason` is a key of the page's words. */
+export class BadFile extends Error {
+  constructor(reason) {
+    super(reason);
+    this.reason = reason;
+  }
+}
+
+/** The text of a file with these conversations. */
+export function toFile(conversations, now = new Date()) {
+  const plain = conversations.map((conversation) => ({
+    ...conversation,
+    turns: [...conversation.turns.values()].map(({ owner: _owner, ...turn }) => turn),
+    chosen: Object.fromEntries(conversation.chosen),
+  }));
+  const file = { format: FORMAT, version: VERSION, exported: now.toISOString(), conversations: plain };
+  return JSON.stringify(file, null, 1) + "\n";
+}
+
+/** The conversations of a file, all with new ids. Raises BadFile. */
+export function fromFile(text) {
+  let file;
+  try {
+    file = JSON.parse(text);
+  } catch {
+    throw new BadFile("importNoJson");
+  }
+  if (file?.format !== FORMAT || !Array.isArray(file.conversations)) throw new BadFile("importForeign");
+  if (file.version !== VERSION) throw new BadFile("importNewer");
+  return file.conversations.map(conversationFrom);
+}
+
+function conversationFrom(raw) {
+  const created = timeOf(raw?.created);
+  const conversation = {
+    id: newId(),
+    title: textOf(raw?.title ?? ""),
+    created,
+    updated: timeOf(raw?.updated ?? created),
+    system: textOf(raw?.system ?? ""),
+    settings: settingsFrom(raw?.settings),
+    turns: new Map(),
+    chosen: new Map(),
+  };
+  if (!Array.isArray(raw?.turns)) throw new BadFile("importBroken");
+  const ids = new Map([[ROOT, ROOT]]);
+  // A parent comes before its children, so that no cycle can be written down.
+  for (const turn of raw.turns) {
+    const parent = ids.get(turn?.parent);
+    const above = conversation.turns.get(parent)?.role ?? "assistant";
+    if (!parent || !["user", "assistant"].includes(turn.role) || turn.role === above) {
+      throw new BadFile("importBroken");
+    }
+    const id = newId();
+    ids.set(textOf(turn.id), id);
+    conversation.turns.set(id, turnFrom(turn, id, parent));
+  }
+  for (const [parent, child] of Object.entries(raw.chosen ?? {})) {
+    const to = ids.get(child);
+    if (conversation.turns.get(to)?.parent === ids.get(parent)) conversation.chosen.set(ids.get(parent), to);
+  }
+  return conversation;
+}
+
+function turnFrom(raw, id, parent) {
+  const turn = {
+    id,
+    parent,
+    role: raw.role,
+    text: textOf(raw.text),
+    created: timeOf(raw.created),
+    state: ["done", "stopped", "failed"].includes(raw.state) ? raw.state : "stopped",
+  };
+  for (const key of ["model", "finish"]) if (typeof raw[key] === "string") turn[key] = raw[key];
+  const usage = numbersFrom(raw.usage, ["prompt_tokens", "completion_tokens"]);
+  if (usage && Object.keys(usage).length === 2) turn.usage = usage;
+  const timings = numbersFrom(raw.timings, ["first_token_s", "tokens_per_s", "cached_tokens", "queue_s"]);
+  if (timings) turn.timings = timings;
+  return turn;
+}
+
+function settingsFrom(raw) {
+  return numbersFrom(raw, FIELDS.map((field) => field.name)) ?? {};
+}
+
+function numbersFrom(raw, names) {
+  if (typeof raw !== "object" || raw === null) return null;
+  return Object.fromEntries(names.filter((name) => Number.isFinite(raw[name])).map((name) => [name, raw[name]]));
+}
+
+function textOf(raw) {
+  if (typeof raw !== "string") throw new BadFile("importBroken");
+  return raw;
+}
+
+function timeOf(raw) {
+  return Number.isFinite(raw) ? raw : Date.now();
+}

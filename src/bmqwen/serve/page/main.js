@@ -1,0 +1,16 @@
+// Starts the page.
+
+import { Chat } from "./state/chat.js";
+import { Preferences } from "./state/preferences.js";
+import { languageFor, speak } from "./language/words.js";
+import { html, render } from "./view/html.js";
+import { Page } from "./view/page.js";
+
+const preferences = new Preferences();
+const chat = new Chat(preferences);
+
+speak(languageFor(preferences.get("language")));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => preferences.applyTheme());
+addEventListener("pagehide", () => chat.saveRunning());
+render(html`<${Page} chat=${chat} preferences=${preferences} />`, document.getElementById("page"));
+chat.start();

@@ -1,0 +1,53 @@
+// The turns of the open conversation, following the answer as it grows until the reader scrolls away.
+
+import { shownPath } from "../conversation/tree.js";
+import { say } from "../language/words.js";
+import { onCodeClick } from "../text/clipboard.js";
+import { Answer } from "./answer.js";
+import { html, useLayoutEffect, useRef, useState } from "./html.js";
+import { Icon } from "./icon.js";
+import { Question } from "./question.js";
+
+const NEAR_END = 80;
+
+export function Thread({ chat, editing, setEditing }) {
+  const scroller = useRef(null);
+  const followed = useRef(true);
+  const questions = useRef(0);
+  const [atEnd, setAtEnd] = useState(true);
+  const path = shownPath(chat.open);
+
+  const toEnd = () => {
+    followed.current = true;
+    scroller.current.scrollTop = scroller.current.scrollHeight;
+  };
+  const onScroll = () => {
+    const { scrollTop, scrollHeight, clientHeight } = scroller.current;
+    followed.current = scrollHeight - scrollTop - clientHeight < NEAR_END;
+    setAtEnd(followed.current);
+  };
+
+  useLayoutEffect(() => {
+    // A new question is shown wherever the reader was.
+    const asked = path.filter(({ turn }) => turn.role === "user").length > questions.current;
+    questions.current = path.length / 2;
+    if (asked || followed.current) toEnd();
+  });
+
+  return html`<div ref=${scroller} class="scroller" tabindex="-1" onScroll=${onScroll}>
+      <div class="thread" role="log" aria-live="off" onClick=${onCodeClick}>
+        ${path.map((place, index) => {
+          const shown = { chat, place, order: Math.floor(index / 2) + 1 };
+          return place.turn.role === "user"
+            ? html`<${Question} key=${place.turn.id} ...${shown} editing=${editing === place.turn.id} setEditing=${setEditing} />`
+            : html`<${Answer} key=${place.turn.id} ...${shown} last=${index === path.length - 1} />`;
+        })}
+      </div>
+    </div>
+    <div class="end-place">
+      ${!atEnd &&
+      html`<button type="button" class="to-end" aria-label=${say("toEnd")} title=${say("toEnd")} onClick=${toEnd}>
+        <${Icon} name="down" />
+      </button>`}
+    </div>`;
+}
