@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bmqwen.cli import bench, chat, evaluate, export, info, pull, verify
+from bmqwen.cli import bench, chat, evaluate, export, info, pull, serve, verify
 from bmqwen.cli import compile as compile_command
 from bmqwen.cli.terminal import use_utf8
 from bmqwen.errors import BmqwenError
@@ -46,6 +46,7 @@ app.command("info")(info.info)
 app.command("evaluate")(evaluate.evaluate)
 app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
+app.command("serve")(serve.serve)
 
 
 def _version(wanted: bool) -> None:

@@ -37,7 +37,7 @@ class PrefixStore(Generic[Kept]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, owner: str, tokens: Sequence[int]) -> tuple[Entry[Kept] | None, int]:
+    def find(self, owner: str, tokens: Sequence[int] | Tokens) -> tuple[Entry[Kept] | None, int]:
         """The owner's entry that shares the most first tokens, and how many; (None, 0) if none shares any."""
         wanted = as_tokens(tokens)
         best, length = None, 0
@@ -92,7 +92,7 @@ class PrefixStore(Generic[Kept]):
         self.weight = 0
 
 
-def as_tokens(tokens: Sequence[int]) -> Tokens:
+def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
     """Token ids as an array to compare."""
     return np.asarray(tokens, np.int32)
 

@@ -1,0 +1,147 @@
+"""Errors in OpenAI's shape: the one place where they become HTTP answers."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_core import ErrorDetails
+from starlette.responses import Response
+
+from bmqwen.errors import BmqwenError, BusyError, RequestError, UnsupportedFieldError
+
+# OpenAI's names for families of errors; what is not listed is the server's own.
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+}
+# Fields of OpenAI's that do something which this server does not have.
+_UNSUPPORTED = frozenset(
+    (
+        *(
+            "annotations",
+            "audio",
+            "best_of",
+            "echo",
+            "function_call",
+            "functions",
+            "include_obfuscation",
+            "metadata",
+        ),
+        *(
+            "modalities",
+            "name",
+            "prediction",
+            "prompt_cache_key",
+            "reasoning_content",
+            "reasoning_effort",
+            "refusal",
+        ),
+        *(
+            "service_tier",
+            "store",
+            "suffix",
+            "tool_calls",
+            "tool_choice",
+            "tools",
+            "verbosity",
+            "web_search_options",
+        ),
+    )
+)
+_ROLES = ("system", "developer", "user", "assistant")
+_LONGEST_VALUE = 80
+
+
+def error_body(error: BmqwenError) -> dict[str, Any]:
+    """{"error": {message, type, param, code}}."""
+    status = error.http_status
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    param = getattr(error, "param", None)
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+
+
+def error_response(error: BmqwenError) -> Response:
+    """The error as an answer of its own."""
+    headers = {}
+    if isinstance(error, BusyError):
+        headers["retry-after"] = str(error.retry_after)
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return json_response(error_body(error), error.http_status, headers)
+
+
+def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Any JSON, as UTF-8; half a surrogate pair, which UTF-8 does not have, stays an escape."""
+    try:
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        content = json.dumps(body, separators=(",", ":")).encode()
+    return Response(content, status, headers, media_type="application/json")
+
+
+def refused(details: Sequence[ErrorDetails]) -> RequestError:
+    """What is wrong with a request's body, by the checker's complaint that goes deepest into it."""
+    detail = max(details, key=lambda item: len(item["loc"]))
+    place = [part for part in detail["loc"] if part != "body"]
+    if detail["type"] == "json_invalid":
+        reason = detail.get("ctx", {}).get("error", "it cannot be read")
+        return RequestError(f"the request is no JSON: {reason}")
+    names = _names(place)
+    param = _param(names)
+    field = next((part for part in reversed(names) if isinstance(part, str)), "")
+    kind, value = detail["type"], detail.get("input")
+    if kind == "missing":
+        return RequestError(f"{param or 'the body'} is missing", param)
+    if kind == "extra_forbidden":
+        return UnsupportedFieldError(f"{param} is not a field that this server knows; leave it out", param)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tag = str(detail.get("ctx", {}).get("discriminator", "")).strip("'")
+        known = detail.get("ctx", {}).get("expected_tags", "")
+        given = value.get(tag) if isinstance(value, dict) else None
+        param = f"{param}.{tag}" if param else tag
+        return RequestError(f"{param} is {_short(given)}, but must be one of {known}", param)
+    if field in _UNSUPPORTED:
+        return UnsupportedFieldError(
+            f"{param} is {_short(value)}, which this server does not support; leave it out", param
+        )
+    if field == "type" and "content" in names:
+        return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
+    message = str(detail["msg"])
+    words = message[:1].lower() + message[1:]
+    return RequestError(f"{param or 'the body'} is {_short(value)}: {words}", param)
+
+
+def _names(place: Sequence[int | str]) -> list[int | str]:
+    """A place without the checker's own words for the members of a union."""
+    names: list[int | str] = []
+    before: int | str = ""
+    for part in place:
+        member = isinstance(part, str) and (
+            not part.isidentifier()
+            or part in ("str", "int", "float", "bool")
+            or part[:1].isupper()
+            or (isinstance(before, int) and part in _ROLES)
+            or before == "response_format"
+        )
+        if not member:
+            names.append(part)
+        before = part
+    return names
+
+
+def _param(names: Sequence[int | str]) -> str | None:
+    text = ""
+    for part in names:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or None
+
+
+def _short(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."

@@ -1,0 +1,210 @@
+"""The bodies of requests, in OpenAI's order and meaning. Nothing else is accepted: an unknown field is an error.
+
+Fields of OpenAI's that this server has no use for may be there with the one value that changes nothing.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS
+
+MOST_CHOICES = 8
+MOST_PROMPTS = 16
+
+Nothing = Annotated[None, Field(description="Not supported: leave it out.")]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Bias = Annotated[
+    dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(description="Token ids and what is added to their logits."),
+]
+
+
+class Strict(BaseModel):
+    """No unknown fields, and no guessing of types: "0.5" is no number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class TextPart(Strict):
+    """A piece of a message's text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class SystemMessage(Strict):
+    """Instructions for the model; "developer" is another name of the same role."""
+
+    role: Literal["system", "developer"]
+    content: str | list[TextPart]
+    name: Nothing = None
+
+
+class UserMessage(Strict):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: str | list[TextPart]
+    name: Nothing = None
+
+
+class AssistantMessage(Strict):
+    """What the model said; fields that OpenAI's client sends back empty are accepted empty."""
+
+    role: Literal["assistant"]
+    content: str | list[TextPart]
+    name: Nothing = None
+    refusal: Nothing = None
+    audio: Nothing = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    function_call: Nothing = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    reasoning_content: Nothing = None
+
+
+ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+class StreamOptions(Strict):
+    """What a stream has beside text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class TextFormat(Strict):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Strict):
+    """A JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Strict):
+    """A schema and its name."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Strict):
+    """JSON that keeps to a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class ChatRequest(Strict):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
+    audio: Nothing = None
+    frequency_penalty: Penalty | None = None
+    function_call: Literal["none", "auto"] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    logit_bias: Bias | None = None
+    logprobs: bool | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    parallel_tool_calls: bool | None = None
+    prediction: Nothing = None
+    presence_penalty: Penalty | None = None
+    prompt_cache_key: Nothing = None
+    reasoning_effort: Nothing = None
+    response_format: ResponseFormat | None = None
+    safety_identifier: Annotated[str, Field(max_length=256)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    store: Literal[False] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    user: (
+        Annotated[
+            str, Field(max_length=256, description="Of one address's users, each gets a turn in the queue.")
+        ]
+        | None
+    ) = None
+    verbosity: Literal["medium"] | None = None
+    web_search_options: Nothing = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+
+
+class CompletionRequest(Strict):
+    """POST /v1/completions."""
+
+    model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
+    prompt: Annotated[
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[
+            list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)
+        ],
+        Field(description="Text, or token ids, or several of either."),
+    ]
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    echo: Literal[False] | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Bias | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    presence_penalty: Penalty | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    suffix: Nothing = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    user: Annotated[str, Field(max_length=256)] | None = None
+    response_format: ResponseFormat | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+
+
+class TokenizeRequest(Strict):
+    """POST /tokenize: a text, or the prompt that messages become."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+
+
+class DetokenizeRequest(Strict):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class TemplateRequest(Strict):
+    """POST /apply-template."""
+
+    model: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]

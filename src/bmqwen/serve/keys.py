@@ -1,0 +1,70 @@
+"""API keys: read once, compared in constant time."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+
+from bmqwen.errors import InputError, KeyRefusedError
+
+SHORTEST = 8
+_LONGEST_FILE = 1 << 20
+
+
+class ApiKeys:
+    """The keys that clients may use. Only their hashes are kept."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        """No keys: every client is welcome. Raises InputError for a key that cannot be sent or is too short."""
+        self._digests: list[bytes] = []
+        for key in keys:
+            if not key.isascii() or not key.isprintable() or " " in key:
+                raise InputError("an API key must be of printable ASCII characters without blanks")
+            if len(key) < SHORTEST:
+                raise InputError(f"an API key must have at least {SHORTEST} characters")
+            self._digests.append(_digest(key.encode()))
+
+    @classmethod
+    def read(cls, keys: Iterable[str], file: Path | None) -> "ApiKeys":
+        """Keys given, and those of a file with one a line (# begins a comment).
+
+        Raises InputError for a file that cannot be read or has none.
+        """
+        found = list(keys)
+        if file is not None:
+            try:
+                if file.stat().st_size > _LONGEST_FILE:
+                    raise InputError(f"{file} is too large for a file of API keys")
+                lines = file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is no text"
+                raise InputError(f"the file of API keys {file} cannot be read: {reason}") from error
+            read = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+            if not read:
+                raise InputError(f"{file} has no API key: write one a line")
+            found += read
+        return cls(found)
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def owner(self, authorization: bytes | None) -> str:
+        """Who sent this header: a name for the key, "" where none are needed.
+
+        Raises KeyRefusedError for a missing or wrong key.
+        """
+        if not self._digests:
+            return ""
+        if not authorization:
+            raise KeyRefusedError("this server needs an API key: send the header Authorization: Bearer KEY")
+        scheme, _, key = authorization.partition(b" ")
+        digest = _digest(key.strip())
+        # All are compared, whichever fits.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if scheme.lower() != b"bearer" or not any(matches):
+            raise KeyRefusedError("the API key is wrong; ask whoever runs this server for one")
+        return digest.hex()[:16]
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

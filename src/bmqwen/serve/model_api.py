@@ -1,0 +1,82 @@
+"""Everything beside the answers: models, tokens, health, metrics, and what the page asks for."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from bmqwen.errors import NotOfferedError, RequestError
+from bmqwen.serve.error_body import json_response
+from bmqwen.serve.fields import DetokenizeRequest, TemplateRequest, TokenizeRequest
+from bmqwen.serve.replica import describe
+from bmqwen.serve.service import Caller, Service
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def model_api(service: Service, *, key_required: bool) -> APIRouter:
+    """All of the addresses."""
+    api = APIRouter()
+
+    def model() -> dict[str, Any]:
+        return {
+            "id": service.model.name,
+            "object": "model",
+            "created": service.model.created,
+            "owned_by": "bmqwen",
+        }
+
+    @api.get("/v1/models", summary="The models that are served")
+    async def models() -> Response:
+        return json_response({"object": "list", "data": [model()]})
+
+    @api.get("/v1/models/{name:path}", summary="One model")
+    async def one_model(name: str) -> Response:
+        service.check_model(name)
+        return json_response(model())
+
+    @api.post("/v1/embeddings", summary="Not offered")
+    async def embeddings() -> Response:
+        raise NotOfferedError("this server has no embeddings: chat models do not make good ones")
+
+    @api.get("/health", summary="Whether it can answer")
+    async def health() -> Response:
+        ready = service.scheduler.ready
+        state = {"status": "ok" if ready else "loading", **describe(service.scheduler.replicas)}
+        return json_response(state, 200 if ready else 503)
+
+    @api.get("/metrics", summary="Counters for Prometheus")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=METRICS_TYPE)
+
+    @api.get("/api/info", summary="The model and the server")
+    async def info() -> Response:
+        return json_response(service.info(key_required=key_required))
+
+    @api.post("/tokenize", summary="Text, or messages, to token ids")
+    async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise RequestError("give either prompt or messages", "prompt")
+        prompts = service.prompts
+        if body.messages is not None:
+            owner = Caller.of(request, None).owner
+            ids = await asyncio.to_thread(prompts.of_chat, body.messages, owner, fitting=False)
+        else:
+            ids = await asyncio.to_thread(prompts.of_text, body.prompt or "", "prompt")
+        return json_response(
+            {"count": len(ids), "max_model_len": service.scheduler.check().context_length, "tokens": ids}
+        )
+
+    @api.post("/detokenize", summary="Token ids to text")
+    async def detokenize(body: DetokenizeRequest) -> Response:
+        service.check_model(body.model)
+        return json_response({"prompt": service.prompts.tokenizer.decode(body.tokens)})
+
+    @api.post("/apply-template", summary="Messages to the prompt that the model reads")
+    async def apply_template(body: TemplateRequest) -> Response:
+        service.check_model(body.model)
+        return json_response({"prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages)})
+
+    return api

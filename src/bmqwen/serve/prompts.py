@@ -1,0 +1,139 @@
+"""Requests to token ids."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, cast
+
+from bmqwen.errors import ContextLengthError, RequestError
+from bmqwen.generate.detokenizer import tokens_showing
+from bmqwen.generate.template import ChatTemplate, Message, Role
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.serve.defaults import Limits
+from bmqwen.serve.fields import ChatMessage, CompletionRequest
+
+_MOST_ANSWERS = 1000
+
+
+class AnswerMemory:
+    """Which tokens the model itself sampled for an answer: encoding its text again may give others than are cached.
+
+    Owners never see each other's answers.
+    """
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
+
+    def keep(self, owner: str, text: str, ids: Sequence[int]) -> None:
+        """Remember an answer, and forget the oldest of too many."""
+        self._ids[_key(owner, text)] = tuple(ids)
+        while len(self._ids) > _MOST_ANSWERS:
+            self._ids.popitem(last=False)
+
+    def find(self, owner: str, text: str) -> tuple[int, ...]:
+        """Its tokens; none for a text that was no answer."""
+        return self._ids.get(_key(owner, text), ())
+
+
+class Prompts:
+    """Makes prompts of requests, within limits. Safe to call from several threads, as the tokenizer is."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate, limits: Limits, context_length: int
+    ) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        self._limits, self._context_length = limits, context_length
+        self._answers = AnswerMemory()
+
+    def of_chat(self, messages: Sequence[ChatMessage], owner: str, *, fitting: bool = True) -> list[int]:
+        """The prompt's token ids.
+
+        Raises:
+            RequestError: too many messages or characters, or text that is not valid Unicode; it names the message.
+            ContextLengthError: it leaves no room for an answer (only with `fitting`).
+            InputError: the template refuses the messages.
+        """
+        chat = [
+            Message(role, content, self._answers.find(owner, content) if role == "assistant" else ())
+            for role, content in self._plain(messages)
+        ]
+        ids = self.template.encode(chat, self.tokenizer)
+        if fitting:
+            self._check_length(ids)
+        return ids
+
+    def text_of_chat(self, messages: Sequence[ChatMessage]) -> str:
+        """The prompt as text. Raises as `of_chat` does."""
+        return self.template.render([Message(role, content) for role, content in self._plain(messages)])
+
+    def of_completion(self, request: CompletionRequest, vocab_size: int) -> list[list[int]]:
+        """The token ids of each prompt of a request. Raises as `of_chat` does."""
+        given = request.prompt
+        prompts: list[str | list[int]]
+        if isinstance(given, str) or (given and isinstance(given[0], int)):
+            prompts = [cast("Any", given)]
+        else:
+            prompts = list(cast("Any", given))
+        found = []
+        for place, prompt in enumerate(prompts):
+            param = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
+            ids = self.of_text(prompt, param) if isinstance(prompt, str) else prompt
+            if not ids:
+                raise RequestError(f"{param} is empty", param)
+            if max(ids) >= vocab_size:
+                raise RequestError(
+                    f"{param} has the token {max(ids)}, but the last one is {vocab_size - 1}", param
+                )
+            self._check_length(ids)
+            found.append(ids)
+        return found
+
+    def of_text(self, text: str, param: str) -> list[int]:
+        """Token ids of plain text. Raises RequestError for too much of it, and for invalid Unicode."""
+        self._check_characters(len(text), param)
+        _check_unicode(text, param)
+        return self.tokenizer.encode(text)
+
+    def keep_answer(self, owner: str, text: str, ids: Sequence[int]) -> None:
+        """Remember the tokens of an answer that was given, for when it comes back as part of a prompt."""
+        shown = tokens_showing(self.tokenizer, ids, text)
+        if shown:
+            self._answers.keep(owner, text, shown)
+
+    def _plain(self, messages: Sequence[ChatMessage]) -> list[tuple[Role, str]]:
+        """Roles and texts."""
+        if len(messages) > self._limits.messages:
+            raise RequestError(
+                f"{len(messages):,} messages are more than this server takes, {self._limits.messages:,}",
+                "messages",
+            )
+        plain: list[tuple[Role, str]] = []
+        for place, message in enumerate(messages):
+            content = message.content
+            text = content if isinstance(content, str) else "".join(part.text for part in content)
+            _check_unicode(text, f"messages[{place}].content")
+            plain.append(("system" if message.role == "developer" else message.role, text))
+        self._check_characters(sum(len(text) for _, text in plain), "messages")
+        return plain
+
+    def _check_characters(self, count: int, param: str) -> None:
+        if count > self._limits.characters:
+            raise RequestError(
+                f"{count:,} characters are more than this server takes, {self._limits.characters:,}", param
+            )
+
+    def _check_length(self, ids: Sequence[int]) -> None:
+        longest = self._context_length - 1
+        if len(ids) > longest:
+            raise ContextLengthError(longest, len(ids), "shorten the messages or leave old ones out")
+
+
+def _check_unicode(text: str, param: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"character {error.start + 1} of {param} is not valid Unicode", param) from None
+
+
+def _key(owner: str, text: str) -> bytes:
+    return hashlib.sha256(f"{owner}\0{text}".encode()).digest()

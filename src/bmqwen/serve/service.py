@@ -1,0 +1,136 @@
+"""What all endpoints share: the model's name, prompts, engines, counters."""
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Request
+
+from bmqwen.errors import BmqwenError, ModelNotFoundError
+from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.generate.template import ChatTemplate
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.serve.defaults import Defaults, Limits
+from bmqwen.serve.job import Job, Started
+from bmqwen.serve.metrics import Metrics
+from bmqwen.serve.prompts import Prompts
+from bmqwen.serve.scheduler import Scheduler
+from bmqwen.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a name of the API key, and whose turn in the queue it uses."""
+
+    owner: str
+    client: tuple[str, str]
+
+    @classmethod
+    def of(cls, request: Request, user: str | None) -> "Caller":
+        """Of a request; `user` is what its body says."""
+        owner = str(request.scope.get("owner", ""))
+        address = request.client.host if request.client else ""
+        return cls(owner, (f"{owner} {address}", user or ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The model that is served.
+
+    Attributes:
+        name: as requests name it.
+        precision: how its weights are stored, for people.
+        created: when it was loaded, in seconds since 1970.
+    """
+
+    name: str
+    precision: str
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    defaults: Defaults
+    limits: Limits
+    created: int
+
+
+class Service:
+    """What endpoints call."""
+
+    def __init__(self, model: Model, scheduler: Scheduler) -> None:
+        self.model, self.scheduler = model, scheduler
+        self.metrics = Metrics(scheduler)
+        self._prompts: Prompts | None = None
+
+    @property
+    def prompts(self) -> Prompts:
+        """Prompts for the loaded model. Raises NotReadyError before it is loaded."""
+        facts = self.scheduler.check()
+        if self._prompts is None:
+            model = self.model
+            self._prompts = Prompts(model.tokenizer, model.template, model.limits, facts.context_length)
+        return self._prompts
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when answers may: version and precision."""
+        return f"bmqwen-{__version__}-{self.model.precision.replace(' ', '-').replace(',', '')}"
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFoundError for a model that is not served."""
+        if name is not None and name != self.model.name:
+            raise ModelNotFoundError(
+                f"the model {name[:200]!r} does not exist here; this server has {self.model.name!r}", "model"
+            )
+
+    async def generate(
+        self, prompt: list[int], params: SamplingParams, caller: Caller
+    ) -> AsyncGenerator[Started | Piece | tuple[Completion, float], None]:
+        """An answer as it comes; at last the Completion (with its text), and the seconds it waited in the queue.
+
+        Closing this cancels the answer. Raises as `Scheduler.submit` does, and what the engine raises.
+        """
+        job = Job(prompt, params, caller.owner, caller.client)
+        shown: list[str] = []
+        logprobs: list[Any] = []
+        try:
+            self.scheduler.submit(job)
+            async with aclosing(job.events()) as events:
+                async for event in events:
+                    if isinstance(event, Piece):
+                        shown.append(event.text)
+                        logprobs.extend(event.logprobs)
+                        yield event
+                    elif isinstance(event, Completion):
+                        self.metrics.answered(event.finish_reason, event.usage, job.queue_s)
+                        whole = replace(event, text="".join(shown), logprobs=tuple(logprobs))
+                        yield whole, job.queue_s
+                    else:
+                        yield event
+        except BmqwenError as error:
+            self.metrics.failed(error.code)
+            raise
+        finally:
+            self.scheduler.cancel(job)
+
+    def info(self, *, key_required: bool) -> Mapping[str, Any]:
+        """What the page shows and needs; no secret."""
+        facts = self.scheduler.facts
+        model = self.model
+        return {
+            "model": model.name,
+            "precision": model.precision,
+            "engine": None if facts is None else facts.name,
+            "context_length": None if facts is None else facts.context_length,
+            "version": __version__,
+            "key_required": key_required,
+            "ready": self.scheduler.ready,
+            "engines": len(self.scheduler.replicas),
+            "defaults": model.defaults.to_dict(),
+            "limits": model.limits.to_dict(),
+        }
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
