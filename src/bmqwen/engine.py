@@ -138,14 +138,14 @@ def _open_runtime(
         folder = open_toolchain(report=progress.note).simulator_folder
         return SimulatedRuntime(bundle, folder, context_length=context_length)
     if bundle.kind == "bmodel" and engine in ("auto", "tpu"):
-        from bmqwen.runtime.bmrt.opening import chip_answers, open_bmodel
+        from bmqwen.runtime.tpu import chip_answers, open_on_chip
 
         if engine == "auto" and not chip_answers():
             raise DeviceError(
                 f"{bundle.folder} was compiled for a chip, and this machine has none: run it on one, or slowly on "
                 "the vendor's simulator with --engine sim"
             )
-        return open_bmodel(bundle, index=device, context_length=context_length)
+        return open_on_chip(bundle, device=device, context_length=context_length)
     raise DeviceError(
         f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first"
     )

@@ -24,7 +24,7 @@ from bmqwen.quality.verify import (
 )
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime
+from bmqwen.runtime.chip.step_runtime import StageResult, StepRuntime
 from bmqwen.steps import StepNets, StepShape
 from checkpoints import Kind, tiny_config, write_checkpoint, write_tokenizer
 from compiled_models import CompiledModel, compile_toy

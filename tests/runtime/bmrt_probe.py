@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import ContextLengthError, InputError
+from bmqwen.runtime.bmrt.model import own_memory
 from bmqwen.runtime.bmrt.session import Session
 
 
@@ -62,13 +63,13 @@ class Linear:
     """Runs the net `linear` of a bmodel."""
 
     def __init__(self, bmodel: Path, folder: Path) -> None:
-        self._session = Session(bmodel, folder=folder)
+        self._session = Session.open(bmodel, folder=folder)
 
     def run(self, x: NDArray[np.float16]) -> NDArray[np.float16]:
         """y of the stage that has x's rows."""
         model = self._session.model
         stage = next(s for s in model.networks["linear"].stages if s.input("x").shape == x.shape)
-        inlet, outlet = stage.input("x").memory, stage.outputs[0].memory
+        inlet, outlet = own_memory(stage.input("x")), own_memory(stage.outputs[0])
         inlet.write(x)
         model.launch(stage, [inlet], [outlet])
         self._session.device.synchronize()
@@ -85,7 +86,7 @@ class Linear:
         memory.write(all_rows)
         stage.input("x").memory.write(x)
         size = all_rows.nbytes // rows
-        model.launch(stage, [stage.input("x").memory], [memory.view(row * size, size)])
+        model.launch(stage, [own_memory(stage.input("x"))], [memory.view(row * size, size)])
         device.synchronize()
         memory.read(all_rows)
         memory.close()

@@ -2,7 +2,6 @@
 
 import ctypes
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -11,10 +10,11 @@ import pytest
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import Libraries
-from bmqwen.runtime.bmrt.model import Network, Port, Stage
+from bmqwen.runtime.bmrt.model import Model
 from bmqwen.runtime.bmrt.session import Session
-from bmqwen.runtime.bmrt.step_stages import StepStages
 from bmqwen.runtime.bmrt.structs import DeviceMem
+from bmqwen.runtime.chip.nets import Network, Port, Stage
+from bmqwen.runtime.chip.step_stages import StepStages
 from bmqwen.steps import StepNets, StepShape
 from checkpoints import tiny_config
 
@@ -106,7 +106,7 @@ class Bench:
             for number, shape in enumerate((WIDE, LAST))
         ]
         self.model = Launches(stages, self.library.calls)
-        session = cast(Session, SimpleNamespace(device=self.device, model=self.model))
+        session = Session(self.device, cast(Model, self.model))
         nets = StepNets(CONTEXT, {WIDE: 100, LAST: 50}, half=half)
         self.stages = StepStages(session, nets, CONFIG)
         self.library.calls.clear()
@@ -203,7 +203,7 @@ def test_mask_of_a_bfloat16_net_is_written_in_its_own_type() -> None:
 def test_new_rows_are_aimed_at_their_place_and_nothing_is_copied() -> None:
     bench = Bench()
     own = bench.stages._launches[WIDE].stage
-    base = {part: own.input(f"history_{part}.0").memory.address for part in "kv"}
+    base = {part: cast(DeviceMemory, own.input(f"history_{part}.0").memory).address for part in "kv"}
     for position in (0, 9, 3):
         bench.stages.launch(WIDE, position, states(8))
         for part in "kv":
@@ -214,7 +214,8 @@ def test_new_rows_are_aimed_at_their_place_and_nothing_is_copied() -> None:
 def test_stages_with_memory_of_their_own_share_one_cache() -> None:
     # Older runtimes give each stage its own inputs and outputs: the device then copies the cache for the others.
     bench = Bench(shared=False)
-    canonical = bench.stages._launches[WIDE].stage.input("history_k.0").memory.address
+    cache = bench.stages._launches[WIDE].stage.input("history_k.0").memory
+    canonical = cast(DeviceMemory, cache).address
     bench.stages.launch(WIDE, 0, states(8))
     assert bench.stages.counters.device_copies == 0
     bench.stages.launch(LAST, 8, states(1))
@@ -246,7 +247,7 @@ def test_another_chip_or_another_net_is_refused() -> None:
     with pytest.raises(DeviceError, match="compiled for BM1684X, but device 0 is a BM1688"):
         Bench(chip=0x1688)
     bench = Bench()
-    session = cast(Session, SimpleNamespace(device=bench.device, model=bench.model))
+    session = Session(bench.device, cast(Model, bench.model))
     with pytest.raises(BundleError, match="no stage for 4 tokens after 32: it does not fit its manifest"):
         StepStages(session, StepNets(CONTEXT, {StepShape(4, 32): 1}), CONFIG)
     with pytest.raises(BundleError, match="has no net 'other'"):

@@ -21,7 +21,7 @@ from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import BITS, Precision
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime
+from bmqwen.runtime.chip.step_runtime import StageResult, StepRuntime
 from bmqwen.steps import StepNets, StepShape
 from bmqwen.words import counted
 

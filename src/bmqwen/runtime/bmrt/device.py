@@ -188,6 +188,13 @@ class Device:
             return total - SIMULATOR_OVERHEAD - self._reserved - self.allocated()
         return None
 
+    def used(self) -> int | None:
+        """Bytes of device memory in use, by whomever; on the simulator by us; None when the device does not tell."""
+        heaps = self.heaps()
+        if heaps:
+            return sum(int(heap.total) - int(heap.available) for heap in heaps)
+        return self._reserved + self.allocated() if self.libraries.simulated else None
+
     def reserve(self, needed: int, purpose: str) -> None:
         """Check for memory that a library is about to take for itself, and count it. Raises DeviceError."""
         self.require(needed, purpose)

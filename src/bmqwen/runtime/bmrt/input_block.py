@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.model import Port
+from bmqwen.runtime.bmrt.model import own_memory
 from bmqwen.runtime.bmrt.structs import DeviceMem
+from bmqwen.runtime.chip.nets import Port
 
 # A copy call costs the chip's host about as long as 64 KiB take: so much may lie unused between two inputs.
 LARGEST_GAP = 64 << 10
@@ -27,19 +28,23 @@ class InputBlock:
         own: it is memory of our own.
     """
 
-    def __init__(self, device: Device, ports: Sequence[Port], forbidden: Sequence[tuple[int, int]]) -> None:
+    writes = 1
+
+    def __init__(self, device: Device, ports: Sequence[Port], avoid: Sequence[Port] | None) -> None:
         """Lay the block out.
 
         Args:
             device: where.
             ports: the inputs.
-            forbidden: address ranges (start, end) that hold something else and must not be written to.
+            avoid: what holds something else there and must not be written to; None: use memory of our own.
         """
-        start = min(port.memory.address for port in ports)
-        end = max(port.memory.address + port.nbytes for port in ports)
+        homes = [own_memory(port) for port in ports]
+        start = min(home.address for home in homes)
+        end = max(home.address + port.nbytes for home, port in zip(homes, ports, strict=True))
         unused = end - start - sum(port.nbytes for port in ports)
-        clear = all(end <= first or last <= start for first, last in forbidden)
-        self.own = unused > LARGEST_GAP or not clear
+        taken = [own_memory(port) for port in avoid or ()]
+        clear = all(end <= other.address or other.address + other.size <= start for other in taken)
+        self.own = avoid is None or unused > LARGEST_GAP or not clear
         if self.own:
             offsets, size = [], 0
             for port in ports:
@@ -47,8 +52,8 @@ class InputBlock:
                 size += -(-port.nbytes // ALIGNMENT) * ALIGNMENT
             self._block = device.allocate(size)
         else:
-            offsets, size = [port.memory.address - start for port in ports], end - start
-            first = DeviceMem.from_buffer_copy(min(ports, key=lambda port: port.memory.address).memory.mem)
+            offsets, size = [home.address - start for home in homes], end - start
+            first = DeviceMem.from_buffer_copy(min(homes, key=lambda home: home.address).mem)
             first.size = size
             self._block = DeviceMemory(device, first, owned=False)
         self._bytes: NDArray[np.uint8] = np.zeros(size, np.uint8)

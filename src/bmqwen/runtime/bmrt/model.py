@@ -1,17 +1,17 @@
 """A bmodel loaded on a device: its nets, their stages, and launching them."""
 
 import ctypes as c
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from bmqwen.errors import BundleError, DeviceError
+from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.structs import DeviceMem, NetInfo, Shape, Tensor
+from bmqwen.runtime.chip.bmodel_file import check_bmodel
+from bmqwen.runtime.chip.nets import Network, Port, Stage
 
 # bm_data_type_t. BF16 has no numpy type: its bits travel as uint16.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -26,61 +26,6 @@ DTYPES: dict[int, np.dtype[Any]] = {
     8: np.dtype(np.uint16),
 }
 BFLOAT16 = 8
-# MODEL_HEADER_T: magic, its own size, the description's, the data's (32 bits, wrapped beyond 4 GiB).
-HEADER = struct.Struct("<4I48x")
-MAGIC = 0xFF55AAEE
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """An input or output of a stage.
-
-    Attributes:
-        name: as compiled.
-        shape: elements along each axis.
-        dtype: numpy's, uint16 for BF16.
-        bfloat16: the 16 bits are a BF16 number.
-        memory: the stage's own memory, where data need not be copied to or from.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    bfloat16: bool
-    memory: DeviceMemory
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One set of shapes of a net."""
-
-    net: str
-    index: int
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-
-    def input(self, name: str) -> Port:
-        """An input by name. Raises BundleError for one that the net does not have."""
-        return _port(self.inputs, name, self.net)
-
-    def output(self, name: str) -> Port:
-        """An output by name. Raises BundleError for one that the net does not have."""
-        return _port(self.outputs, name, self.net)
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A net of a bmodel: `address_mode` 0 is basic, 1 io_alone."""
-
-    name: str
-    dynamic: bool
-    address_mode: int
-    stages: tuple[Stage, ...]
 
 
 class Model:
@@ -209,33 +154,9 @@ class Model:
         )
 
 
-def check_bmodel(path: Path) -> None:
-    """Raise BundleError unless the file starts like a bmodel and is as long as it says.
-
-    libbmrt would end the process on some damaged files.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(HEADER.size)
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}") from error
-    if len(head) < HEADER.size:
-        raise BundleError(f"{path} is no bmodel: it has only {size} bytes")
-    magic, header, description, data = HEADER.unpack(head)
-    if magic != MAGIC:
-        raise BundleError(f"{path} is no bmodel: it starts with {head[:4].hex()}")
-    # The data's size is stored in 32 bits.
-    expected = header + description + data
-    if size < expected or (size - expected) % (1 << 32):
-        raise BundleError(f"{path} is truncated or damaged: {size:,} bytes instead of {expected:,}")
-
-
-def _port(ports: tuple[Port, ...], name: str, net: str) -> Port:
-    for port in ports:
-        if port.name == name:
-            return port
-    raise BundleError(f"net {net} has no {name}: it has {', '.join(port.name for port in ports)}")
+def own_memory(port: Port) -> DeviceMemory:
+    """Where a stage of a `Model` keeps an input or output."""
+    return cast(DeviceMemory, port.memory)
 
 
 def tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[DeviceMemory]) -> Any:

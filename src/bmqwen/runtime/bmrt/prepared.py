@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bmqwen.runtime.bmrt.device import DeviceMemory
-from bmqwen.runtime.bmrt.model import Model, Stage, tensors
+from bmqwen.runtime.bmrt.model import Model, own_memory, tensors
 from bmqwen.runtime.bmrt.structs import DeviceMem, Tensor
+from bmqwen.runtime.chip.nets import Stage
 
 # An array of bm_tensor_t, seen as the addresses in it.
 ADDRESS = np.dtype(
@@ -54,7 +55,7 @@ class PreparedLaunch:
         foreign = [
             port.nbytes
             for port, memory in zip(stage.inputs, inputs, strict=True)
-            if memory.address != port.memory.address
+            if memory.address != own_memory(port).address
         ]
         self.copies, self.copied_bytes = len(foreign), sum(foreign)
         self._moving = np.array(moving, np.int64)

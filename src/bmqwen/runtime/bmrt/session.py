@@ -1,34 +1,92 @@
 """Libraries, device and model opened together: what a runtime on a chip or in a worker starts from."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
-from bmqwen.runtime.bmrt.device import Device
+from bmqwen.runtime.bmrt.device import Device, DeviceMemory
+from bmqwen.runtime.bmrt.input_block import InputBlock
 from bmqwen.runtime.bmrt.libraries import load_libraries
 from bmqwen.runtime.bmrt.model import Model
+from bmqwen.runtime.bmrt.prepared import PreparedLaunch
+from bmqwen.runtime.chip.layer import Memory
+from bmqwen.runtime.chip.nets import Network, Port, Stage
 
 
 class Session:
-    """A device with one bmodel. Closing it closes both."""
+    """A device with one bmodel, a `Layer`. Closing it closes both.
 
-    def __init__(self, bmodel: Path, *, folder: Path | None = None, index: int = 0, needed: int = 0) -> None:
-        """Open the device and load the bmodel.
+    Attributes:
+        device, model: what it holds.
+        chip: the chip's name.
+    """
+
+    def __init__(self, device: Device, model: Model) -> None:
+        """Take both over."""
+        self.device, self.model = device, model
+        self.chip = device.chip
+
+    @classmethod
+    def open(cls, bmodel: Path, needed: int = 0, *, folder: Path | None = None, index: int = 0) -> "Session":
+        """Open a device and load a bmodel.
 
         Args:
             bmodel: the file.
+            needed: bytes of device memory that it takes (0: as many as the file has).
             folder: of the libraries (None: a chip's).
             index: which device.
-            needed: bytes of device memory that the bmodel takes.
 
         Raises:
             MissingDependencyError: no libraries.
             BundleError, DeviceError: the bmodel cannot be loaded.
         """
-        with ExitStack() as stack:
-            self.device = stack.enter_context(Device(load_libraries(folder), index))
-            self.model = Model(self.device, bmodel, needed=needed)
-            self._stack = stack.pop_all()
+        with ExitStack() as undo:
+            device = undo.enter_context(Device(load_libraries(folder), index))
+            session = cls(device, Model(device, bmodel, needed=needed))
+            undo.pop_all()
+        return session
+
+    def __str__(self) -> str:
+        return str(self.device)
+
+    @property
+    def path(self) -> Path:
+        """The bmodel's file."""
+        return self.model.path
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """Its nets by name."""
+        return self.model.networks
+
+    def allocate(self, port: Port) -> DeviceMemory:
+        """As `Layer.allocate`."""
+        return self.device.allocate(port.nbytes)
+
+    def inputs(self, ports: Sequence[Port], avoid: Sequence[Port] | None) -> InputBlock:
+        """As `Layer.inputs`: one copy for all."""
+        return InputBlock(self.device, ports, avoid)
+
+    def prepare(
+        self,
+        stage: Stage,
+        inputs: Sequence[Memory],
+        outputs: Sequence[Memory],
+        moving: Sequence[int] = (),
+    ) -> PreparedLaunch:
+        """As `Layer.prepare`."""
+        given, taken = cast(Sequence[DeviceMemory], inputs), cast(Sequence[DeviceMemory], outputs)
+        return PreparedLaunch(self.model, stage, given, taken, moving)
+
+    def synchronize(self) -> None:
+        """Wait for all launches."""
+        self.device.synchronize()
+
+    def memory_used(self) -> int | None:
+        """As `Layer.memory_used`."""
+        return self.device.used()
 
     def close(self) -> None:
         """Free everything. May be called twice."""
-        self._stack.close()
+        self.device.close()

@@ -1,6 +1,7 @@
 """A bmodel bundle on the vendor's simulator, in a process of its own: token ids go in, ids and logits come out."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 from bmqwen.bundle import Bundle
 from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
-from bmqwen.runtime.bmrt.counters import Counters
-from bmqwen.runtime.bmrt.opening import open_bmodel
-from bmqwen.runtime.bmrt.step_runtime import StageResult, StepRuntime, device_bytes
+from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
+from bmqwen.runtime.chip.counters import Counters
+from bmqwen.runtime.chip.opening import open_bmodel
+from bmqwen.runtime.chip.step_runtime import StageResult, StepRuntime, device_bytes
 from bmqwen.steps import StepShape
 
 # The simulator's memory beyond what the bundle needs: its own commands, and what an estimate may be short of.
@@ -24,7 +26,9 @@ class Target:
 
     def __init__(self, bundle: Bundle, folder: Path, context_length: int | None) -> None:
         """Load the bundle."""
-        self._runtime = open_bmodel(bundle, folder=folder, context_length=context_length)
+        self._runtime = open_bmodel(
+            bundle, partial(Session.open, folder=folder), context_length=context_length
+        )
         self._output: Output | None = None
 
     def facts(self) -> tuple[str, int, int]:
@@ -34,6 +38,10 @@ class Target:
     def counters(self) -> Counters:
         """Calls and bytes since loading."""
         return self._runtime.counters
+
+    def memory_used(self) -> int | None:
+        """As `Layer.memory_used`."""
+        return self._runtime.memory_used
 
     def plan(self, position: int, count: int) -> list[int]:
         """As `Runtime.plan`."""
@@ -145,6 +153,12 @@ class SimulatedRuntime:
         """Calls and bytes since loading, as they are now."""
         counters: Counters = self._worker.call("counters")
         return counters
+
+    @property
+    def memory_used(self) -> int | None:
+        """Bytes of the simulated device's memory that the bundle takes."""
+        used: int | None = self._worker.call("memory_used")
+        return used
 
     def plan(self, position: int, count: int) -> list[int]:
         """The tokens that each launch takes."""

@@ -9,17 +9,12 @@ from numpy.typing import NDArray
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.half import from_half, to_half
-from bmqwen.runtime.bmrt.counters import Counters
-from bmqwen.runtime.bmrt.device import DeviceMemory
-from bmqwen.runtime.bmrt.input_block import InputBlock
-from bmqwen.runtime.bmrt.model import Network, Port, Stage
-from bmqwen.runtime.bmrt.prepared import PreparedLaunch
-from bmqwen.runtime.bmrt.session import Session
+from bmqwen.runtime.chip.counters import Counters
+from bmqwen.runtime.chip.layer import Launch, Layer, Memory
+from bmqwen.runtime.chip.nets import IO_ALONE, Network, Port, Stage
 
 CLOSED = -10000.0
 CHIP = "BM1684X"
-IO_ALONE = 1
-EVERYWHERE = [(0, 1 << 63)]
 
 
 class PublishedNets:
@@ -33,19 +28,17 @@ class PublishedNets:
         counters: calls and bytes since loading.
     """
 
-    def __init__(self, session: Session, config: ModelConfig) -> None:
+    def __init__(self, layer: Layer, config: ModelConfig) -> None:
         """Find the nets and lay out memory.
 
         Raises:
             BundleError: nets are missing, or do not fit `config`.
             DeviceError: another chip, or not enough memory.
         """
-        self._device, self._model, self._config = session.device, session.model, config
+        self._layer, self._config = layer, config
         self.counters, self._pending = Counters(), False
-        if self._device.chip != CHIP:
-            raise DeviceError(
-                f"the bundle was compiled for {CHIP}, but {self._device} is a {self._device.chip}"
-            )
+        if layer.chip != CHIP:
+            raise DeviceError(f"the bundle was compiled for {CHIP}, but {layer} is a {layer.chip}")
         layers = range(config.num_hidden_layers)
         blocks = [self._net(f"block_{i}").stages[0] for i in layers]
         steps = [self._net(f"block_cache_{i}") for i in layers]
@@ -54,7 +47,7 @@ class PublishedNets:
         self._row_bytes = steps[0].stages[0].outputs[1].nbytes
         state = blocks[0].inputs[0]
         # Memory of our own between the nets: where they keep theirs, the next one may compute.
-        states = [self._device.allocate(state.nbytes) for _ in range(2)]
+        states = [layer.allocate(state) for _ in range(2)]
         cache = self._histories = [self._cache(net, index) for net in steps for index in (-2, -1)]
         self._prompt = _Pass(self, self._stage("embedding"), blocks, states, cache, step=False)
         self._step = _Pass(
@@ -64,13 +57,13 @@ class PublishedNets:
         self._state_bytes = state.nbytes // self.context
         self._head = self._stage("lm_head")
         self._result = self._head.outputs[0]
-        self._choice: PreparedLaunch | None = None
+        self._choice: Launch | None = None
         self._token = self._result
-        if self.has_logits and "greedy_head" in self._model.networks:
+        if self.has_logits and "greedy_head" in self._layer.networks:
             greedy = self._stage("greedy_head")
             self._token = greedy.outputs[0]
             memory = [self._result.memory], [self._token.memory]
-            self._choice = PreparedLaunch(self._model, greedy, *memory)
+            self._choice = self._layer.prepare(greedy, *memory)
 
     @property
     def has_logits(self) -> bool:
@@ -106,7 +99,7 @@ class PublishedNets:
     def run_head(self, row: int) -> None:
         """Norm and head for one row of what was computed last (0 after a single token)."""
         state = self._last.view(row * self._state_bytes, self._state_bytes)
-        self._start(PreparedLaunch(self._model, self._head, [state], [self._result.memory]), 0)
+        self._start(self._layer.prepare(self._head, [state], [self._result.memory]), 0)
 
     def token_id(self) -> int:
         """The most likely token after the row that the head was run for."""
@@ -120,7 +113,7 @@ class PublishedNets:
         """Logits float32 [1, vocab] of that row. Raises DeviceError where the head gives a token only."""
         if not self.has_logits:
             raise DeviceError(
-                f"{self._model.path.name} computes only the most likely token: it can neither sample nor tell "
+                f"{self._layer.path.name} computes only the most likely token: it can neither sample nor tell "
                 "probabilities"
             )
         return self._read(self._result).astype(np.float32).reshape(1, -1)
@@ -150,12 +143,12 @@ class PublishedNets:
     def _run(self, work: "_Pass", offset: int) -> None:
         self._settle()
         work.block.write()
-        self.counters.writes += 1
+        self.counters.writes += work.block.writes
         self.counters.bytes_in += work.block.nbytes
         for launch in work.launches:
             self._start(launch, offset)
 
-    def _start(self, launch: PreparedLaunch, offset: int) -> None:
+    def _start(self, launch: Launch, offset: int) -> None:
         self._pending = True
         launch.start(offset)
         self.counters.launches += 1
@@ -172,22 +165,22 @@ class PublishedNets:
 
     def _settle(self) -> None:
         if self._pending:
-            self._device.synchronize()
+            self._layer.synchronize()
             self._pending = False
 
-    def _cache(self, net: Network, index: int) -> DeviceMemory:
+    def _cache(self, net: Network, index: int) -> Memory:
         """Zeroed memory for a layer's keys (-2) or values (-1)."""
         port = net.stages[0].inputs[index]
         # Only this mode keeps a net's inputs apart from what others compute; there they need no copying.
-        memory = port.memory if net.address_mode == IO_ALONE else self._device.allocate(port.nbytes)
+        memory = port.memory if net.address_mode == IO_ALONE else self._layer.allocate(port)
         memory.write(np.zeros(port.nbytes, np.uint8))
         return memory
 
     def _net(self, name: str) -> Network:
-        net = self._model.networks.get(name)
+        net = self._layer.networks.get(name)
         if net is None:
-            found = ", ".join(list(self._model.networks)[:4])
-            raise BundleError(f"{self._model.path} has no net {name}: it is of another layout ({found}, ...)")
+            found = ", ".join(list(self._layer.networks)[:4])
+            raise BundleError(f"{self._layer.path} has no net {name}: it is of another layout ({found}, ...)")
         return net
 
     def _stage(self, name: str) -> Stage:
@@ -206,11 +199,11 @@ class PublishedNets:
             found = [port.shape for port in stage.outputs]
             if found != wanted[stage.net] or len(stage.inputs) not in inputs:
                 raise BundleError(
-                    f"{self._model.path}: net {stage.net} has the outputs {found}, which do not fit the model"
+                    f"{self._layer.path}: net {stage.net} has the outputs {found}, which do not fit the model"
                 )
-        if f"block_{c.num_hidden_layers}" in self._model.networks:
+        if f"block_{c.num_hidden_layers}" in self._layer.networks:
             raise BundleError(
-                f"{self._model.path} has more than the {c.num_hidden_layers} layers of the model"
+                f"{self._layer.path} has more than the {c.num_hidden_layers} layers of the model"
             )
 
 
@@ -222,23 +215,22 @@ class _Pass:
         owner: PublishedNets,
         embedding: Stage,
         blocks: Sequence[Stage],
-        states: Sequence[DeviceMemory],
-        cache: Sequence[DeviceMemory],
+        states: Sequence[Memory],
+        cache: Sequence[Memory],
         *,
         step: bool,
     ) -> None:
-        model, first = owner._model, blocks[0]
+        layer, first = owner._layer, blocks[0]
         small = [embedding.inputs[0], *first.inputs[1 : -2 if step else None]]
-        self.block = InputBlock(owner._device, small, EVERYWHERE)
+        self.block = layer.inputs(small, None)
         self.arrays = [self.block.arrays[port.name] for port in small]
         shared = [self.block.memory[port.name] for port in small]
-        self.launches = [PreparedLaunch(model, embedding, shared[:1], states[:1])]
+        self.launches = [layer.prepare(embedding, shared[:1], states[:1])]
         for i, stage in enumerate(blocks):
             source, target = states[i % 2], states[(i + 1) % 2]
             rows = cache[2 * i : 2 * i + 2]
             self.launches.append(
-                PreparedLaunch(
-                    model,
+                layer.prepare(
                     stage,
                     [source, *shared[1:], *(rows if step else ())],
                     [target, *rows],

@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.half import from_half, to_half
-from bmqwen.runtime.bmrt.counters import Counters
-from bmqwen.runtime.bmrt.device import DeviceMemory
-from bmqwen.runtime.bmrt.input_block import InputBlock
-from bmqwen.runtime.bmrt.model import Stage
-from bmqwen.runtime.bmrt.prepared import PreparedLaunch
-from bmqwen.runtime.bmrt.session import Session
+from bmqwen.runtime.chip.counters import Counters
+from bmqwen.runtime.chip.layer import Layer, Memory
+from bmqwen.runtime.chip.nets import Port, Stage
 from bmqwen.steps import StepNets, StepShape
 
 # What a mask adds to the score of a row that must not be seen.
@@ -25,27 +22,25 @@ DATA = ("input_states", "position_ids", "attention_mask", "last_row")
 class StepStages:
     """Launches stages one at a time on one K/V cache; which one and at which position is the caller's business.
 
-    Inputs go to the device in one copy a launch; the new rows of K/V are written to their place by the device.
+    Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device.
     What was computed stays there until it is asked for.
     """
 
-    def __init__(self, session: Session, nets: StepNets, config: ModelConfig) -> None:
-        """Find the stages in the session's bmodel and zero the cache.
+    def __init__(self, layer: Layer, nets: StepNets, config: ModelConfig) -> None:
+        """Find the stages in the layer's bmodel and zero the cache.
 
         Raises:
             BundleError: the bmodel is not what `nets` and `config` describe.
             DeviceError: the device is of another kind, or fails.
         """
-        self._device, self._model = session.device, session.model
+        self._layer = layer
         self._nets, self._config, self.counters = nets, config, Counters()
         self._pending = False
-        if self._device.chip != nets.chip:
-            raise DeviceError(
-                f"the bundle was compiled for {nets.chip}, but {self._device} is a {self._device.chip}"
-            )
-        network = self._model.networks.get(nets.name)
+        if layer.chip != nets.chip:
+            raise DeviceError(f"the bundle was compiled for {nets.chip}, but {layer} is a {layer.chip}")
+        network = layer.networks.get(nets.name)
         if network is None:
-            raise BundleError(f"{self._model.path} has no net {nets.name!r}: it is of another kind")
+            raise BundleError(f"{layer.path} has no net {nets.name!r}: it is of another kind")
         stages = {shape: self._find(network.stages, shape) for shape in nets.cycles}
         longest = max(nets.cycles, key=lambda shape: (shape.history, shape.tokens))
         self._cache = [stages[longest].input(name).memory for name in self._histories()]
@@ -55,7 +50,7 @@ class StepStages:
             # What memory holds at first may be NaN, which a mask does not hide.
             memory.write(zeros[: memory.size])
         busy = [
-            (port.memory.address, port.memory.address + port.memory.size)
+            port
             for stage in stages.values()
             for port in (*stage.inputs, *stage.outputs)
             if port.name.startswith(("history_", "k_cache.", "v_cache."))
@@ -79,7 +74,7 @@ class StepStages:
         launch.fill(position, states)
         launch.block.write()
         counters = self.counters
-        counters.writes += 1
+        counters.writes += launch.block.writes
         counters.bytes_in += launch.block.nbytes
         counters.device_copies += launch.prepared.copies
         counters.device_bytes += launch.prepared.copied_bytes
@@ -126,7 +121,7 @@ class StepStages:
             self.counters.writes += 1
             self.counters.bytes_in += part.nbytes
 
-    def _read(self, memory: DeviceMemory, array: NDArray[Any], offset: int = 0) -> None:
+    def _read(self, memory: Memory, array: NDArray[Any], offset: int = 0) -> None:
         self._settle()
         memory.read(array, offset)
         self.counters.reads += 1
@@ -135,7 +130,7 @@ class StepStages:
     def _settle(self) -> None:
         """Wait for the last launch: its inputs may then be overwritten and its outputs read."""
         if self._pending:
-            self._device.synchronize()
+            self._layer.synchronize()
             self._pending = False
 
     def _histories(self) -> list[str]:
@@ -156,7 +151,7 @@ class StepStages:
             if {port.name: port.shape for port in stage.inputs} == wanted:
                 return stage
         raise BundleError(
-            f"{self._model.path} has no stage for {shape}: it does not fit its manifest, make the bundle again"
+            f"{self._layer.path} has no stage for {shape}: it does not fit its manifest, make the bundle again"
         )
 
 
@@ -168,11 +163,11 @@ class _Launch:
         owner: StepStages,
         stage: Stage,
         shape: StepShape,
-        cache: Sequence[DeviceMemory],
-        busy: Sequence[tuple[int, int]],
+        cache: Sequence[Memory],
+        busy: Sequence[Port],
     ) -> None:
         self.stage = stage
-        self.block = InputBlock(owner._device, [stage.input(name) for name in DATA], busy)
+        self.block = owner._layer.inputs([stage.input(name) for name in DATA], busy)
         # Where a runtime gives each stage memory of its own, the device copies the rows that the stage sees.
         histories = dict(zip(owner._histories(), cache, strict=True))
         inputs = [
@@ -186,7 +181,7 @@ class _Launch:
             for port in stage.outputs
         ]
         moving = [i for i, port in enumerate(stage.outputs) if port.name in rows]
-        self.prepared = PreparedLaunch(owner._model, stage, inputs, outputs, moving)
+        self.prepared = owner._layer.prepare(stage, inputs, outputs, moving)
         self.token_id = stage.output("token_id").memory
         # The compiler adds to the name of an output that it converts.
         logits = next((port.name for port in stage.outputs if port.name.startswith("logits")), "logits")

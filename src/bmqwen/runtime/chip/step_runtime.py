@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,9 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
-from bmqwen.runtime.bmrt.counters import Counters
-from bmqwen.runtime.bmrt.session import Session
-from bmqwen.runtime.bmrt.step_stages import StepStages
+from bmqwen.runtime.chip.counters import Counters
+from bmqwen.runtime.chip.layer import LayerOpener
+from bmqwen.runtime.chip.step_stages import StepStages
 from bmqwen.runtime.embedding import EmbeddingTable
 from bmqwen.steps import StepNets, StepShape
 
@@ -55,26 +54,14 @@ class StepOutput:
 
 
 class StepRuntime:
-    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process.
+    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process."""
 
-    Attributes:
-        chip: the chip's name.
-    """
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        folder: Path | None = None,
-        index: int = 0,
-        context_length: int | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, open_layer: LayerOpener, *, context_length: int | None = None) -> None:
         """Load the bundle.
 
         Args:
             bundle: of the kind "bmodel".
-            folder: of the libraries (None: a chip's).
-            index: which device.
+            open_layer: opens the device with the bundle's bmodel.
             context_length: most tokens to keep; None: what the nets were compiled for.
 
         Raises:
@@ -88,14 +75,11 @@ class StepRuntime:
         config = bundle.config
         table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._embedding = table
-        self._session = Session(
-            bundle.path(BMODEL_FILE), folder=folder, index=index, needed=device_bytes(bundle)
-        )
+        self._layer = open_layer(bundle.path(BMODEL_FILE), device_bytes(bundle))
         try:
-            self._stages = StepStages(self._session, nets, config)
-            self.chip = self._session.device.chip
+            self._stages = StepStages(self._layer, nets, config)
         except BaseException:
-            self._session.close()
+            self._layer.close()
             raise
         self._position = self._serial = 0
         self._interrupted = False
@@ -103,12 +87,22 @@ class StepRuntime:
     @property
     def name(self) -> str:
         """Chip and device."""
-        return f"{self.chip}, {self._session.device}"
+        return f"{self._layer.chip}, {self._layer}"
+
+    @property
+    def chip(self) -> str:
+        """The chip's name."""
+        return self._layer.chip
 
     @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
         return replace(self._stages.counters)
+
+    @property
+    def memory_used(self) -> int | None:
+        """Bytes of device memory in use, by whomever; None when the device does not tell."""
+        return self._layer.memory_used()
 
     @property
     def vocab_size(self) -> int:
@@ -200,7 +194,7 @@ class StepRuntime:
 
     def close(self) -> None:
         """Free everything. May be called twice."""
-        self._session.close()
+        self._layer.close()
 
     def _feed_rows(self, tokens: Sequence[int]) -> HostOutput:
         rows = np.empty((len(tokens), self.vocab_size), np.float32)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,10 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
-from bmqwen.runtime.bmrt.counters import Counters
-from bmqwen.runtime.bmrt.published_nets import PublishedNets
-from bmqwen.runtime.bmrt.session import Session
-from bmqwen.runtime.bmrt.step_runtime import device_bytes
+from bmqwen.runtime.chip.counters import Counters
+from bmqwen.runtime.chip.layer import LayerOpener
+from bmqwen.runtime.chip.published_nets import PublishedNets
+from bmqwen.runtime.chip.step_runtime import device_bytes
 
 LAYOUT = "sophon-demo"
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
@@ -50,30 +49,16 @@ class PublishedOutput:
 
 
 class PublishedRuntime:
-    """A `bmqwen.runtime.base.Runtime` of a bundle whose details have the layout "sophon-demo".
+    """A `bmqwen.runtime.base.Runtime` of a bundle whose details have the layout "sophon-demo"."""
 
-    Attributes:
-        chip: the chip's name.
-    """
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        folder: Path | None = None,
-        index: int = 0,
-        context_length: int | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, open_layer: LayerOpener, *, context_length: int | None = None) -> None:
         """Load the bundle; arguments and errors are those of `StepRuntime`."""
-        self._session = Session(
-            bundle.path(BMODEL_FILE), folder=folder, index=index, needed=device_bytes(bundle)
-        )
+        self._layer = open_layer(bundle.path(BMODEL_FILE), device_bytes(bundle))
         try:
-            self.chip = self._session.device.chip
-            self._nets = PublishedNets(self._session, bundle.config)
+            self._nets = PublishedNets(self._layer, bundle.config)
             self._context_length = chosen_context(context_length, self._nets.context, "the bundle's")
         except BaseException:
-            self._session.close()
+            self._layer.close()
             raise
         self._vocab_size = bundle.config.vocab_size
         self._tokens: list[int] = []
@@ -83,12 +68,22 @@ class PublishedRuntime:
     @property
     def name(self) -> str:
         """Chip and device."""
-        return f"{self.chip}, {self._session.device}"
+        return f"{self._layer.chip}, {self._layer}"
+
+    @property
+    def chip(self) -> str:
+        """The chip's name."""
+        return self._layer.chip
 
     @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
         return replace(self._nets.counters)
+
+    @property
+    def memory_used(self) -> int | None:
+        """Bytes of device memory in use, by whomever; None when the device does not tell."""
+        return self._layer.memory_used()
 
     @property
     def vocab_size(self) -> int:
@@ -164,7 +159,7 @@ class PublishedRuntime:
 
     def close(self) -> None:
         """Free everything. May be called twice."""
-        self._session.close()
+        self._layer.close()
 
 
 def _together(position: int, count: int) -> bool:
