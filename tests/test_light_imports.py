@@ -13,7 +13,7 @@ HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", 
     [
         "import bmqwen.engine",
         "import bmqwen.cli.app, bmqwen.cli.repl, bmqwen.cli.answer",
-        "import bmqwen.generate.conversation, bmqwen.runtime.base, bmqwen.runtime.chip.step_runtime",
+        "import bmqwen.generate.conversation, bmqwen.runtime.base, bmqwen.runtime.bmodel.step_runtime",
         "from bmqwen.cli.app import run; run(['chat', '--help'])",
     ],
 )

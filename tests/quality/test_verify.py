@@ -23,8 +23,8 @@ from bmqwen.quality.verify import (
     verify,
 )
 from bmqwen.quant.precision import Format, Precision
+from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-from bmqwen.runtime.chip.step_runtime import StageResult, StepRuntime
 from bmqwen.steps import StepNets, StepShape
 from checkpoints import Kind, tiny_config, write_checkpoint, write_tokenizer
 from compiled_models import CompiledModel, compile_toy

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from bmqwen.errors import BundleError, DeviceError, MissingDependencyError
+from bmqwen.runtime.bmodel.bmodel_file import check_bmodel
+from bmqwen.runtime.bmodel.nets import Stage
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import BMLIB, BMRT, Libraries, load_libraries
 from bmqwen.runtime.bmrt.model import Model
 from bmqwen.runtime.bmrt.structs import DeviceMem, NetInfo, StageInfo, Tensor
-from bmqwen.runtime.chip.bmodel_file import check_bmodel
-from bmqwen.runtime.chip.nets import Stage
 
 MEBI = 1 << 20
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from bmqwen.errors import BundleError, DeviceError
+from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import Libraries
 from bmqwen.runtime.bmrt.model import Model
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.structs import DeviceMem
-from bmqwen.runtime.chip.nets import Network, Port, Stage
-from bmqwen.runtime.chip.step_stages import StepStages
 from bmqwen.steps import StepNets, StepShape
 from checkpoints import tiny_config
 

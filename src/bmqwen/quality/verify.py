@@ -20,8 +20,8 @@ from bmqwen.network.qwen2 import emit
 from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import BITS, Precision
+from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-from bmqwen.runtime.chip.step_runtime import StageResult, StepRuntime
 from bmqwen.steps import StepNets, StepShape
 from bmqwen.words import counted
 

@@ -3,12 +3,12 @@
 from functools import partial
 
 from bmqwen.bundle import Bundle
+from bmqwen.runtime.bmodel.opening import open_bmodel
+from bmqwen.runtime.bmodel.published import PublishedRuntime
+from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import find_libraries, load_libraries
 from bmqwen.runtime.bmrt.session import Session
-from bmqwen.runtime.chip.opening import open_bmodel
-from bmqwen.runtime.chip.published import PublishedRuntime
-from bmqwen.runtime.chip.step_runtime import StepRuntime
 
 
 def open_on_chip(

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.runtime.bmodel.nets import Port
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.model import own_memory
 from bmqwen.runtime.bmrt.structs import DeviceMem
-from bmqwen.runtime.chip.nets import Port
 
 # A copy call costs the chip's host about as long as 64 KiB take: so much may lie unused between two inputs.
 LARGEST_GAP = 64 << 10

@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 
 from bmqwen.errors import DeviceError
+from bmqwen.runtime.bmodel.bmodel_file import check_bmodel
+from bmqwen.runtime.bmodel.nets import Network, Port, Stage
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.structs import DeviceMem, NetInfo, Shape, Tensor
-from bmqwen.runtime.chip.bmodel_file import check_bmodel
-from bmqwen.runtime.chip.nets import Network, Port, Stage
 
 # bm_data_type_t. BF16 has no numpy type: its bits travel as uint16.
 DTYPES: dict[int, np.dtype[Any]] = {

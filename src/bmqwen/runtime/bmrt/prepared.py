@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bmqwen.runtime.bmodel.nets import Stage
 from bmqwen.runtime.bmrt.device import DeviceMemory
 from bmqwen.runtime.bmrt.model import Model, own_memory, tensors
 from bmqwen.runtime.bmrt.structs import DeviceMem, Tensor
-from bmqwen.runtime.chip.nets import Stage
 
 # An array of bm_tensor_t, seen as the addresses in it.
 ADDRESS = np.dtype(

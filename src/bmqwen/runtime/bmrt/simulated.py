@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from bmqwen.bundle import Bundle
 from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
+from bmqwen.runtime.bmodel.counters import Counters
+from bmqwen.runtime.bmodel.opening import open_bmodel
+from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, device_bytes
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
-from bmqwen.runtime.chip.counters import Counters
-from bmqwen.runtime.chip.opening import open_bmodel
-from bmqwen.runtime.chip.step_runtime import StageResult, StepRuntime, device_bytes
 from bmqwen.steps import StepShape
 
 # The simulator's memory beyond what the bundle needs: its own commands, and what an estimate may be short of.

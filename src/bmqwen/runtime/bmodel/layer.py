@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from bmqwen.runtime.chip.nets import Network, Port, Stage
+    from bmqwen.runtime.bmodel.nets import Network, Port, Stage
 
 
 class Memory(Protocol):

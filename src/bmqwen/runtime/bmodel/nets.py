@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bmqwen.errors import BundleError
-from bmqwen.runtime.chip.layer import Memory
+from bmqwen.runtime.bmodel.layer import Memory
 
 IO_ALONE = 1
 

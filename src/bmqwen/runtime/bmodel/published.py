@@ -16,10 +16,10 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
-from bmqwen.runtime.chip.counters import Counters
-from bmqwen.runtime.chip.layer import LayerOpener
-from bmqwen.runtime.chip.published_nets import PublishedNets
-from bmqwen.runtime.chip.step_runtime import device_bytes
+from bmqwen.runtime.bmodel.counters import Counters
+from bmqwen.runtime.bmodel.layer import LayerOpener
+from bmqwen.runtime.bmodel.published_nets import PublishedNets
+from bmqwen.runtime.bmodel.step_runtime import device_bytes
 
 LAYOUT = "sophon-demo"
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.half import from_half, to_half
-from bmqwen.runtime.chip.counters import Counters
-from bmqwen.runtime.chip.layer import Layer, Memory
-from bmqwen.runtime.chip.nets import Port, Stage
+from bmqwen.runtime.bmodel.counters import Counters
+from bmqwen.runtime.bmodel.layer import Layer, Memory
+from bmqwen.runtime.bmodel.nets import Port, Stage
 from bmqwen.steps import StepNets, StepShape
 
 # What a mask adds to the score of a row that must not be seen.

@@ -16,9 +16,9 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
-from bmqwen.runtime.chip.counters import Counters
-from bmqwen.runtime.chip.layer import LayerOpener
-from bmqwen.runtime.chip.step_stages import StepStages
+from bmqwen.runtime.bmodel.counters import Counters
+from bmqwen.runtime.bmodel.layer import LayerOpener
+from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.runtime.embedding import EmbeddingTable
 from bmqwen.steps import StepNets, StepShape
 

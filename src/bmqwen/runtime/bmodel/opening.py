@@ -1,9 +1,9 @@
 """Which runtime a bmodel bundle takes."""
 
 from bmqwen.bundle import Bundle
-from bmqwen.runtime.chip.layer import LayerOpener
-from bmqwen.runtime.chip.published import LAYOUT, PublishedRuntime
-from bmqwen.runtime.chip.step_runtime import StepRuntime
+from bmqwen.runtime.bmodel.layer import LayerOpener
+from bmqwen.runtime.bmodel.published import LAYOUT, PublishedRuntime
+from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 
 
 def open_bmodel(

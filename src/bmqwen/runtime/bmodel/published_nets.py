@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.half import from_half, to_half
-from bmqwen.runtime.chip.counters import Counters
-from bmqwen.runtime.chip.layer import Launch, Layer, Memory
-from bmqwen.runtime.chip.nets import IO_ALONE, Network, Port, Stage
+from bmqwen.runtime.bmodel.counters import Counters
+from bmqwen.runtime.bmodel.layer import Launch, Layer, Memory
+from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
 
 CLOSED = -10000.0
 CHIP = "BM1684X"
