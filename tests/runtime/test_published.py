@@ -1,41 +1,22 @@
 """Bmodels in the layout of the vendor's published ones, on the simulator, against the CPU."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bmqwen.bundle import Bundle
-from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.generate.params import Completion, SamplingParams
-from bmqwen.network.export import export_onnx
-from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-from checkpoints import tiny_config, write_checkpoint
-from published_bmodel import Variant, published_bundle
+from published_bmodel import Variant
 
 pytestmark = pytest.mark.simulator
-LENGTH = 40
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy checkpoint `model`, and `cpu`, its float32 export."""
-    folder = tmp_path_factory.mktemp("published")
-    write_checkpoint(folder / "model", tiny_config(hidden_size=128, intermediate_size=256), seed=6)
-    with open_checkpoint(folder / "model") as checkpoint:
-        export_onnx(checkpoint, folder / "cpu", Precision("f32", 32, "f32"))
-    return folder
-
-
-def compiled(simulator: Toolchain, folder: Path, name: str, variant: Variant) -> Bundle:
-    """The checkpoint in the published layout."""
-    with open_checkpoint(folder / "model") as checkpoint:
-        return published_bundle(simulator, checkpoint, folder / name, LENGTH, variant)
+Publish = Callable[[Variant], tuple[Bundle, Path]]
 
 
 def two_turns(path: Path, engine: str) -> list[Completion]:
@@ -50,23 +31,23 @@ def two_turns(path: Path, engine: str) -> list[Completion]:
         return answers
 
 
-def test_two_turns_say_what_the_cpu_says(simulator: Toolchain, folder: Path) -> None:
-    bundle = compiled(simulator, folder, "f16", Variant())
-    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(folder / "cpu", "cpu")
+def test_two_turns_say_what_the_cpu_says(simulator: Toolchain, published: Publish) -> None:
+    bundle, cpu = published(Variant())
+    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(cpu, "cpu")
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
     try:
         assert isinstance(runtime, Runtime)
-        check_rows_and_counts(runtime, folder)
+        check_rows_and_counts(runtime, cpu)
     finally:
         runtime.close()
 
 
-def check_rows_and_counts(runtime: SimulatedRuntime, folder: Path) -> None:
+def check_rows_and_counts(runtime: SimulatedRuntime, export: Path) -> None:
     """Logits at every position, however they were fed; what a token costs; refusals."""
     ids = np.random.default_rng(0).integers(0, 300, 12).tolist()
-    with load(folder / "cpu", engine="cpu") as cpu:
+    with load(export, engine="cpu") as cpu:
         wanted = cpu.runtime.feed(ids, every_row=True).logits()
     rows = runtime.feed(ids[:9], every_row=True).logits()
     before = runtime.counters
@@ -90,10 +71,10 @@ def check_rows_and_counts(runtime: SimulatedRuntime, folder: Path) -> None:
     assert runtime.position == 12
 
 
-def test_bfloat16_without_mask_input_with_a_fused_token(simulator: Toolchain, folder: Path) -> None:
+def test_bfloat16_without_mask_input_with_a_fused_token(simulator: Toolchain, published: Publish) -> None:
     variant = Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False)
-    bundle = compiled(simulator, folder, "bf16", variant)
-    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(folder / "cpu", "cpu")
+    bundle, cpu = published(variant)
+    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(cpu, "cpu")
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
     try:

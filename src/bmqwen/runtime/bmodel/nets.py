@@ -1,11 +1,12 @@
 """The nets of a loaded bmodel: their stages, and the inputs and outputs of each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bmqwen.errors import BundleError
+from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.bmodel.layer import Memory
 
 IO_ALONE = 1
@@ -61,6 +62,17 @@ class Network:
     dynamic: bool
     address_mode: int
     stages: tuple[Stage, ...]
+
+
+def check_fits(stage: Stage, what: str, ports: Sequence[Port], memory: Sequence[Memory]) -> None:
+    """Raise DeviceError unless there is enough memory for each input or output of a launch, whatever `what` says."""
+    if len(memory) != len(ports):
+        raise DeviceError(f"net {stage.net} takes {len(ports)} {what}s, not {len(memory)}")
+    for port, piece in zip(ports, memory, strict=True):
+        if piece.size < port.nbytes:
+            raise DeviceError(
+                f"{what} {port.name} of net {stage.net} needs {port.nbytes} bytes, not {piece.size}"
+            )
 
 
 def _port(ports: tuple[Port, ...], name: str, net: str) -> Port:

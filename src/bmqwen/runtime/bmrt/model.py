@@ -9,7 +9,7 @@ import numpy as np
 
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.bmodel_file import check_bmodel
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.nets import Network, Port, Stage, check_fits
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.structs import DeviceMem, NetInfo, Shape, Tensor
 
@@ -161,14 +161,9 @@ def own_memory(port: Port) -> DeviceMemory:
 
 def tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[DeviceMemory]) -> Any:
     """bm_tensor_t array for one side ("input" or "output") of a launch. Raises DeviceError for memory too small."""
-    if len(memory) != len(ports):
-        raise DeviceError(f"net {stage.net} takes {len(ports)} {what}s, not {len(memory)}")
+    check_fits(stage, what, ports, memory)
     made = (Tensor * len(ports))()
     for tensor, port, piece in zip(made, ports, memory, strict=True):
-        if piece.size < port.nbytes:
-            raise DeviceError(
-                f"{what} {port.name} of net {stage.net} needs {port.nbytes} bytes, not {piece.size}"
-            )
         tensor.dtype = BFLOAT16 if port.bfloat16 else next(k for k, v in DTYPES.items() if v == port.dtype)
         tensor.shape.num_dims = len(port.shape)
         tensor.shape.dims[: len(port.shape)] = port.shape

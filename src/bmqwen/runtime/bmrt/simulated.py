@@ -12,6 +12,7 @@ from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
 from bmqwen.runtime.bmodel.counters import Counters
 from bmqwen.runtime.bmodel.opening import open_bmodel
+from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, device_bytes
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
@@ -24,11 +25,9 @@ SPARE = 512 << 20
 class Target:
     """What the simulator's process holds: a runtime and its last output."""
 
-    def __init__(self, bundle: Bundle, folder: Path, context_length: int | None) -> None:
-        """Load the bundle."""
-        self._runtime = open_bmodel(
-            bundle, partial(Session.open, folder=folder), context_length=context_length
-        )
+    def __init__(self, runtime: StepRuntime | PublishedRuntime) -> None:
+        """Take the runtime over."""
+        self._runtime = runtime
         self._output: Output | None = None
 
     def facts(self) -> tuple[str, int, int]:
@@ -85,6 +84,11 @@ class Target:
         return self._output
 
 
+def open_target(bundle: Bundle, folder: Path, context_length: int | None) -> Target:
+    """Load the bundle, in the simulator's process."""
+    return Target(open_bmodel(bundle, partial(Session.open, folder=folder), context_length=context_length))
+
+
 class SimulatedOutput:
     """What one feed computed; asked for in the simulator's process."""
 
@@ -107,20 +111,28 @@ class SimulatedRuntime:
     The position is kept on this side and sent with every call: a call that was interrupted leaves no trace.
     """
 
-    def __init__(self, bundle: Bundle, folder: Path, *, context_length: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        folder: Path,
+        *,
+        context_length: int | None = None,
+        opener: str = f"{__name__}:open_target",
+    ) -> None:
         """Start the simulator's process and load the bundle there.
 
         Args:
             bundle: of the kind "bmodel".
             folder: the simulator's libraries.
             context_length: most tokens to keep; None: what the nets were compiled for.
+            opener: what loads the bundle there, "module:function".
 
         Raises:
             BundleError, InputError, DeviceError, MissingDependencyError: as `StepRuntime` does.
         """
         self._position = 0
         self._worker = Worker(
-            f"{__name__}:Target",
+            opener,
             {"bundle": bundle, "folder": folder, "context_length": context_length},
             what="the simulator",
             environment=simulator_environment(device_bytes(bundle) + SPARE),

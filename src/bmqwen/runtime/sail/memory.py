@@ -1,0 +1,184 @@
+"""Device memory as SAIL has it: tensors, and views of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import DeviceError
+from bmqwen.runtime.bmodel.nets import Port
+from bmqwen.runtime.sail.module import DTYPES, sail_errors
+
+
+class Source:
+    """A tensor that views are made of, not made before it is needed.
+
+    Attributes:
+        device: names the device.
+        shape: its elements along each axis.
+        kind: its member of `Dtype`.
+        dtype: numpy's type of what travels: uint16 for halves.
+        own: it has memory of its own, not a net's.
+    """
+
+    def __init__(
+        self, maker: "TensorMaker", shape: Sequence[int], kind: Any, internal: Callable[[], Any] | None
+    ) -> None:
+        """A tensor of our own of a shape and a member of `Dtype`, or the one that `internal` returns."""
+        self._maker, self._internal, self.device = maker, internal, maker.device
+        self.kind = kind
+        self.shape, self.own = tuple(shape), internal is None
+        dtype = maker.numpy_type(kind)
+        self.dtype = np.dtype(np.uint16) if dtype == np.float16 else dtype
+        self._tensor: Any = None
+
+    @property
+    def tensor(self) -> Any:
+        """It. Raises DeviceError when there is not enough memory, or after close."""
+        self._maker.check_open()
+        if self._tensor is None:
+            if self._internal is None:
+                self._tensor = self._maker.make(self.shape, self.kind)
+            else:
+                self._tensor = self._internal()
+        return self._tensor
+
+    def staged(self, count: int) -> Any:
+        """Another tensor of this type, with memory of its own for `count` elements."""
+        return self._maker.make((count,), self.kind)
+
+    def view(self, shape: Sequence[int], start: int) -> Any:
+        """A view of a shape from an element on. It must not outlive this object."""
+        if start == 0 and tuple(shape) == self.shape:
+            return self.tensor
+        return self._maker.view(self.tensor, shape, start)
+
+    def release(self) -> None:
+        """Let go of the tensor."""
+        self._tensor = None
+
+
+class TensorMaker:
+    """Makes tensors on one device while it is open."""
+
+    def __init__(self, sail: Any, index: int, device: str) -> None:
+        """Open the device. Raises DeviceError."""
+        self.sail, self.device = sail, device
+        self._types = {getattr(sail.Dtype, n): kind for n, kind in DTYPES.items() if hasattr(sail.Dtype, n)}
+        self._sources: list[Source] = []
+        with sail_errors("Handle", device):
+            self._handle: Any = sail.Handle(index)
+
+    @property
+    def handle(self) -> Any:
+        """The device's. Raises DeviceError after close."""
+        self.check_open()
+        return self._handle
+
+    def check_open(self) -> None:
+        """Raise DeviceError after close."""
+        if self._handle is None:
+            raise DeviceError(f"{self.device} was used after it was closed")
+
+    def numpy_type(self, kind: Any) -> np.dtype[Any]:
+        """The numpy type of a member of `Dtype`. Raises DeviceError for one that is not used by language models."""
+        if kind not in self._types:
+            raise DeviceError(f"the bmodel has a tensor of the unsupported type {kind}")
+        return self._types[kind]
+
+    def is_bfloat16(self, kind: Any) -> bool:
+        """Whether a member of `Dtype` is BF16."""
+        return bool(kind == getattr(self.sail.Dtype, "BM_BFLOAT16", None))
+
+    def source(
+        self, shape: Sequence[int], kind: Any, internal: Callable[[], Any] | None = None
+    ) -> "SailMemory":
+        """Memory for a shape and a member of `Dtype`: of its own, or the tensor that `internal` returns."""
+        source = Source(self, shape, kind, internal)
+        self._sources.append(source)
+        return SailMemory(source, 0, int(np.prod(source.shape)) * source.dtype.itemsize)
+
+    def like(self, port: Port) -> "SailMemory":
+        """Memory of its own for an input or output of a net."""
+        return self.source(port.shape, cast(SailMemory, port.memory).source.kind)
+
+    def make(self, shape: Sequence[int], kind: Any) -> Any:
+        """A tensor with device memory only."""
+        with sail_errors("Tensor", self.device):
+            return self.sail.Tensor(self.handle, [int(n) for n in shape], kind, False, True)
+
+    def view(self, tensor: Any, shape: Sequence[int], start: int) -> Any:
+        """A view of another tensor from an element on."""
+        with sail_errors("Tensor", self.device):
+            return self.sail.Tensor(tensor, [int(n) for n in shape], start)
+
+    def close(self) -> None:
+        """Let go of all tensors. May be called twice."""
+        for source in self._sources:
+            source.release()
+        self._sources.clear()
+        self._handle = None
+
+
+class SailMemory:
+    """A `Memory`: bytes of a source. They go to the host and back through tensors of our own.
+
+    A net's own tensor is only ever a place of a launch or of a copy on the device: on a SoC it is mapped into the
+    host's memory as well, where reading and writing would need care with caches.
+    """
+
+    def __init__(self, source: Source, offset: int, size: int) -> None:
+        self.source, self.offset, self._size = source, offset, size
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._size
+
+    def view(self, offset: int, size: int) -> "SailMemory":
+        """As `Memory.view`."""
+        self._check(offset, size)
+        return SailMemory(self.source, self.offset + offset, size)
+
+    def tensor(self, shape: Sequence[int], offset: int = 0) -> Any:
+        """A SAIL tensor of a shape, from a byte on."""
+        return self.source.view(shape, (self.offset + offset) // self.source.dtype.itemsize)
+
+    def write(self, array: NDArray[Any], offset: int = 0) -> None:
+        """As `Memory.write`."""
+        self._check(offset, array.nbytes)
+        bits = np.ascontiguousarray(array).reshape(-1).view(self.source.dtype)
+        if bits.size:
+            staged = self.source.staged(bits.size)
+            with self._errors("writing"):
+                staged.update_data(bits)
+                self.source.tensor.sync_d2d(staged, 0, self._start(offset), bits.size)
+
+    def read(self, array: NDArray[Any], offset: int = 0) -> None:
+        """As `Memory.read`."""
+        self._check(offset, array.nbytes)
+        source, count = self.source, array.nbytes // self.source.dtype.itemsize
+        if not count:
+            return
+        start = self._start(offset)
+        with self._errors("reading"):
+            if source.own and start == 0 and count == int(np.prod(source.shape)):
+                bits = source.tensor.asnumpy()
+            else:
+                staged = source.staged(count)
+                staged.sync_d2d(source.tensor, start, 0, count)
+                bits = staged.asnumpy()
+        array.reshape(-1)[:] = np.ascontiguousarray(bits).reshape(-1).view(array.dtype)
+
+    def _start(self, offset: int) -> int:
+        return (self.offset + offset) // self.source.dtype.itemsize
+
+    def _errors(self, call: str) -> Any:
+        return sail_errors(f"{call} device memory", self.source.device)
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > self._size:
+            raise DeviceError(
+                f"bytes {offset} to {offset + size} lie outside of device memory of {self._size} bytes"
+            )

@@ -1,0 +1,79 @@
+"""The module `sophon.sail`: found, checked, and its errors in words."""
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from bmqwen.chip import troubles
+from bmqwen.errors import BmqwenError, DeviceError, MissingDependencyError
+
+NAME = "sophon.sail"
+# What its wheels are called, for PCIe hosts and for SoCs.
+PACKAGES = ("sophon", "sophon-arm")
+# Members of its enum Dtype, and numpy's types; halves travel as bits.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BM_FLOAT32": np.dtype(np.float32),
+    "BM_FLOAT16": np.dtype(np.float16),
+    "BM_BFLOAT16": np.dtype(np.uint16),
+    "BM_INT32": np.dtype(np.int32),
+    "BM_UINT32": np.dtype(np.uint32),
+    "BM_INT16": np.dtype(np.int16),
+    "BM_UINT16": np.dtype(np.uint16),
+    "BM_INT8": np.dtype(np.int8),
+    "BM_UINT8": np.dtype(np.uint8),
+}
+
+
+def sail_installed() -> bool:
+    """Whether the module is there; decided without importing it."""
+    with suppress(ModuleNotFoundError):  # not even the package `sophon`
+        return importlib.util.find_spec(NAME) is not None
+    return False
+
+
+def load_sail() -> Any:
+    """The module.
+
+    Raises:
+        MissingDependencyError: it is not installed, cannot be loaded, or has no EngineLLM.
+    """
+    if not sail_installed():
+        raise MissingDependencyError(str(troubles.no_sail()))
+    try:
+        sail = importlib.import_module(NAME)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"sophon.sail cannot be loaded ({error}): install the libsophon that fits it, or use libbmrt "
+            "alone with --engine tpu:bmrt"
+        ) from error
+    if not hasattr(sail, "EngineLLM"):
+        raise MissingDependencyError(str(troubles.old_sail(sail_version(sail))))
+    return sail
+
+
+def sail_version(sail: Any) -> str:
+    """Its version: the module itself may tell only the day on which it was built."""
+    said = str(getattr(sail, "__version__", ""))
+    if re.match(r"\d+\.\d", said):
+        return said
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return said or "of an unknown version"
+
+
+@contextmanager
+def sail_errors(call: str, device: str) -> Iterator[None]:
+    """Turn an exception of the module into a DeviceError that names the call and the device."""
+    try:
+        yield
+    except BmqwenError:
+        raise
+    except Exception as error:  # its exceptions have no base of their own
+        raise DeviceError(f"{call} of SAIL failed on {device}: {error}") from error
