@@ -1,5 +1,6 @@
 """A loaded model, ready to talk: what the commands, the server and Python users hold."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,9 @@ from bmqwen.progress import Progress, Silent
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Runtime
 
-EngineName = Literal["auto", "cpu", "sim", "tpu"]
+EngineName = Literal["auto", "cpu", "sim", "tpu", "tpu:sail", "tpu:bmrt"]
+# What opens a chip, where an engine's name says it.
+LIBRARIES: Mapping[str, Literal["sail", "bmrt"]] = {"tpu:sail": "sail", "tpu:bmrt": "bmrt"}
 
 
 class Engine:
@@ -87,7 +90,8 @@ def load(
 
     Args:
         model: short name, hub id, folder, GGUF file or bundle; None: the demo model.
-        engine: "cpu", "sim" (the vendor's simulator), "tpu" (a chip), or "auto".
+        engine: "cpu", "sim" (the vendor's simulator), "tpu" (a chip, through SAIL where that is installed, else
+            libbmrt; "tpu:sail" and "tpu:bmrt" say which), or "auto".
         precision: how to convert a checkpoint; None: 4 bit. A bundle keeps its own.
         threads: CPU threads; None: all cores.
         context_length: most tokens of a conversation; None: what the model offers.
@@ -126,6 +130,11 @@ def _open_runtime(
     progress: Progress,
 ) -> Runtime:
     """The runtime that an engine's name and a bundle's kind call for."""
+    on_chip = bundle.kind == "bmodel" and (engine == "auto" or engine.startswith("tpu"))
+    if device and not on_chip:
+        raise InputError(
+            f"there is no device {device} to choose: {bundle.folder} does not run on a chip here"
+        )
     if bundle.kind == "onnx" and engine in ("auto", "cpu"):
         from bmqwen.runtime.ort import OrtRuntime
 
@@ -137,7 +146,7 @@ def _open_runtime(
 
         folder = open_toolchain(report=progress.note).simulator_folder
         return SimulatedRuntime(bundle, folder, context_length=context_length)
-    if bundle.kind == "bmodel" and engine in ("auto", "tpu"):
+    if on_chip:
         from bmqwen.runtime.tpu import chip_answers, open_on_chip
 
         if engine == "auto" and not chip_answers():
@@ -145,7 +154,13 @@ def _open_runtime(
                 f"{bundle.folder} was compiled for a chip, and this machine has none: run it on one, or slowly on "
                 "the vendor's simulator with --engine sim"
             )
-        return open_on_chip(bundle, device=device, context_length=context_length)
+        return open_on_chip(
+            bundle,
+            device=device,
+            library=LIBRARIES.get(engine),
+            context_length=context_length,
+            note=progress.note,
+        )
     raise DeviceError(
         f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first"
     )

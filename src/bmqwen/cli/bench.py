@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
+from bmqwen.cli.device_ids import one_device
 from bmqwen.cli.output import print_json, progress_bar
 from bmqwen.cli.terminal import STDERR
 
@@ -28,6 +29,7 @@ def bench(
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
+    device: options.Device = "0",
     threads: options.Threads = None,
     context: options.Context = None,
     offline: options.Offline = False,
@@ -39,6 +41,7 @@ def bench(
     from bmqwen.engine import load
     from bmqwen.quant.precision import Precision
 
+    chip = one_device(device)
     with progress_bar() as bar:
         loaded = load(
             model,
@@ -48,6 +51,7 @@ def bench(
             context_length=context,
             offline=offline,
             progress=bar,
+            device=chip,
         )
     with loaded, STDERR.status("measuring") as status:
 

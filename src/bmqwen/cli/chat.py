@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
+from bmqwen.cli.device_ids import one_device
 from bmqwen.cli.output import progress_bar
 
 
@@ -64,6 +65,7 @@ def chat(
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
+    device: options.Device = "0",
     threads: options.Threads = None,
     context: options.Context = None,
     offline: options.Offline = False,
@@ -96,6 +98,7 @@ def chat(
         max_tokens=max_tokens,
         stop=tuple(argument_text(text, "--stop") for text in stop or ()),
     )
+    chip = one_device(device)
     system = system and argument_text(system, "--system")
     script = None
     if prompt is None and (sys.stdin is None or not sys.stdin.isatty()):
@@ -118,6 +121,7 @@ def chat(
                 context_length=context,
                 offline=offline,
                 progress=bar,
+                device=chip,
             )
         with loaded:
             conversation = loaded.chat(system=system, params=params)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-EngineName = Literal["auto", "cpu", "sim", "tpu"]
+EngineName = Literal["auto", "cpu", "sim", "tpu", "tpu:sail", "tpu:bmrt"]
 
 Model = Annotated[
     str | None,
@@ -16,7 +16,19 @@ Model = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Engine = Annotated[EngineName, typer.Option("--engine", help="What runs the model.")]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="What runs the model; tpu: a chip, through SAIL where that is installed, else libbmrt.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="N", help="Which chip, counted from 0 as `bm-smi` does.", show_default=False
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=256, help="CPU threads; default: all cores.", show_default=False),

@@ -69,12 +69,15 @@ class Layer(Protocol):
 
     Attributes:
         chip: the chip's name, such as "BM1684X".
+        library: what opened it, for people.
         path: the bmodel's file.
         networks: its nets by name.
     """
 
     @property
     def chip(self) -> str: ...
+    @property
+    def library(self) -> str: ...
     @property
     def path(self) -> Path: ...
     @property

@@ -86,8 +86,8 @@ class StepRuntime:
 
     @property
     def name(self) -> str:
-        """Chip and device."""
-        return f"{self._layer.chip}, {self._layer}"
+        """Chip, device, and the library that opened it."""
+        return f"{self._layer.chip}, {self._layer}, {self._layer.library}"
 
     @property
     def chip(self) -> str:

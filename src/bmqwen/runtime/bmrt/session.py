@@ -20,7 +20,10 @@ class Session:
     Attributes:
         device, model: what it holds.
         chip: the chip's name.
+        library: what opened it, for people.
     """
+
+    library = "libbmrt"
 
     def __init__(self, device: Device, model: Model) -> None:
         """Take both over."""

@@ -13,7 +13,7 @@ from bmqwen.runtime.bmodel.layer import Memory
 from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch
 from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
-from bmqwen.runtime.sail.module import load_sail, sail_errors
+from bmqwen.runtime.sail.module import load_sail, sail_errors, sail_version
 
 CHIP = "BM1684X"
 OTHER_CHIPS = ("BM1684", "BM1688", "CV186AH")
@@ -25,6 +25,7 @@ class SailSession:
 
     Attributes:
         chip: the chip's name.
+        library: "SAIL" and its version.
         path: the bmodel's file.
         networks: its nets by name.
     """
@@ -44,7 +45,7 @@ class SailSession:
         """
         check_bmodel(bmodel)
         self._sail = sail = load_sail()
-        self.path, self._index = bmodel, index
+        self.path, self._index, self.library = bmodel, index, f"SAIL {sail_version(sail)}"
         count = available_devices(sail)
         if not 0 <= index < count:
             raise DeviceError(str(troubles.no_device(index, count)))
