@@ -43,6 +43,7 @@ class Bundle:
         source: identity of the checkpoint it was made from.
         made_by: version of bmqwen.
         files: every file of the folder but the manifest.
+        tokenizer: folder of the tokenizer, where that is not the bundle's.
     """
 
     folder: Path
@@ -54,6 +55,17 @@ class Bundle:
     source: str = ""
     made_by: str = ""
     files: dict[str, FileEntry] = field(default_factory=dict)
+    tokenizer: Path | None = None
+
+    @property
+    def bmodel(self) -> Path:
+        """The file with the nets of a bundle of that kind. Raises BundleError where there is none."""
+        return self.path(str(self.details.get("bmodel", BMODEL_FILE)))
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer and the chat template are."""
+        return self.tokenizer or self.folder
 
     @property
     def total_bytes(self) -> int:

@@ -42,8 +42,8 @@ class Engine:
         """
         self.bundle = bundle
         self.runtime = runtime
-        self.tokenizer = Tokenizer.from_folder(bundle.folder)
-        self.template = ChatTemplate.from_folder(bundle.folder)
+        self.tokenizer = Tokenizer.from_folder(bundle.tokenizer_folder)
+        self.template = ChatTemplate.from_folder(bundle.tokenizer_folder)
         saved = ConversationCache(saved_bytes) if saved_bytes else None
         self.session = Session(runtime, self.tokenizer, saved=saved)
 
@@ -55,6 +55,8 @@ class Engine:
     @property
     def precision(self) -> str:
         """How the weights are stored, for people."""
+        if not self.bundle.precision:
+            return str(self.bundle.details.get("precision", "unknown precision"))
         return str(Precision(**self.bundle.precision))
 
     def chat(self, system: str | None = None, params: SamplingParams | None = None) -> Conversation:

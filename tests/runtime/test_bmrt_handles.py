@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from bmqwen.bmodel.header import check_bmodel
 from bmqwen.errors import BundleError, DeviceError, MissingDependencyError
-from bmqwen.runtime.bmodel.bmodel_file import check_bmodel
 from bmqwen.runtime.bmodel.nets import Stage
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import BMLIB, BMRT, Libraries, load_libraries

@@ -1,8 +1,9 @@
 """Which runtime a bmodel bundle takes."""
 
+from bmqwen.bmodel.published import LAYOUT
 from bmqwen.bundle import Bundle
 from bmqwen.runtime.bmodel.layer import LayerOpener
-from bmqwen.runtime.bmodel.published import LAYOUT, PublishedRuntime
+from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 
 

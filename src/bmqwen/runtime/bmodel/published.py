@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.bundle import BMODEL_FILE, Bundle
+from bmqwen.bundle import Bundle
 from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
 from bmqwen.runtime.base import (
     HostOutput,
@@ -21,7 +21,6 @@ from bmqwen.runtime.bmodel.layer import LayerOpener
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
 from bmqwen.runtime.bmodel.step_runtime import device_bytes
 
-LAYOUT = "sophon-demo"
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
 # tokens than that are cheaper read together with all that the cache holds already.
 PROMPT_COST = 6
@@ -53,7 +52,7 @@ class PublishedRuntime:
 
     def __init__(self, bundle: Bundle, open_layer: LayerOpener, *, context_length: int | None = None) -> None:
         """Load the bundle; arguments and errors are those of `StepRuntime`."""
-        self._layer = open_layer(bundle.path(BMODEL_FILE), device_bytes(bundle))
+        self._layer = open_layer(bundle.bmodel, device_bytes(bundle))
         try:
             self._nets = PublishedNets(self._layer, bundle.config)
             self._context_length = chosen_context(context_length, self._nets.context, "the bundle's")

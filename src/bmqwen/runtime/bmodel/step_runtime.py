@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.bundle import BMODEL_FILE, EMBEDDING_FILE, Bundle
+from bmqwen.bundle import EMBEDDING_FILE, Bundle
 from bmqwen.errors import BundleError, DeviceError, FeedInterruptedError, InputError
 from bmqwen.runtime.base import (
     HostOutput,
@@ -75,7 +75,7 @@ class StepRuntime:
         config = bundle.config
         table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._embedding = table
-        self._layer = open_layer(bundle.path(BMODEL_FILE), device_bytes(bundle))
+        self._layer = open_layer(bundle.bmodel, device_bytes(bundle))
         try:
             self._stages = StepStages(self._layer, nets, config)
         except BaseException:
@@ -215,4 +215,4 @@ class StepRuntime:
 def device_bytes(bundle: Bundle) -> int:
     """Device memory that a bundle takes: as its manifest says, else as large as its bmodel; in bytes."""
     stated = bundle.details.get("device_bytes")
-    return stated if isinstance(stated, int) and stated > 0 else bundle.path(BMODEL_FILE).stat().st_size
+    return stated if isinstance(stated, int) and stated > 0 else bundle.bmodel.stat().st_size

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
+from bmqwen.bmodel.header import check_bmodel
 from bmqwen.chip import troubles
 from bmqwen.errors import DeviceError
-from bmqwen.runtime.bmodel.bmodel_file import check_bmodel
 from bmqwen.runtime.bmodel.layer import Memory
 from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch

@@ -1,4 +1,4 @@
-"""The file of a bmodel, checked before a library of the vendor's sees it."""
+"""The head of a bmodel's file, checked before a library of the vendor's sees it."""
 
 import struct
 from pathlib import Path
@@ -15,6 +15,11 @@ def check_bmodel(path: Path) -> None:
 
     libbmrt would end the process on some damaged files.
     """
+    read_head(path)
+
+
+def read_head(path: Path) -> tuple[int, int]:
+    """Where the description of the nets begins in the file, and its bytes; errors as of `check_bmodel`."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -30,3 +35,4 @@ def check_bmodel(path: Path) -> None:
     expected = header + description + data
     if size < expected or (size - expected) % (1 << 32):
         raise BundleError(f"{path} is truncated or damaged: {size:,} bytes instead of {expected:,}")
+    return header, description

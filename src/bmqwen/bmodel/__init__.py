@@ -1,0 +1,1 @@
+"""Files of the kind .bmodel: what they say of themselves, read without the vendor's libraries."""
