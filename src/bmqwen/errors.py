@@ -73,6 +73,7 @@ class StorageError(BmqwenError):
 class MissingDependencyError(BmqwenError):
     """An optional package or program that this command needs is not installed."""
 
+    http_status = 501
     code = "missing_dependency"
 
 
@@ -111,6 +112,15 @@ class RequestError(InputError):
     def __init__(self, message: str, param: str | None = None) -> None:
         self.param = param
         super().__init__(message)
+
+
+class SchemaError(RequestError):
+    """A JSON schema that an answer cannot be held to."""
+
+    code = "invalid_schema"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "response_format")
 
 
 class UnsupportedFieldError(RequestError):

@@ -15,7 +15,7 @@ MAX_STOP_LENGTH = 1000
 class SamplingParams:
     """Sampling as in the OpenAI API, plus top_k, min_p and repetition_penalty. Temperature 0 is greedy.
 
-    Order of application: logit_bias, penalties, temperature, top_k, top_p, min_p.
+    Order of application: logit_bias, penalties, json_schema, temperature, top_k, top_p, min_p.
     Raises InputError for a value out of range (checked on construction); it names field, value and range.
     """
 
@@ -31,6 +31,7 @@ class SamplingParams:
     max_tokens: int | None = None  # None: until the context is full
     stop: tuple[str, ...] = ()
     logprobs: int | None = None  # None: off; n: the n most likely alternatives beside the token itself
+    json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0, 2)
@@ -55,6 +56,8 @@ class SamplingParams:
             )
         if self.logprobs is not None:
             _integer("logprobs", self.logprobs, 0, 20)
+        if self.json_schema is not None and not isinstance(self.json_schema, str):
+            raise InputError("json_schema must be a JSON schema as text")
 
 
 def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import DeviceError, InputError
+from bmqwen.generate.grammar import Grammar
 from bmqwen.generate.params import SamplingParams, TokenLogprob
 from bmqwen.generate.tokenizer import Tokenizer
 
@@ -22,9 +23,19 @@ class Sampler:
     alone (as the OpenAI API does).
     """
 
-    def __init__(self, params: SamplingParams, vocab_size: int, prompt: Sequence[int] = ()) -> None:
-        """`vocab_size` is the width of a row of logits. Raises InputError for a logit_bias beyond it."""
+    def __init__(
+        self,
+        params: SamplingParams,
+        vocab_size: int,
+        prompt: Sequence[int] = (),
+        grammar: Grammar | None = None,
+    ) -> None:
+        """`vocab_size` is the width of a row of logits; only tokens that `grammar` allows are chosen.
+
+        Raises InputError for a logit_bias beyond the vocabulary.
+        """
         self._params = params
+        self._grammar = grammar
         beyond = [token for token in params.logit_bias if token >= vocab_size]
         if beyond:
             raise InputError(f"logit_bias names token {beyond[0]}, but the last one is {vocab_size - 1}")
@@ -41,22 +52,29 @@ class Sampler:
     def needs_logits(self) -> bool:
         """False if only the most likely token is asked for: then no logits need to leave the device."""
         changed = bool(self._params.logit_bias) or self._repeats or self._counts
+        changed = changed or self._grammar is not None
         return changed or self._params.temperature >= _GREEDY_BELOW or self._params.logprobs is not None
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Choose from one row of logits, float32 [vocab_size], which stays as it is.
 
-        Raises DeviceError for logits that are not numbers.
+        Raises:
+            DeviceError: logits that are not numbers.
+            SchemaError: the grammar takes too much to follow.
         """
         check_logits(logits)
         logits = self._adjust(logits)
+        if self._grammar is not None:
+            logits = np.where(self._grammar.allowed(len(logits)), logits, np.float32(-np.inf))
         if self._params.temperature < _GREEDY_BELOW:
             return int(np.argmax(logits))
         ids, weights = self.candidates(logits)
         return int(ids[draw(weights, self._random.random())])
 
     def record(self, token_id: int) -> None:
-        """Tell the penalties which token was taken."""
+        """Tell the penalties and the grammar which token was taken."""
+        if self._grammar is not None:
+            self._grammar.accept(token_id)
         if self._repeats and not (self._seen == token_id).any():
             self._seen = np.append(self._seen, token_id)
         if self._counts:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from bmqwen.errors import ContextLengthError, DeviceError, FeedInterruptedError, InputError
 from bmqwen.generate.answer import Answer
 from bmqwen.generate.conversation_cache import ConversationCache
+from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
 from bmqwen.generate.prefix_store import as_tokens, shared_length
 from bmqwen.generate.sampler import Sampler
@@ -14,9 +15,9 @@ from bmqwen.runtime.base import Output, Runtime
 
 Progress = Callable[[int, int], None]  # new tokens read, new tokens in all
 Cancelled = Callable[[], bool]
-# Tokens at a prompt's end that are always read again: the last for its logits, and one more since a single row is
-# computed with other rounding. So an answer does not depend on how much of its prompt was cached.
-READ_AGAIN = 2
+# A part of what is cached is used in multiples of this. The CPU's kernels take rows two or four at a time, and what is
+# left over with other rounding: so an answer does not depend on how much of its prompt was read for another one.
+STEP = 4
 
 
 class Session:
@@ -38,6 +39,7 @@ class Session:
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.saved = saved
+        self._grammars = GrammarMaker(tokenizer)
         self._clock = clock
         self._tokens: list[int] = []
         self._owner = ""
@@ -72,6 +74,7 @@ class Session:
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
             InputError: an empty prompt, a wrong token id, or another generation of this session still runs.
+            SchemaError: the answer cannot be held to the JSON schema.
             DeviceError: the runtime failed or computed logits that are not numbers.
         """
         if self._busy:
@@ -109,7 +112,8 @@ class Session:
         owner: str,
     ) -> Generator[Piece, None, Completion]:
         start = self._clock()
-        sampler = Sampler(params, self.runtime.vocab_size, prompt)
+        grammar = None if params.json_schema is None else self._grammars.of_schema(params.json_schema)
+        sampler = Sampler(params, self.runtime.vocab_size, prompt, grammar)
         answer = Answer(self.tokenizer, params)
         cached = self._reuse(prompt, owner)
         room = self.runtime.context_length - len(prompt)
@@ -155,9 +159,12 @@ class Session:
         return token
 
     def _reuse(self, prompt: list[int], owner: str) -> int:
-        """Make the cache hold the longest beginning of the prompt that is known, and nothing else."""
+        """Make the cache hold the longest beginning of the prompt that is known, and nothing else.
+
+        The prompt's last token is always computed again.
+        """
         self._agree()
-        wanted = prompt[: max(0, len(prompt) - READ_AGAIN)]
+        wanted, known = prompt[:-1], len(self._tokens)
         shared = 0
         if owner == self._owner:
             shared = shared_length(as_tokens(self._tokens), as_tokens(wanted))
@@ -168,7 +175,9 @@ class Session:
             self._tokens.clear()
             self.saved.restore(entry, longer, self.runtime)
             self._tokens.extend(wanted[:longer])
-            shared = longer
+            shared, known = longer, len(entry.tokens)
+        if shared < known:
+            shared -= shared % STEP
         self._truncate(shared)
         self._owner = owner
         return shared

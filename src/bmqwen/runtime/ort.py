@@ -98,14 +98,8 @@ class OrtRuntime:
         return self._position
 
     def plan(self, position: int, count: int) -> list[int]:  # noqa: ARG002  (the CPU's pieces don't depend on it)
-        """Pieces of CHUNK tokens and a rest, which is never one of several.
-
-        One row is computed by other kernels than many, with other rounding: so what a prompt's tokens become does
-        not depend on how much of it was cached.
-        """
+        """Pieces of CHUNK tokens and a rest."""
         whole, rest = divmod(count, CHUNK)
-        if rest == 1 and whole:
-            return [CHUNK] * (whole - 1) + [CHUNK - 1, 2]
         return [CHUNK] * whole + ([rest] if rest else [])
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> HostOutput:

@@ -47,7 +47,7 @@ def create_app(service: Service, rules: GuardRules) -> ASGIApp:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
-    return Guard(cast("ASGIApp", app), rules)
+    return Guard(cast("ASGIApp", app), rules, service.metrics.request)
 
 
 async def _expected(_: Request, error: BmqwenError) -> Response:

@@ -5,8 +5,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bmqwen.errors import RequestError
+from bmqwen.generate.grammar import schema_text
 from bmqwen.generate.params import SamplingParams
-from bmqwen.serve.fields import ChatRequest, CompletionRequest
+from bmqwen.serve.fields import (
+    ChatRequest,
+    CompletionRequest,
+    JsonSchemaFormat,
+    ResponseFormat,
+    TextFormat,
+)
 
 _SAMPLING = (
     "temperature",
@@ -110,4 +117,11 @@ def _params(
         seed=None if request.seed is None else request.seed % 2**64,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         logprobs=logprobs,
+        json_schema=_schema(request.response_format),
     )
+
+
+def _schema(form: ResponseFormat | None) -> str | None:
+    if form is None or isinstance(form, TextFormat):
+        return None
+    return schema_text(form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else {"type": "object"})

@@ -103,7 +103,7 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         given = value.get(tag) if isinstance(value, dict) else None
         param = f"{param}.{tag}" if param else tag
         return RequestError(f"{param} is {_short(given)}, but must be one of {known}", param)
-    if field in _UNSUPPORTED:
+    if field in _UNSUPPORTED and "json_schema" not in names:
         return UnsupportedFieldError(
             f"{param} is {_short(value)}, which this server does not support; leave it out", param
         )

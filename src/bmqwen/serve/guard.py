@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -62,8 +62,9 @@ class GuardRules:
 class Guard:
     """ASGI middleware. It sets scope["owner"] to a name of the key that was used."""
 
-    def __init__(self, app: ASGIApp, rules: GuardRules) -> None:
-        self._app, self._rules = app, rules
+    def __init__(self, app: ASGIApp, rules: GuardRules, count: Callable[[str, int], None]) -> None:
+        """`count` is told the endpoint (as the program names it) and the status of every answer."""
+        self._app, self._rules, self._count = app, rules, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -109,6 +110,7 @@ class Guard:
         finally:
             seconds = time.perf_counter() - begin
             note = scope.get("note", "")
+            self._count(getattr(scope.get("route"), "path", "other"), status)
             LOG.info("%s %s %s %.3f s%s", scope["method"], _path(scope), status, seconds, note and f" {note}")
 
     def _check_place(self, headers: dict[bytes, bytes], origin: str, scope: Scope) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -17,11 +17,12 @@ class Metrics:
     """Counters of one server; what the scheduler knows is asked for when somebody reads them."""
 
     def __init__(self, scheduler: Scheduler) -> None:
+        disable_created_metrics()
         self._registry = CollectorRegistry()
         self._registry.register(_State(scheduler))
         self._requests = Counter(
             "bmqwen_requests",
-            "Requests by endpoint and HTTP status.",
+            "Requests by endpoint and HTTP status (0: the client left before).",
             ["endpoint", "status"],
             registry=self._registry,
         )
@@ -32,9 +33,12 @@ class Metrics:
         self._answer = Counter("bmqwen_completion_tokens", "Tokens of answers.", registry=self._registry)
         self._answers = Counter(
             "bmqwen_answers",
-            "Answers by how they ended (stop, length, cancelled) and whether any of the prompt was cached.",
+            "Answers by how they ended (stop, length) and whether any of the prompt was cached.",
             ["finish", "cache"],
             registry=self._registry,
+        )
+        self._left = Counter(
+            "bmqwen_cancelled_answers", "Answers whose client left before the end.", registry=self._registry
         )
         self._failures = Counter(
             "bmqwen_failed_answers",
@@ -63,7 +67,7 @@ class Metrics:
         self._requests.labels(endpoint, str(status)).inc()
 
     def answered(self, finish: str, usage: Usage, queue_s: float) -> None:
-        """An answer was given, or the client left."""
+        """An answer was given."""
         self._answers.labels(finish, "hit" if usage.cached_tokens else "miss").inc()
         self._prompt.inc(usage.prompt_tokens)
         self._cached.inc(usage.cached_tokens)
@@ -73,6 +77,10 @@ class Metrics:
             self._first.observe(usage.first_token_s)
         if usage.tokens_per_s:
             self._rate.observe(usage.tokens_per_s)
+
+    def left(self) -> None:
+        """A client left before its answer was finished."""
+        self._left.inc()
 
     def failed(self, code: str) -> None:
         """An answer ended in an error."""

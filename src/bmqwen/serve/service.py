@@ -1,5 +1,6 @@
 """What all endpoints share: the model's name, prompts, engines, counters."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -109,6 +110,10 @@ class Service:
                         yield event
         except BmqwenError as error:
             self.metrics.failed(error.code)
+            raise
+        except (GeneratorExit, asyncio.CancelledError):
+            if job.state != "over":
+                self.metrics.left()
             raise
         finally:
             self.scheduler.cancel(job)

@@ -1,0 +1,102 @@
+"""Answers that keep to a JSON schema: which tokens may come next."""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import MissingDependencyError, SchemaError
+from bmqwen.generate.tokenizer import Tokenizer
+
+# Room for indented JSON, but no endless blanks, which small models fall into.
+_BLANKS = r"[\x20\x0A]{1,40}"
+
+
+class Grammar:
+    """One answer's way through its schema."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+        self._check()
+
+    def allowed(self, size: int) -> NDArray[np.bool_]:
+        """Which of `size` tokens may come next; that which ends the answer only once it is complete.
+
+        Raises SchemaError if that takes too much to find out.
+        """
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        found = np.zeros(size, np.bool_)
+        known = np.unpackbits(bits, bitorder="little", count=min(size, 8 * len(bits)))
+        found[: len(known)] = known
+        if not found.any():
+            raise SchemaError("the JSON schema leads to a place where nothing can follow")
+        return found
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token that was allowed. Raises SchemaError as `allowed` does."""
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            reason = " ".join(str(self._matcher.get_error()).split())[:300]
+            raise SchemaError(f"the JSON schema cannot be used: {reason}")
+
+
+class GrammarMaker:
+    """Makes grammars for one tokenizer; the tokenizer's tables are made with the first."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tables: Any = None
+
+    def of_schema(self, schema: str) -> Grammar:
+        """A grammar of a JSON schema, given as JSON.
+
+        Raises:
+            SchemaError: it is none, or has something that is not supported.
+            MissingDependencyError: llguidance is not installed.
+        """
+        try:
+            import llguidance
+        except ImportError as error:
+            raise MissingDependencyError(
+                "answers that keep to a JSON schema need llguidance: pip install 'bmqwen[schema]'"
+            ) from error
+        if self._tables is None:
+            self._tables = llguidance.LLTokenizer(
+                llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer)),
+                eos_token=sorted(self._tokenizer.stop_ids),
+            )
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(
+                schema, overrides={"whitespace_pattern": _BLANKS}
+            )
+        except (ValueError, RecursionError) as error:
+            raise SchemaError(f"the JSON schema cannot be used: {error}") from error
+        return Grammar(llguidance.LLMatcher(self._tables, grammar, log_level=0))
+
+
+class _Vocabulary:
+    """A tokenizer as llguidance wants it."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = min(tokenizer.stop_ids)
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        self.special_token_ids = sorted(tokenizer.control_tokens.values())
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode("utf-8", "replace"))
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """A schema as JSON. Raises SchemaError for one that is nested too deep."""
+    try:
+        return json.dumps(schema, ensure_ascii=False)
+    except RecursionError:
+        raise SchemaError("the JSON schema is nested too deep") from None
