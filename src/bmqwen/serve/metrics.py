@@ -17,7 +17,7 @@ class Metrics:
     """Counters of one server; what the scheduler knows is asked for when somebody reads them."""
 
     def __init__(self, scheduler: Scheduler) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._registry.register(_State(scheduler))
         self._requests = Counter(
