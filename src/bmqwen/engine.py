@@ -55,9 +55,7 @@ class Engine:
     @property
     def precision(self) -> str:
         """How the weights are stored, for people."""
-        if not self.bundle.precision:
-            return str(self.bundle.details.get("precision", "unknown precision"))
-        return str(Precision(**self.bundle.precision))
+        return precision_of(self.bundle)
 
     def chat(self, system: str | None = None, params: SamplingParams | None = None) -> Conversation:
         """A new conversation. Greedy unless `params` say otherwise."""
@@ -74,6 +72,13 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def precision_of(bundle: Bundle) -> str:
+    """How a bundle's weights are stored, for people."""
+    if not bundle.precision:
+        return str(bundle.details.get("precision", "unknown precision"))
+    return str(Precision(**bundle.precision))
 
 
 def load(

@@ -101,6 +101,7 @@ def serve(
 ) -> None:
     """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C stops it once running answers are finished."""
     from bmqwen.convert import bundle_of
+    from bmqwen.engine import precision_of
     from bmqwen.quant.precision import Precision
     from bmqwen.serve.defaults import Limits
     from bmqwen.serve.guard import LOCAL_NAMES, GuardRules
@@ -145,7 +146,7 @@ def serve(
         )
         _log(quiet)
         address = server.url(listener)
-        note(f"{settings.name} \u00b7 {Precision(**bundle.precision)} \u00b7 loading ...")
+        note(f"{settings.name} \u00b7 {precision_of(bundle)} \u00b7 loading ...")
 
         def ready(engine_name: str) -> None:
             note(f"{engine_name} \u00b7 page {address} \u00b7 API {address}/v1 \u00b7 Ctrl-C stops")

@@ -59,6 +59,8 @@ async def _refused(_: Request, error: RequestValidationError) -> Response:
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
+    if isinstance(error.__cause__, BmqwenError):  # what our guard said while the body was read
+        return error_response(error.__cause__)
     where = f"{request.method} {request.url.path[:100]}"
     if error.status_code == 404:
         return error_response(NotFoundError(f"there is nothing at {where}"))

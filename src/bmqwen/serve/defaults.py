@@ -77,7 +77,7 @@ class Limits:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def chat_params(request: ChatRequest, defaults: Defaults) -> SamplingParams:
+def chat_params(request: ChatRequest, defaults: Defaults, vocab_size: int) -> SamplingParams:
     """A chat request's sampling. Raises InputError for values that do not fit together."""
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
@@ -89,31 +89,40 @@ def chat_params(request: ChatRequest, defaults: Defaults) -> SamplingParams:
     return _params(
         request,
         defaults,
+        vocab_size,
         max_tokens=next(iter(limits), None),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
 
 
-def completion_params(request: CompletionRequest, defaults: Defaults) -> SamplingParams:
+def completion_params(request: CompletionRequest, defaults: Defaults, vocab_size: int) -> SamplingParams:
     """A completion request's sampling. Raises InputError for values that do not fit together."""
-    return _params(request, defaults, max_tokens=request.max_tokens or 16, logprobs=request.logprobs)
+    return _params(
+        request, defaults, vocab_size, max_tokens=request.max_tokens or 16, logprobs=request.logprobs
+    )
 
 
 def _params(
     request: ChatRequest | CompletionRequest,
     defaults: Defaults,
+    vocab_size: int,
     *,
     max_tokens: int | None,
     logprobs: int | None,
 ) -> SamplingParams:
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream to be true", "stream_options")
+    bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
+    if bias and max(bias) >= vocab_size:
+        raise RequestError(
+            f"logit_bias names token {max(bias)}, but the last one is {vocab_size - 1}", "logit_bias"
+        )
     given = {name: getattr(request, name) for name in _SAMPLING}
     stop = request.stop or ()
     return SamplingParams(
         **(defaults.to_dict() | {name: value for name, value in given.items() if value is not None})
         | {"max_tokens": max_tokens or defaults.max_tokens},
-        logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()},
+        logit_bias=bias,
         seed=None if request.seed is None else request.seed % 2**64,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         logprobs=logprobs,

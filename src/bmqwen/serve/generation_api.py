@@ -124,7 +124,7 @@ def generation_api(service: Service) -> APIRouter:
     async def chat(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
         caller = Caller.of(request, body.user or body.safety_identifier)
-        params = chat_params(body, service.model.defaults)
+        params = chat_params(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompt = await asyncio.to_thread(service.prompts.of_chat, body.messages, caller.owner)
         options = body.stream_options
         work = Work(
@@ -141,8 +141,8 @@ def generation_api(service: Service) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         service.check_model(body.model)
         caller = Caller.of(request, body.user)
-        params = completion_params(body, service.model.defaults)
         vocab_size = service.scheduler.check().vocab_size
+        params = completion_params(body, service.model.defaults, vocab_size)
         prompts = await asyncio.to_thread(service.prompts.of_completion, body, vocab_size)
         options = body.stream_options
         work = Work(

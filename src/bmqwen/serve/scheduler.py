@@ -1,7 +1,7 @@
 """Many clients, few engines: who is served when, and where."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
 from bmqwen.serve.fair_queue import FairQueue
@@ -22,9 +22,17 @@ class Scheduler:
         failure: is set to the error of an engine that cannot be loaded at its first start.
     """
 
-    def __init__(self, orders: Sequence[EngineOrder], *, queue_limit: int, seconds: float) -> None:
+    def __init__(
+        self,
+        orders: Sequence[EngineOrder],
+        *,
+        queue_limit: int,
+        seconds: float,
+        make: Callable[[int, EngineOrder, "Scheduler"], Replica] = Replica,
+    ) -> None:
+        """`make` makes a replica of its number, its order and this scheduler."""
         self.queue_limit, self.seconds = queue_limit, seconds
-        self.replicas = [Replica(index, order, self) for index, order in enumerate(orders)]
+        self.replicas = [make(index, order, self) for index, order in enumerate(orders)]
         self.failure: asyncio.Future[BmqwenError] = asyncio.get_running_loop().create_future()
         self._queue = FairQueue()
         self._timers: dict[Job, asyncio.TimerHandle] = {}

@@ -10,24 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from bmqwen.bundle import Bundle
+from bmqwen.engine import precision_of
 from bmqwen.errors import InputError
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer, read_config
-from bmqwen.quant.precision import Precision
 from bmqwen.serve.app import create_app
+from bmqwen.serve.connection import Connection
 from bmqwen.serve.defaults import Defaults, Limits
 from bmqwen.serve.guard import GuardRules
 from bmqwen.serve.replica import EngineOrder
 from bmqwen.serve.scheduler import Scheduler
 from bmqwen.serve.service import Model, Service, now
 
-# A client gets that long for the head of a request.
-HEAD_SECONDS = 20.0
 KEEP_ALIVE_SECONDS = 75
-MOST_CONNECTIONS = 1000
 # After the running answers were told that they end.
 LAST_SECONDS = 3
 LOG = logging.getLogger("bmqwen.serve")
@@ -76,9 +73,9 @@ def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
     """What the server itself needs of a bundle. Raises ConfigError for a tokenizer or template that cannot be used."""
     return Model(
         settings.name,
-        str(Precision(**bundle.precision)),
-        Tokenizer.from_folder(bundle.folder),
-        ChatTemplate.from_folder(bundle.folder),
+        precision_of(bundle),
+        Tokenizer.from_folder(bundle.tokenizer_folder),
+        ChatTemplate.from_folder(bundle.tokenizer_folder),
         settings.defaults,
         settings.limits,
         now(),
@@ -87,7 +84,7 @@ def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
 
 def defaults_of(bundle: Bundle, chosen: Mapping[str, object]) -> Defaults:
     """Sampling where requests say nothing. Raises InputError for values out of range."""
-    return Defaults.of_model(read_config(bundle.folder / "generation_config.json"), chosen)
+    return Defaults.of_model(read_config(bundle.tokenizer_folder / "generation_config.json"), chosen)
 
 
 def url(listener: socket.socket) -> str:
@@ -108,7 +105,11 @@ def serve(
     Raises:
         BmqwenError: the engine cannot be loaded.
     """
-    asyncio.run(_serve(model_of(bundle, settings), settings, listener, on_ready))
+    try:
+        asyncio.run(_serve(model_of(bundle, settings), settings, listener, on_ready))
+    except OSError as error:
+        # Two servers may have bound the port before either listened.
+        raise InputError(f"cannot listen on {url(listener)}: {error.strerror or error}") from error
 
 
 async def _serve(
@@ -118,7 +119,7 @@ async def _serve(
     app = create_app(Service(model, scheduler), settings.rules)
     config = uvicorn.Config(
         app,
-        http=GuardedProtocol,
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -172,47 +173,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Do nothing."""
         yield
-
-
-class GuardedProtocol(H11Protocol):
-    """Closes connections that do not say what they want, and those beyond a limit."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request's head."""
-        super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.close()
-            return
-        self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        """Wait on while the head is not complete."""
-        had = self.cycle
-        super().data_received(data)
-        if self.cycle is not had:
-            self._stop_waiting()
-        elif self.cycle is None or self.cycle.response_complete:
-            self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
-
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
-        self._timer = None
-        self.transport.close()
 
 
 def check_exposure(host: str, rules: GuardRules, *, waived: bool) -> None:

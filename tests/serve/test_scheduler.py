@@ -1,0 +1,242 @@
+"""Who is served when and where, with engines that a test plays."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
+from bmqwen.generate.params import Completion, Piece, SamplingParams, Usage
+from bmqwen.serve.job import Job, Started
+from bmqwen.serve.replica import EngineFacts, EngineOrder, Listener, Replica
+from bmqwen.serve.scheduler import Scheduler
+
+
+class PlayedReplica(Replica):
+    """Ready at once; a test says what it answers."""
+
+    def __init__(self, index: int, order: EngineOrder, listener: Listener) -> None:
+        super().__init__(index, order, listener)
+        self.cancelled: list[Job] = []
+        self.held.budget = 10
+
+    def open(self) -> None:
+        self.facts = EngineFacts("played", 100, 300)
+        self.state = "ready"
+
+    def cancel(self, job: Job) -> None:
+        if self.current is job:
+            self.cancelled.append(job)
+
+    async def close(self) -> None:
+        self.state = "closed"
+
+    def finish(self, finish: str = "stop") -> Job:
+        """End the current job."""
+        job, self.current = self.current, None
+        assert job is not None
+        usage = Usage(len(job.prompt), 0, 1, 0.1, 0.0)
+        self.held.put(job.owner, job.prompt, None, 1)
+        job.tell(Completion("", (1,), finish, usage))  # type: ignore[arg-type]
+        self._listener.changed(self)
+        return job
+
+
+def job(*prompt: int, client: str = "") -> Job:
+    return Job(list(prompt or (1,)), SamplingParams(), client=(client, ""))
+
+
+def run(
+    test: Callable[[Scheduler, list[PlayedReplica]], Awaitable[None]],
+    engines: int = 1,
+    queue_limit: int = 10,
+    seconds: float = 60,
+) -> None:
+    """Run a test's body with an open scheduler."""
+
+    async def body() -> None:
+        scheduler = Scheduler(
+            [EngineOrder("x")] * engines, queue_limit=queue_limit, seconds=seconds, make=PlayedReplica
+        )
+        scheduler.open()
+        replicas = [replica for replica in scheduler.replicas if isinstance(replica, PlayedReplica)]
+        await test(scheduler, replicas)
+        await scheduler.close()
+
+    asyncio.run(body())
+
+
+async def error_of(of: Job) -> BmqwenError:
+    """The error that a job ends with."""
+    with pytest.raises(BmqwenError) as caught:
+        async for _ in of.events():
+            pass
+    return caught.value
+
+
+def test_one_at_a_time_and_the_rest_waits() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        jobs = [job(), job(), job()]
+        for each in jobs:
+            scheduler.submit(each)
+        assert replicas[0].current is jobs[0]
+        assert (scheduler.running, scheduler.waiting) == (1, 2)
+        jobs[0].tell(Started())
+        jobs[0].tell(Piece("hi"))
+        replicas[0].finish()
+        events = [event async for event in jobs[0].events()]
+        assert [type(event) for event in events] == [Started, Piece, Completion]
+        assert replicas[0].current is jobs[1]
+
+    run(test)
+
+
+def test_a_full_queue_refuses() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        for _ in range(3):
+            scheduler.submit(job())
+        with pytest.raises(BusyError, match="2 requests are waiting") as caught:
+            scheduler.submit(job())
+        assert 1 <= caught.value.retry_after <= 120
+        replicas[0].finish()
+        scheduler.submit(job())
+
+    run(test, queue_limit=2)
+
+
+def test_no_queue_at_all_still_serves_one() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        scheduler.submit(job())
+        with pytest.raises(BusyError):
+            scheduler.submit(job())
+        replicas[0].finish()
+        scheduler.submit(job())
+
+    run(test, queue_limit=0)
+
+
+def test_cancelling_takes_a_job_out_wherever_it_is() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        running, waiting, other = job(), job(), job()
+        for each in (running, waiting, other):
+            scheduler.submit(each)
+        scheduler.cancel(waiting)
+        assert scheduler.waiting == 1
+        scheduler.cancel(running)
+        scheduler.cancel(running)
+        assert set(replicas[0].cancelled) == {running}
+        replicas[0].finish("cancelled")
+        assert replicas[0].current is other
+        scheduler.cancel(job())
+
+    run(test)
+
+
+def test_time_is_up() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        silent, waiting = job(), job()
+        scheduler.submit(silent)
+        scheduler.submit(waiting)
+        assert isinstance(await error_of(silent), SlowRequestError)
+        assert isinstance(await error_of(waiting), BusyError)
+        assert replicas[0].cancelled == [silent]
+        replicas[0].finish("cancelled")
+        talking = job()
+        scheduler.submit(talking)
+        talking.tell(Piece("so far"))
+        events = talking.events()
+        assert isinstance(await anext(events), Piece)
+        while not replicas[0].cancelled[1:]:
+            await asyncio.sleep(0.005)
+        assert talking.expired
+        assert talking.state == "running"
+
+    run(test, seconds=0.05)
+
+
+def test_draining_tells_everybody() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        running, waiting = job(), job()
+        scheduler.submit(running)
+        scheduler.submit(waiting)
+        draining = asyncio.create_task(scheduler.drain(0.05))
+        assert isinstance(await error_of(waiting), NotReadyError)
+        with pytest.raises(NotReadyError, match="shutting down"):
+            scheduler.submit(job())
+        assert not scheduler.ready
+        assert isinstance(await error_of(running), NotReadyError)
+        await draining
+        assert replicas[0].cancelled == [running]
+
+    run(test)
+
+
+def test_draining_waits_for_an_answer() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        running = job()
+        scheduler.submit(running)
+        draining = asyncio.create_task(scheduler.drain(60))
+        await asyncio.sleep(0)
+        replicas[0].finish()
+        await draining
+        assert [type(event) async for event in running.events()] == [Completion]
+
+    run(test)
+
+
+def test_conversations_stay_with_their_engine() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        for number in range(4):
+            scheduler.submit(job(number, *range(50)))
+        for _ in range(2):
+            for replica in replicas:
+                replica.finish()
+        homes = {
+            number: replica
+            for replica in replicas
+            for number in range(4)
+            if replica.held.find("", [number])[1]
+        }
+        assert len({id(home) for home in homes.values()}) == 2
+        for number in (3, 0, 2, 1):
+            scheduler.submit(job(number, *range(50), 77))
+            assert homes[number].current is not None
+            homes[number].finish()
+
+    run(test, engines=2)
+
+
+def test_a_long_conversation_waits_for_its_engine_a_short_one_does_not() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        scheduler.submit(job(*range(200)))
+        home = next(replica for replica in replicas if replica.current)
+        home.finish()
+        home.read_rate = 1.0  # reading it again would take minutes
+        scheduler.submit(job(*range(100, 120)))
+        scheduler.submit(job(*range(120, 140)))
+        assert scheduler.waiting == 0
+        other = replicas[1 - replicas.index(home)]
+        other.finish()
+        long, short = job(*range(200), 5), job(90, 91)
+        scheduler.submit(long)
+        scheduler.submit(short)
+        assert scheduler.waiting == 1
+        assert other.current is short
+        home.finish()
+        assert home.current is long
+        other.finish()
+        home.read_rate = 1e6  # reading it again takes nothing
+        scheduler.submit(job(*range(200), 6))
+        await asyncio.sleep(0.02)
+        assert other.current is not None
+
+    run(test, engines=2)
+
+
+def test_an_engine_that_cannot_be_loaded_is_told() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        scheduler.failed(replicas[0], BmqwenError("no"))
+        scheduler.failed(replicas[0], BmqwenError("again"))
+        assert str(scheduler.failure.result()) == "no"
+
+    run(test)
