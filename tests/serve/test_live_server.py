@@ -13,9 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import LiveServer, live_server
+from live_server import KEY, LiveServer, live_server
 
-from conftest import KEY
 from talker import SAYS
 
 
