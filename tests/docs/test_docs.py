@@ -243,7 +243,7 @@ def test_sizes_are_those_that_the_compiler_estimates(page: str) -> None:
         expected: list[list[int]] = []
         for form in ("int4", "int8", "f16"):
             found = sizes(QWEN15[size], Precision.choose(form, 64), 512, shapes)
-            expected.append([found.device, found.compiler, found.scratch(1), found.bundle])
+            expected.append([found.chip.total, found.compiler, found.scratch(1), found.bundle])
         stated = [
             [float(number) for number in cell.removesuffix(" GB ").split("/")] for cell in row.split("|")
         ]

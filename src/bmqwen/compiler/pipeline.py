@@ -154,7 +154,7 @@ def _compile_stages(
     if missing:
         check_host_memory(plan.size, jobs)
     jobs = min(parallel_jobs(plan.size, jobs), max(1, len(missing)))
-    clock = StageClock(len(plan.shapes), jobs, plan.size.weights / BYTES_A_SECOND + 5, progress)
+    clock = StageClock(len(plan.shapes), jobs, plan.size.chip.weights / BYTES_A_SECOND + 5, progress)
     for shape, stage in stages.items():
         clock.reused(shape, stage.seconds)
     if not missing:

@@ -86,7 +86,7 @@ def make_plan(
     check_context(config, context)
     shapes = step_shapes(context)
     size = sizes(config, precision, context, shapes)
-    check_device_memory(config, context, size)
+    check_device_memory(config, precision, context, size)
     parts = [
         *(checkpoint.identity(), precision.to_dict(), context, half, config.num_hidden_layers),
         *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER),

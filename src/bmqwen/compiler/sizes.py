@@ -8,12 +8,16 @@ from pathlib import Path
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.layout import expected_tensors
+from bmqwen.chip.heaps import Heap
+from bmqwen.compiler.stages import step_shapes
 from bmqwen.errors import InputError
-from bmqwen.network.qwen2 import head_weight
+from bmqwen.footprint import Footprint, fits, footprint, longest_context, weight_bytes
 from bmqwen.quant.precision import BITS, Precision
 from bmqwen.steps import StepShape
 
-CHIP_BYTES = 16 << 30
+# Of a chip with 16 GB, what can be given to the heaps at most (linux-arm64, bm1684x_mm_16g.dtsi; sophon-tools,
+# memory_edit.sh). On a card the driver divides it much alike (libsophon, driver/bm1684/bm1684_gmem.c).
+LARGEST_HEAPS = {"npu": 7615 << 20, "vpp": 4096 << 20, "vpu": 3071 << 20}
 # Peak of a compiler process in terms of the net's weights, and what it takes besides (measured).
 COMPILER_FACTOR = {"grid": 3.3, "float": 4.6}
 COMPILER_BASE = 300 << 20
@@ -24,94 +28,80 @@ BMODEL_FACTOR = 1.06
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of a compiled model.
+    """Bytes of a model that is to be compiled.
 
     Attributes:
-        weights: on the chip.
+        chip: what it takes of the chip's memory.
         weight_file: of the file of weights that the compiler reads.
-        cache: K/V memory.
-        work: inputs, outputs and intermediate results of the longest net, about.
         floats: whether most weights are not on a grid.
         table: the embedding table on the host.
         values: how many weights there are in the nets.
     """
 
-    weights: int
+    chip: Footprint
     weight_file: int
-    cache: int
-    work: int
     floats: bool
     table: int
     values: int
 
     @property
-    def device(self) -> int:
-        """Memory of the chip that the model takes."""
-        return self.weights + self.cache + self.work
-
-    @property
     def compiler(self) -> int:
         """Memory that one compiler process takes at most, about."""
-        return int(COMPILER_FACTOR["float" if self.floats else "grid"] * self.weights) + COMPILER_BASE
+        return int(COMPILER_FACTOR["float" if self.floats else "grid"] * self.chip.weights) + COMPILER_BASE
 
     @property
     def bundle(self) -> int:
         """Disk for the finished bundle, a little too much."""
-        return int(self.weights * BMODEL_FACTOR) + self.table + (64 << 20)
+        return int(self.chip.weights * BMODEL_FACTOR) + self.table + (64 << 20)
 
     def scratch(self, jobs: int) -> int:
         """Disk for compiling, `jobs` nets at a time: those under way, those finished, and what is joined, twice."""
-        bmodel = int(self.weights * BMODEL_FACTOR)
-        return self.weight_file + jobs * int(SCRATCH_FACTOR * self.weights) + (jobs + 1) * bmodel + (64 << 20)
+        weights = self.chip.weights
+        bmodel = int(weights * BMODEL_FACTOR)
+        return self.weight_file + jobs * int(SCRATCH_FACTOR * weights) + (jobs + 1) * bmodel + (64 << 20)
 
 
 def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]) -> Sizes:
     """Sizes from the configuration alone."""
-    weights = weight_file = total = 0
-    head = f"{head_weight(config)}.weight"
-    for name, shape in expected_tensors(config).items():
-        if name == "model.embed_tokens.weight" and name != head:
-            continue
-        total += math.prod(shape)
-        if len(shape) == 1:
-            weights, weight_file = weights + 2 * shape[0], weight_file + 4 * shape[0]
-            continue
+    weight_file = total = 0
+    tensors = expected_tensors(config)
+    chip = footprint(config, precision, context, shapes)
+    for name in weight_bytes(config, precision):
+        shape = tensors[name]
+        values = math.prod(shape)
+        total += values
         plain = name.removesuffix(".weight")
-        form, values = precision.of(plain), shape[0] * shape[1]
-        if form in BITS:
-            groups = values // precision.group_of(plain, shape[1])
-            weights += values * BITS[form] // 8 + 3 * groups
-            weight_file += values * BITS[form] // 8 + 5 * groups
+        form = precision.of(plain)
+        if len(shape) == 2 and form in BITS:
+            weight_file += values * BITS[form] // 8 + 5 * (values // precision.group_of(plain, shape[1]))
         else:
-            weights, weight_file = weights + 2 * values, weight_file + 4 * values
-    most = max(shape.tokens for shape in shapes)
-    rows = context + most
-    wide = config.hidden_size + config.q_size + 2 * config.kv_size + 2 * config.intermediate_size + rows
+            weight_file += 4 * values
     return Sizes(
-        weights=weights,
+        chip=chip,
         weight_file=weight_file,
-        cache=4 * config.num_hidden_layers * config.kv_size * rows,
-        work=2 * most * wide + 6 * config.vocab_size + (32 << 20),
         floats=precision.weights not in BITS,
         table=2 * config.vocab_size * config.hidden_size,
         values=total,
     )
 
 
-def check_device_memory(config: ModelConfig, context: int, size: Sizes) -> None:
+def check_device_memory(config: ModelConfig, precision: Precision, context: int, size: Sizes) -> None:
     """Raise InputError if the model cannot fit on the largest chip."""
-    if size.device <= CHIP_BYTES:
+    heaps = [Heap(name, total) for name, total in LARGEST_HEAPS.items()]
+    if fits(size.chip, heaps):
         return
-    row = 4 * config.num_hidden_layers * config.kv_size
-    # The longest net's own rows come on top of the context's.
-    rows = (CHIP_BYTES - size.weights - size.work) // row - (size.cache // row - context)
-    cure = f"choose --seq-len {rows // 128 * 128} or less" if rows >= 128 else "choose a smaller --quant"
+    longest = longest_context(config, precision, step_shapes, lambda chip: fits(chip, heaps))
+    cure = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
+    parts = size.chip
     needed, weights, cache, work = (
-        f"{n / 2**30:.1f}" for n in (size.device, size.weights, size.cache, size.work)
+        f"{n / 2**30:.1f}"
+        for n in (parts.total, parts.weights, parts.cache, parts.activations + parts.instructions)
     )
+    most = sum(heap.total for heap in heaps)
     raise InputError(
         f"--seq-len {context} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
-        f"rest {work}), but a BM1684X has at most {CHIP_BYTES >> 30}: {cure}"
+        f"rest {work}), but a BM1684X has at most {most / 2**30:.1f}, the largest piece of it "
+        f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {cure}"
     )
 
 

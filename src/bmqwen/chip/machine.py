@@ -1,0 +1,148 @@
+"""The chips of this machine, as the driver's files tell of them."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from bmqwen.chip.heaps import DEVICE_TREE, Heap, card_heaps, soc_heaps
+from bmqwen.chip.system import System
+from bmqwen.chip.troubles import LIBRARY_FOLDER
+
+CHIP = "BM1684X"
+PROC = "/proc/bmsophon"
+CONTROL_FILE = "/dev/bmdev-ctl"
+# libsophon, driver/bm_pcie.h.
+PCI_VENDOR, PCI_CHIPS = "0x1f1c", {"0x1684": "BM1684", "0x1686": "BM1684X"}
+
+Kind = Literal["soc", "pcie", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """One chip.
+
+    Attributes:
+        index: its device id, what --device takes.
+        name: "BM1684X".
+        board: type of card ("SC7-224T") or name of the SoC's device tree ("bm1684x_se7_v2.0").
+        bus: place on the PCIe bus; "" on a SoC.
+        state: what the driver says, "Active" or "Fault"; "" where it says nothing.
+        file: its device file.
+        heaps: of its memory.
+    """
+
+    index: int
+    name: str
+    board: str
+    bus: str
+    state: str
+    file: str
+    heaps: tuple[Heap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a machine has.
+
+    Attributes:
+        kind: a host with cards, a SoC, or neither.
+        chips: those that the driver knows.
+        unclaimed: chips on the PCIe bus that no driver has taken.
+        driver: its version; None where it does not tell.
+        libsophon: version of the libraries; None: not installed.
+        denied: device files that this user may not open.
+    """
+
+    kind: Kind
+    chips: tuple[Chip, ...]
+    unclaimed: tuple[str, ...]
+    driver: str | None
+    libsophon: str | None
+    denied: tuple[str, ...]
+
+
+def look(system: System) -> Machine:
+    """Find out what this machine has."""
+    on_bus = _pci_chips(system)
+    tree = system.text(f"{DEVICE_TREE}/info/file-name") or ""
+    chips = _card_chips(system)
+    kind: Kind = "pcie" if chips or on_bus else "none"
+    if not chips and (tree.startswith("bm168") or system.exists("/sys/class/bm-tpu")):
+        kind, chips = "soc", _soc_chips(system, tree)
+    files = [CONTROL_FILE, *(chip.file for chip in chips), *(["/dev/ion"] if kind == "soc" else [])]
+    return Machine(
+        kind=kind,
+        chips=tuple(chips),
+        unclaimed=() if chips else tuple(on_bus),
+        driver=_driver_version(system),
+        libsophon=_library_version(system),
+        denied=tuple(f for f in files if system.exists(f) and not system.may_use(f)),
+    )
+
+
+def _card_chips(system: System) -> list[Chip]:
+    """Chips of PCIe cards (libsophon, driver/bm_debug.c; doc/guide_en/3_2_proc_description.rst)."""
+    chips = []
+    for card in _numbered(system, PROC, "card"):
+        for name in _numbered(system, f"{PROC}/{card}", "bmsophon"):
+            folder = f"{PROC}/{card}/{name}"
+            index = int(name.removeprefix("bmsophon"))
+            chips.append(
+                Chip(
+                    index=index,
+                    name=_chip_name(system.text(f"{PROC}/{card}/chipid") or ""),
+                    board=system.text(f"{PROC}/{card}/board_type") or "",
+                    bus=system.text(f"{folder}/dbdf") or "",
+                    state=system.text(f"{folder}/status") or "",
+                    # Outside of a container the class and the file have the same name (driver/bm_common.h).
+                    file=f"/dev/bm-sophon{index}",
+                    heaps=tuple(card_heaps(system.text(f"{folder}/heap") or "")),
+                )
+            )
+    return sorted(chips, key=lambda chip: chip.index)
+
+
+def _soc_chips(system: System, tree: str) -> list[Chip]:
+    """The chip that this is, once its driver is loaded (/sys/class/bm-tpu: 3_3_sysfs_interface_description.rst)."""
+    name = tree.partition("_")[0].upper() or CHIP
+    heaps = tuple(soc_heaps(system))
+    return [
+        Chip(
+            int(entry.removeprefix("bm-tpu")), name, tree.removesuffix(".dtb"), "", "", f"/dev/{entry}", heaps
+        )
+        for entry in _numbered(system, "/sys/class/bm-tpu", "bm-tpu")
+    ]
+
+
+def _pci_chips(system: System) -> list[str]:
+    folder = "/sys/bus/pci/devices"
+    return [
+        f"{PCI_CHIPS[device]} at {place}"
+        for place in system.names(folder)
+        if system.text(f"{folder}/{place}/vendor") == PCI_VENDOR
+        and (device := system.text(f"{folder}/{place}/device") or "") in PCI_CHIPS
+    ]
+
+
+def _driver_version(system: System) -> str | None:
+    """ "release version:0.5.1   release date: ..." on a PCIe host (driver/bm_debug.c)."""
+    found = re.search(r"release version:\s*([\d.]+)", system.text(f"{PROC}/driver_version") or "")
+    return found[1] if found else None
+
+
+def _library_version(system: System) -> str | None:
+    """The folder behind libsophon-current, "libsophon-0.5.1" (libsophon, CMakeLists.txt); None without libbmrt."""
+    if not any(name.startswith("libbmrt.so") for name in system.names(LIBRARY_FOLDER)):
+        return None
+    link = system.link(LIBRARY_FOLDER.removesuffix("/lib")) or ""
+    found = re.search(r"libsophon-(\d[\w.]*)", link)
+    return found[1] if found else "of unknown version"
+
+
+def _chip_name(text: str) -> str:
+    """What /proc/bmsophon/cardN/chipid says: "0x1684x"."""
+    return f"BM{text.removeprefix('0x').upper()}" if text else CHIP
+
+
+def _numbered(system: System, folder: str, prefix: str) -> list[str]:
+    return [name for name in system.names(folder) if re.fullmatch(rf"{prefix}\d+", name)]

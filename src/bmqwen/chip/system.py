@@ -1,0 +1,91 @@
+"""The one place that looks at this machine: files below a root, which tests replace by a recorded one."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+class System:
+    """Files, programs and Python packages of a machine. Paths are absolute, as on the machine itself.
+
+    Args:
+        root: what "/" is.
+        programs: folders that are searched for programs; None: PATH.
+        packages: folders that are searched for Python packages; None: this Python's.
+    """
+
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        programs: Sequence[str] | None = None,
+        packages: Sequence[str] | None = None,
+    ) -> None:
+        self._root = root
+        self._programs = None if programs is None else os.pathsep.join(str(self.path(p)) for p in programs)
+        self._packages = sys.path if packages is None else [str(self.path(p)) for p in packages]
+
+    def path(self, name: str) -> Path:
+        """Where a path of the machine really is."""
+        return self._root / name.lstrip("/")
+
+    def data(self, name: str) -> bytes | None:
+        """A file's content; None where it is not there or may not be read."""
+        try:
+            return self.path(name).read_bytes()
+        except OSError:
+            return None
+
+    def text(self, name: str) -> str | None:
+        """A file's text without the white space and zeros around it; None where it cannot be read."""
+        content = self.data(name)
+        return None if content is None else content.decode(errors="replace").strip("\0 \n\t\r")
+
+    def exists(self, name: str) -> bool:
+        """Whether something is there, and this user may know."""
+        try:
+            return self.path(name).exists()
+        except OSError:
+            return False
+
+    def is_denied(self, name: str) -> bool:
+        """Whether this user may not even look there."""
+        try:
+            self.path(name).stat()
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return not os.access(self.path(name), os.R_OK)
+
+    def may_use(self, name: str) -> bool:
+        """Whether this user may open a device file for reading and writing."""
+        return os.access(self.path(name), os.R_OK | os.W_OK)
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names in a folder; none where it cannot be read."""
+        try:
+            return sorted(entry.name for entry in self.path(folder).iterdir())
+        except OSError:
+            return []
+
+    def link(self, name: str) -> str | None:
+        """What a symbolic link says; None for anything else."""
+        try:
+            return os.readlink(self.path(name))  # noqa: PTH115  (absolute targets are the machine's, not ours)
+        except OSError:
+            return None
+
+    def has_program(self, name: str) -> bool:
+        """Whether a program can be started by its name."""
+        return shutil.which(name, path=self._programs) is not None
+
+    def package_version(self, *names: str) -> str | None:
+        """Version of an installed Python package that goes by one of several names; None: not installed."""
+        wanted = {name.replace("_", "-").lower() for name in names}
+        for found in distributions(path=self._packages):
+            if str(found.metadata["Name"]).replace("_", "-").lower() in wanted:
+                return str(found.version)
+        return None

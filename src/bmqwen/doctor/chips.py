@@ -1,0 +1,186 @@
+"""Driver, libraries, devices and their memory: what a model on the chip needs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from bmqwen.chip.heaps import DEBUG_FOLDER, Heap
+from bmqwen.chip.machine import CHIP, Chip, Machine
+from bmqwen.chip.system import System
+from bmqwen.chip.troubles import (
+    INSTALL_SAIL,
+    LIBSOPHON_NEEDED,
+    SAIL_NEEDED,
+    dead_chip,
+    no_device,
+    no_driver,
+    no_libraries,
+    no_permission,
+    old_libsophon,
+    old_sail,
+)
+from bmqwen.doctor.finding import Finding
+from bmqwen.doctor.probe import Answer, Probe
+
+AREA = "chip"
+# Names of SAIL's wheel on a SoC, on an ARM and on an x86 host.
+SAIL_PACKAGES = ("sophon-arm", "sophon-arm-pcie", "sophon", "sophon-soc")
+
+
+def check_chips(system: System, machine: Machine, device: int | None) -> Iterator[Finding]:
+    """What there is, and what is wrong with it.
+
+    Args:
+        system: the machine.
+        machine: what was found on it, each chip asked already (`with_answers`).
+        device: the only device that matters; None: all.
+    """
+    if machine.kind == "none" and machine.libsophon is None:
+        text = "no chip: no card on the PCIe bus, no SoC, no driver"
+        if device is not None:
+            yield Finding.of(AREA, no_device(device, 0))
+        else:
+            yield Finding(AREA, "ok", f"{text}; models run on the CPU")
+        return
+    yield from _driver(machine)
+    yield from _libraries(machine)
+    if machine.denied:
+        yield Finding.of(AREA, no_permission(machine.denied))
+    indices = [chip.index for chip in machine.chips]
+    if device is not None and device not in indices:
+        yield Finding.of(AREA, no_device(device, len(indices)))
+    for chip in machine.chips:
+        if device in (None, chip.index):
+            yield from _chip(system, machine, chip)
+    yield _sail(system)
+
+
+def with_answers(machine: Machine, probe: Probe) -> tuple[Machine, dict[int, Answer]]:
+    """Ask every chip that can be asked, and complete what its heaps are used for.
+
+    Args:
+        machine: as the driver's files tell.
+        probe: asks one device.
+    """
+    if machine.libsophon is None or machine.denied:
+        return machine, {}
+    answers = {chip.index: probe(chip.index) for chip in machine.chips if chip.state != "Fault"}
+    chips = tuple(_completed(chip, answers.get(chip.index, Answer())) for chip in machine.chips)
+    dead = tuple(
+        replace(chip, state="Fault") if answers.get(chip.index, Answer()).failure else chip for chip in chips
+    )
+    return replace(machine, chips=dead), answers
+
+
+def _completed(chip: Chip, answer: Answer) -> Chip:
+    told = [Heap("", total, total - free) for total, free in answer.heaps]
+    known = [heap for heap in chip.heaps if heap.used is not None]
+    if not told or len(known) == len(chip.heaps) > 0:
+        return chip
+    # The library's heaps come in the driver's order, which is that of the files.
+    names = [heap.name for heap in chip.heaps] + [f"heap{i}" for i in range(len(chip.heaps), len(told))]
+    return replace(chip, heaps=tuple(replace(h, name=n) for h, n in zip(told, names, strict=False)))
+
+
+def _driver(machine: Machine) -> Iterator[Finding]:
+    if not machine.chips:
+        found = (
+            f"{', '.join(machine.unclaimed)} on the PCIe bus"
+            if machine.unclaimed
+            else "libsophon is installed"
+        )
+        if machine.kind == "soc":
+            found = "this is a SoC"
+        trouble = no_driver()
+        yield Finding(AREA, "error", f"{found}, but {trouble.cause}", trouble.cure)
+        return
+    where = "SoC" if machine.kind == "soc" else f"PCIe host with {len(machine.chips)} chips"
+    version = f", driver {machine.driver}" if machine.driver else ""
+    yield Finding(AREA, "ok", f"{where}{version}")
+
+
+def _libraries(machine: Machine) -> Iterator[Finding]:
+    version, driver = machine.libsophon, machine.driver
+    if version is None:
+        yield Finding.of(AREA, no_libraries())
+    elif 0 < _number(version) < _number(".".join(map(str, LIBSOPHON_NEEDED))):
+        yield Finding.of(AREA, old_libsophon(version))
+    elif driver and _number(version) and _number(version) != _number(driver):
+        yield Finding(
+            AREA,
+            "warning",
+            f"libsophon {version} and driver {driver} are of different SDKs",
+            "install sophon-driver and sophon-libsophon of one SDK with `sudo dpkg -i sophon-*.deb`, then "
+            "`sudo modprobe -r bmsophon && sudo modprobe bmsophon`",
+        )
+    else:
+        yield Finding(AREA, "ok", f"libsophon {version}")
+
+
+def _chip(system: System, machine: Machine, chip: Chip) -> Iterator[Finding]:
+    place = ", ".join(part for part in (chip.board, chip.bus) if part)
+    text = f"device {chip.index}: {chip.name}{f' ({place})' if place else ''}"
+    if chip.state == "Fault":
+        yield Finding.of(AREA, dead_chip(chip.index))
+        return
+    if chip.name != CHIP:
+        yield Finding(AREA, "error", f"{text}: bundles are for {CHIP}", "choose another device with --device")
+        return
+    yield Finding(AREA, "ok", f"{text}{f', {chip.state}' if chip.state else ''}")
+    if not chip.heaps:
+        yield Finding(
+            AREA, "warning", f"device {chip.index} does not tell its memory", "`bmqwen doctor` as root may"
+        )
+        return
+    yield Finding(AREA, "ok", f"device {chip.index} memory: {memory_text(chip.heaps)}")
+    if machine.kind == "soc" and any(heap.used is None for heap in chip.heaps):
+        yield Finding(
+            AREA,
+            "warning",
+            f"how much of it is used is in {DEBUG_FOLDER}, which only root may read",
+            "`sudo .venv/bin/bmqwen doctor` shows it",
+        )
+    holders = memory_holders(system, chip)
+    if holders:
+        yield Finding(AREA, "warning", f"{' and '.join(holders)} use device {chip.index}")
+
+
+def memory_text(heaps: Sequence[Heap]) -> str:
+    """ "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used); 7,022 MiB in all"."""
+    parts = [
+        f"{heap.name} {heap.total >> 20:,} MiB{'' if heap.used is None else f' ({heap.used >> 20:,} used)'}"
+        for heap in heaps
+    ]
+    return f"{', '.join(parts)}; {sum(heap.total for heap in heaps) >> 20:,} MiB in all"
+
+
+def memory_holders(system: System, chip: Chip) -> list[str]:
+    """Other programs that have the device open, as far as this user may see."""
+    files = {chip.file} if chip.bus else {chip.file, "/dev/ion"}
+    found = []
+    own = (system.link("/proc/self") or "").rsplit("/", 1)[-1]
+    for process in system.names("/proc"):
+        if not process.isdigit() or process == own:
+            continue
+        folder = f"/proc/{process}/fd"
+        if any(system.link(f"{folder}/{number}") in files for number in system.names(folder)):
+            found.append(f"{system.text(f'/proc/{process}/comm') or 'a program'} (process {process})")
+    return found
+
+
+def _sail(system: System) -> Finding:
+    version = system.package_version(*SAIL_PACKAGES)
+    if version is None:
+        return Finding(
+            AREA, "ok", "SAIL: not installed, bmqwen calls libbmrt itself", f"to have it: `{INSTALL_SAIL}`"
+        )
+    if _number(version) < _number(".".join(map(str, SAIL_NEEDED))):
+        trouble = old_sail(version)
+        return Finding(AREA, "warning", f"{trouble.cause}; bmqwen calls libbmrt itself", trouble.cure)
+    return Finding(AREA, "ok", f"SAIL {version}")
+
+
+def _number(version: str) -> int:
+    """For comparisons: 0.5.1-LTS -> 5001; 0 for none."""
+    parts = [int(n) for n in re.findall(r"\d+", version.partition("-")[0])[:3]]
+    return sum(part * 1000 ** (2 - i) for i, part in enumerate(parts))

@@ -1,0 +1,97 @@
+"""Whether a model fits into a chip's memory, and what makes it fit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bmqwen.chip.heaps import Heap
+from bmqwen.chip.layout import BOOT_FILE, WRONG_BOOT_FILE, Board, plan_layout
+from bmqwen.chip.troubles import larger_than_heap, too_little_memory
+from bmqwen.doctor.finding import Finding
+from bmqwen.footprint import Footprint, fits
+
+AREA = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that is to run.
+
+    Attributes:
+        title: name and precision, for people.
+        context: rows of its K/V cache.
+        footprint: what it takes.
+        longest: the longest context for which a test of footprints holds; None for a bundle, whose nets are made.
+    """
+
+    title: str
+    context: int
+    footprint: Footprint
+    longest: Callable[[Callable[[Footprint], bool]], int | None] | None = None
+
+
+def check_memory(
+    candidate: Candidate, heaps: Sequence[Heap], device: str, board: Board | None, holders: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """What a model needs, whether this device has it, and what would change that.
+
+    Args:
+        candidate: the model.
+        heaps: of the device; empty where there is none.
+        device: what it is called.
+        board: what a SoC has to divide.
+        holders: programs that use the device.
+    """
+    need = candidate.footprint
+    title = f"{candidate.title}, {candidate.context:,} tokens"
+    yield Finding(AREA, "ok", f"{title}: {footprint_text(need)}")
+    if not heaps:
+        return
+    if fits(need, heaps):
+        yield Finding(AREA, "ok", f"it fits on {device}{_longest_text(candidate, heaps)}")
+        return
+    empty = [Heap(heap.name, heap.total) for heap in heaps]
+    if fits(need, empty):
+        free = sum(heap.free for heap in heaps)
+        yield Finding.of(AREA, too_little_memory(title, need.total, device, free, holders))
+        return
+    largest, most = max(need.pieces), max(heaps, key=lambda heap: heap.total)
+    if largest > most.total:
+        trouble = larger_than_heap(title, largest, most.name, most.total)
+    else:
+        trouble = too_little_memory(title, need.total, device, sum(heap.total for heap in empty))
+    layout = plan_layout(board, need.pieces) if board else None
+    if board and layout:
+        commands = " && ".join(layout.commands()[1:])
+        cure = (
+            f"in the folder of the vendor's memory_edit: `{commands}` ({BOOT_FILE}, not the {WRONG_BOOT_FILE} that a "
+            f"guide in circulation names: that file is BM1688's, and this box never reads it); Linux keeps "
+            f"{board.system(layout) >> 20:,} MiB"
+        )
+    elif board:
+        cure = (
+            "no division of this box's memory has room for it: choose a smaller precision, context or model"
+        )
+    else:
+        cure = "choose a smaller precision, context or model"
+    yield Finding(AREA, "error", trouble.cause, cure + _longest_text(candidate, empty))
+
+
+def footprint_text(need: Footprint) -> str:
+    """ "1,180 MiB: weights 959, K/V cache 192, activations 29, instructions 4"."""
+    parts = {
+        "weights": need.weights,
+        "K/V cache": need.cache,
+        "activations": need.activations,
+        "instructions": need.instructions,
+    }
+    listed = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items())
+    return f"needs {need.total / 2**20:,.0f} MiB on the chip: {listed}"
+
+
+def _longest_text(candidate: Candidate, heaps: Sequence[Heap]) -> str:
+    if candidate.longest is None:
+        return ""
+    context = candidate.longest(lambda footprint: fits(footprint, heaps))
+    if context is None:
+        return "; at this precision no length fits"
+    return f"; the longest context that fits is {context:,} tokens (--seq-len {context})"

@@ -1,0 +1,107 @@
+"""What runs and compiles models besides a chip: Python, packages, the compiler, room on the disk."""
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bmqwen.cache import cache_folder
+from bmqwen.chip.system import System
+from bmqwen.compiler.toolchain import PROGRAMS, TPUC_OPT, WHEEL
+from bmqwen.doctor.finding import Finding
+
+AREA = "software"
+PYTHON = ((3, 10), (3, 13))
+# A small model and its conversion.
+SMALL_DISK = 2_000_000_000
+INSTALL = "pip install -c constraints.txt '.[{}]'"
+
+
+def _free_bytes() -> int:
+    folder = cache_folder("models")
+    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the running program knows of its host.
+
+    Attributes:
+        python: version of the interpreter.
+        machine: the processor's kind, "x86_64" or "aarch64".
+        cache: where downloads and the compiler are kept.
+        free: bytes free there.
+    """
+
+    python: tuple[int, int, int] = field(default_factory=lambda: sys.version_info[:3])
+    machine: str = field(default_factory=platform.machine)
+    cache: Path = field(default_factory=lambda: cache_folder("models").parent)
+    free: int = field(default_factory=_free_bytes)
+
+
+def check_software(system: System, host: Host, *, has_chip: bool) -> Iterator[Finding]:
+    """Everything but the chip.
+
+    Args:
+        system: the machine.
+        host: what Python knows of it.
+        has_chip: whether something else than the CPU can run models.
+    """
+    yield _python(host)
+    version = system.package_version("tokenizers")
+    if version is None:
+        yield Finding(AREA, "error", "the package tokenizers is not installed", f"`{INSTALL.format('cpu')}`")
+    else:
+        yield Finding(AREA, "ok", f"tokenizers {version}")
+    yield _cpu_engine(system, has_chip)
+    yield from _compiler(system, host)
+    free = f"{host.free / 1e9:,.1f} GB free in {host.cache}"
+    if host.free < SMALL_DISK:
+        yield Finding(
+            AREA, "warning", free, "`bmqwen remove NAME` frees some, or set BMQWEN_CACHE to a larger disk"
+        )
+    else:
+        yield Finding(AREA, "ok", free)
+
+
+def _python(host: Host) -> Finding:
+    version = ".".join(map(str, host.python))
+    lowest, highest = (".".join(map(str, limit)) for limit in PYTHON)
+    if host.python[:2] < PYTHON[0]:
+        return Finding(AREA, "error", f"Python {version}", f"install Python {lowest} to {highest}")
+    if host.python[:2] > PYTHON[1]:
+        return Finding(AREA, "warning", f"Python {version} is newer than what was tested, {highest}")
+    return Finding(AREA, "ok", f"Python {version} on {host.machine}")
+
+
+def _cpu_engine(system: System, has_chip: bool) -> Finding:
+    version = system.package_version("onnxruntime")
+    if version is not None:
+        return Finding(AREA, "ok", f"CPU engine: onnxruntime {version}")
+    cure = f"`{INSTALL.format('cpu')}`"
+    if has_chip:
+        return Finding(AREA, "ok", "CPU engine: not installed, which a chip does not need", cure)
+    return Finding(AREA, "error", "nothing here runs a model: no chip, and no CPU engine (onnxruntime)", cure)
+
+
+def _compiler(system: System, host: Host) -> Iterator[Finding]:
+    if host.machine not in ("x86_64", "AMD64"):
+        yield Finding(AREA, "ok", "compiler: runs on x86-64 only, bundles are compiled there and copied here")
+        return
+    missing = [names[-1] for names in PROGRAMS if not any(map(system.has_program, names))]
+    if missing:
+        yield Finding(
+            AREA,
+            "warning",
+            f"compiling and simulating need {', '.join(missing)}",
+            f"`sudo apt install {' '.join(missing)}`",
+        )
+    else:
+        yield Finding(AREA, "ok", "cmake, make, C and C++ compiler")
+    unpacked = host.cache / "toolchain" / WHEEL.version / "tpu_mlir" / TPUC_OPT
+    if unpacked.is_file():
+        yield Finding(AREA, "ok", f"BM1684X compiler: tpu_mlir {WHEEL.version} in {unpacked.parents[1]}")
+    else:
+        yield Finding(AREA, "ok", f"BM1684X compiler: tpu_mlir {WHEEL.version} is fetched when it is needed")
