@@ -81,8 +81,9 @@ def test_contexts_that_cannot_be(context: int) -> None:
 def test_sizes_are_those_of_a_compiled_model() -> None:
     """Against what the compiler really made of this shape: 1,005,924,352 bytes, 1,238,242,944 on the chip."""
     size = sizes(SMALL, INT4, 512, step_shapes(512))
-    assert size.chip.weights == pytest.approx(1_005_924_352, rel=0.01)
-    assert size.chip.total == pytest.approx(1_238_242_944, rel=0.03)
+    # The file has the chip's kernels in it, too.
+    assert 0.97 < size.chip.weights / 1_005_924_352 < 1
+    assert size.chip.total == pytest.approx(1_238_242_944, rel=0.001)
     assert size.table == 2 * 151936 * 2048
     assert size.weight_file == pytest.approx(1_027_017_478, rel=0.01)
     assert size.bundle > 1_005_924_352 + size.table

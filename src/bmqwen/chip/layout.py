@@ -4,7 +4,7 @@ Limits and arithmetic are those of the vendor's memory_edit.sh 2.12 (sophon-tool
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bmqwen.chip.heaps import DEVICE_TREE, Heap, cells, place, reserved_size
 from bmqwen.chip.system import System
@@ -20,6 +20,8 @@ SYSTEM_NEEDS = 1792 * MIB
 # A heap this small still serves a video stream; below it the vendor's kit removes the heap.
 SMALLEST = 512 * MIB
 STEP = 16
+# Of the NPU's heap, what the chip's own kernels and commands under way take besides a model.
+SPARE = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,21 @@ class Board:
         return self.memory - self.firmware - layout.total * MIB
 
 
+# An SE7 as delivered, SDK V24.04.01 (linux-arm64, bm1684x_mm_16g.dtsi). A card with as much memory has a heap as large.
+SE7 = Board(
+    memory=16384 * MIB,
+    firmware=577 * MIB + VPU_FIRMWARE,
+    most=Layout(npu=7615, vpu=3071, vpp=4096),
+    now=Layout(npu=3950, vpu=2047, vpp=3072),
+)
+
+
+def largest_heaps(board: Board) -> list[Heap]:
+    """The heaps that a SoC could be given, in the order in which they are tried."""
+    sizes = {"npu": board.most.npu, "vpp": board.most.vpp, "vpu": board.most.vpu}
+    return [Heap(name, size * MIB) for name, size in sizes.items()]
+
+
 def read_board(system: System) -> Board | None:
     """From the device tree that the SoC was booted with; None where it has no such division."""
     banks = cells(system.data(f"{DEVICE_TREE}/memory/reg") or b"")
@@ -98,12 +115,13 @@ def plan_layout(board: Board, pieces: Sequence[int], used: int = 0) -> Layout | 
     """
     vpu, vpp = board.now.vpu, board.now.vpp
     small = SMALLEST // MIB
+    used += SPARE
     needed = _mib(sum(pieces) + used)
     if needed <= board.most.npu:
         return _with_room(board, max(board.now.npu, needed), vpu, vpp, (small, small))
     most = board.most
-    heaps = [Heap("npu", most.npu * MIB, used), Heap("vpp", most.vpp * MIB), Heap("vpu", most.vpu * MIB)]
-    taken = place(pieces, heaps)
+    npu, *others = largest_heaps(board)
+    taken = place(pieces, [replace(npu, used=used), *others])
     if taken is None:
         return None
     needs = max(small, _mib(taken[2])), max(small, _mib(taken[1]))

@@ -1,5 +1,6 @@
 """The chips of this machine, as the driver's files tell of them."""
 
+import posixpath
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -132,11 +133,14 @@ def _driver_version(system: System) -> str | None:
 
 def _library_version(system: System) -> str | None:
     """The folder behind libsophon-current, "libsophon-0.5.1" (libsophon, CMakeLists.txt); None without libbmrt."""
-    if not any(name.startswith("libbmrt.so") for name in system.names(LIBRARY_FOLDER)):
-        return None
-    link = system.link(LIBRARY_FOLDER.removesuffix("/lib")) or ""
-    found = re.search(r"libsophon-(\d[\w.]*)", link)
-    return found[1] if found else "of unknown version"
+    current = LIBRARY_FOLDER.removesuffix("/lib")
+    link = system.link(current)
+    folder = current if link is None else posixpath.join(posixpath.dirname(current), link)
+    for place in (f"{folder}/lib", *system.library_path):
+        if any(name.startswith("libbmrt.so") for name in system.names(place)):
+            found = re.search(r"libsophon-(\d[\w.]*)", place)
+            return found[1] if found else "of unknown version"
+    return None
 
 
 def _chip_name(text: str) -> str:

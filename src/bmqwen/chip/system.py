@@ -15,6 +15,7 @@ class System:
         root: what "/" is.
         programs: folders that are searched for programs; None: PATH.
         packages: folders that are searched for Python packages; None: this Python's.
+        library_path: folders that are searched for libraries; None: LD_LIBRARY_PATH.
     """
 
     def __init__(
@@ -22,8 +23,11 @@ class System:
         root: Path = Path("/"),
         programs: Sequence[str] | None = None,
         packages: Sequence[str] | None = None,
+        library_path: Sequence[str] | None = None,
     ) -> None:
         self._root = root
+        given = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+        self.library_path = [entry for entry in (given if library_path is None else library_path) if entry]
         self._programs = None if programs is None else os.pathsep.join(str(self.path(p)) for p in programs)
         self._packages = sys.path if packages is None else [str(self.path(p)) for p in packages]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bmqwen.cli import bench, chat, evaluate, export, info, pull, serve, verify
+from bmqwen.cli import bench, chat, doctor, evaluate, export, info, pull, serve, verify
 from bmqwen.cli import compile as compile_command
 from bmqwen.cli.terminal import use_utf8
 from bmqwen.errors import BmqwenError
@@ -47,6 +47,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

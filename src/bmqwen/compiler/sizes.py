@@ -8,16 +8,13 @@ from pathlib import Path
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.layout import expected_tensors
-from bmqwen.chip.heaps import Heap
+from bmqwen.chip.layout import SE7, largest_heaps
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.errors import InputError
 from bmqwen.footprint import Footprint, fits, footprint, longest_context, weight_bytes
 from bmqwen.quant.precision import BITS, Precision
 from bmqwen.steps import StepShape
 
-# Of a chip with 16 GB, what can be given to the heaps at most (linux-arm64, bm1684x_mm_16g.dtsi; sophon-tools,
-# memory_edit.sh). On a card the driver divides it much alike (libsophon, driver/bm1684/bm1684_gmem.c).
-LARGEST_HEAPS = {"npu": 7615 << 20, "vpp": 4096 << 20, "vpu": 3071 << 20}
 # Peak of a compiler process in terms of the net's weights, and what it takes besides (measured).
 COMPILER_FACTOR = {"grid": 3.3, "float": 4.6}
 COMPILER_BASE = 300 << 20
@@ -87,7 +84,7 @@ def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Seque
 
 def check_device_memory(config: ModelConfig, precision: Precision, context: int, size: Sizes) -> None:
     """Raise InputError if the model cannot fit on the largest chip."""
-    heaps = [Heap(name, total) for name, total in LARGEST_HEAPS.items()]
+    heaps = largest_heaps(SE7)
     if fits(size.chip, heaps):
         return
     longest = longest_context(config, precision, step_shapes, lambda chip: fits(chip, heaps))

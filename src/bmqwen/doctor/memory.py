@@ -1,10 +1,10 @@
 """Whether a model fits into a chip's memory, and what makes it fit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bmqwen.chip.heaps import Heap
-from bmqwen.chip.layout import BOOT_FILE, WRONG_BOOT_FILE, Board, plan_layout
+from bmqwen.chip.layout import BOOT_FILE, SE7, WRONG_BOOT_FILE, Board, Layout, largest_heaps, plan_layout
 from bmqwen.chip.troubles import larger_than_heap, too_little_memory
 from bmqwen.doctor.finding import Finding
 from bmqwen.footprint import Footprint, fits
@@ -45,6 +45,7 @@ def check_memory(
     title = f"{candidate.title}, {candidate.context:,} tokens"
     yield Finding(AREA, "ok", f"{title}: {footprint_text(need)}")
     if not heaps:
+        yield _elsewhere(candidate)
         return
     if fits(need, heaps):
         yield Finding(AREA, "ok", f"it fits on {device}{_longest_text(candidate, heaps)}")
@@ -59,21 +60,44 @@ def check_memory(
         trouble = larger_than_heap(title, largest, most.name, most.total)
     else:
         trouble = too_little_memory(title, need.total, device, sum(heap.total for heap in empty))
+    smaller = f"choose a smaller precision, context or model{_longest_text(candidate, empty)}"
     layout = plan_layout(board, need.pieces) if board else None
     if board and layout:
-        commands = " && ".join(layout.commands()[1:])
-        cure = (
-            f"in the folder of the vendor's memory_edit: `{commands}` ({BOOT_FILE}, not the {WRONG_BOOT_FILE} that a "
-            f"guide in circulation names: that file is BM1688's, and this box never reads it); Linux keeps "
-            f"{board.system(layout) >> 20:,} MiB"
-        )
+        cure = f"{layout_cure(layout, board)}; or {smaller}"
     elif board:
-        cure = (
-            "no division of this box's memory has room for it: choose a smaller precision, context or model"
-        )
+        cure = f"no division of this box's memory has room for it: {smaller}"
     else:
-        cure = "choose a smaller precision, context or model"
-    yield Finding(AREA, "error", trouble.cause, cure + _longest_text(candidate, empty))
+        cure = smaller
+    yield Finding(AREA, "error", trouble.cause, cure)
+
+
+def layout_cure(layout: Layout, board: Board) -> str:
+    """The commands that divide a SoC's memory anew, and the file that they are about."""
+    commands = " && ".join(layout.commands()[1:])
+    return (
+        f"in the folder of the vendor's memory_edit: `{commands}` ({BOOT_FILE} it is; the {WRONG_BOOT_FILE} that a "
+        f"guide in circulation names belongs to BM1688, this chip never reads it); Linux keeps "
+        f"{board.system(layout) >> 20:,} MiB"
+    )
+
+
+def _elsewhere(candidate: Candidate) -> Finding:
+    """No chip here: what of the usual box, as it is delivered?"""
+    need = candidate.footprint
+    delivered = largest_heaps(replace(SE7, most=SE7.now))
+    if fits(need, delivered):
+        return Finding(AREA, "ok", f"it fits on an SE7 box as delivered{_longest_text(candidate, delivered)}")
+    layout = plan_layout(SE7, need.pieces)
+    if layout is None:
+        text = "it does not fit on a BM1684X with 16 GB, however its memory is divided"
+        longest = _longest_text(candidate, largest_heaps(SE7))
+        return Finding(AREA, "warning", text, f"choose a smaller precision, context or model{longest}")
+    return Finding(
+        AREA,
+        "ok",
+        "it fits on a card with 16 GB a chip, and on an SE7 box once its memory is divided anew",
+        layout_cure(layout, SE7),
+    )
 
 
 def footprint_text(need: Footprint) -> str:
@@ -93,5 +117,5 @@ def _longest_text(candidate: Candidate, heaps: Sequence[Heap]) -> str:
         return ""
     context = candidate.longest(lambda footprint: fits(footprint, heaps))
     if context is None:
-        return "; at this precision no length fits"
+        return "; in the heaps as they are no context fits at this precision"
     return f"; the longest context that fits is {context:,} tokens (--seq-len {context})"

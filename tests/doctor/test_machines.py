@@ -1,0 +1,191 @@
+"""What the doctor says of recorded machines: whole ones and broken ones."""
+
+from pathlib import Path
+
+import pytest
+from recorded import recorded
+
+from bmqwen.chip.machine import look
+from bmqwen.chip.troubles import (
+    Trouble,
+    dead_chip,
+    no_device,
+    no_driver,
+    no_libraries,
+    no_permission,
+    old_libsophon,
+    old_sail,
+)
+from bmqwen.doctor.examination import Examination, examine
+from bmqwen.doctor.probe import Answer
+from bmqwen.doctor.software import Host
+
+MIB = 1 << 20
+BOX = Host(python=(3, 10, 12), machine="aarch64", cache=Path("/data/cache"), free=20_000_000_000)
+PC = Host(python=(3, 12, 3), machine="x86_64", cache=Path("/home/me/.cache/bmqwen"), free=20_000_000_000)
+# Three heaps of a card's chip, 100 MiB of the first in use.
+CARD = Answer("BM1684X", ((7615 * MIB, 7515 * MIB), (3071 * MIB, 3071 * MIB), (3993 * MIB, 3993 * MIB)))
+
+
+def examined(
+    name: str, folder: Path, host: Host, *, answer: Answer = CARD, device: int | None = None
+) -> Examination:
+    """A recorded machine, whose chips all say the same."""
+    return examine(recorded(name, folder), host=host, probe=lambda _: answer, device=device)
+
+
+def told(result: Examination, level: str = "") -> str:
+    """The findings of a level as text."""
+    return "\n".join(f"{f.text} -> {f.cure}" for f in result.findings if level in ("", f.level))
+
+
+def has(result: Examination, trouble: Trouble, level: str = "error") -> bool:
+    """Whether a trouble is told in the words of the runtimes, with its cure."""
+    return any(
+        trouble.cause in f.text and f.cure == trouble.cure for f in result.findings if f.level == level
+    )
+
+
+def test_a_laptop_is_ready_for_the_cpu(tmp_path: Path) -> None:
+    result = examined("bare", tmp_path, PC)
+    assert result.healthy
+    assert "no chip: no card on the PCIe bus, no SoC, no driver; models run on the CPU" in told(result, "ok")
+    assert "CPU engine: onnxruntime 1.23.2" in told(result, "ok")
+
+
+def test_a_laptop_that_was_asked_for_a_chip(tmp_path: Path) -> None:
+    result = examined("bare", tmp_path, PC, device=0)
+    assert not result.healthy
+    assert has(result, no_device(0, 0))
+
+
+def test_an_se7_seen_by_its_user(tmp_path: Path) -> None:
+    result = examined("se7", tmp_path, BOX, answer=Answer("BM1684X"))
+    assert result.healthy
+    ok = told(result, "ok")
+    assert "device 0: BM1684X (bm1684x_se7_v2.0)" in ok
+    # The sizes are in the device tree, which everybody may read.
+    assert "npu 3,950 MiB, vpp 3,072 MiB, vpu 2,047 MiB; 9,069 MiB in all" in ok
+    assert "libsophon 0.5.1" in ok
+    assert "SAIL 3.10.3" in ok
+    assert "compiler: runs on x86-64 only" in ok
+    assert "/sys/kernel/debug/ion, which only root may read" in told(result, "warning")
+
+
+def test_an_se7_seen_by_root(tmp_path: Path) -> None:
+    result = examined("se7_root", tmp_path, BOX, answer=Answer("BM1684X"))
+    assert told(result, "warning") == ""
+    assert "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used), vpu 2,047 MiB (0 used)" in told(result, "ok")
+
+
+def test_the_library_completes_what_a_user_may_not_read(tmp_path: Path) -> None:
+    answer = Answer("BM1684X", ((3950 * MIB, 3938 * MIB), (3072 * MIB, 3072 * MIB), (2047 * MIB, 2047 * MIB)))
+    result = examined("se7", tmp_path, BOX, answer=answer)
+    assert "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used), vpu 2,047 MiB (0 used)" in told(result, "ok")
+    assert told(result, "warning") == ""
+
+
+def test_a_host_with_four_chips(tmp_path: Path) -> None:
+    result = examined("sc7", tmp_path, PC)
+    assert result.healthy
+    ok = told(result, "ok")
+    assert "PCIe host with 4 chips, driver 0.5.1" in ok
+    for index, bus in enumerate(("03", "04", "05", "06")):
+        assert f"device {index}: BM1684X (SC7-224T, 000:{bus}:00.0), Active" in ok
+        assert f"device {index} memory: heap0 7,615 MiB (100 used), heap1 3,071 MiB (0 used)" in ok
+    assert "SAIL: not installed, bmqwen calls libbmrt itself" in ok
+    assert has(examined("sc7", tmp_path, PC, device=4), no_device(4, 4))
+
+
+def test_only_the_device_that_matters_is_told(tmp_path: Path) -> None:
+    text = told(examined("sc7_dead_chip", tmp_path, PC, device=1))
+    assert "device 1: BM1684X" in text
+    assert "device 2" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "trouble"),
+    [
+        ("sc7_dead_chip", dead_chip(2)),
+        ("sc7_no_library", no_libraries()),
+        ("sc7_no_permission", no_permission(["/dev/bmdev-ctl", "/dev/bm-sophon0", "/dev/bm-sophon1"])),
+        ("sc7_no_driver", no_driver()),
+        ("se7_old", old_libsophon("0.4.9")),
+    ],
+)
+def test_what_is_broken_is_named_with_its_cure(name: str, trouble: Trouble, tmp_path: Path) -> None:
+    result = examined(name, tmp_path, PC)
+    assert not result.healthy
+    assert has(result, trouble)
+    # One cause, one error.
+    assert len([f for f in result.findings if f.level == "error"]) == 1
+
+
+def test_a_card_without_a_driver_is_named(tmp_path: Path) -> None:
+    text = told(examined("sc7_no_driver", tmp_path, PC), "error")
+    assert "BM1684X at 0000:03:00.0, BM1684X at 0000:04:00.0 on the PCIe bus, but the driver" in text
+
+
+def test_versions_of_two_sdks(tmp_path: Path) -> None:
+    result = examined("sc7_mixed", tmp_path, PC)
+    assert result.healthy
+    assert "libsophon 0.5.2 and driver 0.5.1 are of different SDKs" in told(result, "warning")
+
+
+def test_an_old_sail_is_a_warning(tmp_path: Path) -> None:
+    result = examined("se7_old", tmp_path, BOX)
+    assert has(result, old_sail("3.7.0"), "warning")
+
+
+def test_who_holds_the_memory(tmp_path: Path) -> None:
+    result = examined("se7_busy", tmp_path, BOX, answer=Answer("BM1684X"))
+    assert "video_server (process 812) use device 0" in told(result, "warning")
+
+
+def test_a_chip_that_does_not_answer_is_dead(tmp_path: Path) -> None:
+    result = examined("se7_root", tmp_path, BOX, answer=Answer(failure="no answer within 30 seconds"))
+    assert has(result, dead_chip(0))
+
+
+def test_chips_that_may_not_be_opened_or_are_given_up_are_not_asked(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def probe(index: int) -> Answer:
+        asked.append(index)
+        return CARD
+
+    for name, expected in (("sc7_no_permission", []), ("sc7_dead_chip", [0, 1, 3])):
+        asked.clear()
+        examine(recorded(name, tmp_path / name), host=PC, probe=probe)
+        assert asked == expected
+
+
+def test_a_machine_is_read_from_its_files(tmp_path: Path) -> None:
+    machine = look(recorded("sc7", tmp_path))
+    assert [chip.index for chip in machine.chips] == [0, 1, 2, 3]
+    assert {heap.name: heap.total for heap in machine.chips[3].heaps} == {
+        "heap0": 0x1DBF00000,
+        "heap1": 0xBFF00000,
+        "heap2": 0xF9900000,
+    }
+    assert (machine.driver, machine.libsophon, machine.denied) == ("0.5.1", "0.5.1", ())
+
+
+@pytest.mark.parametrize(
+    ("python", "level"),
+    [((3, 9, 2), "error"), ((3, 10, 0), "ok"), ((3, 13, 9), "ok"), ((3, 14, 0), "warning")],
+)
+def test_versions_of_python(python: tuple[int, int, int], level: str, tmp_path: Path) -> None:
+    result = examined("bare", tmp_path, Host(python, "x86_64", Path("/cache"), 20_000_000_000))
+    assert next(f.level for f in result.findings if f.text.startswith("Python")) == level
+
+
+def test_a_machine_that_can_run_nothing(tmp_path: Path) -> None:
+    system = recorded("bare", tmp_path)
+    for path in (tmp_path / "usr/lib/python3/dist-packages").glob("onnxruntime*/METADATA"):
+        path.unlink()
+    result = examine(system, host=Host((3, 12, 0), "x86_64", Path("/cache"), 1_000_000), probe=lambda _: CARD)
+    assert "no chip, and no CPU engine" in told(result, "error")
+    warnings = told(result, "warning")
+    assert "0.0 GB free in /cache" in warnings
+    assert "sudo apt install" in warnings
