@@ -1,9 +1,8 @@
 """What a compiled model takes of a chip's memory, by arithmetic: from the configuration alone, without compiling."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.layout import expected_tensors
@@ -44,20 +43,16 @@ class Footprint:
         """All of it."""
         return self.weights + self.instructions + self.cache + self.activations
 
-    def to_dict(self) -> dict[str, Any]:
-        """For a manifest, and for people."""
-        return {**asdict(self), "pieces": list(self.pieces)}
-
-    @classmethod
-    def from_dict(cls, stated: Mapping[str, Any]) -> "Footprint":
-        """From a manifest. Raises KeyError, TypeError or ValueError."""
-        return cls(
-            weights=int(stated["weights"]),
-            instructions=int(stated["instructions"]),
-            cache=int(stated["cache"]),
-            activations=int(stated["activations"]),
-            pieces=tuple(int(piece) for piece in stated["pieces"]),
-        )
+    def to_dict(self) -> dict[str, int]:
+        """For scripts."""
+        return {
+            "total": self.total,
+            "weights": self.weights,
+            "instructions": self.instructions,
+            "cache": self.cache,
+            "activations": self.activations,
+            "largest_piece": max(self.pieces),
+        }
 
 
 def footprint(
@@ -75,10 +70,12 @@ def footprint(
     # Cosines and sines of every position.
     weights += 2 * aligned(2 * context * config.head_dim)
     most = max(shape.tokens for shape in shapes)
-    cache = kv_bytes(config, context, most)
+    # A net's own rows lie behind its history's.
+    rows = max(context, *(shape.history + shape.tokens for shape in shapes))
+    cache = 2 * config.num_hidden_layers * aligned(2 * config.kv_size * rows)
     other_io = (
         aligned(2 * most * config.hidden_size)
-        + aligned(2 * most * (context + most))
+        + aligned(max(2 * shape.tokens * (shape.history + shape.tokens) for shape in shapes))
         + aligned(4 * most)
         + aligned(4 * config.vocab_size)
         + 2 * ALIGNMENT
@@ -114,12 +111,6 @@ def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
         else:
             found[name] = aligned(2 * values)
     return found
-
-
-def kv_bytes(config: ModelConfig, context: int, most: int) -> int:
-    """K/V memory of all layers: the longest net's own rows lie behind those of the context."""
-    rows = aligned(2 * config.kv_size * context) + aligned(2 * config.kv_size * most)
-    return 2 * config.num_hidden_layers * rows
 
 
 def longest_context(

@@ -81,6 +81,20 @@ def look(system: System) -> Machine:
     )
 
 
+def memory_holders(system: System, chip: Chip) -> list[str]:
+    """Other programs that have the device open, as far as this user may see."""
+    files = {chip.file} if chip.bus else {chip.file, "/dev/ion"}
+    found = []
+    own = (system.link("/proc/self") or "").rsplit("/", 1)[-1]
+    for process in system.names("/proc"):
+        if not process.isdigit() or process == own:
+            continue
+        folder = f"/proc/{process}/fd"
+        if any(system.link(f"{folder}/{number}") in files for number in system.names(folder)):
+            found.append(f"{system.text(f'/proc/{process}/comm') or 'a program'} (process {process})")
+    return found
+
+
 def _card_chips(system: System) -> list[Chip]:
     """Chips of PCIe cards (libsophon, driver/bm_debug.c; doc/guide_en/3_2_proc_description.rst)."""
     chips = []

@@ -1,7 +1,7 @@
 """`bmqwen doctor`."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,7 +9,7 @@ from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
-    from bmqwen.doctor.finding import Finding
+    from bmqwen.chip.finding import Finding
 
 _MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
@@ -27,20 +27,10 @@ def doctor(
         int | None,
         typer.Option("--device", min=0, help="The only chip that matters; default: all.", show_default=False),
     ] = None,
-    quant: Annotated[
-        Literal["f16", "int8", "int4"], typer.Option("--quant", help="Format of the weights of a MODEL.")
-    ] = "int4",
+    quant: options.ChipQuant = "int4",
     group_size: options.GroupSize = 64,
-    lm_head: Annotated[
-        Literal["f16", "int8", "int4"] | None,
-        typer.Option("--lm-head", help="Format of the head; default: as --quant.", show_default=False),
-    ] = None,
-    seq_len: Annotated[
-        int | None,
-        typer.Option(
-            "--seq-len", help="Most tokens of a conversation with a MODEL; default: 512.", show_default=False
-        ),
-    ] = None,
+    lm_head: options.ChipHead = None,
+    seq_len: options.SeqLen = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:

@@ -28,14 +28,23 @@ def info(
     check: Annotated[
         bool, typer.Option("--check", help="Compare every file of a bundle with its hash.")
     ] = False,
+    quant: options.ChipQuant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.ChipHead = None,
+    seq_len: options.SeqLen = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Describe a checkpoint, a bundle or a bmodel: sizes, precision, bytes, memory."""
+    """Describe a checkpoint, a bundle or a bmodel: sizes, precision, bytes, memory on the chip."""
     from bmqwen.bundle import is_bundle, read_bundle
     from bmqwen.checkpoint.checkpoint import open_checkpoint
     from bmqwen.checkpoint.hub import Hub
+    from bmqwen.chip.system import System
     from bmqwen.describe import describe_bundle, describe_checkpoint
+    from bmqwen.doctor.candidate import find_candidate
+    from bmqwen.fit import memory_findings
+    from bmqwen.progress import Silent
+    from bmqwen.quant.precision import Precision
 
     with progress_bar() as bar:
         path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
@@ -56,11 +65,19 @@ def info(
     else:
         with open_checkpoint(path) as checkpoint:
             facts = describe_checkpoint(checkpoint)
+    found = None
+    if facts["kind"] != "onnx":
+        precision = Precision.choose(quant, group_size, lm_head or quant)
+        found = find_candidate(str(path), precision, seq_len, offline=True, progress=Silent())
     if json:
-        print_json(facts)
-    else:
-        for line in _lines(facts):
-            typer.echo(line)
+        print_json(facts if found is None else {**facts, "chip_memory": found.to_dict()})
+        return
+    for line in _lines(facts):
+        typer.echo(line)
+    if found is not None:
+        typer.echo("\nmemory on the chip")
+        for finding in memory_findings(found, System()):
+            typer.echo(f"  {finding}")
 
 
 def _bmodel_text(path: Path) -> str:

@@ -58,3 +58,16 @@ Offline = Annotated[
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write.", show_default=False)
 ]
+# How a model would be compiled, for questions about it.
+ChipQuant = Annotated[
+    Literal["f16", "int8", "int4"],
+    typer.Option("--quant", help="Format of the weights on the chip; a bundle keeps its own."),
+]
+ChipHead = Annotated[
+    Literal["f16", "int8", "int4"] | None,
+    typer.Option("--lm-head", help="Format of the head there; default: as --quant.", show_default=False),
+]
+SeqLen = Annotated[
+    int | None,
+    typer.Option("--seq-len", help="Most tokens of a conversation there; default: 512.", show_default=False),
+]

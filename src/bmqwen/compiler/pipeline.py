@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,19 @@ from bmqwen.bundle import (
     write_manifest,
 )
 from bmqwen.checkpoint.checkpoint import Checkpoint
+from bmqwen.chip.system import System
 from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.compiler.sizes import check_host_memory, parallel_jobs
 from bmqwen.compiler.stage_clock import StageClock
 from bmqwen.compiler.stage_runner import run_stages
+from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe, compile_net, describe
 from bmqwen.compiler.work_folder import WorkFolder
 from bmqwen.errors import CompileError, StorageError
+from bmqwen.fit import Candidate, memory_findings
+from bmqwen.footprint import longest_context
 from bmqwen.half import Half, to_half
 from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.progress import Progress, Silent
@@ -160,6 +165,8 @@ def _compile_stages(
     if not missing:
         work.join(toolchain)
         return stages
+    for finding in memory_findings(_candidate(checkpoint, plan), System()):
+        progress.note(str(finding))
     require_free(work.path, plan.size.scratch(jobs), f"compiling {checkpoint.name}")
     if not work.has_weights():
         _write_weights(checkpoint, plan, work, progress)
@@ -196,6 +203,15 @@ def _compile_stages(
             ) from error
         raise
     return stages
+
+
+def _candidate(checkpoint: Checkpoint, plan: Plan) -> Candidate:
+    return Candidate(
+        title=f"{checkpoint.name}, {plan.precision}",
+        context=plan.context,
+        footprint=plan.size.chip,
+        longest=partial(longest_context, plan.config, plan.precision, step_shapes),
+    )
 
 
 def _write_weights(checkpoint: Checkpoint, plan: Plan, work: WorkFolder, progress: Progress) -> None:

@@ -1,16 +1,19 @@
 """From a model's name, a checkpoint or a bundle to what it takes of a chip's memory."""
 
+import math
 from functools import partial
+from pathlib import Path
 
-from bmqwen.bundle import Bundle, is_bundle, read_bundle
+from bmqwen.bmodel.description import BmodelDescription, StageDescription, read_description
+from bmqwen.bundle import BMODEL_FILE, Bundle, is_bundle, read_bundle
 from bmqwen.checkpoint.catalog import find, is_short
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.checkpoint.published_configs import published_config
 from bmqwen.compiler.stages import check_context, step_shapes
-from bmqwen.doctor.memory import Candidate
 from bmqwen.errors import InputError
+from bmqwen.fit import Candidate
 from bmqwen.footprint import Footprint, footprint, longest_context
 from bmqwen.progress import Progress
 from bmqwen.quant.precision import Precision
@@ -43,7 +46,7 @@ def find_candidate(
     if is_bundle(path):
         return of_bundle(read_bundle(path))
     if path.suffix == ".bmodel":
-        raise InputError(f"{path} is a bmodel without a bundle: `bmqwen info` tells its memory")
+        return of_bmodel(path)
     with open_checkpoint(path) as checkpoint:
         return of_config(checkpoint.name, checkpoint.config, precision, context)
 
@@ -61,24 +64,48 @@ def of_config(name: str, config: ModelConfig, precision: Precision, context: int
 
 
 def of_bundle(bundle: Bundle) -> Candidate:
-    """A compiled model. Raises InputError for a bundle that is not for the chip."""
+    """A compiled model. Raises InputError for a bundle that is not for the chip, BundleError for a damaged one."""
     if bundle.kind != "bmodel":
         raise InputError(f"{bundle.folder} was made for the CPU, it takes nothing of a chip's memory")
     return Candidate(
         title=f"{bundle.model}, {Precision(**bundle.precision)}",
         context=int(bundle.details.get("context", 0)),
-        footprint=bundle_footprint(bundle),
+        footprint=bmodel_footprint(read_description(bundle.path(BMODEL_FILE))),
     )
 
 
-def bundle_footprint(bundle: Bundle) -> Footprint:
-    """What its nets take, as measured when it was made; else one piece of the size that its manifest states."""
-    stated = bundle.details.get("memory")
-    if isinstance(stated, dict):
-        try:
-            return Footprint.from_dict(stated)
-        except (KeyError, TypeError, ValueError):
-            pass
-    total = bundle.details.get("device_bytes")
-    size = total if isinstance(total, int) else bundle.files[next(iter(bundle.files))].bytes
-    return Footprint(size, 0, 0, 0, (size,))
+def of_bmodel(path: Path) -> Candidate:
+    """A bmodel of any layout. Raises BundleError for a damaged one."""
+    said = read_description(path)
+    contexts = [
+        s.inputs[0].shape[1] for net in said.nets.values() for s in net.stages if len(s.inputs[0].shape) > 1
+    ]
+    return Candidate(title=path.name, context=max(contexts, default=0), footprint=bmodel_footprint(said))
+
+
+def bmodel_footprint(said: BmodelDescription) -> Footprint:
+    """What a bmodel's nets take, by its own description.
+
+    Weights of different nets are allocations of their own, and so are the inputs and outputs of a net that keeps them
+    apart; a net's stages share both. Intermediate results of all nets share one.
+    """
+    stages = [stage for net in said.nets.values() for stage in net.stages]
+    weights = {key: size for stage in stages for key, size in stage.weights.items()}
+    instructions = sum(stage.instruction_bytes for stage in stages)
+    work = max((stage.neuron_bytes for stage in stages), default=0)
+    kept = [max((stage.io_bytes for stage in net.stages), default=0) for net in said.nets.values()]
+    cache = sum(max(map(_cache_bytes, net.stages), default=0) for net in said.nets.values())
+    return Footprint(
+        weights=sum(weights.values()),
+        instructions=instructions,
+        cache=cache,
+        activations=work + max(0, sum(kept) - cache),
+        pieces=(*weights.values(), instructions, work, *(size for size in kept if size)),
+    )
+
+
+def _cache_bytes(stage: StageDescription) -> int:
+    """K/V of the history that a stage reads, and of the tokens that it adds."""
+    inputs = [t for t in stage.inputs if t.name.startswith("history_")]
+    outputs = [t for t in stage.outputs if t.name.startswith(("k_cache", "v_cache"))]
+    return sum(2 * math.prod(tensor.shape) for tensor in (*inputs, *(outputs if inputs else ())))

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from bmqwen.chip.finding import Finding
 from bmqwen.chip.heaps import DEBUG_FOLDER, Heap
-from bmqwen.chip.machine import CHIP, Chip, Machine
+from bmqwen.chip.machine import CHIP, Chip, Machine, memory_holders
 from bmqwen.chip.system import System
 from bmqwen.chip.troubles import (
     INSTALL_SAIL,
@@ -19,7 +20,6 @@ from bmqwen.chip.troubles import (
     old_libsophon,
     old_sail,
 )
-from bmqwen.doctor.finding import Finding
 from bmqwen.doctor.probe import Answer, Probe
 
 AREA = "chip"
@@ -152,20 +152,6 @@ def memory_text(heaps: Sequence[Heap]) -> str:
         for heap in heaps
     ]
     return f"{', '.join(parts)}; {sum(heap.total for heap in heaps) >> 20:,} MiB in all"
-
-
-def memory_holders(system: System, chip: Chip) -> list[str]:
-    """Other programs that have the device open, as far as this user may see."""
-    files = {chip.file} if chip.bus else {chip.file, "/dev/ion"}
-    found = []
-    own = (system.link("/proc/self") or "").rsplit("/", 1)[-1]
-    for process in system.names("/proc"):
-        if not process.isdigit() or process == own:
-            continue
-        folder = f"/proc/{process}/fd"
-        if any(system.link(f"{folder}/{number}") in files for number in system.names(folder)):
-            found.append(f"{system.text(f'/proc/{process}/comm') or 'a program'} (process {process})")
-    return found
 
 
 def _sail(system: System) -> Finding:

@@ -1,17 +1,16 @@
 """The whole examination: software, chips, and a model if one is named."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from bmqwen.chip.layout import read_board
-from bmqwen.chip.machine import Chip, Machine, look
+from bmqwen.chip.finding import Finding
+from bmqwen.chip.machine import Machine, look
 from bmqwen.chip.system import System
-from bmqwen.doctor.chips import check_chips, memory_holders, with_answers
-from bmqwen.doctor.finding import Finding
-from bmqwen.doctor.memory import Candidate, check_memory
+from bmqwen.doctor.chips import check_chips, with_answers
 from bmqwen.doctor.probe import Probe, ask
 from bmqwen.doctor.software import Host, check_software
+from bmqwen.fit import Candidate, memory_findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +20,12 @@ class Examination:
     Attributes:
         machine: its chips.
         findings: in the order in which they are told.
+        candidate: the model that was asked about.
     """
 
     machine: Machine
-    findings: Sequence[Finding] = field(default_factory=list)
+    findings: Sequence[Finding]
+    candidate: Candidate | None = None
 
     @property
     def healthy(self) -> bool:
@@ -37,6 +38,7 @@ class Examination:
             "healthy": self.healthy,
             "machine": asdict(self.machine),
             "findings": [finding.to_dict() for finding in self.findings],
+            "model": None if self.candidate is None else self.candidate.to_dict(),
         }
 
 
@@ -63,18 +65,5 @@ def examine(
         *check_chips(system, machine, device),
     ]
     if candidate is not None:
-        chip = chosen_chip(machine, device)
-        findings += check_memory(
-            candidate,
-            chip.heaps if chip else (),
-            f"device {chip.index}" if chip else "",
-            read_board(system),
-            memory_holders(system, chip) if chip else (),
-        )
-    return Examination(machine, findings)
-
-
-def chosen_chip(machine: Machine, device: int | None) -> Chip | None:
-    """The chip that a model is to run on, if there is one that works."""
-    wanted = [c for c in machine.chips if device in (None, c.index) and c.state != "Fault" and c.heaps]
-    return wanted[0] if wanted else None
+        findings += memory_findings(candidate, system, machine, device)
+    return Examination(machine, findings, candidate)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bmqwen.cache import cache_folder
+from bmqwen.chip.finding import Finding
 from bmqwen.chip.system import System
 from bmqwen.compiler.toolchain import PROGRAMS, TPUC_OPT, WHEEL
-from bmqwen.doctor.finding import Finding
 
 AREA = "software"
 PYTHON = ((3, 10), (3, 13))

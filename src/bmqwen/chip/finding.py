@@ -1,4 +1,4 @@
-"""One line of the doctor's: what was found, how bad it is, and what mends it."""
+"""Something found on a machine: how bad it is, and what mends it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -23,6 +23,9 @@ class Finding:
     level: Level
     text: str
     cure: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.cure}" if self.cure else self.text
 
     @classmethod
     def of(cls, area: str, trouble: Trouble, level: Level = "error") -> "Finding":

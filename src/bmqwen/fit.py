@@ -2,11 +2,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from bmqwen.chip.finding import Finding
 from bmqwen.chip.heaps import Heap
-from bmqwen.chip.layout import BOOT_FILE, SE7, WRONG_BOOT_FILE, Board, Layout, largest_heaps, plan_layout
+from bmqwen.chip.layout import (
+    BOOT_FILE,
+    SE7,
+    WRONG_BOOT_FILE,
+    Board,
+    Layout,
+    largest_heaps,
+    plan_layout,
+    read_board,
+)
+from bmqwen.chip.machine import Chip, Machine, look, memory_holders
+from bmqwen.chip.system import System
 from bmqwen.chip.troubles import larger_than_heap, too_little_memory
-from bmqwen.doctor.finding import Finding
 from bmqwen.footprint import Footprint, fits
 
 AREA = "model"
@@ -27,6 +39,39 @@ class Candidate:
     context: int
     footprint: Footprint
     longest: Callable[[Callable[[Footprint], bool]], int | None] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts; sizes in bytes."""
+        return {"title": self.title, "context": self.context, **self.footprint.to_dict()}
+
+
+def memory_findings(
+    candidate: Candidate, system: System, machine: Machine | None = None, device: int | None = None
+) -> list[Finding]:
+    """Whether a model fits into a chip's memory, and what makes it fit.
+
+    Args:
+        candidate: the model.
+        system: the machine.
+        machine: what was found on it; None: look, without asking the chips themselves.
+        device: on which it is to run; None: the first that works.
+    """
+    chip = chosen_chip(machine or look(system), device)
+    return list(
+        check_memory(
+            candidate,
+            chip.heaps if chip else (),
+            f"device {chip.index}" if chip else "",
+            read_board(system),
+            memory_holders(system, chip) if chip else (),
+        )
+    )
+
+
+def chosen_chip(machine: Machine, device: int | None) -> Chip | None:
+    """The chip that a model is to run on, if there is one that works."""
+    wanted = [c for c in machine.chips if device in (None, c.index) and c.state != "Fault" and c.heaps]
+    return wanted[0] if wanted else None
 
 
 def check_memory(
@@ -108,8 +153,12 @@ def footprint_text(need: Footprint) -> str:
         "activations": need.activations,
         "instructions": need.instructions,
     }
-    listed = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items())
-    return f"needs {need.total / 2**20:,.0f} MiB on the chip: {listed}"
+    listed = ", ".join(f"{name} {_mib_text(size)}" for name, size in parts.items())
+    return f"needs {_mib_text(need.total)} MiB on the chip: {listed}"
+
+
+def _mib_text(size: int) -> str:
+    return f"{size / 2**20:,.0f}" if size >= 10 << 20 else f"{size / 2**20:.1f}"
 
 
 def _longest_text(candidate: Candidate, heaps: Sequence[Heap]) -> str:
