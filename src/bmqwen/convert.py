@@ -15,6 +15,7 @@ from bmqwen.checkpoint.hub import Hub
 from bmqwen.errors import BundleError, InputError
 from bmqwen.network.export import export_onnx, source_key
 from bmqwen.progress import Progress
+from bmqwen.published_bundle import open_published, published_in
 from bmqwen.quant.precision import Precision
 from bmqwen.storage import storage_errors
 
@@ -43,13 +44,16 @@ def convert(
 def bundle_of(
     model: str | None, precision: Precision, *, offline: bool = False, progress: Progress
 ) -> Bundle:
-    """The bundle to run for MODEL: itself where it is one, else its conversion, made on first use and kept.
+    """The bundle to run for MODEL: itself where it is one or a published bmodel, else its conversion, made on first use
+    and kept.
 
     Raises what `Hub.resolve`, `read_bundle` and `export_onnx` raise.
     """
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         return read_bundle(path)
+    if published := path if path.suffix == ".bmodel" else published_in(path):
+        return open_published(published)
     with open_checkpoint(path) as checkpoint:
         key = source_key(checkpoint, precision, plain=False)
         name = re.sub(r"[^\w.-]", "_", checkpoint.name)

@@ -30,14 +30,15 @@ class Table:
         return int(self._number(form, place)) if place else 0
 
     def text(self, field: int) -> str:
-        """A string; empty where it is left out."""
+        """A string, made fit for a terminal; empty where it is left out."""
         place = self._follow(field)
         if not place:
             return ""
         size = self._number("<I", place)
         if size > LONGEST:
             raise ValueError("a string is too long")
-        return self._piece(place + 4, size).decode("utf-8", "replace")
+        text = self._piece(place + 4, size).decode("utf-8", "replace")
+        return "".join(c if c.isprintable() else "?" for c in text)
 
     def table(self, field: int) -> "Table | None":
         """A table inside; None where it is left out."""

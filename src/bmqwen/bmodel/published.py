@@ -40,7 +40,11 @@ def published_model(bmodel: BmodelDescription) -> PublishedModel:
     path, nets = bmodel.path, bmodel.nets
     missing = [name for name in _NEEDED if not nets.get(name) or not nets[name].stages]
     if missing:
-        names = ", ".join(list(nets)[:4]) + (" ..." if len(nets) > 4 else "") if nets else "none at all"
+        names = (
+            ", ".join(name[:40] for name in list(nets)[:4]) + (" ..." if len(nets) > 4 else "")
+            if nets
+            else "none at all"
+        )
         if "step" in nets:
             raise BundleError(
                 f"{path} is the bmodel of a bundle, which holds its tokenizer and embedding table, too: name the "
@@ -51,7 +55,9 @@ def published_model(bmodel: BmodelDescription) -> PublishedModel:
             "qwen1.5-*.bmodel can be run"
         )
     if bmodel.chip != CHIP:
-        raise BundleError(f"{path} was compiled for {bmodel.chip}, and only {CHIP} can be used: get that one")
+        raise BundleError(
+            f"{path} was compiled for {bmodel.chip[:40]}, and only {CHIP} can be used: get that one"
+        )
     block, step = nets["block_0"].stages[0], nets["block_cache_0"].stages[0]
     if bmodel.chips > 1 or len(step.inputs) > 5:
         raise BundleError(f"{path} was compiled for several chips at once: get the one named ..._1dev.bmodel")
