@@ -1,6 +1,5 @@
 """The folder that a runtime loads: manifest, nets, tokenizer files."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Literal
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, ConfigError, InputError
-from bmqwen.storage import write_file
+from bmqwen.storage import file_sha256, write_file
 
 MANIFEST = "bmqwen.json"
 FORMAT = 1
@@ -93,15 +92,6 @@ class Bundle:
                 raise BundleError(
                     f"{path} was changed after the bundle was made (its hash differs): make it again"
                 )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def is_bundle(path: Path) -> bool:

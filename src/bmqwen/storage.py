@@ -1,6 +1,7 @@
 """Writing without leaving halves: beside and rename, with storage errors in words."""
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
@@ -85,3 +86,12 @@ def require_free(folder: Path, needed: int, purpose: str) -> None:
             f"{purpose} needs {needed / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free: "
             "free some space or set BMQWEN_CACHE to a larger disk"
         )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

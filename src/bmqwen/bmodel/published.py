@@ -40,19 +40,15 @@ def published_model(bmodel: BmodelDescription) -> PublishedModel:
     path, nets = bmodel.path, bmodel.nets
     missing = [name for name in _NEEDED if not nets.get(name) or not nets[name].stages]
     if missing:
-        names = (
-            ", ".join(name[:40] for name in list(nets)[:4]) + (" ..." if len(nets) > 4 else "")
-            if nets
-            else "none at all"
-        )
+        names = ", ".join([*(name[:40] for name in list(nets)[:4]), *(["..."] if len(nets) > 4 else [])])
         if "step" in nets:
             raise BundleError(
                 f"{path} is the bmodel of a bundle, which holds its tokenizer and embedding table, too: name the "
                 "bundle's folder"
             )
         raise BundleError(
-            f"{path} has unknown nets ({names}; without {missing[0]}): bundles of bmqwen compile and the publisher's "
-            "qwen1.5-*.bmodel can be run"
+            f"{path} has unknown nets ({names or 'none at all'}; without {missing[0]}): bundles of bmqwen compile and "
+            "the publisher's qwen1.5-*.bmodel can be run"
         )
     if bmodel.chip != CHIP:
         raise BundleError(

@@ -31,7 +31,7 @@ class CachedModel:
 
     Attributes:
         name: what to call it.
-        path: its folder, or its one GGUF file.
+        path: its folder, or its one GGUF file or bmodel.
         size: bytes on disk.
         source: where it came from; empty while it is unfinished.
         revision: which state of it.
@@ -66,8 +66,9 @@ class Cache:
             path = folder / file
             if not path.is_file() or path.stat().st_size != size:
                 return None
-        only = next(iter(files)) if len(files) == 1 else ""
-        path = folder / only if only.endswith(".gguf") else folder
+        only = next((file for file in files if file.endswith((".gguf", ".bmodel"))), "")
+        # A GGUF file is complete by itself, and a bmodel finds its tokenizer beside it.
+        path = folder / only if only and (len(files) == 1 or only.endswith(".bmodel")) else folder
         source, revision = str(record.get("source")), str(record.get("revision"))
         return CachedModel(name, path, size_below(folder), source, revision, complete=True)
 
@@ -102,7 +103,7 @@ class Cache:
             "source": release.origin,
             "repo": release.repo,
             "revision": release.revision,
-            "files": {file.name: file.size for file in release.files},
+            "files": {file.name: (folder / file.name).stat().st_size for file in release.files},
         }
         with storage_errors(self.folder):
             (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from bmqwen.errors import InputError
 HUGGINGFACE = "huggingface"
 MODELSCOPE = "modelscope"
 PYPI = "pypi"
+SOPHGO = "sophgo"
 
 # The lengths keep names of folders below 255 bytes.
 _HUB_ID = re.compile(
@@ -47,7 +48,7 @@ class Model:
     Attributes:
         name: what people call it and what its folder in the cache is called.
         repos: id at each hub, by the source's name.
-        file: the one GGUF file that is meant; None for a folder with safetensors.
+        file: the one GGUF file or bmodel that is meant; None for a folder with safetensors.
         variant: part of the name of the GGUF file that is meant ("q4_k_m"), for ids that a user typed.
         revision: branch, tag or commit; None for the hub's default.
         archive: the same file in wheels, for when no hub can be reached.
@@ -113,6 +114,17 @@ MODELS: Mapping[str, Model] = {
 }
 """All short names, the demo model first."""
 
+# Names of the chip's publisher: those of its sample programs' scripts; it may have more of the kind.
+_PUBLISHED = re.compile(r"qwen1\.5-(0\.5b|1\.8b|4b|7b)_[a-z]*\d+(?P<length>_seq\d+)?_1dev(\.bmodel)?")
+PUBLISHED = (
+    "qwen1.5-1.8b_int4_1dev",
+    "qwen1.5-1.8b_int8_1dev",
+    "qwen1.5-4b_int4_1dev",
+    "qwen1.5-7b_int4_1dev",
+    "qwen1.5-7b_int4_seq512_1dev",
+    "qwen1.5-7b_int4_seq2048_1dev",
+)
+
 ALIASES: Mapping[str, str] = {
     "demo": DEMO.name,
     "qwen2.5-coder-0.5b-instruct-gguf": DEMO.name,
@@ -121,7 +133,7 @@ ALIASES: Mapping[str, str] = {
 
 
 def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
-    """The model meant by a short name or by a hub id, `owner/name[:variant][@revision]`.
+    """The model meant by a short name, a published bmodel's, or a hub id, `owner/name[:variant][@revision]`.
 
     `variant` picks one of several GGUF files. Case does not matter in short names.
 
@@ -132,6 +144,10 @@ def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
     name = ALIASES.get(name, name)
     if name in models:
         return models[name]
+    if published := _PUBLISHED.fullmatch(name):
+        name = name.removesuffix(".bmodel")
+        folder = "sophon-demo/Qwen/qwen1.5" if published["length"] else "sophon-demo/Qwen1_5"
+        return Model(name, {SOPHGO: folder}, file=f"{name}.bmodel")
     match = _HUB_ID.fullmatch(text.strip())
     if match is None:
         raise InputError(_unknown(text, models))
@@ -156,7 +172,7 @@ def is_short(text: str, models: Mapping[str, Model] = MODELS) -> bool:
 
 
 def _unknown(text: str, models: Mapping[str, Model]) -> str:
-    close = difflib.get_close_matches(text.lower(), [*models, *ALIASES], n=3, cutoff=0.6)
+    close = difflib.get_close_matches(text.lower(), [*models, *ALIASES, *PUBLISHED], n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(models)}"
     return (
         f"unknown model {text[:80]!r}: {hint} (a hub id, owner/name, a folder or a GGUF file will do as well)"

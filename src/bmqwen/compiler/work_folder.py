@@ -14,14 +14,13 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from bmqwen.bundle import file_sha256
 from bmqwen.cache import cache_folder
 from bmqwen.compiler.joined_nets import FinishedStage, JoinedNets, link_or_copy
 from bmqwen.compiler.profile import read_profile
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import LOG, CompiledNet
 from bmqwen.steps import StepShape
-from bmqwen.storage import storage_errors, write_file
+from bmqwen.storage import file_sha256, storage_errors, write_file
 
 NET = "step"
 WEIGHTS = "weights.npz"
