@@ -10,7 +10,7 @@ from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".gguf", ".bin")
+LARGE = (".safetensors", ".gguf", ".bin", ".bmodel")
 
 
 class HubServer:
@@ -42,21 +42,13 @@ class HubServer:
             protocol_version = "HTTP/1.1"
 
             def do_HEAD(self) -> None:
-                self._send(200, b"")
+                hub.head(self)
 
             def do_GET(self) -> None:
                 hub.answer(self)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
-
-            def _send(self, status: int, data: bytes, **headers: str) -> None:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
@@ -81,6 +73,11 @@ class HubServer:
     def starts(self, name: str) -> list[int]:
         """First bytes of the downloads of a file, in order."""
         return [start for file, start in self.log if file == name]
+
+    def head(self, request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         url = urlsplit(request.path)
