@@ -1,5 +1,6 @@
 """First-token latency and tokens/s of a loaded model, measured the way the published tables do."""
 
+import resource
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from typing import Any
 from bmqwen.engine import Engine
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate.params import SamplingParams, Usage
+from bmqwen.runtime.base import DeviceRuntime
+from bmqwen.version import __version__
 
 # The prompt of the tables that the publisher of the chip's demos prints.
 PUBLISHED_PROMPT = "请使用python写一段冒泡排序算法。"
@@ -20,12 +23,16 @@ class BenchResult:
     Attributes:
         model, precision, engine: what was measured.
         runs: usage of every counted run.
+        device_bytes: device memory in use while the model was loaded; None without a device, or one that does not tell.
+        host_bytes: largest memory of this process so far.
     """
 
     model: str
     precision: str
     engine: str
     runs: tuple[Usage, ...]
+    device_bytes: int | None
+    host_bytes: int
 
     @property
     def first_token_s(self) -> float:
@@ -45,12 +52,16 @@ class BenchResult:
             "first_token_s": self.first_token_s,
             "tokens_per_s": self.tokens_per_s,
             "first_token_s_range": [min(first), max(first)],
+            "first_token_s_spread": _spread(first),
             "tokens_per_s_range": [min(speed), max(speed)],
+            "tokens_per_s_spread": _spread(speed),
             "prompt_tokens": self.runs[0].prompt_tokens,
             "new_tokens": self.runs[0].completion_tokens,
             "model": self.model,
             "precision": self.precision,
             "engine": self.engine,
+            "device_bytes": self.device_bytes,
+            "host_bytes": self.host_bytes,
             "runs": [
                 {
                     "first_token_s": u.first_token_s,
@@ -62,15 +73,29 @@ class BenchResult:
         }
 
     def markdown(self) -> str:
-        """A table of one row, in the layout of the published ones."""
+        """A table of one row: the columns of the published ones, then what these leave open."""
         first = [u.first_token_s for u in self.runs]
         speed = [u.tokens_per_s for u in self.runs]
-        return (
-            "| engine | model | precision | prompt tokens | new tokens | first token latency (s) | tokens/s |\n"
-            "|---|---|---|---|---|---|---|\n"
-            f"| {self.engine} | {self.model} | {self.precision} | {self.runs[0].prompt_tokens} "
-            f"| {self.runs[0].completion_tokens} | {_median(first, _seconds)} | {_median(speed, _speed)} |"
+        used, memory = (
+            ("host", self.host_bytes) if self.device_bytes is None else ("device", self.device_bytes)
         )
+        cells = {
+            "platform": self.engine,
+            "program": f"bmqwen {__version__}",
+            "model": f"{self.model}, {self.precision}",
+            "first token latency(s)": _median(first, _seconds),
+            "token per second(tokens/s)": _median(speed, _speed),
+            "tokens in": str(self.runs[0].prompt_tokens),
+            "tokens out": str(self.runs[0].completion_tokens),
+            f"{used} memory": f"{memory / 2**20:,.0f} MiB",
+        }
+        rows = [list(cells), ["---"] * len(cells), list(cells.values())]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Standard deviation; 0 for one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _median(values: Sequence[float], show: Callable[[float], str]) -> str:
@@ -127,4 +152,13 @@ def bench(
             raise ContextLengthError(error.limit, error.got, hint) from error
         assert conversation.last is not None
         usages.append(conversation.last.usage)
-    return BenchResult(engine.model, engine.precision, engine.runtime.name, tuple(usages[warmup:]))
+    runtime = engine.runtime
+    return BenchResult(
+        model=engine.model,
+        precision=engine.precision,
+        engine=runtime.name,
+        runs=tuple(usages[warmup:]),
+        device_bytes=runtime.memory_used if isinstance(runtime, DeviceRuntime) else None,
+        # Kilobytes on Linux.
+        host_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+    )

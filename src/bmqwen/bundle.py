@@ -62,6 +62,11 @@ class Bundle:
         return self.path(str(self.details.get("bmodel", BMODEL_FILE)))
 
     @property
+    def place(self) -> Path:
+        """What names it: its folder, or the published bmodel that it stands for."""
+        return self.bmodel if self.tokenizer else self.folder
+
+    @property
     def tokenizer_folder(self) -> Path:
         """Where the tokenizer and the chat template are."""
         return self.tokenizer or self.folder

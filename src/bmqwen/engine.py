@@ -139,9 +139,7 @@ def _open_runtime(
     """The runtime that an engine's name and a bundle's kind call for."""
     on_chip = bundle.kind == "bmodel" and (engine == "auto" or engine.startswith("tpu"))
     if device and not on_chip:
-        raise InputError(
-            f"there is no device {device} to choose: {bundle.folder} does not run on a chip here"
-        )
+        raise InputError(f"there is no device {device} to choose: {bundle.place} does not run on a chip here")
     if bundle.kind == "onnx" and engine in ("auto", "cpu"):
         from bmqwen.runtime.ort import OrtRuntime
 
@@ -158,7 +156,7 @@ def _open_runtime(
 
         if engine == "auto" and not chip_answers():
             raise DeviceError(
-                f"{bundle.folder} was compiled for a chip, and this machine has none: run it on one, or slowly on "
+                f"{bundle.place} was compiled for a chip, and this machine has none: run it on one, or slowly on "
                 "the vendor's simulator with --engine sim"
             )
         return open_on_chip(
@@ -168,6 +166,5 @@ def _open_runtime(
             context_length=context_length,
             note=progress.note,
         )
-    raise DeviceError(
-        f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: compile the model for it first"
-    )
+    cure = "name the model that it was made from" if engine == "cpu" else "compile the model for it first"
+    raise DeviceError(f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: {cure}")

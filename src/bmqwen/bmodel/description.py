@@ -83,14 +83,19 @@ class BmodelDescription:
     bytes: int
 
     @property
-    def device_bytes(self) -> int:
-        """Device memory that it takes, within 2 %: equal weights and the inputs of a net's stages once, intermediate
-        results of one net at a time."""
+    def pieces(self) -> list[int]:
+        """Bytes of each allocation of device memory: equal weights and the inputs of a net's stages once, intermediate
+        results of one net at a time, commands."""
         stages = [stage for net in self.nets.values() for stage in net.stages]
         weights = {key: size for stage in stages for key, size in stage.weights.items()}
+        kept = [max((s.io_bytes for s in net.stages), default=0) for net in self.nets.values()]
         neurons = max((stage.neuron_bytes for stage in stages), default=0)
-        kept = sum(max((s.io_bytes for s in net.stages), default=0) for net in self.nets.values())
-        return sum(weights.values()) + neurons + kept + sum(s.instruction_bytes for s in stages)
+        return [*weights.values(), *kept, neurons, *(s.instruction_bytes for s in stages)]
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory that it takes, within 2 %."""
+        return sum(self.pieces)
 
 
 def read_description(path: Path) -> BmodelDescription:

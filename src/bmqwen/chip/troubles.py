@@ -7,6 +7,8 @@ from dataclasses import dataclass
 LIBRARY_FOLDER = "/opt/sophon/libsophon-current/lib"
 # EngineLLM exists from this SAIL on, and works with this libsophon (sophon-sail, docs/source_en).
 SAIL_NEEDED, LIBSOPHON_NEEDED = (3, 9), (0, 5, 0)
+# What its wheels are called: on a SoC, on an ARM host, on an x86 host.
+SAIL_PACKAGES = ("sophon-arm", "sophon-arm-pcie", "sophon", "sophon-soc")
 # sophon-tools, source/pdfss_cpp: the one package that dfss installs by name.
 INSTALL_SAIL = "pip3 install dfss && python3 -m dfss --install sail"
 INSTALL_DRIVER = (
@@ -131,10 +133,10 @@ def old_sail(version: str) -> Trouble:
     """SAIL without EngineLLM.
 
     Args:
-        version: as it says.
+        version: as it says; "" where it does not.
     """
     return Trouble(
-        f"sophon.sail {version} is too old, language models need {_text(SAIL_NEEDED)} or newer",
+        f"sophon.sail{version and f' {version}'} is too old, language models need {_text(SAIL_NEEDED)} or newer",
         f"`{INSTALL_SAIL}`",
     )
 

@@ -12,6 +12,7 @@ from bmqwen.chip.troubles import (
     INSTALL_SAIL,
     LIBSOPHON_NEEDED,
     SAIL_NEEDED,
+    SAIL_PACKAGES,
     dead_chip,
     no_device,
     no_driver,
@@ -23,8 +24,6 @@ from bmqwen.chip.troubles import (
 from bmqwen.doctor.probe import Answer, Probe
 
 AREA = "chip"
-# Names of SAIL's wheel on a SoC, on an ARM and on an x86 host.
-SAIL_PACKAGES = ("sophon-arm", "sophon-arm-pcie", "sophon", "sophon-soc")
 
 
 def check_chips(system: System, machine: Machine, device: int | None) -> Iterator[Finding]:

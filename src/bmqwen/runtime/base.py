@@ -98,6 +98,15 @@ class Runtime(Protocol):
         """Free everything. May be called twice."""
 
 
+@runtime_checkable
+class DeviceRuntime(Protocol):
+    """A Runtime whose model lies in the memory of a device."""
+
+    @property
+    def memory_used(self) -> int | None:
+        """Bytes of device memory in use, by whomever; None when the device does not tell."""
+
+
 class HostOutput:
     """An Output whose rows, float32 [rows, vocab_size], are on the host already."""
 

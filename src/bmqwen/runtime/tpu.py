@@ -13,6 +13,8 @@ from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import find_libraries, load_libraries
 from bmqwen.runtime.bmrt.session import Session
+from bmqwen.runtime.c_output import c_output_on_stderr
+from bmqwen.runtime.device_check import check_heaps
 from bmqwen.runtime.sail.module import load_sail, sail_installed
 from bmqwen.runtime.sail.session import SailSession, available_devices
 
@@ -44,7 +46,9 @@ def open_on_chip(
     opener: LayerOpener = (
         partial(SailSession, index=device) if chosen == "sail" else partial(Session.open, index=device)
     )
-    return open_bmodel(bundle, opener, context_length=context_length)
+    check_heaps(bundle.bmodel, device)
+    with c_output_on_stderr():
+        return open_bmodel(bundle, opener, context_length=context_length)
 
 
 def chip_answers() -> bool:

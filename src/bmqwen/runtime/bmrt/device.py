@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.chip.troubles import no_device, too_little_memory
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmrt.libraries import Libraries
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat
+from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
 
 STATUS = {
     1: "the device is not ready",
@@ -119,7 +119,7 @@ class Device:
         # Given a wrong index the library ends the process, so it is asked first.
         count = 1 if libraries.simulated else self.count(libraries)
         if not 0 <= index < count:
-            raise DeviceError(str(no_device(index, count)))
+            raise DeviceError(str(missing_device(index, count)))
         handle = c.c_void_p()
         self._handle: c.c_void_p | None = handle
         self._stack = ExitStack()
@@ -127,8 +127,10 @@ class Device:
         self._reserved = 0
         try:
             self._check("bm_dev_request", libraries.bmlib.bm_dev_request(c.byref(handle), index))
-        except DeviceError:
+        except DeviceError as error:
             self._handle = None
+            if trouble := closed_device(index):
+                raise DeviceError(str(trouble)) from error
             raise
 
     @staticmethod
@@ -202,9 +204,7 @@ class Device:
 
     def require(self, needed: int, purpose: str) -> None:
         """Raise DeviceError unless `needed` bytes are free. Beyond that the library would end the process."""
-        free = self.free()
-        if free is not None and free < needed:
-            raise DeviceError(str(too_little_memory(purpose, needed, str(self), free)))
+        require_memory(purpose, needed, self.free(), self.index, str(self))
 
     def allocate(self, size: int) -> DeviceMemory:
         """Device memory of `size` bytes, not initialised. Raises DeviceError when there is not enough."""

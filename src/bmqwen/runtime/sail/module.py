@@ -14,8 +14,6 @@ from bmqwen.chip import troubles
 from bmqwen.errors import BmqwenError, DeviceError, MissingDependencyError
 
 NAME = "sophon.sail"
-# What its wheels are called, for PCIe hosts and for SoCs.
-PACKAGES = ("sophon", "sophon-arm")
 # Members of its enum Dtype, and numpy's types; halves travel as bits.
 DTYPES: dict[str, np.dtype[Any]] = {
     "BM_FLOAT32": np.dtype(np.float32),
@@ -58,14 +56,14 @@ def load_sail() -> Any:
 
 
 def sail_version(sail: Any) -> str:
-    """Its version: the module itself may tell only the day on which it was built."""
+    """Its version, where it tells: some know only the day on which they were built."""
     said = str(getattr(sail, "__version__", ""))
     if re.match(r"\d+\.\d", said):
         return said
-    for package in PACKAGES:
+    for package in troubles.SAIL_PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(package)
-    return said or "of an unknown version"
+    return ""
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from typing import Any, cast
 from weakref import WeakSet
 
 from bmqwen.bmodel.header import check_bmodel
-from bmqwen.chip import troubles
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.layer import Memory
 from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
+from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch
 from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
 from bmqwen.runtime.sail.module import load_sail, sail_errors, sail_version
@@ -45,11 +45,16 @@ class SailSession:
         """
         check_bmodel(bmodel)
         self._sail = sail = load_sail()
-        self.path, self._index, self.library = bmodel, index, f"SAIL {sail_version(sail)}"
+        self.path, self._index, self.library = bmodel, index, f"SAIL {sail_version(sail)}".strip()
         count = available_devices(sail)
         if not 0 <= index < count:
-            raise DeviceError(str(troubles.no_device(index, count)))
-        self._maker = TensorMaker(sail, index, str(self))
+            raise DeviceError(str(missing_device(index, count)))
+        try:
+            self._maker = TensorMaker(sail, index, str(self))
+        except DeviceError as error:
+            if trouble := closed_device(index):
+                raise DeviceError(str(trouble)) from error
+            raise
         self._launches: WeakSet[SailLaunch] = WeakSet()
         self._engine: Any = None
         try:
@@ -117,8 +122,7 @@ class SailSession:
     def _require(self, needed: int) -> None:
         stat = self._stat()
         free = None if stat is None else (stat[0] - stat[1]) * MEBI
-        if free is not None and free < needed:
-            raise DeviceError(str(troubles.too_little_memory(self.path.name, needed, str(self), free)))
+        require_memory(self.path.name, needed, free, self._index, str(self))
 
     def _keys(self, ports: Sequence[Port]) -> list[Hashable]:
         """What `process` calls inputs or outputs: their numbers, before June 2024 their names with the device."""

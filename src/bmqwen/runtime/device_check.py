@@ -1,0 +1,67 @@
+"""Why a device cannot be used, by this machine's files: in better words than the vendor's libraries have."""
+
+from pathlib import Path
+
+from bmqwen.bmodel.description import read_description
+from bmqwen.chip import troubles
+from bmqwen.chip.machine import Chip, Machine, look, memory_holders
+from bmqwen.chip.system import System
+from bmqwen.chip.troubles import Trouble
+from bmqwen.errors import DeviceError
+
+
+def missing_device(index: int, count: int, system: System | None = None) -> Trouble:
+    """Why there is no device of that number, where the vendor's library finds `count`."""
+    system = system or System()
+    machine = look(system)
+    if not machine.denied and not machine.chips and (machine.unclaimed or machine.kind == "soc"):
+        return troubles.no_driver()
+    return closed_device(index, system) or troubles.no_device(index, count)
+
+
+def closed_device(index: int, system: System | None = None) -> Trouble | None:
+    """Why a device cannot be opened; None where the machine's files tell nothing of it."""
+    machine = look(system or System())
+    if machine.denied:
+        return troubles.no_permission(machine.denied)
+    chip = _chip(machine, index)
+    return troubles.dead_chip(index) if chip is not None and chip.state == "Fault" else None
+
+
+def require_memory(
+    purpose: str, needed: int, free: int | None, index: int, device: str, system: System | None = None
+) -> None:
+    """Raise DeviceError unless `needed` bytes are free (None: the device does not tell), naming who has the memory.
+
+    Args:
+        purpose: what needs it.
+        needed, free: bytes.
+        index: the device.
+        device: its name in messages.
+        system: the machine; None: this one.
+    """
+    if free is None or needed <= free:
+        return
+    system = system or System()
+    chip = _chip(look(system), index)
+    holders = memory_holders(system, chip) if chip else []
+    raise DeviceError(str(troubles.too_little_memory(purpose, needed, device, free, holders)))
+
+
+def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
+    """Raise DeviceError where a piece of a bmodel is larger than the largest heap of the device.
+
+    Raises BundleError for a file that is no bmodel. Where nobody tells of the heaps, nothing is checked.
+    """
+    chip = _chip(look(system or System()), index)
+    heaps = chip.heaps if chip else ()
+    if not heaps:
+        return
+    largest = max(heaps, key=lambda heap: heap.total)
+    piece = max(read_description(bmodel).pieces, default=0)
+    if piece > largest.total:
+        raise DeviceError(str(troubles.larger_than_heap(bmodel.name, piece, largest.name, largest.total)))
+
+
+def _chip(machine: Machine, index: int) -> Chip | None:
+    return next((chip for chip in machine.chips if chip.index == index), None)

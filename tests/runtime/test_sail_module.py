@@ -1,0 +1,185 @@
+"""SAIL found, checked and refused in words, without a device: a module made of a few lines takes its place."""
+
+import enum
+import importlib.machinery
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmodel_files import FakeBmodel, published_nets
+from bmqwen.bundle import Bundle
+from bmqwen.errors import DeviceError, MissingDependencyError
+from bmqwen.published_bundle import open_published
+from bmqwen.runtime import tpu
+from bmqwen.runtime.bmodel.opening import open_bmodel
+from bmqwen.runtime.sail.module import load_sail, sail_installed, sail_version
+from bmqwen.runtime.sail.session import SailSession
+from checkpoints import tiny_config, write_checkpoint
+
+# Where the real module is installed, it stays out of these tests.
+pytestmark = pytest.mark.usefixtures("no_sail")
+
+
+class Dtype(enum.Enum):
+    """Enough of it."""
+
+    BM_FLOAT32 = 0
+
+
+class Handle:
+    """A device that opens."""
+
+    target = "BM1684X"
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def get_target(self) -> str:
+        """The chip."""
+        return self.target
+
+
+class Refusing:
+    """An engine that takes no bmodel."""
+
+    def __init__(self, *_: object) -> None:
+        raise RuntimeError("Engine related error!")
+
+
+class Dead(Handle):
+    """A device that does not open."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        raise RuntimeError("init device failure")
+
+
+@pytest.fixture
+def no_sail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without SAIL and libbmrt."""
+    for name in ("sophon", "sophon.sail"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes a module `sophon.sail` of what is given."""
+
+    def make(**members: Any) -> None:
+        package, module = types.ModuleType("sophon"), types.ModuleType("sophon.sail")
+        for made in (package, module):
+            made.__spec__ = importlib.machinery.ModuleSpec(made.__name__, None)
+            monkeypatch.setitem(sys.modules, made.__name__, made)
+        standard = {
+            "Dtype": Dtype,
+            "Handle": Handle,
+            "EngineLLM": Refusing,
+            "get_available_tpu_num": lambda: 2,
+            "get_dev_stat": lambda _: [8000, 7900, 0],
+        }
+        for name, value in {**standard, **members}.items():
+            if value is not None:
+                setattr(module, name, value)
+
+    return make
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A published bmodel that needs 1 MiB."""
+    write_checkpoint(tmp_path / "model", tiny_config(), seed=1)
+    path = FakeBmodel(published_nets()).write(tmp_path / "model" / "qwen1.5-0.5b_int4_1dev.bmodel")
+    return open_published(path)
+
+
+def test_sail_that_is_not_there_too_old_or_broken(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert not sail_installed()
+    with pytest.raises(MissingDependencyError, match=r"not installed: `pip3 install dfss.*--install sail`"):
+        load_sail()
+    install(EngineLLM=None, __version__="3.7.0")
+    with pytest.raises(MissingDependencyError, match=r"sophon\.sail 3\.7\.0 is too old.*need 3\.9 or newer"):
+        load_sail()
+    for name in ("sophon", "sophon.sail"):
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "sophon").mkdir()
+    (tmp_path / "sophon" / "__init__.py").touch()
+    (tmp_path / "sophon" / "sail.py").write_text("raise ImportError('libbmlib.so.0: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match=r"cannot be loaded \(libbmlib.*--engine tpu:bmrt"):
+        load_sail()
+    monkeypatch.delitem(sys.modules, "sophon")
+
+
+def test_version_is_shown_only_where_it_is_one(install: Callable[..., None]) -> None:
+    install(__version__="master(20250427_120000)")
+    assert sail_version(load_sail()) == ""
+    install(__version__="3.10.2")
+    assert sail_version(load_sail()) == "3.10.2"
+
+
+def test_device_that_does_not_exist(install: Callable[..., None], bundle: Bundle) -> None:
+    install()
+    with pytest.raises(DeviceError, match=r"there is no device 2: 2 found: .*devices 0 to 1"):
+        tpu.open_on_chip(bundle, device=2)
+
+    def fail() -> int:
+        raise RuntimeError("bm_dev_getcount failed")
+
+    install(get_available_tpu_num=fail)
+    with pytest.raises(DeviceError, match="there is no device 0: 0 found"):
+        tpu.open_on_chip(bundle)
+    assert not tpu.chip_answers()
+
+
+def test_memory_that_others_hold(install: Callable[..., None], bundle: Bundle) -> None:
+    install(get_dev_stat=lambda _: [8000, 8000, 0])
+    with pytest.raises(
+        DeviceError, match=r"qwen1\.5-0\.5b_int4_1dev\.bmodel needs .* but device 0 has only 0 MiB free: end"
+    ):
+        tpu.open_on_chip(bundle)
+
+
+def test_dead_device_and_refused_bmodel(install: Callable[..., None], bundle: Bundle) -> None:
+    install(Handle=Dead)
+    with pytest.raises(DeviceError, match="Handle of SAIL failed on device 0: init device failure"):
+        tpu.open_on_chip(bundle)
+    # The simulator tells neither memory nor a chip's name.
+    install(get_dev_stat=lambda _: [0, 0, 0])
+    with pytest.raises(DeviceError, match=r"loading qwen.* of SAIL failed on device 0: Engine related error"):
+        open_bmodel(bundle, SailSession)
+    assert tpu.chip_answers()
+
+
+def test_old_sail_gives_way_to_libbmrt(
+    install: Callable[..., None], bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(EngineLLM=None)
+    with pytest.raises(MissingDependencyError, match="is too old"):
+        tpu.open_on_chip(bundle)
+    notes: list[str] = []
+    monkeypatch.setattr(tpu, "find_libraries", lambda: Path("lib"))
+    with pytest.raises(MissingDependencyError, match="no libbmrt"):
+        tpu.open_on_chip(bundle, note=notes.append)
+    assert len(notes) == 1
+    assert notes[0].endswith("; libbmrt is used instead")
+    with pytest.raises(MissingDependencyError, match="is too old"):
+        tpu.open_on_chip(bundle, library="sail")
+
+
+def test_what_c_code_prints_stays_out_of_the_output() -> None:
+    program = (
+        "import ctypes; from bmqwen.runtime.c_output import c_output_on_stderr\n"
+        "libc = ctypes.CDLL(None); print('before')\n"
+        "with c_output_on_stderr(): libc.puts(b'chatter')\n"
+        "print('after')"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("before\nafter\n", "chatter\n")
