@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bmqwen.chip.finding import Finding
-from bmqwen.chip.heaps import Heap
+from bmqwen.chip.heaps import Heap, place
 from bmqwen.chip.layout import (
     BOOT_FILE,
     SE7,
@@ -18,8 +18,8 @@ from bmqwen.chip.layout import (
 )
 from bmqwen.chip.machine import Chip, Machine, look, memory_holders
 from bmqwen.chip.system import System
-from bmqwen.chip.troubles import larger_than_heap, too_little_memory
-from bmqwen.footprint import Footprint, fits
+from bmqwen.chip.troubles import Trouble, larger_than_heap, too_little_memory
+from bmqwen.footprint import LARGEST_IO, Footprint, fits
 
 AREA = "model"
 
@@ -100,11 +100,10 @@ def check_memory(
         free = sum(heap.free for heap in heaps)
         yield Finding.of(AREA, too_little_memory(title, need.total, device, free, holders))
         return
-    largest, most = max(need.pieces), max(heaps, key=lambda heap: heap.total)
-    if largest > most.total:
-        trouble = larger_than_heap(title, largest, most.name, most.total)
-    else:
-        trouble = too_little_memory(title, need.total, device, sum(heap.total for heap in empty))
+    trouble = why_too_large(title, need.pieces, empty, device)
+    if trouble is None:
+        # They would fit, but a net's inputs and outputs are more than the vendor's runtime can count.
+        trouble = larger_than_heap(title, need.pieces[-1], "the runtime's limit", LARGEST_IO)
     smaller = f"choose a smaller precision, context or model{_longest_text(candidate, empty)}"
     layout = plan_layout(board, need.pieces) if board else None
     if board and layout:
@@ -114,6 +113,30 @@ def check_memory(
     else:
         cure = smaller
     yield Finding(AREA, "error", trouble.cause, cure)
+
+
+def why_too_large(
+    purpose: str, pieces: Sequence[int], heaps: Sequence[Heap], device: str, holders: Sequence[str] = ()
+) -> Trouble | None:
+    """Why allocations do not go into a device's memory; None: they do.
+
+    Args:
+        purpose: what they are for.
+        pieces: bytes of each.
+        heaps: of the device.
+        device: what it is called.
+        holders: other programs that use it.
+    """
+    if place(pieces, heaps) is not None:
+        return None
+    largest, most = max(pieces), max(heaps, key=lambda heap: heap.total)
+    if largest > most.total:
+        return larger_than_heap(purpose, largest, most.name, most.total)
+    free = sum(heap.free for heap in heaps)
+    if free >= sum(pieces):
+        most = max(heaps, key=lambda heap: heap.free)
+        return larger_than_heap(purpose, largest, f"{most.name}, as far as it is free", most.free)
+    return too_little_memory(purpose, sum(pieces), device, free, holders)
 
 
 def layout_cure(layout: Layout, board: Board) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 import typer
 
-from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.checkpoint.published_configs import published_config
+from bmqwen.chip.layout import SE7, largest_heaps, plan_layout
 from bmqwen.cli.app import app
 from bmqwen.cli.commands import COMMANDS
 from bmqwen.compiler.sizes import sizes
 from bmqwen.compiler.stages import step_shapes
+from bmqwen.footprint import fits, footprint, longest_context
 from bmqwen.quant.precision import Precision
 
 ROOT = Path(__file__).parents[2]
@@ -37,30 +40,10 @@ FOREIGN_MESSAGES = ("ensurepip is not", "requires a different Python", "external
 TELLING = 9
 
 
-def qwen15(hidden: int, inner: int, layers: int, heads: int, *, tied: bool = False) -> ModelConfig:
-    """As published, with the defaults that all sizes share."""
-    return ModelConfig(
-        model_type="qwen2",
-        vocab_size=151_936,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=hidden // heads,
-        rms_norm_eps=1e-6,
-        rope_theta=1e6,
-        max_position_embeddings=32_768,
-        tie_word_embeddings=tied,
-        qkv_bias=True,
-    )
-
-
 QWEN15 = {
-    "0.5B": qwen15(1024, 2816, 24, 16, tied=True),
-    "1.8B": qwen15(2048, 5504, 24, 16),
-    "4B": qwen15(2560, 6912, 40, 20),
-    "7B": qwen15(4096, 11_008, 32, 32),
+    size: config
+    for size in ("0.5B", "1.8B", "4B", "7B")
+    if (config := published_config(f"qwen1.5-{size.lower()}-chat"))
 }
 
 
@@ -248,6 +231,26 @@ def test_sizes_are_those_that_the_compiler_estimates(page: str) -> None:
             [float(number) for number in cell.removesuffix(" GB ").split("/")] for cell in row.split("|")
         ]
         np.testing.assert_allclose(stated, np.array(expected).T / 1e9, rtol=0.15, atol=0.06)
+
+
+@pytest.mark.parametrize("page", ["docs/en/chip.md", "docs/zh/chip.md"])
+def test_memory_is_what_the_arithmetic_gives(page: str) -> None:
+    rows = re.findall(r"^\| Qwen1\.5-(\S+) \| (int4|int8|f16) \|(.*)\|$", text_of(ROOT / page), re.MULTILINE)
+    assert len(rows) == 3 * len(QWEN15)
+    delivered = largest_heaps(replace(SE7, most=SE7.now))
+    for size, form, row in rows:
+        config, precision = QWEN15[size], Precision.choose(form, 64, form)
+        short, long = (footprint(config, precision, n, step_shapes(n)) for n in (512, 2048))
+        sizes_mib = [round(n / 2**20) for n in (short.weights, short.cache, short.total, long.total)]
+        longest = [
+            longest_context(config, precision, step_shapes, lambda need: fits(need, delivered)),
+            longest_context(
+                config, precision, step_shapes, lambda need: plan_layout(SE7, need.pieces) is not None
+            ),
+        ]
+        cells = [cell.strip().replace(",", "") for cell in row.split("|")]
+        assert cells[:4] == [str(n) for n in sizes_mib], (size, form)
+        assert cells[4:] == [str(n or "-") for n in longest], (size, form)
 
 
 def first_cell(row: str) -> list[str]:

@@ -84,24 +84,13 @@ def of_bmodel(path: Path) -> Candidate:
 
 
 def bmodel_footprint(said: BmodelDescription) -> Footprint:
-    """What a bmodel's nets take, by its own description.
-
-    Weights of different nets are allocations of their own, and so are the inputs and outputs of a net that keeps them
-    apart; a net's stages share both. Intermediate results of all nets share one.
-    """
+    """What a bmodel's nets take, by its own description."""
     stages = [stage for net in said.nets.values() for stage in net.stages]
-    weights = {key: size for stage in stages for key, size in stage.weights.items()}
+    weights = sum({key: size for stage in stages for key, size in stage.weights.items()}.values())
     instructions = sum(stage.instruction_bytes for stage in stages)
-    work = max((stage.neuron_bytes for stage in stages), default=0)
-    kept = [max((stage.io_bytes for stage in net.stages), default=0) for net in said.nets.values()]
     cache = sum(max(map(_cache_bytes, net.stages), default=0) for net in said.nets.values())
-    return Footprint(
-        weights=sum(weights.values()),
-        instructions=instructions,
-        cache=cache,
-        activations=work + max(0, sum(kept) - cache),
-        pieces=(*weights.values(), instructions, work, *(size for size in kept if size)),
-    )
+    rest = max(0, said.device_bytes - weights - instructions - cache)
+    return Footprint(weights, instructions, cache, rest, pieces=tuple(said.pieces))
 
 
 def _cache_bytes(stage: StageDescription) -> int:

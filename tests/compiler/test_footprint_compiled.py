@@ -1,0 +1,74 @@
+"""The arithmetic of a model's memory, against what the vendor's tool says of models that were really compiled."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bmqwen.bmodel.description import read_description
+from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.compiler.pipeline import compile_model
+from bmqwen.compiler.stages import step_shapes
+from bmqwen.compiler.toolchain import Toolchain, open_toolchain
+from bmqwen.compiler.tpuc import describe
+from bmqwen.doctor.candidate import bmodel_footprint
+from bmqwen.footprint import footprint
+from bmqwen.quant.precision import Format, Precision
+from checkpoints import tiny_config, write_checkpoint
+
+pytestmark = pytest.mark.simulator
+
+
+@pytest.fixture(scope="module")
+def toolchain() -> Toolchain:
+    """The real compiler."""
+    return open_toolchain()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "inner", "heads", "vocabulary", "form", "context"),
+    [
+        (128, 256, 4, 320, "int4", 96),
+        (128, 256, 4, 320, "int8", 96),
+        # As wide as Qwen1.5-1.8B, with smaller heads.
+        (2048, 5504, 16, 32_768, "int4", 128),
+        (2048, 5504, 16, 1024, "f16", 64),
+    ],
+)
+def test_footprint_is_what_the_compiler_makes(
+    hidden: int,
+    inner: int,
+    heads: int,
+    vocabulary: int,
+    form: Format,
+    context: int,
+    toolchain: Toolchain,
+    tmp_path: Path,
+) -> None:
+    config = tiny_config(
+        "qwen1.5",
+        layers=2,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        heads=heads,
+        vocab_size=vocabulary,
+        max_position_embeddings=1024,
+    )
+    write_checkpoint(tmp_path / "model", config, seed=1, dtype="float16")
+    precision = Precision.choose(form, 32 if hidden == 128 else 64, form)
+    with open_checkpoint(tmp_path / "model") as checkpoint:
+        bundle = compile_model(
+            checkpoint, tmp_path / "bundle", precision, seq_len=context, toolchain=toolchain
+        )
+    bmodel = bundle.path("model.bmodel")
+    said = re.search(r"device mem size: (\d+) \(weight: (\d+), instruct", describe(toolchain, bmodel))
+    assert said is not None
+    description = read_description(bmodel)
+    read = bmodel_footprint(description)
+    io_bytes = max(stage.io_bytes for stage in description.nets["step"].stages)
+    expected = footprint(config, precision, context, step_shapes(context))
+    # To the byte: weights, and inputs and outputs, which the tool does not count.
+    assert expected.weights == int(said[2]) == read.weights
+    assert expected.pieces[-1] == io_bytes
+    assert expected.cache == pytest.approx(read.cache, rel=0.01)
+    assert expected.total == pytest.approx(int(said[1]) + io_bytes, rel=0.03)

@@ -1,0 +1,177 @@
+"""What a model takes of a chip's memory, whether a machine has it, and how a SoC gets it."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from recorded import recorded
+
+from bmqwen.checkpoint.published_configs import published_config
+from bmqwen.chip.heaps import Heap, parse_summary, place
+from bmqwen.chip.layout import MIB, SE7, SYSTEM_NEEDS, Layout, largest_heaps, plan_layout, read_board
+from bmqwen.chip.machine import look
+from bmqwen.chip.troubles import larger_than_heap, too_little_memory
+from bmqwen.compiler.stages import step_shapes
+from bmqwen.doctor.candidate import of_config
+from bmqwen.fit import Candidate, memory_findings, why_too_large
+from bmqwen.footprint import fits, footprint, longest_context
+from bmqwen.quant.precision import Format, Precision
+
+
+def precision(form: Format) -> Precision:
+    """Layers and head alike."""
+    return Precision.choose(form, 64, form)
+
+
+def candidate(name: str, form: Format, context: int = 512) -> Candidate:
+    """A published model, as it would be compiled."""
+    config = published_config(name)
+    assert config is not None
+    return of_config(name, config, precision(form), context)
+
+
+def test_the_board_is_read_from_the_device_tree(tmp_path: Path) -> None:
+    assert read_board(recorded("se7", tmp_path)) == SE7
+    # What `memory_edit.sh -p` prints on this box.
+    assert SE7.most == Layout(npu=7615, vpu=3071, vpp=4096)
+    assert SE7.now == Layout(npu=3950, vpu=2047, vpp=3072)
+
+
+def test_a_machine_without_a_device_tree_has_no_board(tmp_path: Path) -> None:
+    assert read_board(recorded("sc7", tmp_path)) is None
+
+
+def test_a_summary_of_the_kernel() -> None:
+    text = "Summary:\n[1] vpp heap size:4294967296 bytes, used:144646144 bytes\nusage rate:4%, memory usage peak 1"
+    assert parse_summary(text) == Heap("vpp", 4294967296, 144646144)
+    assert parse_summary("") is None
+
+
+def test_pieces_go_where_the_library_puts_them() -> None:
+    heaps = [Heap("a", 100, 10), Heap("b", 60), Heap("c", 50)]
+    assert place([90, 60, 50], heaps) == [90, 60, 50]
+    assert place([80, 20, 50], heaps) == [80, 20, 50]
+    # 110 bytes are free after the first, but not in one heap.
+    assert place([91], heaps) is None
+    assert place([80, 55, 55], heaps) is None
+
+
+@pytest.mark.parametrize("needed", [500, 3950, 5000, 7500])
+def test_the_npu_heap_grows_as_far_as_it_must(needed: int) -> None:
+    layout = plan_layout(SE7, [needed * MIB - (20 << 20), 20 << 20])
+    assert layout is not None
+    assert needed <= layout.npu <= max(SE7.now.npu, needed + 64 + 16)
+    assert SE7.system(layout) >= SYSTEM_NEEDS
+    # Nothing is taken from the others while Linux has enough.
+    assert (layout.vpu, layout.vpp) == (SE7.now.vpu, SE7.now.vpp)
+
+
+def test_pieces_beyond_the_npu_go_to_the_others_and_linux_keeps_its_own() -> None:
+    pieces = [7000 * MIB, 3500 * MIB]
+    layout = plan_layout(SE7, pieces)
+    assert layout is not None
+    assert layout.npu == 7615
+    assert layout.vpp >= 3500
+    assert SE7.system(layout) >= SYSTEM_NEEDS
+    assert place(pieces, largest_heaps(SE7)) is not None
+
+
+@pytest.mark.parametrize(
+    "pieces", [[7616 * MIB], [7000 * MIB, 4097 * MIB], [7600 * MIB, 4000 * MIB, 3000 * MIB]]
+)
+def test_what_no_division_has_room_for(pieces: list[int]) -> None:
+    assert plan_layout(SE7, pieces) is None
+
+
+def test_the_commands_name_the_right_boot_file() -> None:
+    assert Layout(7615, 2047, 3072).commands()[1:] == [
+        "./memory_edit.sh -c -npu 7615 -vpu 2047 -vpp 3072",
+        "sudo cp emmcboot.itb /boot/emmcboot.itb && sync",
+        "sudo reboot",
+    ]
+
+
+def test_a_model_that_fits_names_the_longest_context(tmp_path: Path) -> None:
+    asked = candidate("qwen1.5-1.8b-chat", "int4")
+    texts = [str(f) for f in memory_findings(asked, recorded("se7_root", tmp_path))]
+    assert "weights 796, K/V cache 192" in texts[0]
+    assert texts[1].startswith("it fits on device 0; the longest context that fits is ")
+    longest = int(texts[1].split("--seq-len ")[1].rstrip(")"))
+    heaps = look(recorded("se7_root", tmp_path / "again")).chips[0].heaps
+    assert fits(candidate("qwen1.5-1.8b-chat", "int4", longest).footprint, heaps)
+    assert not fits(candidate("qwen1.5-1.8b-chat", "int4", longest + 128).footprint, heaps)
+
+
+def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
+    found = memory_findings(candidate("qwen1.5-7b-chat", "int8"), recorded("se7_root", tmp_path))
+    assert found[1].level == "error"
+    assert "in one piece, but the largest heap (npu) has 3,950 MiB" in found[1].text
+    assert (
+        "`./memory_edit.sh -c -npu 7615 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
+        "sudo reboot`"
+    ) in found[1].cure
+    assert "the boot.itb that a guide in circulation names belongs to BM1688" in found[1].cure
+
+
+def test_a_model_for_no_chip(tmp_path: Path) -> None:
+    f16 = candidate("qwen1.5-7b-chat", "f16")
+    on_box, on_card, nowhere = (
+        memory_findings(f16, recorded(name, tmp_path / name))[1] for name in ("se7_root", "sc7", "bare")
+    )
+    assert on_box.level == on_card.level == "error"
+    assert "no division of this box's memory has room for it" in on_box.cure
+    assert "the largest heap (heap0) has 7,615 MiB" in on_card.text
+    assert nowhere.level == "warning"
+    assert "it does not fit on a BM1684X with 16 GB" in nowhere.text
+
+
+def test_memory_that_others_hold(tmp_path: Path) -> None:
+    asked = candidate("qwen1.5-1.8b-chat", "int4")
+    found = memory_findings(asked, recorded("se7_busy", tmp_path))[1]
+    trouble = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
+    assert found.level == "error"
+    assert "1,039 MiB of device memory, but device 0 has only 617 MiB free" in found.text
+    assert found.cure == trouble.cure
+
+
+def test_what_a_pc_is_told_of_boxes(tmp_path: Path) -> None:
+    system = recorded("bare", tmp_path)
+    small = memory_findings(candidate("qwen1.5-0.5b-chat", "int4"), system)[1]
+    large = memory_findings(candidate("qwen1.5-7b-chat", "int8"), system)[1]
+    assert small.text.startswith("it fits on an SE7 box as delivered")
+    assert "on an SE7 box once its memory is divided anew" in large.text
+    assert "memory_edit.sh" in large.cure
+
+
+def test_inputs_and_outputs_beyond_four_gigabytes_do_not_fit() -> None:
+    config = published_config("qwen1.5-7b-chat")
+    assert config is not None
+    endless = [Heap("heap", 1 << 40)]
+    longest = longest_context(config, precision("int4"), step_shapes, lambda need: fits(need, endless))
+    assert longest is not None
+    assert footprint(config, precision("int4"), longest, step_shapes(longest)).pieces[-1] < 1 << 32
+
+
+def test_more_of_anything_takes_more() -> None:
+    config = published_config("qwen1.5-1.8b-chat")
+    assert config is not None
+    by_length = [
+        footprint(config, precision("int4"), n, step_shapes(n)).total for n in (128, 512, 2048, 8192)
+    ]
+    by_form = [
+        footprint(config, precision(form), 512, step_shapes(512)).total for form in ("int4", "int8", "f16")
+    ]
+    assert all(a < b for row in (by_length, by_form) for a, b in pairwise(row))
+
+
+def test_why_pieces_do_not_go_in() -> None:
+    heaps = [Heap("npu", 100 * MIB, 60 * MIB), Heap("vpp", 50 * MIB)]
+    assert why_too_large("m", [40 * MIB, 50 * MIB], heaps, "device 0") is None
+    assert why_too_large("m", [101 * MIB], heaps, "device 0") == larger_than_heap(
+        "m", 101 * MIB, "npu", 100 * MIB
+    )
+    assert why_too_large("m", [45 * MIB] * 3, heaps, "device 0", ["a"]) == too_little_memory(
+        "m", 135 * MIB, "device 0", 90 * MIB, ["a"]
+    )
+    # Enough is free, but in no heap at once.
+    assert "as far as it is free" in str(why_too_large("m", [60 * MIB], heaps, "device 0"))
