@@ -156,6 +156,12 @@ class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
 
+class NotOfferedError(NotFoundError):
+    """An address of the OpenAI API that this server does not have."""
+
+    code = "not_offered"
+
+
 class MethodRefusedError(RequestError):
     """An address was asked with the wrong method."""
 
@@ -197,13 +203,6 @@ class BusyError(BmqwenError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         self.retry_after = retry_after
         super().__init__(message)
-
-
-class NotOfferedError(RequestError):
-    """An address of the OpenAI API that this server does not have."""
-
-    http_status = 501
-    code = "not_offered"
 
 
 class NotReadyError(BmqwenError):

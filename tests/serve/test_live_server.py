@@ -277,7 +277,7 @@ def test_parts_roles_and_echoed_fields(talking: LiveServer) -> None:
 
 def test_nobody_answers_for_what_is_not_there(talking: LiveServer) -> None:
     embeddings = talking.post("/v1/embeddings", {"input": "x"})
-    assert embeddings.status_code == 501
+    assert embeddings.status_code == 404
     assert error_of(embeddings)["code"] == "not_offered"
     assert error_of(talking.client.get("/nowhere"))["code"] == "not_found"
     refused = talking.client.get("/v1/chat/completions")

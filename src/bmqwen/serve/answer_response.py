@@ -80,6 +80,8 @@ class EventStream(Response):
             while True:
                 if event:
                     await send(_chunk(event))
+                    # Neither sending nor the next event has to wait: let others run, who may know that the client left.
+                    await asyncio.sleep(0)
                 event = await _next(source)
         except StopAsyncIteration:
             await send(_chunk(DONE))

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, RequestError
+from bmqwen.serve.answer_fields import ERRORS
+from bmqwen.serve.api_document import describe
 from bmqwen.serve.error_body import error_response, refused
 from bmqwen.serve.generation_api import generation_api
 from bmqwen.serve.guard import Guard, GuardRules
@@ -36,10 +38,12 @@ def create_app(service: Service, rules: GuardRules) -> ASGIApp:
         lifespan=life,
         docs_url=None,
         redoc_url=None,
+        responses=ERRORS,
     )
     app.include_router(generation_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
     app.include_router(page_api(read_page()))
+    describe(app, service.model.vocab_size)
     handlers: dict[Any, Any] = {
         BmqwenError: _expected,
         RequestValidationError: _refused,

@@ -81,16 +81,13 @@ def chat_params(request: ChatRequest, defaults: Defaults, vocab_size: int) -> Sa
     """A chat request's sampling. Raises InputError for values that do not fit together."""
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
-    limits = {request.max_tokens, request.max_completion_tokens} - {None}
-    if len(limits) > 1:
-        raise RequestError(
-            "max_tokens and max_completion_tokens mean the same, but differ; leave one out", "max_tokens"
-        )
+    if request.max_tokens is not None and request.max_completion_tokens is not None:
+        raise RequestError("max_tokens and max_completion_tokens mean the same: leave one out", "max_tokens")
     return _params(
         request,
         defaults,
         vocab_size,
-        max_tokens=next(iter(limits), None),
+        max_tokens=request.max_completion_tokens or request.max_tokens,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
 

@@ -5,21 +5,61 @@ Fields of OpenAI's that this server has no use for may be there with the one val
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 
 from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS
 
 MOST_CHOICES = 8
 MOST_PROMPTS = 16
+# What no vocabulary exceeds; the server's document names its model's own instead.
+LARGEST_ID = 2**31 - 2
+BIAS_PATTERN = "^(0|[1-9][0-9]{0,8})$"
 
+
+def _whole(value: Any) -> Any:
+    """2.0 is a whole number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _off(value: bool) -> bool:
+    if value:
+        raise ValueError("input should be false")
+    return value
+
+
+def _needs(field: str, switch: str) -> JsonDict:
+    """A field that may only be there when a switch is on."""
+    absent: JsonDict = {"properties": {field: {"type": "null"}}}
+    return {"anyOf": [absent, {"properties": {switch: {"const": True}}, "required": [switch]}]}
+
+
+WHOLE = BeforeValidator(_whole)
+Off = Annotated[bool, AfterValidator(_off), WithJsonSchema({"const": False})]
 Nothing = Annotated[None, Field(description="Not supported: leave it out.")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID), WHOLE]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Bias = Annotated[
-    dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    dict[Annotated[str, Field(pattern=BIAS_PATTERN)], Annotated[float, Field(ge=-100, le=100)]],
     Field(description="Token ids and what is added to their logits."),
 ]
+
+
+# What fits together, as a JSON schema; the checks are where sampling parameters are made.
+_STREAM_RULE = _needs("stream_options", "stream")
+_CHAT_RULES: JsonDict = {
+    "allOf": [
+        _STREAM_RULE,
+        _needs("top_logprobs", "logprobs"),
+        {
+            "anyOf": [
+                {"properties": {name: {"type": "null"}}} for name in ("max_tokens", "max_completion_tokens")
+            ]
+        },
+    ]
+}
+_COMPLETION_RULES: JsonDict = {"allOf": [_STREAM_RULE]}
 
 
 class Strict(BaseModel):
@@ -36,9 +76,17 @@ class TextPart(Strict):
 
 
 class SystemMessage(Strict):
-    """Instructions for the model; "developer" is another name of the same role."""
+    """Instructions for the model."""
 
-    role: Literal["system", "developer"]
+    role: Literal["system"]
+    content: str | list[TextPart]
+    name: Nothing = None
+
+
+class DeveloperMessage(Strict):
+    """Another name for a system message."""
+
+    role: Literal["developer"]
     content: str | list[TextPart]
     name: Nothing = None
 
@@ -65,14 +113,16 @@ class AssistantMessage(Strict):
     reasoning_content: Nothing = None
 
 
-ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+ChatMessage = Annotated[
+    SystemMessage | DeveloperMessage | UserMessage | AssistantMessage, Field(discriminator="role")
+]
 
 
 class StreamOptions(Strict):
     """What a stream has beside text."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class TextFormat(Strict):
@@ -109,6 +159,8 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 class ChatRequest(Strict):
     """POST /v1/chat/completions."""
 
+    model_config = ConfigDict(json_schema_extra=_CHAT_RULES)
+
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
     audio: Nothing = None
@@ -117,11 +169,11 @@ class ChatRequest(Strict):
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     logit_bias: Bias | None = None
     logprobs: bool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     parallel_tool_calls: bool | None = None
     prediction: Nothing = None
     presence_penalty: Penalty | None = None
@@ -129,16 +181,16 @@ class ChatRequest(Strict):
     reasoning_effort: Nothing = None
     response_format: ResponseFormat | None = None
     safety_identifier: Annotated[str, Field(max_length=256)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, WHOLE] | None = None
     service_tier: Literal["auto", "default"] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: (
         Annotated[
@@ -148,7 +200,7 @@ class ChatRequest(Strict):
     ) = None
     verbosity: Literal["medium"] | None = None
     web_search_options: Nothing = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
 
@@ -156,25 +208,27 @@ class ChatRequest(Strict):
 class CompletionRequest(Strict):
     """POST /v1/completions."""
 
+    model_config = ConfigDict(json_schema_extra=_COMPLETION_RULES)
+
     model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
     prompt: Annotated[
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[
             list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)
         ],
         Field(description="Text, or token ids, or several of either."),
     ]
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
-    echo: Literal[False] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    echo: Off | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Bias | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     presence_penalty: Penalty | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, WHOLE] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -183,17 +237,23 @@ class CompletionRequest(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
     response_format: ResponseFormat | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
 
 
-class TokenizeRequest(Strict):
-    """POST /tokenize: a text, or the prompt that messages become."""
+class TokenizeText(Strict):
+    """POST /tokenize of a text."""
 
     model: str | None = None
-    prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    prompt: str
+
+
+class TokenizeChat(Strict):
+    """POST /tokenize of the prompt that messages become."""
+
+    model: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
 
 
 class DetokenizeRequest(Strict):

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob
 from bmqwen.serve.answer_bodies import Envelope, Kind, Totals, chat_logprobs, text_logprobs
+from bmqwen.serve.answer_fields import STREAM, ChatAnswer, TextAnswer
 from bmqwen.serve.answer_response import EventStream, Whole, event_of
 from bmqwen.serve.defaults import chat_params, completion_params
 from bmqwen.serve.fields import ChatRequest, CompletionRequest
@@ -120,7 +121,9 @@ def generation_api(service: Service) -> APIRouter:
     """Both addresses."""
     api = APIRouter(prefix="/v1")
 
-    @api.post("/chat/completions", summary="Answer a conversation")
+    @api.post(
+        "/chat/completions", summary="Answer a conversation", response_model=ChatAnswer, responses=STREAM
+    )
     async def chat(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
         caller = Caller.of(request, body.user or body.safety_identifier)
@@ -137,13 +140,13 @@ def generation_api(service: Service) -> APIRouter:
         )
         return _respond(service, work, request, stream=bool(body.stream))
 
-    @api.post("/completions", summary="Continue a text")
+    @api.post("/completions", summary="Continue a text", response_model=TextAnswer, responses=STREAM)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         service.check_model(body.model)
         caller = Caller.of(request, body.user)
         vocab_size = service.scheduler.check().vocab_size
         params = completion_params(body, service.model.defaults, vocab_size)
-        prompts = await asyncio.to_thread(service.prompts.of_completion, body, vocab_size)
+        prompts = await asyncio.to_thread(service.prompts.of_completion, body)
         options = body.stream_options
         work = Work(
             "text_completion",

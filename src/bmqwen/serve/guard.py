@@ -95,7 +95,7 @@ class Guard:
                 public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
                 scope["owner"] = "" if public else self._rules.keys.owner(headers.get(b"authorization"))
                 self._check_size(headers)
-                if scope["method"] == "POST":
+                if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
                     self._check_type(headers)
                 await self._app(scope, self._limited(receive), send_more)
             except BmqwenError as error:

@@ -39,10 +39,16 @@ class Prompts:
     """Makes prompts of requests, within limits. Safe to call from several threads, as the tokenizer is."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate, limits: Limits, context_length: int
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        limits: Limits,
+        *,
+        context_length: int,
+        vocab_size: int,
     ) -> None:
         self.tokenizer, self.template = tokenizer, template
-        self._limits, self._context_length = limits, context_length
+        self._limits, self._context_length, self._vocab_size = limits, context_length, vocab_size
         self._answers = AnswerMemory()
 
     def of_chat(self, messages: Sequence[ChatMessage], owner: str, *, fitting: bool = True) -> list[int]:
@@ -66,7 +72,7 @@ class Prompts:
         """The prompt as text. Raises as `of_chat` does."""
         return self.template.render([Message(role, content) for role, content in self._plain(messages)])
 
-    def of_completion(self, request: CompletionRequest, vocab_size: int) -> list[list[int]]:
+    def of_completion(self, request: CompletionRequest) -> list[list[int]]:
         """The token ids of each prompt of a request. Raises as `of_chat` does."""
         given = request.prompt
         prompts: list[str | list[int]]
@@ -80,13 +86,15 @@ class Prompts:
             ids = self.of_text(prompt, param) if isinstance(prompt, str) else prompt
             if not ids:
                 raise RequestError(f"{param} is empty", param)
-            if max(ids) >= vocab_size:
-                raise RequestError(
-                    f"{param} has the token {max(ids)}, but the last one is {vocab_size - 1}", param
-                )
+            self._check_ids(ids, param)
             self._check_length(ids)
             found.append(ids)
         return found
+
+    def of_tokens(self, ids: Sequence[int]) -> str:
+        """The text that tokens show. Raises RequestError for one that the model does not have."""
+        self._check_ids(ids, "tokens")
+        return self.tokenizer.decode(ids)
 
     def of_text(self, text: str, param: str) -> list[int]:
         """Token ids of plain text. Raises RequestError for too much of it, and for invalid Unicode."""
@@ -120,6 +128,12 @@ class Prompts:
         if count > self._limits.characters:
             raise RequestError(
                 f"{count:,} characters are more than this server takes, {self._limits.characters:,}", param
+            )
+
+    def _check_ids(self, ids: Sequence[int], param: str) -> None:
+        if ids and max(ids) >= self._vocab_size:
+            raise RequestError(
+                f"{param} has the token {max(ids)}, but the last one is {self._vocab_size - 1}", param
             )
 
     def _check_length(self, ids: Sequence[int]) -> None:

@@ -79,6 +79,7 @@ def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
         settings.defaults,
         settings.limits,
         now(),
+        bundle.config.vocab_size,
     )
 
 

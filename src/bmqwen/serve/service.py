@@ -44,6 +44,7 @@ class Model:
         name: as requests name it.
         precision: how its weights are stored, for people.
         created: when it was loaded, in seconds since 1970.
+        vocab_size: tokens that it knows, those included that its tokenizer has no text for.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Model:
     defaults: Defaults
     limits: Limits
     created: int
+    vocab_size: int
 
 
 class Service:
@@ -69,7 +71,13 @@ class Service:
         facts = self.scheduler.check()
         if self._prompts is None:
             model = self.model
-            self._prompts = Prompts(model.tokenizer, model.template, model.limits, facts.context_length)
+            self._prompts = Prompts(
+                model.tokenizer,
+                model.template,
+                model.limits,
+                context_length=facts.context_length,
+                vocab_size=facts.vocab_size,
+            )
         return self._prompts
 
     @property
