@@ -33,7 +33,7 @@ def assert_refused(error: str, *words: str) -> None:
         (("--api-key", "short"), ("at least 8 characters",)),
         (("--api-key-file", "/nonexistent"), ("/nonexistent", "No such file")),
         (("--cors-origin", "example.org"), ("--cors-origin", "https://")),
-        (("--device", "a,b"), ("--device", "0,1,2")),
+        (("--device", "a,b"), ("--device", "several as in 0,1")),
         (("--device", "0,0"), ("twice",)),
         (("--device", "0,1", "--replicas", "2"), ("either --device or --replicas",)),
         (("--port", "70000"), ("--port",)),

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
+from bmqwen.cli.device_ids import device_ids
 from bmqwen.cli.output import progress_bar
 from bmqwen.cli.terminal import note
 from bmqwen.errors import InputError, MissingDependencyError
@@ -120,7 +121,7 @@ def serve(
         origins=[_origin(text) for text in cors_origin or ()],
     )
     server.check_exposure(host, rules, waived=insecure_no_key)
-    chips = _devices(device)
+    chips = device_ids(device) if device is not None else []
     if chips and replicas > 1:
         raise InputError("give either --device or --replicas")
     with server.bind(host, port) as listener:
@@ -162,19 +163,6 @@ def _server() -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(f"the server needs {error.name}: pip install 'bmqwen[serve]'") from error
     return server
-
-
-def _devices(text: str | None) -> list[int]:
-    """Numbers of chips. Raises InputError for anything else."""
-    if text is None:
-        return []
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and len(part) < 5 for part in parts):
-        raise InputError(f"--device is {text!r}, but must be numbers of chips such as 0,1,2")
-    found = [int(part) for part in parts]
-    if len(set(found)) < len(found):
-        raise InputError(f"--device names a chip twice: {text}")
-    return found
 
 
 def _origin(text: str) -> str:
