@@ -1,5 +1,6 @@
 """Bmodels in the layout of the vendor's published ones, on the simulator, against the CPU."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from published_bmodel import Variant
 
 pytestmark = pytest.mark.simulator
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 Publish = Callable[[Variant], tuple[Bundle, Path]]
 
 
@@ -31,9 +33,13 @@ def two_turns(path: Path, engine: str) -> list[Completion]:
         return answers
 
 
-def test_two_turns_say_what_the_cpu_says(simulator: Toolchain, published: Publish) -> None:
+def test_two_turns_say_what_the_cpu_says(simulator: Toolchain, published: Publish, tmp_path: Path) -> None:
     bundle, cpu = published(Variant())
-    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(cpu, "cpu")
+    # As its publisher has it: the file, and a tokenizer beside it.
+    loose = tmp_path / "qwen1.5-1.8b_f16_1dev.bmodel"
+    for name, place in (("model.bmodel", loose), *((n, tmp_path / n) for n in TOKENIZER)):
+        shutil.copy(bundle.folder / name, place)
+    on_chip, on_cpu = two_turns(loose, "sim"), two_turns(cpu, "cpu")
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)

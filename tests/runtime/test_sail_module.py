@@ -51,6 +51,12 @@ class Refusing:
         raise RuntimeError("Engine related error!")
 
 
+class Unnamed(Handle):
+    """A device of the simulator."""
+
+    target = "Error"
+
+
 class Dead(Handle):
     """A device that does not open."""
 
@@ -61,10 +67,11 @@ class Dead(Handle):
 
 @pytest.fixture
 def no_sail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without SAIL and libbmrt."""
+    """A machine with a chip, without SAIL and libbmrt."""
     for name in ("sophon", "sophon.sail"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    monkeypatch.setattr(tpu, "has_hardware", lambda: True)
 
 
 @pytest.fixture
@@ -151,8 +158,8 @@ def test_dead_device_and_refused_bmodel(install: Callable[..., None], bundle: Bu
     install(Handle=Dead)
     with pytest.raises(DeviceError, match="Handle of SAIL failed on device 0: init device failure"):
         tpu.open_on_chip(bundle)
-    # The simulator tells neither memory nor a chip's name.
-    install(get_dev_stat=lambda _: [0, 0, 0])
+    # The simulator does not tell a chip's name, and of memory what happened to be there.
+    install(Handle=Unnamed, get_dev_stat=lambda _: [9, 9, 0])
     with pytest.raises(DeviceError, match=r"loading qwen.* of SAIL failed on device 0: Engine related error"):
         open_bmodel(bundle, SailSession)
     assert tpu.chip_answers()

@@ -1,5 +1,9 @@
 """SAIL on the simulator, by its stand-in or, where it is installed, by the real module: what the CPU says, too."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,6 +86,47 @@ def test_bfloat16_step_nets_on_a_soc(simulator: Toolchain, tmp_path: Path) -> No
         wanted = cpu.runtime.feed(ids, every_row=True).logits()[18:]
     for row, right in zip(rows, wanted, strict=True):
         assert np.dot(row, right) / np.linalg.norm(row) / np.linalg.norm(right) >= 0.999
+
+
+def test_program_takes_a_simulator_for_a_chip_and_keeps_its_output_clean(
+    model: CompiledModel, simulator: Toolchain, tmp_path: Path
+) -> None:
+    environment = dict(os.environ)
+    if not sail_installed():
+        (tmp_path / "sophon").mkdir()
+        (tmp_path / "sophon" / "__init__.py").touch()
+        (tmp_path / "sophon" / "sail.py").write_text(
+            "import sys; from pathlib import Path\n"
+            f"sys.path.append({str(Path(__file__).parent)!r})\n"
+            "from sail_stand_in import *; from sail_stand_in import STATE\n"
+            f"STATE.folder, STATE.calls = Path({str(simulator.simulator_folder)!r}), {{}}\n"
+        )
+        environment["PYTHONPATH"] = str(tmp_path)
+    arguments = [
+        "chat",
+        str(model.bundle.folder),
+        "--engine",
+        "tpu",
+        "-p",
+        "hi",
+        "--max-tokens",
+        "4",
+        "--json",
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-m", "bmqwen", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    answer = json.loads(ran.stdout)
+    assert answer["engine"].startswith("simulator of a BM1684X, SAIL")
+    with load(model.cpu.folder, engine="cpu") as cpu:
+        chat = cpu.chat(params=SamplingParams(max_tokens=4))
+        assert answer["text"] == "".join(chat.stream("hi"))
 
 
 def test_a_token_is_one_launch_that_writes_its_rows_in_place(runtime: SimulatedRuntime) -> None:

@@ -2,23 +2,27 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from bmqwen.bundle import Bundle
-from bmqwen.errors import MissingDependencyError
+from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.runtime.bmodel.layer import LayerOpener
 from bmqwen.runtime.bmodel.opening import open_bmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
+from bmqwen.runtime.bmrt import simulated
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import find_libraries, load_libraries
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.c_output import c_output_on_stderr
-from bmqwen.runtime.device_check import check_heaps
+from bmqwen.runtime.device_check import check_heaps, missing_device
 from bmqwen.runtime.sail.module import load_sail, sail_installed
 from bmqwen.runtime.sail.session import SailSession, available_devices
 
 Library = Literal["sail", "bmrt"]
+# Of PCIe cards, and of a SoC.
+DEVICE_FILES = ("bm-sophon[0-9]*", "bm-tpu[0-9]*")
 
 
 def open_on_chip(
@@ -28,8 +32,8 @@ def open_on_chip(
     library: Library | None = None,
     context_length: int | None = None,
     note: Callable[[str], None] = lambda _: None,
-) -> StepRuntime | PublishedRuntime:
-    """Load a bundle of the kind "bmodel" on a chip.
+) -> StepRuntime | PublishedRuntime | simulated.SimulatedRuntime:
+    """Load a bundle of the kind "bmodel" on a chip, or on the simulator where that takes a chip's place.
 
     Args:
         bundle: what to load.
@@ -43,12 +47,27 @@ def open_on_chip(
         BundleError, InputError, DeviceError: as `StepRuntime` does.
     """
     chosen = library or _best_library(note)
-    opener: LayerOpener = (
+    if not has_hardware():
+        _check_answers(chosen, device)
+        opener = f"{__name__}:open_sail" if chosen == "sail" else f"{simulated.__name__}:open_target"
+        return simulated.SimulatedRuntime(bundle, None, context_length=context_length, opener=opener)
+    open_layer: LayerOpener = (
         partial(SailSession, index=device) if chosen == "sail" else partial(Session.open, index=device)
     )
     check_heaps(bundle.bmodel, device)
     with c_output_on_stderr():
-        return open_bmodel(bundle, opener, context_length=context_length)
+        return open_bmodel(bundle, open_layer, context_length=context_length)
+
+
+def has_hardware() -> bool:
+    """Whether a driver has made a device file. Where there is none, what answers as a chip is the simulator."""
+    return any(True for pattern in DEVICE_FILES for _ in Path("/dev").glob(pattern))
+
+
+def open_sail(bundle: Bundle, folder: Path | None, context_length: int | None) -> simulated.Target:
+    """Load the bundle through a SAIL that stands on the simulator, in that one's process."""
+    del folder
+    return simulated.Target(open_bmodel(bundle, SailSession, context_length=context_length))
 
 
 def chip_answers() -> bool:
@@ -61,6 +80,13 @@ def chip_answers() -> bool:
         pass
     folder = find_libraries()
     return folder is not None and Device.count(load_libraries(folder)) > 0
+
+
+def _check_answers(library: Library, device: int) -> None:
+    """Raise DeviceError unless a library finds a device, MissingDependencyError if it cannot be loaded."""
+    count = available_devices(load_sail()) if library == "sail" else Device.count(load_libraries())
+    if not 0 <= device < count:
+        raise DeviceError(str(missing_device(device, count)))
 
 
 def _best_library(note: Callable[[str], None]) -> Library:

@@ -75,6 +75,11 @@ class PublishedRuntime:
         return self._layer.chip
 
     @property
+    def library(self) -> str:
+        """What opened the device, for people."""
+        return self._layer.library
+
+    @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
         return replace(self._nets.counters)

@@ -95,6 +95,11 @@ class StepRuntime:
         return self._layer.chip
 
     @property
+    def library(self) -> str:
+        """What opened the device, for people."""
+        return self._layer.library
+
+    @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
         return replace(self._stages.counters)

@@ -31,8 +31,12 @@ class Target:
         self._output: Output | None = None
 
     def facts(self) -> tuple[str, int, int]:
-        """Chip, vocabulary, context length."""
-        return self._runtime.chip, self._runtime.vocab_size, self._runtime.context_length
+        """What it is called, vocabulary, context length."""
+        runtime = self._runtime
+        name = f"simulator of a {runtime.chip}"
+        # By libbmrt it is as usual.
+        name += f", {runtime.library}" if runtime.library != Session.library else ""
+        return name, runtime.vocab_size, runtime.context_length
 
     def counters(self) -> Counters:
         """Calls and bytes since loading."""
@@ -84,7 +88,7 @@ class Target:
         return self._output
 
 
-def open_target(bundle: Bundle, folder: Path, context_length: int | None) -> Target:
+def open_target(bundle: Bundle, folder: Path | None, context_length: int | None) -> Target:
     """Load the bundle, in the simulator's process."""
     return Target(open_bmodel(bundle, partial(Session.open, folder=folder), context_length=context_length))
 
@@ -114,7 +118,7 @@ class SimulatedRuntime:
     def __init__(
         self,
         bundle: Bundle,
-        folder: Path,
+        folder: Path | None,
         *,
         context_length: int | None = None,
         opener: str = f"{__name__}:open_target",
@@ -123,7 +127,7 @@ class SimulatedRuntime:
 
         Args:
             bundle: of the kind "bmodel".
-            folder: the simulator's libraries.
+            folder: the simulator's libraries; None: those in the place of a chip's.
             context_length: most tokens to keep; None: what the nets were compiled for.
             opener: what loads the bundle there, "module:function".
 
@@ -138,12 +142,12 @@ class SimulatedRuntime:
             environment=simulator_environment(device_bytes(bundle) + SPARE),
         )
         facts: tuple[str, int, int] = self._worker.call("facts")
-        self._chip, self._vocab_size, self._context_length = facts
+        self._name, self._vocab_size, self._context_length = facts
 
     @property
     def name(self) -> str:
         """That it is the simulator, and of what."""
-        return f"simulator of a {self._chip}"
+        return self._name
 
     @property
     def vocab_size(self) -> int:

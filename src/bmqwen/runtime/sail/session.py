@@ -10,6 +10,7 @@ from bmqwen.bmodel.header import check_bmodel
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.layer import Memory
 from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
+from bmqwen.runtime.c_output import c_output_on_stderr
 from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch
 from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
@@ -60,8 +61,9 @@ class SailSession:
         try:
             with sail_errors("Handle.get_target", str(self)):
                 target = str(self._maker.handle.get_target())
-            # The simulator does not tell.
+            # The simulator does not tell, and what it says of its memory is what happened to be there.
             self.chip = target if target in OTHER_CHIPS else CHIP
+            self._tells = target == CHIP
             self._require(needed or bmodel.stat().st_size)
             with sail_errors(f"loading {bmodel.name}", str(self)):
                 self._engine = _engine(sail, bmodel, index)
@@ -108,13 +110,16 @@ class SailSession:
 
     def close(self) -> None:
         """Free everything: views, then tensors, then the engine. May be called twice."""
-        for launch in list(self._launches):
-            launch.release()
-        self._maker.close()
-        self._engine = None
+        with c_output_on_stderr():
+            for launch in list(self._launches):
+                launch.release()
+            self._maker.close()
+            self._engine = None
 
     def _stat(self) -> tuple[int, int] | None:
         """MiB of device memory in all and in use; None when the device does not tell, as the simulator."""
+        if not self._tells:
+            return None
         with sail_errors("get_dev_stat", str(self)):
             total, used, *_ = self._sail.get_dev_stat(self._index)
         return (int(total), int(used)) if total else None
