@@ -36,7 +36,12 @@ def on_soc(bundle: Bundle, folder: Path, context_length: int | None) -> SailTarg
     return _open(bundle, folder, context_length, mapped=True, refuses=True)
 
 
+def early(bundle: Bundle, folder: Path, context_length: int | None) -> SailTarget:
+    """SAIL 3.9.0 of July 2024, which has no views."""
+    return _open(bundle, folder, context_length, views=False)
+
+
 def old(bundle: Bundle, folder: Path, context_length: int | None) -> SailTarget:
     """SAIL of before June 2024. There is no such real module to be found any more."""
-    sail_stand_in.install(folder, named=True)
+    sail_stand_in.install(folder, named=True, views=False)
     return SailTarget(open_bmodel(bundle, SailSession, context_length=context_length))

@@ -73,6 +73,7 @@ class State:
 
     Attributes:
         named: the form of before June 2024: tensors are known by name, not by number.
+        views: a tensor can be made of a part of another one.
         mapped: as on a SoC, the nets' own tensors are mapped into the host's memory.
         stat: what get_dev_stat returns.
         devices: how many there are.
@@ -82,6 +83,7 @@ class State:
 
     folder: Path
     named = False
+    views = True
     mapped = False
     stat: tuple[int, int, int] = (0, 0, 0)
     devices = 1
@@ -144,7 +146,7 @@ class Tensor:
         self._source: weakref.ref[Any] | None = None
         if isinstance(args[0], Handle):
             self._create(*args[1:])
-        elif isinstance(args[0], Tensor):
+        elif isinstance(args[0], Tensor) and STATE.views:
             self._look(*args)
         else:
             raise TypeError("incompatible constructor arguments")

@@ -44,6 +44,13 @@ class Handle:
         return self.target
 
 
+class Tensor:
+    """Memory that is not used."""
+
+    def __init__(self, *_: object) -> None:
+        return None
+
+
 class Refusing:
     """An engine that takes no bmodel."""
 
@@ -86,6 +93,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         standard = {
             "Dtype": Dtype,
             "Handle": Handle,
+            "Tensor": Tensor,
             "EngineLLM": Refusing,
             "get_available_tpu_num": lambda: 2,
             "get_dev_stat": lambda _: [8000, 7900, 0],

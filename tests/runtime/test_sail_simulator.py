@@ -68,9 +68,12 @@ def assert_as_cpu(bundle: Bundle, runtime: SimulatedRuntime, cpu: Path, length: 
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
 
 
-def test_step_nets_say_in_two_turns_what_the_cpu_says(compiled: Compile, simulator: Toolchain) -> None:
+@pytest.mark.parametrize("form", ["current", "early"])
+def test_step_nets_say_in_two_turns_what_the_cpu_says(
+    compiled: Compile, simulator: Toolchain, form: str
+) -> None:
     model = compiled("qwen1.5", "int4", 8)
-    assert_as_cpu(model.bundle, by_sail(model.bundle, simulator), model.cpu.folder, 12)
+    assert_as_cpu(model.bundle, by_sail(model.bundle, simulator, form), model.cpu.folder, 12)
 
 
 def test_bfloat16_step_nets_on_a_soc(simulator: Toolchain, tmp_path: Path) -> None:

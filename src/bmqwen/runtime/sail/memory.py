@@ -44,15 +44,15 @@ class Source:
                 self._tensor = self._internal()
         return self._tensor
 
-    def staged(self, count: int) -> Any:
-        """Another tensor of this type, with memory of its own for `count` elements."""
-        return self._maker.make((count,), self.kind)
+    def staged(self, shape: Sequence[int]) -> Any:
+        """Another tensor of this type, with memory of its own."""
+        return self._maker.make(shape, self.kind)
 
-    def view(self, shape: Sequence[int], start: int) -> Any:
-        """A view of a shape from an element on. It must not outlive this object."""
+    def view(self, shape: Sequence[int], start: int) -> Any | None:
+        """A view of a shape from an element on, which must not outlive this object; None where SAIL has no views."""
         if start == 0 and tuple(shape) == self.shape:
             return self.tensor
-        return self._maker.view(self.tensor, shape, start)
+        return self._maker.view(self.tensor, shape, start) if self._maker.has_views else None
 
     def release(self) -> None:
         """Let go of the tensor."""
@@ -60,7 +60,11 @@ class Source:
 
 
 class TensorMaker:
-    """Makes tensors on one device while it is open."""
+    """Makes tensors on one device while it is open.
+
+    Attributes:
+        has_views: this SAIL can make a tensor of a part of another one (from 3.9.1 on).
+    """
 
     def __init__(self, sail: Any, index: int, device: str) -> None:
         """Open the device. Raises DeviceError."""
@@ -69,6 +73,7 @@ class TensorMaker:
         self._sources: list[Source] = []
         with sail_errors("Handle", device):
             self._handle: Any = sail.Handle(index)
+        self.has_views = self._can_view()
 
     @property
     def handle(self) -> Any:
@@ -113,6 +118,14 @@ class TensorMaker:
         with sail_errors("Tensor", self.device):
             return self.sail.Tensor(tensor, [int(n) for n in shape], start)
 
+    def _can_view(self) -> bool:
+        pair = self.make((2,), self.sail.Dtype.BM_FLOAT32)
+        try:
+            self.sail.Tensor(pair, [1], 1)
+        except TypeError:
+            return False
+        return True
+
     def close(self) -> None:
         """Let go of all tensors. May be called twice."""
         for source in self._sources:
@@ -141,19 +154,23 @@ class SailMemory:
         self._check(offset, size)
         return SailMemory(self.source, self.offset + offset, size)
 
-    def tensor(self, shape: Sequence[int], offset: int = 0) -> Any:
-        """A SAIL tensor of a shape, from a byte on."""
-        return self.source.view(shape, (self.offset + offset) // self.source.dtype.itemsize)
+    def tensor(self, shape: Sequence[int], offset: int = 0) -> Any | None:
+        """A SAIL tensor of a shape, from a byte on; None where that would be a view, and SAIL has none."""
+        return self.source.view(shape, self.start(offset))
+
+    def start(self, offset: int) -> int:
+        """The element of the source at a byte."""
+        return (self.offset + offset) // self.source.dtype.itemsize
 
     def write(self, array: NDArray[Any], offset: int = 0) -> None:
         """As `Memory.write`."""
         self._check(offset, array.nbytes)
         bits = np.ascontiguousarray(array).reshape(-1).view(self.source.dtype)
         if bits.size:
-            staged = self.source.staged(bits.size)
+            staged = self.source.staged(bits.shape)
             with self._errors("writing"):
                 staged.update_data(bits)
-                self.source.tensor.sync_d2d(staged, 0, self._start(offset), bits.size)
+                self.source.tensor.sync_d2d(staged, 0, self.start(offset), bits.size)
 
     def read(self, array: NDArray[Any], offset: int = 0) -> None:
         """As `Memory.read`."""
@@ -161,18 +178,15 @@ class SailMemory:
         source, count = self.source, array.nbytes // self.source.dtype.itemsize
         if not count:
             return
-        start = self._start(offset)
+        start = self.start(offset)
         with self._errors("reading"):
             if source.own and start == 0 and count == int(np.prod(source.shape)):
                 bits = source.tensor.asnumpy()
             else:
-                staged = source.staged(count)
+                staged = source.staged((count,))
                 staged.sync_d2d(source.tensor, start, 0, count)
                 bits = staged.asnumpy()
         array.reshape(-1)[:] = np.ascontiguousarray(bits).reshape(-1).view(array.dtype)
-
-    def _start(self, offset: int) -> int:
-        return (self.offset + offset) // self.source.dtype.itemsize
 
     def _errors(self, call: str) -> Any:
         return sail_errors(f"{call} device memory", self.source.device)

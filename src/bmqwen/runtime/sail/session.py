@@ -63,7 +63,7 @@ class SailSession:
                 target = str(self._maker.handle.get_target())
             # The simulator does not tell, and what it says of its memory is what happened to be there.
             self.chip = target if target in OTHER_CHIPS else CHIP
-            self._tells = target == CHIP
+            self._tells = target != "Error"
             self._require(needed or bmodel.stat().st_size)
             with sail_errors(f"loading {bmodel.name}", str(self)):
                 self._engine = _engine(sail, bmodel, index)
