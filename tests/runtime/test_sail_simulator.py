@@ -68,12 +68,12 @@ def assert_as_cpu(bundle: Bundle, runtime: SimulatedRuntime, cpu: Path, length: 
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
 
 
-@pytest.mark.parametrize("form", ["current", "early"])
+@pytest.mark.parametrize(("form", "length"), [("current", 12), ("early", 3)])
 def test_step_nets_say_in_two_turns_what_the_cpu_says(
-    compiled: Compile, simulator: Toolchain, form: str
+    compiled: Compile, simulator: Toolchain, form: str, length: int
 ) -> None:
     model = compiled("qwen1.5", "int4", 8)
-    assert_as_cpu(model.bundle, by_sail(model.bundle, simulator, form), model.cpu.folder, 12)
+    assert_as_cpu(model.bundle, by_sail(model.bundle, simulator, form), model.cpu.folder, length)
 
 
 def test_bfloat16_step_nets_on_a_soc(simulator: Toolchain, tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_truncated_restored_and_every_row(runtime: SimulatedRuntime, model: Comp
 )
 def test_published_layout(published: Publish, simulator: Toolchain, variant: Variant, form: str) -> None:
     bundle, cpu = published(variant)
-    assert_as_cpu(bundle, by_sail(bundle, simulator, form), cpu, 5)
+    assert_as_cpu(bundle, by_sail(bundle, simulator, form), cpu, 3)
