@@ -72,7 +72,9 @@ def footprint(
     most = max(shape.tokens for shape in shapes)
     # A net's own rows lie behind its history's.
     rows = max(context, *(shape.history + shape.tokens for shape in shapes))
-    cache = 2 * config.num_hidden_layers * aligned(2 * config.kv_size * rows)
+    row = 2 * config.kv_size
+    # Before each area of rows lies one that a net without history names.
+    cache = 2 * config.num_hidden_layers * (aligned(row * rows) + aligned(row))
     other_io = (
         aligned(2 * most * config.hidden_size)
         + aligned(max(2 * shape.tokens * (shape.history + shape.tokens) for shape in shapes))

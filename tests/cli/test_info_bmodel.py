@@ -3,14 +3,45 @@
 from pathlib import Path
 
 import pytest
-from program import Run
+from program import Run, assert_refused, document
+
+from bmqwen.compiler.toolchain import open_toolchain
+from bmqwen.compiler.tpuc import Recipe
+from simulator_nets import compile_text, linear_text
 
 pytestmark = pytest.mark.simulator
 
 
-def test_a_foreign_file_is_refused_in_one_line(bmqwen: Run, tmp_path: Path) -> None:
-    (tmp_path / "foreign.bmodel").write_bytes(b"not a bmodel" * 100)
-    refused = bmqwen("info", tmp_path / "foreign.bmodel", "--json")
-    assert refused.returncode in (1, 2)
-    assert "Traceback" not in refused.stderr
-    assert "foreign.bmodel" in refused.stderr
+@pytest.mark.parametrize("content", [b"", b"\xee\xaa\x55\xff", b"not a bmodel" * 100])
+def test_what_is_no_bmodel_is_refused_in_one_line(content: bytes, bmqwen: Run, tmp_path: Path) -> None:
+    (tmp_path / "foreign.bmodel").write_bytes(content)
+    for options in ([], ["--json"]):
+        assert_refused(bmqwen("info", tmp_path / "foreign.bmodel", *options), "foreign.bmodel is no bmodel")
+
+
+def test_nets_shapes_and_memory_and_a_cut_file(bmqwen: Run, tmp_path: Path) -> None:
+    compiled = compile_text(
+        open_toolchain(), tmp_path / "net", "linear", linear_text("linear", 8), Recipe("F16")
+    )
+    facts = document(bmqwen("info", compiled.bmodel, "--json"))
+    assert (facts["kind"], facts["chip"]) == ("bmodel file", "BM1684X")
+    assert facts["bytes"] == compiled.bmodel.stat().st_size
+    tensor = {"shape": [1, 8, 64], "dtype": "float16"}
+    assert facts["nets"] == [
+        {
+            "name": "linear",
+            "dynamic": False,
+            "address_mode": "io_alone",
+            "stages": [{"inputs": [{"name": "x", **tensor}], "outputs": [{"name": "y", **tensor}]}],
+        }
+    ]
+    assert facts["device_bytes"] > facts["weight_bytes"] > 0
+    shown = bmqwen("info", compiled.bmodel)
+    assert shown.returncode == 0
+    assert "net linear: static, address mode io_alone, 1 stage" in shown.stdout
+    assert "[1, 8, 64]" in shown.stdout
+    cut = tmp_path / "cut.bmodel"
+    content = compiled.bmodel.read_bytes()
+    for size in (200, len(content) // 2, len(content) - 1):
+        cut.write_bytes(content[:size])
+        assert_refused(bmqwen("info", cut), "cut.bmodel is truncated or damaged")

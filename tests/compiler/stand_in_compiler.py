@@ -10,20 +10,19 @@ import json, os, re, signal, sys, time
 from pathlib import Path
 arguments = " ".join(sys.argv[1:])
 if "--codegen" not in arguments:
-    saved = re.search(r"save_io_alone_config=(\\S+)", arguments)
-    if saved:
-        Path(saved[1].rstrip('"')).write_text(json.dumps({"io_size": 4096}))
     sys.exit(0)
 text = Path("step.mlir").read_text()
 tokens = re.search(r"%arg0: tensor<1x(\\d+)x", text)[1]
-history = re.search(r"%arg4: tensor<1x(\\d+)x", text)[1]
+columns = re.search(r"%arg2: tensor<1x1x\\d+x(\\d+)x", text)[1]
+history = int(columns) - int(tokens)
 stage = f"{tokens}-{history}"
 with open(TRACE, "a") as trace:
     trace.write(stage + "\\n")
 BEHAVIOUR
 size = Path("weights.npz").stat().st_size
 Path("step.bmodel").write_text(
-    f"input: input_states, [1, {tokens}, 8], float16\\ninput: history_k.0, [1, {history}, 4, 4], float16\\n{size}\\n"
+    f"stage 0\\ninput: input_states, [1, {tokens}, 8], float16\\n"
+    f"input: attention_mask, [1, 1, {tokens}, {columns}], float16\\n{size}\\n"
 )
 Path("scratch.npz").write_text("large")
 Path("compiler_profile_0.txt").write_text(

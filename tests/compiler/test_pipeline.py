@@ -24,7 +24,7 @@ from bmqwen.steps import StepNets, StepShape
 from checkpoints import random_weights, tiny_config, write_checkpoint
 
 INT4 = Precision("int4", 32, "int8")
-SHAPES = ["32-64", "8-64", "1-64"]
+SHAPES = ["64-0", "32-64", "32-0", "8-64", "1-64"]
 
 
 class Notes:
@@ -91,18 +91,25 @@ def test_bundle_is_complete_and_says_what_it_holds(model: Path, tmp_path: Path) 
     progress = Notes()
     nets = run(model, tmp_path / "bundle", stand_in(tmp_path), progress=progress)
     assert nets.context == 64
-    assert nets.cycles == {StepShape(32, 64): 32000, StepShape(8, 64): 8000, StepShape(1, 64): 1000}
-    assert compiled(tmp_path)[0] == "32-64"
+    assert nets.cycles == {
+        StepShape(64, 0): 64000,
+        StepShape(32, 64): 32000,
+        StepShape(32, 0): 32000,
+        StepShape(8, 64): 8000,
+        StepShape(1, 64): 1000,
+    }
     assert sorted(compiled(tmp_path)) == sorted(SHAPES)
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.kind == "bmodel"
     assert bundle.precision == INT4.to_dict()
-    assert bundle.details["device_bytes"] == 1000 + 4096
+    # K/V areas of 96 rows and a page before each, 4 pages of small inputs, a token and its logits.
+    areas = 2 * 2 * (96 * 2 * 64 + 4096)
+    assert bundle.details["device_bytes"] == 1000 + areas + 5 * 4096 + 2 * 4096
     assert bundle.details["stages"][0]["bytes_read"] == 300
-    # The order of stages is the contract with the runtime: the largest first.
+    # The longest step first: what model_tool says of memory is of the first.
     text = bundle.path("model.bmodel").read_text()
-    assert [text.index(f"input_states, [1, {n},") for n in (32, 8, 1)] == sorted(
-        text.index(f"input_states, [1, {n},") for n in (32, 8, 1)
+    assert [text.index(f"input_states, [1, {n},") for n in (64, 32, 8, 1)] == sorted(
+        text.index(f"input_states, [1, {n},") for n in (64, 32, 8, 1)
     )
     with open_checkpoint(model) as checkpoint:
         table = checkpoint.weights.read("model.embed_tokens.weight")
@@ -110,7 +117,7 @@ def test_bundle_is_complete_and_says_what_it_holds(model: Path, tmp_path: Path) 
     np.testing.assert_array_equal(from_half(stored, "f16"), table.astype(np.float16).astype(np.float32))
     assert bundle.path("tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
     assert not [p for p in cache_folder("compile").iterdir() if p.is_dir()]
-    assert any("3 of 3" in note for note in progress.notes)
+    assert any("5 of 5" in note for note in progress.notes)
     assert max(progress.shares) <= 1.001
 
 
@@ -180,8 +187,8 @@ def test_failure_keeps_the_log_and_what_is_finished(model: Path, tmp_path: Path)
     assert left_beside(tmp_path / "bundle") == []
     progress = Notes()
     run(model, tmp_path / "bundle", stand_in(tmp_path), progress=progress, jobs=1)
-    assert compiled(tmp_path) == ["32-64", "8-64", "8-64", "1-64"]
-    assert progress.notes[0] == "32 tokens after 64: compiled by an earlier run (1 of 3)"
+    assert compiled(tmp_path) == [*SHAPES[:4], *SHAPES[3:]]
+    assert progress.notes[0] == "64 tokens after 0: compiled by an earlier run (1 of 5)"
 
 
 def test_killed_compiler_is_named(model: Path, tmp_path: Path) -> None:
@@ -201,11 +208,11 @@ def test_one_failure_ends_the_other_compilers(model: Path, tmp_path: Path) -> No
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize("damaged", ["joined", "stage", "weights", "addresses"])
+@pytest.mark.parametrize("damaged", ["joined", "stage", "weights"])
 def test_damaged_work_is_done_again(damaged: str, model: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     run(model, whole, stand_in(tmp_path / "other"))
-    # With the middle one missing, the first is joined and the last waits.
+    # With the one before the last missing, those before it are joined and the last waits.
     failing = (
         "if stage == '8-64':\n"
         "    while not os.path.exists('../1-64/stage.json'): time.sleep(0.02)\n"
@@ -215,19 +222,17 @@ def test_damaged_work_is_done_again(damaged: str, model: Path, tmp_path: Path) -
         run(model, tmp_path / "bundle", stand_in(tmp_path, failing), jobs=2)
     (work,) = (p for p in cache_folder("compile").iterdir() if p.is_dir())
     path = {
-        "joined": work / "joined-1.bmodel",
+        "joined": work / "joined-3.bmodel",
         "stage": work / "1-64/step.bmodel",
         "weights": work / "weights.npz",
-        "addresses": work / "addresses.json",
     }[damaged]
     path.write_bytes(path.read_bytes()[:-7])
     (tmp_path / "trace").unlink()
     run(model, tmp_path / "bundle", stand_in(tmp_path))
     again = {
-        "joined": {"32-64", "8-64"},
+        "joined": set(SHAPES[:4]),
         "stage": {"8-64", "1-64"},
         "weights": {"8-64"},
-        "addresses": set(SHAPES),
     }
     assert set(compiled(tmp_path)) == again[damaged]
     assert (tmp_path / "bundle/model.bmodel").read_bytes() == (whole / "model.bmodel").read_bytes()
@@ -237,12 +242,12 @@ def test_stages_lost_by_the_joining_program_are_noticed(model: Path, tmp_path: P
     toolchain = stand_in(tmp_path)
     text = toolchain.model_tool.read_text()
     toolchain.model_tool.write_text(text.replace("sys.argv[2:at]", "sys.argv[2:at][:1]"))
-    with pytest.raises(CompileError, match="the joined bmodel has the stages 32 tokens after 64 in place of"):
+    with pytest.raises(CompileError, match="the joined bmodel has the stages 64 tokens after 0 in place of"):
         run(model, tmp_path / "bundle", toolchain)
     assert left_beside(tmp_path / "bundle") == []
     # Nothing is built upon what is broken.
     run(model, tmp_path / "bundle", stand_in(tmp_path))
-    assert len(compiled(tmp_path)) == 6
+    assert len(compiled(tmp_path)) == 10
 
 
 def test_place_that_cannot_be_written_is_said_before_work_starts(model: Path, tmp_path: Path) -> None:
@@ -323,7 +328,7 @@ def compilers() -> list[int]:
     return found
 
 
-HANG_AFTER_FIRST = "if stage != '32-64':\n    time.sleep(600)"
+HANG_AFTER_FIRST = "if stage != '64-0':\n    time.sleep(600)"
 
 
 def test_interrupt_ends_the_compilers_and_keeps_what_is_finished(model: Path, tmp_path: Path) -> None:
@@ -332,11 +337,11 @@ def test_interrupt_ends_the_compilers_and_keeps_what_is_finished(model: Path, tm
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     assert said.startswith("KeyboardInterrupt|")
-    assert "1 of 3 nets is kept in " in said
+    assert "1 of 5 nets is kept in " in said
     assert compilers() == []
     assert left_beside(tmp_path / "bundle") == []
     run(model, tmp_path / "bundle", stand_in(tmp_path))
-    assert sorted(compiled(tmp_path)[3:]) == ["1-64", "8-64"]
+    assert sorted(compiled(tmp_path)[3:]) == sorted(SHAPES[1:])
 
 
 def test_after_a_kill_the_orphans_end_and_the_rest_is_compiled(model: Path, tmp_path: Path) -> None:
@@ -346,14 +351,14 @@ def test_after_a_kill_the_orphans_end_and_the_rest_is_compiled(model: Path, tmp_
     process.communicate(timeout=60)
     assert len(compilers()) == 2
     # Somebody who looks at the logs is no orphan.
-    (log,) = cache_folder("compile").glob("*/8-64/compiler.log")
+    (log,) = cache_folder("compile").glob("*/32-64/compiler.log")
     reader = subprocess.Popen(["sleep", "600"], cwd=log.parent)
     run(model, tmp_path / "bundle", stand_in(tmp_path))
     assert compilers() in ([], [reader.pid])
     assert reader.poll() is None
     reader.kill()
     reader.wait()
-    assert sorted(compiled(tmp_path)[3:]) == ["1-64", "8-64"]
+    assert sorted(compiled(tmp_path)[3:]) == sorted(SHAPES[1:])
 
 
 def test_full_disk_while_the_weights_are_written(model: Path, tmp_path: Path) -> None:
@@ -374,14 +379,14 @@ def test_full_disk_while_the_bundle_is_written_keeps_the_nets(tmp_path: Path) ->
     assert said.startswith("StorageError|")
     assert left_beside(tmp_path / "bundle") == []
     run(table, tmp_path / "bundle", stand_in(tmp_path))
-    assert len(compiled(tmp_path)) == 3
+    assert len(compiled(tmp_path)) == len(SHAPES)
 
 
 def test_two_processes_compile_once(model: Path, tmp_path: Path) -> None:
     both = [start(model, tmp_path, "time.sleep(0.3)") for _ in range(2)]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert said == ["", ""]
-    assert len(compiled(tmp_path)) == 3
+    assert len(compiled(tmp_path)) == len(SHAPES)
 
 
 def test_too_little_disk_is_said_before_work_starts(

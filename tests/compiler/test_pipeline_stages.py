@@ -43,8 +43,8 @@ LARGE = qwen(4096, 32, 11008, 32)
 
 def test_shapes_of_the_usual_context() -> None:
     assert [(s.tokens, s.history) for s in step_shapes(512)] == [
-        *((512, 512), (128, 512), (32, 512), (8, 512), (1, 512)),
-        *((1, 256), (1, 128)),
+        *((512, 0), (128, 512), (128, 0), (64, 512), (64, 0), (32, 512), (32, 0), (8, 512)),
+        *((1, 512), (1, 384), (1, 256), (1, 128)),
     ]
 
 
@@ -52,24 +52,28 @@ def test_shapes_of_the_usual_context() -> None:
 def test_shapes_feed_every_prompt(context: int) -> None:
     shapes = step_shapes(context)
     assert len(set(shapes)) == len(shapes)
-    # The first net's K/V memory has to hold every other's.
-    assert shapes[0].history == context
-    assert (
-        shapes[0].tokens == max(s.tokens for s in shapes) == max(t for t in (8, 32, 128, 512) if t <= context)
-    )
-    assert all(s.tokens <= s.history <= context for s in shapes)
-    nets = StepNets(context, {s: s.tokens * 10_000 + 1_000_000 for s in shapes})
+    lengths = [t for t in (512, 128, 64, 32, 8, 1) if t <= context]
+    assert list(dict.fromkeys(s.tokens for s in shapes)) == lengths
+    assert all(s.history <= context for s in shapes)
+    nets = StepNets(context, {s: s.tokens * 10_000 + s.history * 100 + 1_000_000 for s in shapes})
     for position in (0, 1, context // 2, context - 1):
         count = context - position
         assert sum(used for _, used in nets.plan(position, count)) == count
-    # A short conversation does not pay for the whole context.
+    # A net that no position would ever use is not compiled.
+    used = {
+        nets.shape(tokens, position) for tokens in lengths for position in range(0, context - tokens + 1, 8)
+    }
+    assert used >= set(shapes)
+    # A conversation begins without reading a history, and a short one does not pay for the whole context.
+    assert nets.plan(0, 26)[0] == (StepShape(32, 0), 26)
     assert (nets.shape(1, 0) or shapes[0]).history <= max(128, context // 2) or context < 256
 
 
 def test_few_enough_to_compile() -> None:
-    assert len(step_shapes(64)) == 3
-    assert len(step_shapes(2048)) <= 13
-    assert len(step_shapes(32768)) <= 25
+    assert len(step_shapes(64)) == 5
+    assert len(step_shapes(512)) <= 12
+    assert len(step_shapes(4096)) <= 30
+    assert len(step_shapes(32768)) <= 40
 
 
 @pytest.mark.parametrize("context", [0, 8, 31, 33, 100, 264, 1 << 40])

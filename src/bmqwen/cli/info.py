@@ -18,6 +18,9 @@ _LABELS = {
     "context": "longest conversation",
     "toolchain": "compiler",
     "device_bytes": "memory on the chip",
+    "weight_bytes": "  of that weights",
+    "instruction_bytes": "  of that instructions",
+    "runtime_bytes": "  of that results",
     "checkpoint": "made from",
     "checkpoint_layers": "layers of that",
 }
@@ -49,13 +52,7 @@ def info(
     with progress_bar() as bar:
         path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
     if path.suffix == ".bmodel":
-        text = _bmodel_text(path)
-        if json:
-            print_json(
-                {"kind": "bmodel file", "name": path.name, "bytes": path.stat().st_size, "model_tool": text}
-            )
-        else:
-            typer.echo(text)
+        _show_bmodel(path, json=json)
         return
     if is_bundle(path):
         bundle = read_bundle(path)
@@ -80,13 +77,22 @@ def info(
             typer.echo(f"  {finding}")
 
 
-def _bmodel_text(path: Path) -> str:
-    """Nets, stages, shapes, types and device memory of any bmodel, as the vendor's model_tool tells them."""
+def _show_bmodel(path: Path, *, json: bool) -> None:
+    """Any bmodel: chip, nets, stages, shapes, types, address mode, device memory."""
     from bmqwen.cli.terminal import note
     from bmqwen.compiler.toolchain import open_toolchain
     from bmqwen.compiler.tpuc import describe
+    from bmqwen.runtime.bmrt.model import check_bmodel
 
-    return describe(open_toolchain(report=note), path).strip()
+    # Without the compiler's help as far as it goes: what is no bmodel needs no download to be refused.
+    check_bmodel(path)
+    described = describe(open_toolchain(report=note), path)
+    facts = {"kind": "bmodel file", "name": path.name, "bytes": path.stat().st_size, **described.to_dict()}
+    if json:
+        print_json(facts)
+        return
+    for line in (*_lines({key: value for key, value in facts.items() if key != "nets"}), *described.lines()):
+        typer.echo(line)
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:

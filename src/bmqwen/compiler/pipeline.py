@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import threading
 import time
@@ -24,6 +23,8 @@ from bmqwen.bundle import (
 )
 from bmqwen.checkpoint.checkpoint import Checkpoint
 from bmqwen.chip.system import System
+from bmqwen.compiler.bmodel_info import BmodelInfo
+from bmqwen.compiler.io_layout import IoLayout
 from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.compiler.sizes import check_host_memory, parallel_jobs
@@ -32,8 +33,8 @@ from bmqwen.compiler.stage_runner import run_stages
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe, compile_net, describe
-from bmqwen.compiler.work_folder import WorkFolder
-from bmqwen.errors import CompileError, StorageError
+from bmqwen.compiler.work_folder import ADDRESSES, WorkFolder
+from bmqwen.errors import BundleError, CompileError, StorageError
 from bmqwen.fit import Candidate, memory_findings
 from bmqwen.footprint import longest_context
 from bmqwen.half import Half, to_half
@@ -92,7 +93,8 @@ def compile_model(
         return existing
     _check_place(folder, plan, checkpoint.name)
     tokenizer = checkpoint.tokenizer_files()
-    texts = {shape: plan.text(shape) for shape in plan.shapes}
+    layout = IoLayout(plan.config, plan.shapes, plan.size.chip.weights)
+    texts = {shape: (plan.text(shape), layout.text(shape)) for shape in plan.shapes}
     toolchain = toolchain or open_toolchain(report=progress.note)
     with WorkFolder(_work_key(plan.key, toolchain), texts, progress.note) as work:
         # Another process may have made it while this one waited for the folder.
@@ -109,8 +111,8 @@ def compile_model(
             raise
         progress.start(f"writing {folder}", None)
         try:
-            said = describe(toolchain, work.bmodel)
-            _check_stages(said, plan)
+            info = _described(toolchain, work.bmodel)
+            _check_stages(info, plan)
         except CompileError:
             work.remove()
             raise
@@ -119,7 +121,7 @@ def compile_model(
             _write_table(checkpoint, plan, part / EMBEDDING_FILE)
             for name, content in tokenizer.items():
                 (part / name).write_bytes(content)
-            _write_manifest(checkpoint, plan, stages, part, toolchain, _device_bytes(said, work))
+            _write_manifest(checkpoint, plan, stages, part, toolchain, info.device_bytes + layout.size)
         bundle = read_bundle(folder)
         work.remove()
     return bundle
@@ -171,18 +173,15 @@ def _compile_stages(
     if not work.has_weights():
         _write_weights(checkpoint, plan, work, progress)
 
-    first = plan.shapes[0]
     mode: Mode = "F16" if plan.half == "f16" else "BF16"
 
     def compile_stage(shape: StepShape, cancelled: threading.Event) -> FinishedStage:
         mlir = work.begin(shape)
         start = time.monotonic()
-        recipe = (
-            Recipe(mode, save_io=work.addresses) if shape == first else Recipe(mode, share_io=work.addresses)
-        )
+        recipe = Recipe(mode, addresses=mlir.with_name(ADDRESSES))
         try:
             net = compile_net(toolchain, mlir, recipe, cancelled=cancelled)
-            describe(toolchain, net.bmodel)
+            _described(toolchain, net.bmodel)
             stage = work.finish(shape, net, time.monotonic() - start)
         except BaseException as error:
             work.abandon(shape, keep_log=isinstance(error, CompileError) and not cancelled.is_set())
@@ -191,10 +190,7 @@ def _compile_stages(
         return stage
 
     try:
-        # The others take the addresses of inputs and outputs from the first.
-        if first in missing:
-            stages |= run_stages([first], compile_stage, 1, clock)
-        stages |= run_stages([s for s in missing if s != first], compile_stage, jobs, clock)
+        stages |= run_stages(missing, compile_stage, jobs, clock)
     except CompileError as error:
         if shutil.disk_usage(work.path).free < FULL_DISK:
             raise StorageError(
@@ -227,27 +223,27 @@ def _write_weights(checkpoint: Checkpoint, plan: Plan, work: WorkFolder, progres
     plan.write_weights(work.weights, WeightBlocks(checkpoint.weights, advance))
 
 
-def _check_stages(said: str, plan: Plan) -> None:
-    """Raise CompileError unless model_tool names one net with just the planned stages, in their order."""
+def _described(toolchain: Toolchain, bmodel: Path) -> BmodelInfo:
+    """What a bmodel holds that was just made. Raises CompileError for a broken one."""
+    try:
+        return describe(toolchain, bmodel)
+    except BundleError as error:
+        raise CompileError(f"the compiler left a broken file: {error}") from error
+
+
+def _check_stages(info: BmodelInfo, plan: Plan) -> None:
+    """Raise CompileError unless there is one net with just the planned stages, in their order."""
+    masks = [stage.input("attention_mask") for net in info.nets for stage in net.stages]
     found = [
-        StepShape(int(tokens), int(history))
-        for tokens, history in re.findall(
-            r"input_states, \[1, (\d+),.*?history_k\.0, \[1, (\d+),", said, re.DOTALL
-        )
+        StepShape(mask.shape[2], mask.shape[3] - mask.shape[2])
+        for mask in masks
+        if mask is not None and len(mask.shape) == 4
     ]
-    if tuple(found) != plan.shapes or "\nnet 1:" in said:
+    if tuple(found) != plan.shapes or len(info.nets) != 1:
         raise CompileError(
             f"the joined bmodel has the stages {', '.join(map(str, found))} in place of "
             f"{', '.join(map(str, plan.shapes))}: report this as a bug of bmqwen"
         )
-
-
-def _device_bytes(said: str, work: WorkFolder) -> int:
-    """Memory of the chip that the bmodel takes: by model_tool, and its inputs and outputs, K/V among them."""
-    stated = re.search(r"device mem size: (\d+)", said)
-    if stated is None:
-        raise CompileError("model_tool does not say how much device memory the bmodel needs")
-    return int(stated[1]) + int(json.loads(work.addresses.read_bytes())["io_size"])
 
 
 def _write_table(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:

@@ -23,7 +23,7 @@ from bmqwen.storage import storage_errors
 from bmqwen.words import counted
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is made anew.
-EMITTER = 1
+EMITTER = 2
 
 
 @dataclass(frozen=True, slots=True)

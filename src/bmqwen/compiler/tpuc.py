@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bmqwen.compiler.bmodel_info import BmodelInfo, parse_info
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CompileError
 from bmqwen.storage import storage_errors
@@ -38,16 +39,14 @@ class Recipe:
         group_size: columns that share a scale when the compiler itself quantises to 4 bits.
         address_mode: `io_alone` gives inputs and outputs memory that no intermediate result reuses.
         half_io: inputs and outputs are in the mode's half precision (else float32).
-        share_io: a file of input and output addresses that an earlier net of the same layout wrote.
-        save_io: where to write such a file.
+        addresses: a file that says where inputs and outputs lie (`bmqwen.compiler.io_layout`); None: anywhere.
     """
 
     mode: Mode
     group_size: int = 64
     address_mode: AddressMode = "io_alone"
     half_io: bool = True
-    share_io: Path | None = None
-    save_io: Path | None = None
+    addresses: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +125,8 @@ def combine(
     log.unlink()
 
 
-def describe(toolchain: Toolchain, bmodel: Path) -> str:
-    """What `model_tool --info` says of a bmodel. Raises CompileError for a file that is none."""
+def describe(toolchain: Toolchain, bmodel: Path) -> BmodelInfo:
+    """What model_tool says of a bmodel. Raises BundleError for a file that is none, or is damaged."""
     result = subprocess.run(
         [toolchain.model_tool, "--info", bmodel.absolute()],
         env=toolchain.environment(toolchain.state),
@@ -136,9 +135,7 @@ def describe(toolchain: Toolchain, bmodel: Path) -> str:
         errors="replace",
         check=False,
     )
-    if result.returncode or "net 0:" not in result.stdout:
-        raise CompileError(f"{bmodel} is no bmodel that model_tool can read: it is truncated or foreign")
-    return result.stdout
+    return parse_info("" if result.returncode else result.stdout, bmodel)
 
 
 def forget_time(bmodel: Path) -> None:
@@ -154,10 +151,8 @@ def _passes(name: str, recipe: Recipe) -> list[list[str]]:
     """Arguments of the three runs, as the vendor's own converter gives them."""
     half = recipe.half_io
     address: dict[str, object] = {}
-    if recipe.share_io:
-        address["use_io_alone_config"] = recipe.share_io.absolute()
-    elif recipe.save_io:
-        address["save_io_alone_config"] = recipe.save_io.absolute()
+    if recipe.addresses:
+        address["use_io_alone_config"] = recipe.addresses.absolute()
     lower = [
         f"{name}.mlir",
         "--shape-infer",

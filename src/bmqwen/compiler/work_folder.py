@@ -31,19 +31,21 @@ STAGE = "stage.json"
 class WorkFolder:
     """Files of one compilation, below the cache and locked in a `with` statement.
 
-    `weights.npz` serves all stages; `addresses.json`, which the first stage's compilation writes, the others; each
-    stage has a folder `TOKENS-HISTORY` with its text, and when it is finished its bmodel and `stage.json`, until it is
-    joined with the stages before it.
+    `weights.npz` serves all stages; each stage has a folder `TOKENS-HISTORY` with its text and addresses, and when it
+    is finished its bmodel and `stage.json`, until it is joined with the stages before it.
     """
 
     def __init__(
-        self, key: str, texts: Mapping[StepShape, str], note: Callable[[str], None] = lambda _: None
+        self,
+        key: str,
+        texts: Mapping[StepShape, tuple[str, str]],
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Describe it.
 
         Args:
             key: everything that decides the content, the weights among it, as a name.
-            texts: of all nets, in their order in the bmodel.
+            texts: Top-MLIR and addresses of all nets, in their order in the bmodel.
             note: told when the folder has to be waited for.
         """
         self.path = cache_folder("compile") / key
@@ -80,11 +82,6 @@ class WorkFolder:
     def weights(self) -> Path:
         """The shared weights."""
         return self.path / WEIGHTS
-
-    @property
-    def addresses(self) -> Path:
-        """Where inputs and outputs lie on the chip."""
-        return self.path / ADDRESSES
 
     @property
     def bmodel(self) -> Path:
@@ -127,7 +124,9 @@ class WorkFolder:
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir()
-            mlir.write_text(self._texts[shape])
+            text, addresses = self._texts[shape]
+            mlir.write_text(text)
+            (folder / ADDRESSES).write_text(addresses)
             link_or_copy(self.weights, folder / WEIGHTS)
         return mlir
 
@@ -161,9 +160,8 @@ class WorkFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _identity(self, shape: StepShape) -> str:
-        """Of a net: its text, and where inputs and outputs lie. Nothing is known before the first net is compiled."""
-        addresses = file_sha256(self.addresses) if self.addresses.is_file() else "unknown"
-        return hashlib.sha256(f"{self._texts.get(shape)}{addresses}".encode()).hexdigest()
+        """Of a net: its text, and where inputs and outputs lie."""
+        return hashlib.sha256(repr(self._texts.get(shape)).encode()).hexdigest()
 
     def _clear(self, shape: StepShape, kept: str) -> None:
         for path in self.stage_folder(shape).glob("*"):

@@ -82,6 +82,31 @@ class MlirFile:
         result = Value("", tuple(shape))
         return self._add(f'"top.{kind}"({names}) {{{text}}} : ({types}) -> {result}', location, result)
 
+    def concat(self, parts: Sequence[Value], axis: int, location: str, **attributes: str) -> Value:
+        """Tensors side by side along an axis."""
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self.op("Concat", parts, shape, location, axis=f"{axis} : si32", **attributes)
+
+    def slice(self, x: Value, axis: int, start: int, stop: int, location: str) -> Value:
+        """Elements `start` to `stop` along an axis; `x` itself where that is all. Of leading axes of 1: no copy."""
+        shape = list(x.shape)
+        if (start, stop) == (0, shape[axis]):
+            return x
+        shape[axis] = stop - start
+        starts, ends = [0] * len(shape), list(x.shape)
+        starts[axis], ends[axis] = start, stop
+        return self.op(
+            "Slice",
+            [x, self.none, self.none, self.none],
+            shape,
+            location,
+            offset=str(starts),
+            steps=str([1] * len(shape)),
+            ends=str(ends),
+            axes="[]",
+        )
+
     def arg_max(self, x: Value, location: str) -> Value:
         """Index of each row's largest element; comes out of the bmodel as int32 [rows, 1]."""
         result = Value("", (x.shape[0], 1))

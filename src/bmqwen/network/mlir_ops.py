@@ -19,6 +19,11 @@ from bmqwen.steps import StepShape
 
 Rows = tuple[Value, ...]
 
+# Queries that one attention kernel takes: longer steps are cut, and what a part cannot see is not computed.
+MOST_QUERIES = 256
+# The kernel cuts fewer than so many queries into tiny blocks: it is faster with copies of them. One has its own way.
+FEWEST_QUERIES = 32
+
 
 class MlirOps:
     """Emits one step net. A value is a tuple of tensors [1, C, width]; projections that share an input stay apart.
@@ -26,7 +31,8 @@ class MlirOps:
     Inputs: `input_states` [1, C, hidden] half, embedded by the host; `position_ids` int32 [1, C];
     `attention_mask` half [1, 1, C, history + C]: 0 where a row may look, -10000 where not, the history's columns first;
     `last_row` int32 [1], the row whose logits are wanted; `history_k.N` and `history_v.N` half
-    [1, history, kv_heads, head_dim], keys after rotation.
+    [1, history, kv_heads, head_dim], keys after rotation. A step without history has one row there, the one before
+    the cache's first, and does not look at it: stages of one net have equally many inputs.
     Outputs: `token_id` int32 [1, 1], `logits` float32 [1, vocab], then `k_cache.N` and `v_cache.N` half
     [1, C, kv_heads, head_dim]. Inputs and outputs are the same at every length: stages of one net.
 
@@ -55,7 +61,8 @@ class MlirOps:
         positions = f.input("position_ids", [1, tokens], np.int32)
         self._mask = f.input("attention_mask", [1, 1, tokens, self.shape.history + tokens])
         self._last_row = f.input("last_row", [1], np.int32)
-        history = [1, self.shape.history, c.num_key_value_heads, c.head_dim]
+        self._masks: dict[int, Value] = {}
+        history = [1, self.shape.history or 1, c.num_key_value_heads, c.head_dim]
         self._history = [
             (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history))
             for i in range(c.num_hidden_layers)
@@ -85,8 +92,8 @@ class MlirOps:
         return total, self.rms_norm(total, weight)
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
-        """A product for each weight."""
-        return tuple(self._product(x[0], weight, bias) for weight in weights)
+        """A product for each weight, the first one last: what is made of it follows at once, as one layer group."""
+        return tuple(self._product(x[0], weight, bias) for weight in reversed(weights))[::-1]
 
     def attention(self, qkv: Rows, layer: int) -> Rows:
         """Rotation, history and new rows side by side without a copy, one kernel for the rest."""
@@ -102,35 +109,17 @@ class MlirOps:
         query = f.op("Rope", [q, self._sin, self._cos], q.shape, f"{place}.q.rotated", rope_mode=mode)
         key = f.op("Rope", [k, self._sin, self._cos], k.shape, f"k_cache.{layer}", rope_mode=mode)
         self._caches += [key, value]
-        rows = self.shape.history + tokens
         keys, values = (
-            # only_merge: both parts are laid out side by side in memory instead of being copied together.
-            f.op(
-                "Concat",
-                [old, new],
-                [1, rows, kv_heads, dim],
-                f"{place}.{label}.all",
-                axis="1 : si32",
-                only_merge="true",
-            )
+            self._seen(old, new, f"{place}.{label}")
             for old, new, label in zip(self._history[layer], (key, value), "kv", strict=True)
         )
-        return (
-            f.op(
-                "FAttention",
-                [query, keys, values, self._mask, f.none],
-                [1, tokens, heads * dim],
-                f"{place}.attention",
-                scale=f"{dim**-0.5:.12e} : f64",
-                batch="1 : i64",
-                q_head=f"{heads} : i64",
-                kv_head=f"{kv_heads} : i64",
-                dim=f"{dim} : i64",
-                mq=f"{tokens} : i64",
-                mk=f"{rows} : i64",
-                keep_dims="false",
-            ),
-        )
+        parts = [
+            self._attention_part(query, keys, values, start, place)
+            for start in range(0, tokens, MOST_QUERIES)
+        ]
+        if len(parts) == 1:
+            return (parts[0],)
+        return (self._side_by_side(parts, 1, f"{place}.attention"),)
 
     def swiglu(self, gate_up: Rows) -> Rows:
         """silu(gate) * up."""
@@ -152,6 +141,47 @@ class MlirOps:
         for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
             f.output(value)
         return (logits,)
+
+    def _seen(self, old: Value, new: Value, location: str) -> Value:
+        """Rows of K or V that the step may look at: history and new ones, where they lie."""
+        rows = self._side_by_side([old, new], 1, f"{location}.all")
+        return rows if self.shape.history else self.file.slice(rows, 1, 1, rows.shape[1], f"{location}.own")
+
+    def _attention_part(self, query: Value, keys: Value, values: Value, start: int, place: str) -> Value:
+        """Attention of the queries from `start` on over all rows that they may see."""
+        f, c = self.file, self.config
+        heads, dim = c.num_attention_heads, c.head_dim
+        stop = min(start + MOST_QUERIES, self.shape.tokens)
+        count, rows = stop - start, self.shape.history + stop
+        place = f"{place}.{start}"
+        query = f.slice(query, 1, start, stop, f"{place}.q")
+        keys, values = (f.slice(x, 1, 0, rows, f"{place}.{n}") for x, n in ((keys, "k"), (values, "v")))
+        copies = -(-FEWEST_QUERIES // count) if 1 < count < FEWEST_QUERIES else 1
+        if start not in self._masks:
+            mask = f.slice(self._mask, 2, start, stop, f"mask.rows.{start}")
+            mask = f.slice(mask, 3, 0, rows, f"mask.part.{start}")
+            self._masks[start] = f.concat([mask] * copies, 2, f"mask.copies.{start}") if copies > 1 else mask
+        if copies > 1:
+            query = f.concat([query] * copies, 1, f"{place}.q.copies")
+        made = f.op(
+            "FAttention",
+            [query, keys, values, self._masks[start], f.none],
+            [1, count * copies, heads * dim],
+            f"{place}.attention",
+            scale=f"{dim**-0.5:.12e} : f64",
+            batch="1 : i64",
+            q_head=f"{heads} : i64",
+            kv_head=f"{c.num_key_value_heads} : i64",
+            dim=f"{dim} : i64",
+            mq=f"{count * copies} : i64",
+            mk=f"{rows} : i64",
+            keep_dims="false",
+        )
+        return f.slice(made, 1, 0, count, f"{place}.attention.own")
+
+    def _side_by_side(self, parts: Sequence[Value], axis: int, location: str) -> Value:
+        """Parts that are laid out side by side in memory instead of being copied together."""
+        return self.file.concat(parts, axis, location, only_merge="true")
 
     def _product(self, x: Value, weight: str, bias: bool) -> Value:
         """x @ W^T (+ b), in the weight's own format."""

@@ -51,8 +51,8 @@ class StepStages:
             memory.write(zeros[: memory.size])
         busy = [
             port
-            for stage in stages.values()
-            for port in (*stage.inputs, *stage.outputs)
+            for shape, stage in stages.items()
+            for port in (*(stage.inputs if shape.history else ()), *stage.outputs)
             if port.name.startswith(("history_", "k_cache.", "v_cache."))
         ]
         self._launches = {
@@ -146,7 +146,7 @@ class StepStages:
             "last_row": (1,),
         }
         cache = (config.num_key_value_heads, config.head_dim)
-        wanted |= dict.fromkeys(self._histories(), (1, history, *cache))
+        wanted |= dict.fromkeys(self._histories(), (1, history or 1, *cache))
         for stage in stages:
             if {port.name: port.shape for port in stage.inputs} == wanted:
                 return stage
@@ -169,9 +169,11 @@ class _Launch:
         self.stage = stage
         self.block = owner._layer.inputs([stage.input(name) for name in DATA], busy)
         # Where a runtime gives each stage memory of its own, the device copies the rows that the stage sees.
-        histories = dict(zip(owner._histories(), cache, strict=True))
+        # Without history it sees none: the row that is named nevertheless stays as it is.
+        histories = dict(zip(owner._histories(), cache, strict=True)) if shape.history else {}
         inputs = [
-            self.block.memory.get(port.name) or histories[port.name].view(0, port.nbytes)
+            self.block.memory.get(port.name)
+            or (histories[port.name].view(0, port.nbytes) if port.name in histories else port.memory)
             for port in stage.inputs
         ]
         names = [f"{part}_cache.{i}" for i in range(len(cache) // 2) for part in "kv"]
