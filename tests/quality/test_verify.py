@@ -112,7 +112,7 @@ def test_right_nets_pass(
     report = compare(model, simulator, stages, model.checkpoint)
     assert report.passed
     assert len(report.stages) == len(stages.split(","))
-    assert report.nets == 3
+    assert report.nets == 6
     for stage in report.stages:
         assert stage.cached == 40
         if form == "f16":
