@@ -1,10 +1,15 @@
 """What a checkpoint or a bundle is, in facts for people and scripts."""
 
+from dataclasses import asdict
 from typing import Any
 
+from bmqwen.bmodel.description import BmodelDescription, NetDescription
 from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import Checkpoint
 from bmqwen.checkpoint.config import ModelConfig
+
+# Whose memory a net's inputs and outputs are in.
+ADDRESS_MODES = {0: "basic", 1: "io_alone", 2: "io_tag", 3: "io_tag_fuse", 4: "io_reloc"}
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -31,6 +36,36 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
         "made_by": f"bmqwen {bundle.made_by}",
         **_architecture(bundle.config),
     }
+
+
+def describe_bmodel(bmodel: BmodelDescription) -> dict[str, Any]:
+    """Facts on any bmodel: its nets, their stages and tensors, and device memory; sizes in bytes."""
+    return {
+        "kind": "bmodel file",
+        "name": bmodel.path.name,
+        "chip": bmodel.chip,
+        "chips": bmodel.chips,
+        "compiler": bmodel.compiler,
+        "bytes": bmodel.bytes,
+        "device_bytes": bmodel.device_bytes,
+        "nets": [_net(net) for net in bmodel.nets.values()],
+    }
+
+
+def _net(net: NetDescription) -> dict[str, Any]:
+    stages = [
+        {
+            "inputs": [asdict(tensor) for tensor in stage.inputs],
+            "outputs": [asdict(tensor) for tensor in stage.outputs],
+            "weight_bytes": sum(stage.weights.values()),
+            "instruction_bytes": stage.instruction_bytes,
+            "neuron_bytes": stage.neuron_bytes,
+            "io_bytes": stage.io_bytes,
+        }
+        for stage in net.stages
+    ]
+    mode = ADDRESS_MODES.get(net.address_mode, str(net.address_mode))
+    return {"name": net.name, "dynamic": net.dynamic, "address_mode": mode, "stages": stages}
 
 
 def _architecture(config: ModelConfig) -> dict[str, Any]:

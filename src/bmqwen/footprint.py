@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.layout import expected_tensors
 from bmqwen.chip.heaps import Heap, place
+from bmqwen.io_layout import IoLayout
 from bmqwen.network.qwen2 import head_weight
 from bmqwen.quant.precision import BITS, Precision
 from bmqwen.steps import StepShape
@@ -70,18 +71,7 @@ def footprint(
     # Cosines and sines of every position.
     weights += 2 * aligned(2 * context * config.head_dim)
     most = max(shape.tokens for shape in shapes)
-    # A net's own rows lie behind its history's.
-    rows = max(context, *(shape.history + shape.tokens for shape in shapes))
-    row = 2 * config.kv_size
-    # Before each area of rows lies one that a net without history names.
-    cache = 2 * config.num_hidden_layers * (aligned(row * rows) + aligned(row))
-    other_io = (
-        aligned(2 * most * config.hidden_size)
-        + aligned(max(2 * shape.tokens * (shape.history + shape.tokens) for shape in shapes))
-        + aligned(4 * most)
-        + aligned(4 * config.vocab_size)
-        + 2 * ALIGNMENT
-    )
+    io = IoLayout(config, shapes)
     # At its widest four tensors of the MLP's width live at once, beside what comes in and is added later.
     states = min(2, config.num_hidden_layers) * config.hidden_size
     wide = 2 * most * (4 * config.intermediate_size + states + 2 * config.head_dim)
@@ -89,9 +79,9 @@ def footprint(
     return Footprint(
         weights=weights,
         instructions=instructions,
-        cache=cache,
-        activations=other_io + wide,
-        pieces=(weights, instructions, wide, cache + other_io),
+        cache=io.cache,
+        activations=io.size - io.cache + wide,
+        pieces=(weights, instructions, wide, io.size),
     )
 
 

@@ -19,6 +19,7 @@ from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CheckpointError, CompileError, InputError, MissingDependencyError, StorageError
 from bmqwen.half import from_half
+from bmqwen.io_layout import IoLayout
 from bmqwen.quant.precision import Precision
 from bmqwen.steps import StepNets, StepShape
 from checkpoints import random_weights, tiny_config, write_checkpoint
@@ -102,9 +103,7 @@ def test_bundle_is_complete_and_says_what_it_holds(model: Path, tmp_path: Path) 
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.kind == "bmodel"
     assert bundle.precision == INT4.to_dict()
-    # K/V areas of 96 rows and a page before each, 4 pages of small inputs, a token and its logits.
-    areas = 2 * 2 * (96 * 2 * 64 + 4096)
-    assert bundle.details["device_bytes"] == 1000 + areas + 5 * 4096 + 2 * 4096
+    assert bundle.details["device_bytes"] == 1000 + IoLayout(bundle.config, list(nets.cycles)).size
     assert bundle.details["stages"][0]["bytes_read"] == 300
     # The longest step first: what model_tool says of memory is of the first.
     text = bundle.path("model.bmodel").read_text()

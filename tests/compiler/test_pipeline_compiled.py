@@ -80,8 +80,8 @@ def test_compiled_twice_is_byte_for_byte_equal(
     nets = StepNets.from_dict(first.details, "bundle")
     assert set(nets.cycles) == {StepShape(*s) for s in ((64, 0), (32, 64), (32, 0), (8, 64), (1, 64))}
     assert 0 < nets.cycles[StepShape(1, 64)] < nets.cycles[StepShape(32, 64)]
-    (net,) = describe(toolchain, first.path("model.bmodel")).nets
-    assert [stage.outputs[-2].name for stage in net.stages] == ["k_cache.1"] * 5
+    said = describe(toolchain, first.path("model.bmodel"))
+    assert said.count("k_cache.1") == 5
     # K/V rows of two layers, 64 and the longest net's 32 more.
     assert first.details["device_bytes"] > 2 * 2 * 96 * 128 * 2
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.compiler.bmodel_info import TensorInfo
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, combine, compile_net, describe, forget_time
-from bmqwen.errors import BundleError, CompileError
+from bmqwen.errors import CompileError
 from simulator_nets import attention_text, compile_text, linear_text
 
 
@@ -123,15 +122,11 @@ def test_combined_stages_share_their_weights(toolchain: Toolchain, tmp_path: Pat
         for rows in (8, 1)
     ]
     combine(toolchain, [n.bmodel for n in nets], tmp_path / "all.bmodel")
-    info = describe(toolchain, tmp_path / "all.bmodel")
-    (net,) = info.nets
-    assert (net.name, net.dynamic, net.address_mode, info.chip) == ("linear", False, "io_alone", "BM1684X")
-    assert [stage.inputs for stage in net.stages] == [
-        [TensorInfo("x", (1, rows, 64), "float16")] for rows in (8, 1)
-    ]
-    assert [stage.outputs[0].shape for stage in net.stages] == [(1, 8, 64), (1, 1, 64)]
-    assert info.weight_bytes == describe(toolchain, nets[0].bmodel).weight_bytes > 64 * 64 * 2 - 1
-    assert info.device_bytes == info.weight_bytes + info.instruction_bytes + info.runtime_bytes
+    said = describe(toolchain, tmp_path / "all.bmodel")
+    assert "stage 1" in said
+    assert "net 1" not in said
+    alone = describe(toolchain, nets[0].bmodel)
+    assert said.split("weight: ")[1].split(",")[0] == alone.split("weight: ")[1].split(",")[0]
 
 
 @pytest.mark.simulator
@@ -157,7 +152,7 @@ def test_wrong_text_names_the_operation(toolchain: Toolchain, tmp_path: Path) ->
 @pytest.mark.simulator
 def test_no_bmodel(toolchain: Toolchain, tmp_path: Path) -> None:
     (tmp_path / "x.bmodel").write_bytes(b"nothing" * 100)
-    with pytest.raises(BundleError, match=r"x\.bmodel is no bmodel"):
+    with pytest.raises(CompileError, match=r"x\.bmodel is no bmodel"):
         describe(toolchain, tmp_path / "x.bmodel")
     with pytest.raises(CompileError, match=r"joining 1 net: .*is broken"):
         combine(toolchain, [tmp_path / "x.bmodel"], tmp_path / "all.bmodel")

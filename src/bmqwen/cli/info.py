@@ -8,6 +8,7 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar, size_text
+from bmqwen.words import counted
 
 # Names of a manifest, as people say them.
 _LABELS = {
@@ -18,9 +19,6 @@ _LABELS = {
     "context": "longest conversation",
     "toolchain": "compiler",
     "device_bytes": "memory on the chip",
-    "weight_bytes": "  of that weights",
-    "instruction_bytes": "  of that instructions",
-    "runtime_bytes": "  of that results",
     "checkpoint": "made from",
     "checkpoint_layers": "layers of that",
 }
@@ -39,11 +37,12 @@ def info(
     json: options.Json = False,
 ) -> None:
     """Describe a checkpoint, a bundle or a bmodel: sizes, precision, bytes, memory on the chip."""
+    from bmqwen.bmodel.description import read_description
     from bmqwen.bundle import is_bundle, read_bundle
     from bmqwen.checkpoint.checkpoint import open_checkpoint
     from bmqwen.checkpoint.hub import Hub
     from bmqwen.chip.system import System
-    from bmqwen.describe import describe_bundle, describe_checkpoint
+    from bmqwen.describe import describe_bmodel, describe_bundle, describe_checkpoint
     from bmqwen.doctor.candidate import find_candidate
     from bmqwen.fit import memory_findings
     from bmqwen.progress import Silent
@@ -52,9 +51,8 @@ def info(
     with progress_bar() as bar:
         path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
     if path.suffix == ".bmodel":
-        _show_bmodel(path, json=json)
-        return
-    if is_bundle(path):
+        facts = describe_bmodel(read_description(path))
+    elif is_bundle(path):
         bundle = read_bundle(path)
         if check:
             bundle.verify_files()
@@ -77,38 +75,39 @@ def info(
             typer.echo(f"  {finding}")
 
 
-def _show_bmodel(path: Path, *, json: bool) -> None:
-    """Any bmodel: chip, nets, stages, shapes, types, address mode, device memory."""
-    from bmqwen.cli.terminal import note
-    from bmqwen.compiler.toolchain import open_toolchain
-    from bmqwen.compiler.tpuc import describe
-    from bmqwen.runtime.bmrt.model import check_bmodel
-
-    # Without the compiler's help as far as it goes: what is no bmodel needs no download to be refused.
-    check_bmodel(path)
-    described = describe(open_toolchain(report=note), path)
-    facts = {"kind": "bmodel file", "name": path.name, "bytes": path.stat().st_size, **described.to_dict()}
-    if json:
-        print_json(facts)
-        return
-    for line in (*_lines({key: value for key, value in facts.items() if key != "nets"}), *described.lines()):
-        typer.echo(line)
-
-
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """For people: a line a fact, then tables of nets and of files."""
     details = facts.get("details", {})
-    plain = {key: value for key, value in facts.items() if key not in ("details", "files")}
+    plain = {key: value for key, value in facts.items() if key not in ("details", "files", "nets")}
     plain |= {key: value for key, value in details.items() if key != "stages"}
     for key, value in plain.items():
         yield f"{_LABELS.get(key, key.replace('_', ' ')):28}{_text(key, value)}"
     if details.get("stages"):
         yield from _nets(details["stages"])
+    for net in facts.get("nets", ()):
+        yield from _net(net)
     if facts.get("files"):
         wide = max(len(name) for name in facts["files"])
         yield "\nfiles"
         for name, size in facts["files"].items():
             yield f"  {name:{wide}}{size_text(size):>12}"
+
+
+def _net(net: dict[str, Any]) -> Iterator[str]:
+    """A net of a bmodel and its stages; a row of layers' tensors is one line."""
+    kind, stages = "dynamic" if net["dynamic"] else "static", net["stages"]
+    yield f"\nnet {net['name']}: {kind}, address mode {net['address_mode']}, {counted(len(stages), 'stage')}"
+    for number, stage in enumerate(stages):
+        yield f"  stage {number}"
+        for side, label in (("inputs", "in"), ("outputs", "out")):
+            rows: dict[tuple[str, str, str], list[str]] = {}
+            for tensor in stage[side]:
+                shape = ", ".join(map(str, tensor["shape"]))
+                key = (tensor["name"].rstrip("0123456789"), tensor["dtype"], shape)
+                rows.setdefault(key, []).append(tensor["name"])
+            for (_, dtype, shape), names in rows.items():
+                name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+                yield f"    {label:4}{name:36} {dtype:7} [{shape}]"
 
 
 def _nets(stages: list[dict[str, Any]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -23,8 +24,6 @@ from bmqwen.bundle import (
 )
 from bmqwen.checkpoint.checkpoint import Checkpoint
 from bmqwen.chip.system import System
-from bmqwen.compiler.bmodel_info import BmodelInfo
-from bmqwen.compiler.io_layout import IoLayout
 from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.compiler.sizes import check_host_memory, parallel_jobs
@@ -34,10 +33,11 @@ from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe, compile_net, describe
 from bmqwen.compiler.work_folder import ADDRESSES, WorkFolder
-from bmqwen.errors import BundleError, CompileError, StorageError
+from bmqwen.errors import CompileError, StorageError
 from bmqwen.fit import Candidate, memory_findings
 from bmqwen.footprint import longest_context
 from bmqwen.half import Half, to_half
+from bmqwen.io_layout import IoLayout
 from bmqwen.network.weight_blocks import WeightBlocks
 from bmqwen.progress import Progress, Silent
 from bmqwen.quant.precision import Precision
@@ -93,8 +93,8 @@ def compile_model(
         return existing
     _check_place(folder, plan, checkpoint.name)
     tokenizer = checkpoint.tokenizer_files()
-    layout = IoLayout(plan.config, plan.shapes, plan.size.chip.weights)
-    texts = {shape: (plan.text(shape), layout.text(shape)) for shape in plan.shapes}
+    layout = IoLayout(plan.config, plan.shapes)
+    texts = {shape: (plan.text(shape), layout.text(shape, plan.size.chip.weights)) for shape in plan.shapes}
     toolchain = toolchain or open_toolchain(report=progress.note)
     with WorkFolder(_work_key(plan.key, toolchain), texts, progress.note) as work:
         # Another process may have made it while this one waited for the folder.
@@ -111,8 +111,8 @@ def compile_model(
             raise
         progress.start(f"writing {folder}", None)
         try:
-            info = _described(toolchain, work.bmodel)
-            _check_stages(info, plan)
+            said = describe(toolchain, work.bmodel)
+            _check_stages(said, plan)
         except CompileError:
             work.remove()
             raise
@@ -121,7 +121,7 @@ def compile_model(
             _write_table(checkpoint, plan, part / EMBEDDING_FILE)
             for name, content in tokenizer.items():
                 (part / name).write_bytes(content)
-            _write_manifest(checkpoint, plan, stages, part, toolchain, info.device_bytes + layout.size)
+            _write_manifest(checkpoint, plan, stages, part, toolchain, _device_bytes(said, plan))
         bundle = read_bundle(folder)
         work.remove()
     return bundle
@@ -181,7 +181,7 @@ def _compile_stages(
         recipe = Recipe(mode, addresses=mlir.with_name(ADDRESSES))
         try:
             net = compile_net(toolchain, mlir, recipe, cancelled=cancelled)
-            _described(toolchain, net.bmodel)
+            describe(toolchain, net.bmodel)
             stage = work.finish(shape, net, time.monotonic() - start)
         except BaseException as error:
             work.abandon(shape, keep_log=isinstance(error, CompileError) and not cancelled.is_set())
@@ -223,27 +223,25 @@ def _write_weights(checkpoint: Checkpoint, plan: Plan, work: WorkFolder, progres
     plan.write_weights(work.weights, WeightBlocks(checkpoint.weights, advance))
 
 
-def _described(toolchain: Toolchain, bmodel: Path) -> BmodelInfo:
-    """What a bmodel holds that was just made. Raises CompileError for a broken one."""
-    try:
-        return describe(toolchain, bmodel)
-    except BundleError as error:
-        raise CompileError(f"the compiler left a broken file: {error}") from error
-
-
-def _check_stages(info: BmodelInfo, plan: Plan) -> None:
-    """Raise CompileError unless there is one net with just the planned stages, in their order."""
-    masks = [stage.input("attention_mask") for net in info.nets for stage in net.stages]
+def _check_stages(said: str, plan: Plan) -> None:
+    """Raise CompileError unless model_tool names one net with just the planned stages, in their order."""
     found = [
-        StepShape(mask.shape[2], mask.shape[3] - mask.shape[2])
-        for mask in masks
-        if mask is not None and len(mask.shape) == 4
+        StepShape(int(tokens), int(columns) - int(tokens))
+        for tokens, columns in re.findall(r"attention_mask, \[1, 1, (\d+), (\d+)\]", said)
     ]
-    if tuple(found) != plan.shapes or len(info.nets) != 1:
+    if tuple(found) != plan.shapes or "\nnet 1:" in said:
         raise CompileError(
             f"the joined bmodel has the stages {', '.join(map(str, found))} in place of "
             f"{', '.join(map(str, plan.shapes))}: report this as a bug of bmqwen"
         )
+
+
+def _device_bytes(said: str, plan: Plan) -> int:
+    """Memory of the chip that the bmodel takes: by model_tool, and its inputs and outputs, K/V among them."""
+    stated = re.search(r"device mem size: (\d+)", said)
+    if stated is None:
+        raise CompileError("model_tool does not say how much device memory the bmodel needs")
+    return int(stated[1]) + IoLayout(plan.config, plan.shapes).size
 
 
 def _write_table(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bmqwen.compiler.bmodel_info import BmodelInfo, parse_info
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CompileError
 from bmqwen.storage import storage_errors
@@ -125,8 +124,8 @@ def combine(
     log.unlink()
 
 
-def describe(toolchain: Toolchain, bmodel: Path) -> BmodelInfo:
-    """What model_tool says of a bmodel. Raises BundleError for a file that is none, or is damaged."""
+def describe(toolchain: Toolchain, bmodel: Path) -> str:
+    """What `model_tool --info` says of a bmodel. Raises CompileError for a file that is none."""
     result = subprocess.run(
         [toolchain.model_tool, "--info", bmodel.absolute()],
         env=toolchain.environment(toolchain.state),
@@ -135,7 +134,9 @@ def describe(toolchain: Toolchain, bmodel: Path) -> BmodelInfo:
         errors="replace",
         check=False,
     )
-    return parse_info("" if result.returncode else result.stdout, bmodel)
+    if result.returncode or "net 0:" not in result.stdout:
+        raise CompileError(f"{bmodel} is no bmodel that model_tool can read: it is truncated or foreign")
+    return result.stdout
 
 
 def forget_time(bmodel: Path) -> None:
