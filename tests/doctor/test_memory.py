@@ -94,7 +94,7 @@ def test_the_commands_name_the_right_boot_file() -> None:
 def test_a_model_that_fits_names_the_longest_context(tmp_path: Path) -> None:
     asked = candidate("qwen1.5-1.8b-chat", "int4")
     texts = [str(f) for f in memory_findings(asked, recorded("se7_root", tmp_path))]
-    assert "weights 796, K/V cache 192" in texts[0]
+    assert "weights 796, K/V cache 120" in texts[0]
     assert texts[1].startswith("it fits on device 0; the longest context that fits is ")
     longest = int(texts[1].split("--seq-len ")[1].rstrip(")"))
     heaps = look(recorded("se7_root", tmp_path / "again")).chips[0].heaps
@@ -107,7 +107,7 @@ def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
     assert found[1].level == "error"
     assert "in one piece, but the largest heap (npu) has 3,950 MiB" in found[1].text
     assert (
-        "`./memory_edit.sh -c -npu 7615 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
+        "`./memory_edit.sh -c -npu 7552 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
         "sudo reboot`"
     ) in found[1].cure
     assert "the boot.itb that a guide in circulation names belongs to BM1688" in found[1].cure
@@ -130,7 +130,7 @@ def test_memory_that_others_hold(tmp_path: Path) -> None:
     found = memory_findings(asked, recorded("se7_busy", tmp_path))[1]
     trouble = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
     assert found.level == "error"
-    assert "1,039 MiB of device memory, but device 0 has only 617 MiB free" in found.text
+    assert "982 MiB of device memory, but device 0 has only 617 MiB free" in found.text
     assert found.cure == trouble.cure
 
 
