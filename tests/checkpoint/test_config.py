@@ -122,7 +122,7 @@ def test_llama_without_key_value_heads_is_multi_head() -> None:
         ({"rope_parameters": {"rope_theta": 5.0}}, ("rope_theta", "twice")),
         ({"use_sliding_window": True}, ("use_sliding_window", "True")),
         ({"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types", "sliding_attention")),
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ("quantization_config", "gptq")),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ("quantization_config", "GPTQ")),
         ({"quantization_config": {}}, ("quantization_config",)),
         ({"hidden_size": 0}, ("hidden_size", "0")),
         ({"hidden_size": -2048}, ("hidden_size", "-2048")),

@@ -107,7 +107,7 @@ def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
     assert found[1].level == "error"
     assert "in one piece, but the largest heap (npu) has 3,950 MiB" in found[1].text
     assert (
-        "`./memory_edit.sh -c -npu 7552 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
+        "`./memory_edit.sh -c -npu 7424 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
         "sudo reboot`"
     ) in found[1].cure
     assert "the boot.itb that a guide in circulation names belongs to BM1688" in found[1].cure
@@ -130,7 +130,7 @@ def test_memory_that_others_hold(tmp_path: Path) -> None:
     found = memory_findings(asked, recorded("se7_busy", tmp_path))[1]
     trouble = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
     assert found.level == "error"
-    assert "982 MiB of device memory, but device 0 has only 617 MiB free" in found.text
+    assert "953 MiB of device memory, but device 0 has only 617 MiB free" in found.text
     assert found.cure == trouble.cure
 
 

@@ -15,10 +15,12 @@ from bmqwen.checkpoint.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.checkpoint.gguf_weights import GgufWeights, gguf_config
 from bmqwen.checkpoint.json_file import read_json_object
 from bmqwen.checkpoint.layout import check_layout, expected_tensors
+from bmqwen.checkpoint.packed_weights import PackedWeights
+from bmqwen.checkpoint.packing import read_packing
 from bmqwen.checkpoint.raw_file import RawFile
 from bmqwen.checkpoint.safetensors_weights import SafetensorsWeights
 from bmqwen.checkpoint.weights import Weights
-from bmqwen.errors import CheckpointError
+from bmqwen.errors import CheckpointError, ConfigError
 
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
@@ -127,10 +129,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 class _Folder:
-    def __init__(self, folder: Path, weights: SafetensorsWeights, config: ModelConfig) -> None:
+    def __init__(
+        self, folder: Path, weights: SafetensorsWeights | PackedWeights, config: ModelConfig
+    ) -> None:
         self._folder, self._weights, self._config = folder, weights, config
 
     def precision(self) -> str:
+        if isinstance(self._weights, PackedWeights):
+            return str(self._weights.packing)
         return _dominant(self._weights, self._config)
 
     def bytes_on_disk(self) -> int:
@@ -193,11 +199,15 @@ def _open_folder(folder: Path) -> Checkpoint:
     if file.suffix.lower() == ".gguf":
         return _open_gguf(file)
     config = read_config(folder / "config.json")
-    weights = SafetensorsWeights(file)
+    packing = read_packing(read_json_object(folder / "config.json", ConfigError), str(folder / "config.json"))
+    stored = SafetensorsWeights(file)
+    weights: SafetensorsWeights | PackedWeights = stored
     try:
+        if packing is not None:
+            weights = PackedWeights(stored, packing, expected_tensors(config))
         check_layout(config, weights, file, str(folder / "config.json"))
     except BaseException:
-        weights.close()
+        stored.close()
         raise
     return Checkpoint(folder, config, weights, _Folder(folder, weights, config))
 
@@ -241,7 +251,7 @@ def _weights_file(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no weights: expected *.safetensors or *.gguf")
 
 
-def _dominant(weights: SafetensorsWeights | GgufWeights, config: ModelConfig) -> str:
+def _dominant(weights: SafetensorsWeights | PackedWeights | GgufWeights, config: ModelConfig) -> str:
     """The type of most values."""
     counts: Counter[str] = Counter()
     for name, shape in expected_tensors(config).items():

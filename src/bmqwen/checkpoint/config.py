@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmqwen.checkpoint.json_file import read_json_object
+from bmqwen.checkpoint.packing import read_packing
 from bmqwen.errors import ConfigError
 
 _MODEL_TYPES = {"Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "llama"}
@@ -138,13 +139,7 @@ class _Reader:
     def _refuse_unsupported(self, model_type: str) -> None:
         if self.values.get("hidden_act", "silu") != "silu":
             raise self._error("hidden_act", "which is unsupported; only silu is supported")
-        quantised = self.values.get("quantization_config")
-        if quantised is not None:
-            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-            raise ConfigError(
-                f"{self.source}: quantization_config with quant_method = {_show(method)} is unsupported "
-                "for now; use the checkpoint that is not quantised"
-            )
+        read_packing(self.values, self.source)
         # o_proj gets a bias with Llama's attention_bias, and Qwen2 never has one.
         llama = ("attention_bias", "mlp_bias", "rope_interleaved")
         for key in llama if model_type == "llama" else ("use_sliding_window", "mlp_bias"):

@@ -16,7 +16,7 @@ from bmqwen.checkpoint.raw_file import RawFile
 from bmqwen.checkpoint.tensor_checks import require_finite, require_rows
 from bmqwen.errors import CheckpointError
 
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
 # The format allows 100 MB; a header of 6,000 tensors has about 1 MB.
 _MOST_HEADER_BYTES = 32 << 20
 # Plain names only, so that an index cannot point out of its folder.
@@ -40,7 +40,7 @@ class SafetensorsWeights:
 
         Raises:
             CheckpointError: a file is missing, truncated, contradicts itself or the index, or holds a
-                type other than F32, F16 or BF16.
+                type other than F32, F16, BF16 and I32.
         """
         self._path = path
         self._tensors: dict[str, tuple[RawFile, _Entry]] = {}
@@ -63,7 +63,7 @@ class SafetensorsWeights:
         return self._find(name)[1].shape
 
     def dtype(self, name: str) -> str:
-        """ "F32", "F16" or "BF16". Raises CheckpointError for an unknown name."""
+        """ "F32", "F16", "BF16" or "I32". Raises CheckpointError for an unknown name."""
         return self._find(name)[1].dtype
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -75,6 +75,14 @@ class SafetensorsWeights:
         """Rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
         columns = require_rows(name, self.shape(name), start, stop)
         return self._read(name, start * columns, stop * columns).reshape(stop - start, columns)
+
+    def read_words(self, name: str) -> NDArray[np.uint32]:
+        """A tensor of packed 32-bit words, or of indices. Raises CheckpointError for one of another type."""
+        file, entry = self._find(name)
+        if entry.dtype != "I32":
+            raise CheckpointError(f"{file.path}: tensor {name} has type {entry.dtype} where I32 is expected")
+        raw = file.read(entry.offset, 4 * math.prod(entry.shape))
+        return raw.view("<u4").astype(np.uint32, copy=False).reshape(entry.shape)
 
     @property
     def bytes_on_disk(self) -> int:
@@ -97,6 +105,10 @@ class SafetensorsWeights:
 
     def _read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         file, entry = self._find(name)
+        if entry.dtype == "I32":
+            raise CheckpointError(
+                f"{file.path}: tensor {name} holds whole numbers where weights are expected"
+            )
         width = _ITEM_BYTES[entry.dtype]
         raw = file.read(entry.offset + start * width, (stop - start) * width)
         values: NDArray[np.float32]

@@ -8,9 +8,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.checkpoint.packed_weights import GridSource
 from bmqwen.checkpoint.weights import Weights
 from bmqwen.quant.grid import Grid
 from bmqwen.quant.rounding import quantize
+from bmqwen.quant.stored import keeps_grid, stored_rows
 
 R = TypeVar("R")
 
@@ -49,10 +51,22 @@ class WeightBlocks:
         return self._convert(names, convert)
 
     def grids(self, names: Sequence[str], bits: int, group_size: int) -> Iterator[Grid]:
-        """Blocks of the stacked matrices on a group grid."""
-        return self._convert(names, lambda rows: quantize(rows, bits, group_size))
+        """Blocks of the stacked matrices on a group grid: the checkpoint's own, if it is such a one."""
+
+        def make(name: str, start: int, stop: int) -> Grid:
+            weights = self.weights
+            if isinstance(weights, GridSource) and keeps_grid(weights, name, bits, group_size):
+                return stored_rows(weights, name, start, stop, bits, group_size)
+            return quantize(weights.read_rows(name, start, stop), bits, group_size)
+
+        return self._blocks(names, make)
 
     def _convert(self, names: Sequence[str], convert: Callable[[NDArray[np.float32]], R]) -> Iterator[R]:
+        return self._blocks(
+            names, lambda name, start, stop: convert(self.weights.read_rows(name, start, stop))
+        )
+
+    def _blocks(self, names: Sequence[str], make: Callable[[str, int, int], R]) -> Iterator[R]:
         with ThreadPoolExecutor(WORKERS) as pool:
             pending: deque[tuple[Future[R], int]] = deque()
 
@@ -66,7 +80,7 @@ class WeightBlocks:
             try:
                 for name, start, stop in self._ranges(names):
                     size = (stop - start) * self.weights.shape(name)[1]
-                    pending.append((pool.submit(self._read_and_convert, name, start, stop, convert), size))
+                    pending.append((pool.submit(make, name, start, stop), size))
                     if len(pending) > WORKERS:
                         yield finished()
                 while pending:
@@ -81,8 +95,3 @@ class WeightBlocks:
             step = max(1, BLOCK_ELEMENTS // columns)
             for start in range(0, rows, step):
                 yield name, start, min(start + step, rows)
-
-    def _read_and_convert(
-        self, name: str, start: int, stop: int, convert: Callable[[NDArray[np.float32]], R]
-    ) -> R:
-        return convert(self.weights.read_rows(name, start, stop))

@@ -9,6 +9,7 @@ from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.weights import Weights
 from bmqwen.quant.precision import BITS, Precision
 from bmqwen.quant.rounding import quantize
+from bmqwen.quant.stored import keeps_grid
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -54,5 +55,7 @@ class GridWeights:
             form = "f16"
         if form in BITS:
             group = self._precision.group_of(weight, values.shape[1])
+            if keeps_grid(self._weights, self._source(name), BITS[form], group):
+                return values
             return quantize(values, BITS[form], group).dequantize()
         return values.astype(np.float16).astype(np.float32) if form == "f16" else values
