@@ -174,6 +174,8 @@ def reusable_bundle(folder: Path, source: str, *, replace: bool) -> Bundle | Non
     Raises:
         InputError: something else is there.
     """
+    # Looked at first: a bundle appears complete, and another process may be about to put it there.
+    exists = folder.exists()
     if is_bundle(folder):
         try:
             existing = read_bundle(folder)
@@ -183,6 +185,6 @@ def reusable_bundle(folder: Path, source: str, *, replace: bool) -> Bundle | Non
             return existing
         if not replace:
             raise InputError(f"{folder} holds another bundle: remove it, name another folder or use --force")
-    elif folder.exists():
+    elif exists:
         raise InputError(f"{folder} exists and is not a bundle: name a new folder")
     return None

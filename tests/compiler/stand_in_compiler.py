@@ -1,5 +1,6 @@
 """Programs in place of the vendor's, which leave the same files in no time and keep count of their runs."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -56,11 +57,14 @@ def stand_in(folder: Path, behaviour: str = "", name: str = "root") -> Toolchain
     ):
         path = folder / name / "bin" / program
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!{sys.executable}\n{text}")
-        path.chmod(0o755)
-    # The compiler's size is part of its identity, and two behaviours are to be one compiler.
-    compiler = folder / name / "bin/tpuc-opt"
-    compiler.write_text(compiler.read_text().ljust(8192, "#"))
+        # The compiler's size is part of its identity, and two behaviours are to be one compiler.
+        content = f"#!{sys.executable}\n{text}".ljust(8192, "#")
+        # Another process may be running it, or looking at its size: never half-written, and not written in vain.
+        if not path.exists() or path.read_text() != content:
+            beside = path.with_name(f"{program}.{os.getpid()}")
+            beside.write_text(content)
+            beside.chmod(0o755)
+            beside.replace(path)
     return Toolchain(folder / name, "stand-in", folder / "state")
 
 
