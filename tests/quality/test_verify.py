@@ -16,6 +16,7 @@ from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import InputError
 from bmqwen.quality.verify import (
     VerifyReport,
+    cached_rows,
     check_same_model,
     choose_stages,
     duration,
@@ -88,6 +89,22 @@ def test_what_is_no_number_fails_and_is_still_json(described: Bundle, tmp_path: 
     assert not report.passed
     assert report.stages[0].to_float.cosine == 0
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "context", "cached"),
+    [
+        ((1, 128), 512, 64),
+        ((32, 0), 512, 0),
+        ((128, 512), 512, 64),
+        ((64, 96), 96, 32),
+        # Where the new rows have no room below the end of the history, they follow it.
+        ((512, 512), 1024, 512),
+        ((512, 512), 512, 0),
+    ],
+)
+def test_history_that_a_net_is_run_after(shape: tuple[int, int], context: int, cached: int) -> None:
+    assert cached_rows(StepShape(*shape), context, 64) == cached
 
 
 def compare(model: CompiledModel, simulator: Toolchain, stages: str, checkpoint: Path) -> VerifyReport:

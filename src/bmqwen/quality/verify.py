@@ -141,7 +141,7 @@ def verify(
     threshold = THRESHOLDS[nets.half]
     precision = Precision(**bundle.precision)
     quantised = bool({precision.weights, precision.lm_head} & BITS.keys())
-    cached = {shape: max(0, min(tokens, shape.history - shape.tokens)) for shape in shapes}
+    cached = {shape: cached_rows(shape, nets.context, tokens) for shape in shapes}
     ends = sorted({cached[shape] + shape.tokens for shape in shapes})
     text = _text(bundle, ends[-1])
     report(f"computing {ends[-1]} tokens in float32")
@@ -173,6 +173,17 @@ def verify(
             )
         )
     return VerifyReport(bundle.model, str(precision), threshold, len(nets.cycles), tuple(stages))
+
+
+def cached_rows(shape: StepShape, context: int, most: int) -> int:
+    """Rows of the cache to run a net after: `most`, as far as its history lets it.
+
+    New rows that would overlap what the net reads must lie right behind it: then it is the whole history.
+    """
+    room = shape.history - shape.tokens
+    if room < min(most, shape.history) and shape.history + shape.tokens <= context:
+        return shape.history
+    return max(0, min(most, room))
 
 
 def choose_stages(bundle: Bundle, wanted: str | None) -> list[StepShape]:
