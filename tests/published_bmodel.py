@@ -41,6 +41,7 @@ class NetOps(MlirOps):
         states = f.input("input_states", [1, tokens, c.hidden_size])
         positions = f.input("position_ids", [1, tokens], np.int32)
         width = history + tokens
+        self._masks = {}
         if masked:
             self._mask = f.input("attention_mask", [1, 1, tokens, width])
         else:
