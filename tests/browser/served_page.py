@@ -1,0 +1,136 @@
+"""A running `bmqwen serve` for the page's tests, and what they do on the page again and again."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from playwright.sync_api import Locator, Page, Route, expect
+
+Visit = Callable[..., Page]
+START_SECONDS = 180
+
+
+class ServedPage:
+    """`bmqwen serve MODEL` on a free port, ready when the block is entered, gone when it is left."""
+
+    def __init__(self, model: Path | None, cache: Path | None, *options: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+        models = [] if model is None else [str(model)]
+        self._command = [sys.executable, "-m", "bmqwen", "serve", *models, "--port", str(port), *options]
+        self._environment = os.environ | ({} if cache is None else {"BMQWEN_CACHE": str(cache)})
+
+    def __enter__(self) -> "ServedPage":
+        self._process = subprocess.Popen(
+            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._healthy():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                raise RuntimeError(f"the server did not start: {self._process.communicate()[0]}")
+            time.sleep(0.1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def send(page: Page, text: str) -> None:
+    """Write a message and press Enter."""
+    field = page.get_by_role("textbox", name=re.compile("^(Message|消息)$"))
+    field.fill(text)
+    field.press("Enter")
+
+
+def answers(page: Page) -> Locator:
+    """The answers shown."""
+    return page.locator("article.answer")
+
+
+def questions(page: Page) -> Locator:
+    """The questions shown, without their numbers and buttons."""
+    return page.locator(".question-text")
+
+
+def titles(page: Page) -> Locator:
+    """The titles in the list of conversations."""
+    return page.locator(".conversation-title")
+
+
+def expect_answers(page: Page, *texts: str) -> None:
+    """Exactly these texts are shown as finished answers."""
+    expect(page.locator("article.answer .prose")).to_have_text(list(texts))
+    expect(page.locator("article.answer.writing")).to_have_count(0)
+
+
+def act_on(page: Page, title: str, action: str) -> None:
+    """Choose an action from a conversation's menu."""
+    page.get_by_role("button", name=f"Actions for “{title}”").click()
+    page.get_by_role("menuitem", name=action).click()
+
+
+Reply = Callable[[dict[str, Any]], str]
+
+
+def reply_with(page: Page, reply: str | Reply) -> list[dict[str, Any]]:
+    """Answer the page's requests here, where the model's words matter; returns the requests, as they come."""
+    bodies: list[dict[str, Any]] = []
+
+    def answer(route: Route) -> None:
+        body = json.loads(route.request.post_data or "")
+        bodies.append(body)
+        text = reply if isinstance(reply, str) else reply(body)
+        route.fulfill(content_type="text/event-stream", body=stream_of(text))
+
+    page.route("**/v1/chat/completions", answer)
+    return bodies
+
+
+def stream_of(text: str) -> str:
+    """The events of an answer, in small pieces."""
+    usage = {"prompt_tokens": 1_200, "completion_tokens": 67, "prompt_tokens_details": {"cached_tokens": 1_100}}
+    timings = {"first_token_s": 0.13, "tokens_per_s": 39.94, "cached_tokens": 1_100, "queue_s": 0.4}
+    chunks: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": {"content": text[at : at + 7]}, "finish_reason": None}]}
+        for at in range(0, len(text), 7)
+    ]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    chunks.append({"choices": [], "usage": usage, "timings": timings})
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+
+
+def refuse_with(page: Page, status: int, code: str, message: str, **headers: str) -> None:
+    """Answer the page's next requests with an error in OpenAI's shape."""
+    error = {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=status, content_type="application/json", body=json.dumps(error), headers=headers)
+
+    page.route("**/v1/chat/completions", refuse)

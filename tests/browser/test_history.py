@@ -1,0 +1,191 @@
+"""Conversations kept in the browser: found, renamed, deleted and brought back, exported and imported."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from served_page import (
+    ServedPage,
+    Visit,
+    act_on,
+    expect_answers,
+    questions,
+    reply_with,
+    send,
+    titles,
+)
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def page(visit: Visit, talking: ServedPage) -> Page:
+    """A page with two conversations, "apples" above "pears"."""
+    page = visit(talking)
+    reply_with(page, "an answer about fruit")
+    for text in ("pears", "apples"):
+        page.get_by_role("button", name="New chat").first.click()
+        send(page, text)
+        expect_answers(page, "an answer about fruit")
+    expect(titles(page)).to_have_text(["apples", "pears"])
+    return page
+
+
+def test_reload_and_the_back_button_find_the_conversation(page: Page) -> None:
+    page.reload()
+    expect(questions(page)).to_have_text("apples")
+    titles(page).last.click()
+    expect(questions(page)).to_have_text("pears")
+    page.go_back()
+    expect(questions(page)).to_have_text("apples")
+    expect(page).to_have_title("apples · bmqwen")
+
+
+def test_a_draft_survives_a_reload(page: Page) -> None:
+    field = page.get_by_role("textbox", name="Message")
+    field.fill("half a thought")
+    page.reload()
+    expect(field).to_have_value("half a thought")
+    titles(page).last.click()
+    expect(field).to_have_value("")
+
+
+def test_search(page: Page) -> None:
+    page.keyboard.press("Control+k")
+    search = page.get_by_role("searchbox")
+    expect(search).to_be_focused()
+    search.fill("fruit PEAR")
+    expect(titles(page)).to_have_text(["pears"])
+    search.press("Enter")
+    expect(questions(page)).to_have_text("pears")
+    search.fill("plums")
+    expect(page.get_by_text("No conversation holds these words.")).to_be_visible()
+    search.press("Escape")
+    expect(titles(page)).to_have_count(2)
+
+
+def test_rename(page: Page) -> None:
+    act_on(page, "apples", "Rename")
+    page.get_by_role("textbox", name="Title").fill("  Orchard  ")
+    page.keyboard.press("Enter")
+    expect(titles(page)).to_have_text(["Orchard", "pears"])
+    act_on(page, "pears", "Rename")
+    page.get_by_role("textbox", name="Title").fill("never")
+    page.keyboard.press("Escape")
+    page.reload()
+    expect(titles(page)).to_have_text(["Orchard", "pears"])
+
+
+def test_delete_and_undo(page: Page) -> None:
+    act_on(page, "apples", "Delete")
+    expect(titles(page)).to_have_text(["pears"])
+    page.get_by_role("button", name="Undo").click()
+    expect(titles(page)).to_have_text(["apples", "pears"])
+    act_on(page, "pears", "Delete")
+    page.reload()
+    expect(titles(page)).to_have_text(["apples"])
+
+
+def test_another_tab_sees_what_is_new(page: Page) -> None:
+    other = page.context.new_page()
+    other.goto("/")
+    expect(titles(other)).to_have_text(["apples", "pears"])
+    act_on(page, "pears", "Delete")
+    expect(titles(other)).to_have_text(["apples"])
+
+
+def downloaded(page: Page, action: str, title: str | None = None) -> Path:
+    """The file that an export saves."""
+    with page.expect_download() as download:
+        if title:
+            act_on(page, title, action)
+        else:
+            page.get_by_role("button", name="More", exact=True).click()
+            page.get_by_role("menuitem", name=action).click()
+    return download.value.path()
+
+
+def imported(page: Page, file: Path) -> None:
+    """Choose a file for the import."""
+    page.get_by_label("Import conversations").set_input_files(file)
+
+
+def test_export_all_and_import_elsewhere(page: Page, visit: Visit, talking: ServedPage, tmp_path: Path) -> None:
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator(".branches")).to_have_text("2/2")
+    file = tmp_path / "all.json"
+    file.write_bytes(downloaded(page, "Export all conversations").read_bytes())
+    elsewhere = visit(talking)
+    imported(elsewhere, file)
+    expect(elsewhere.get_by_text("2 conversations imported.")).to_be_visible()
+    expect(titles(elsewhere)).to_have_text(["apples", "pears"])
+    titles(elsewhere).first.click()
+    expect_answers(elsewhere, "an answer about fruit")
+    expect(elsewhere.locator(".branches")).to_have_text("2/2")
+    expect(elsewhere.locator(".measured")).to_contain_text("0.13 s to first token")
+    # The same file again makes copies; nothing is written over.
+    imported(elsewhere, file)
+    expect(titles(elsewhere)).to_have_text(["apples", "apples", "pears", "pears"])
+
+
+def test_export_one(page: Page) -> None:
+    content = json.loads(downloaded(page, "Export as JSON", "pears").read_text(encoding="utf-8"))
+    assert content["format"] == "bmqwen-conversations"
+    [conversation] = content["conversations"]
+    assert [turn["text"] for turn in conversation["turns"]] == ["pears", "an answer about fruit"]
+
+
+def turn(identity: str, parent: str, role: str = "user", text: Any = "x") -> dict[str, Any]:
+    return {"id": identity, "parent": parent, "role": role, "text": text}
+
+
+def conversation(*turns: Any, **fields: Any) -> dict[str, Any]:
+    talk = {"title": "bad", "turns": list(turns), "chosen": {}, **fields}
+    return {"format": "bmqwen-conversations", "version": 1, "conversations": [talk]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no json", "This file is not JSON."),
+        ("[]", "holds no conversations of this page"),
+        ('{"format": "other", "conversations": []}', "holds no conversations of this page"),
+        ({"format": "bmqwen-conversations", "version": 2, "conversations": []}, "newer version"),
+        (conversation(turn("a", "missing")), "This file is damaged"),
+        (conversation(turn("a", "b"), turn("b", "a", "assistant")), "This file is damaged"),
+        (conversation(turn("a", "root", "system")), "This file is damaged"),
+        (conversation(turn("a", "root", text=5)), "This file is damaged"),
+        (conversation(turn("a", "root"), turn("b", "a", "user")), "This file is damaged"),
+        (conversation(None), "This file is damaged"),
+        (conversation(title={}), "This file is damaged"),
+        (conversation() | {"conversations": [None]}, "This file is damaged"),
+    ],
+)
+def test_a_bad_file_is_refused_whole(
+    visit: Visit, talking: ServedPage, tmp_path: Path, content: Any, message: str
+) -> None:
+    page = visit(talking)
+    file = tmp_path / "bad.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    imported(page, file)
+    expect(page.locator(".notice")).to_contain_text(message)
+    expect(titles(page)).to_have_count(0)
+
+
+def test_only_known_fields_of_a_file_are_taken(visit: Visit, talking: ServedPage, tmp_path: Path) -> None:
+    file = tmp_path / "strange.json"
+    strange = turn("__proto__", "root") | {"usage": {"prompt_tokens": "<b>"}, "evil": 1, "state": "writing"}
+    settings = {"temperature": "hot", "top_p": 0.5, "stream": False, "model": "other"}
+    file.write_text(json.dumps(conversation(strange, settings=settings, chosen={"root": "__proto__"})))
+    page = visit(talking)
+    bodies = reply_with(page, "fine")
+    imported(page, file)
+    titles(page).first.click()
+    expect(questions(page)).to_have_text("x")
+    send(page, "next")
+    expect_answers(page, "fine")
+    assert bodies[0]["top_p"] == 0.5
+    assert bodies[0]["stream"] is True
+    assert "temperature" not in bodies[0]
