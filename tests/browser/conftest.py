@@ -13,12 +13,19 @@ from talker import write_talker
 
 # Nothing of the browser's own may go out either.
 FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# The tiny models need one thread, and say what they are built to say.
+PLAIN = ("--threads", "1", "--temperature", "0")
 # Said by the browser itself for every answer that is an error; the page handles those.
-EXPECTED = "Failed to load resource: the server responded with a status of"
+EXPECTED = "Failed to load resource: "
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +49,8 @@ def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def talking(page_folder: Path) -> Iterator[ServedPage]:
     """A server that answers everything with talker.SAYS."""
-    with ServedPage(write_talker(page_folder / "talker"), page_folder / "cache") as served:
+    model = write_talker(page_folder / "talker")
+    with ServedPage(model, page_folder / "cache", *PLAIN) as served:
         yield served
 
 
@@ -50,7 +58,7 @@ def talking(page_folder: Path) -> Iterator[ServedPage]:
 def endless(page_folder: Path) -> Iterator[ServedPage]:
     """A server whose answers go on for minutes."""
     model = write_talker(page_folder / "chatterbox", endless=True, context=60_000)
-    with ServedPage(model, page_folder / "cache") as served:
+    with ServedPage(model, page_folder / "cache", *PLAIN, "--max-tokens", "50000") as served:
         yield served
 
 

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -33,14 +34,17 @@ class ServedPage:
         self._environment = os.environ | ({} if cache is None else {"BMQWEN_CACHE": str(cache)})
 
     def __enter__(self) -> "ServedPage":
+        # A file, not a pipe: nobody reads what the server says of each request.
+        self._output = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self._command, env=self._environment, stdout=self._output, stderr=subprocess.STDOUT
         )
         deadline = time.monotonic() + START_SECONDS
         while not self._healthy():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
-                raise RuntimeError(f"the server did not start: {self._process.communicate()[0]}")
+                self._output.seek(0)
+                raise RuntimeError(f"the server did not start: {self._output.read()}")
             time.sleep(0.1)
         return self
 
@@ -49,10 +53,11 @@ class ServedPage:
     ) -> None:
         self._process.terminate()
         try:
-            self._process.communicate(timeout=20)
+            self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+        self._output.close()
 
     def _healthy(self) -> bool:
         try:
@@ -115,7 +120,11 @@ def reply_with(page: Page, reply: str | Reply) -> list[dict[str, Any]]:
 
 def stream_of(text: str) -> str:
     """The events of an answer, in small pieces."""
-    usage = {"prompt_tokens": 1_200, "completion_tokens": 67, "prompt_tokens_details": {"cached_tokens": 1_100}}
+    usage = {
+        "prompt_tokens": 1_200,
+        "completion_tokens": 67,
+        "prompt_tokens_details": {"cached_tokens": 1_100},
+    }
     timings = {"first_token_s": 0.13, "tokens_per_s": 39.94, "cached_tokens": 1_100, "queue_s": 0.4}
     chunks: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"content": text[at : at + 7]}, "finish_reason": None}]}

@@ -53,7 +53,7 @@ def test_a_busy_server_says_when(visit: Visit, talking: ServedPage) -> None:
 
 
 def fail_midway(page: Page, ending: str) -> None:
-    body = stream_of("half an answer").split("data: {\"choices\": [{\"index\": 0, \"delta\": {}")[0] + ending
+    body = stream_of("half an answer").split('data: {"choices": [{"index": 0, "delta": {}')[0] + ending
     page.route(
         "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
     )
@@ -84,7 +84,6 @@ def test_a_server_that_is_gone(visit: Visit, page_folder: Path) -> None:
     with ServedPage(write_talker(page_folder / "leaving"), page_folder / "cache") as served:
         page = visit(served)
     page.route("**/*", lambda route: route.abort("connectionrefused"))
-    page.on("console", lambda message: None)
     send(page, "hello")
     expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
 

@@ -112,7 +112,9 @@ def imported(page: Page, file: Path) -> None:
     page.get_by_label("Import conversations").set_input_files(file)
 
 
-def test_export_all_and_import_elsewhere(page: Page, visit: Visit, talking: ServedPage, tmp_path: Path) -> None:
+def test_export_all_and_import_elsewhere(
+    page: Page, visit: Visit, talking: ServedPage, tmp_path: Path
+) -> None:
     page.get_by_role("button", name="Regenerate").click()
     expect(page.locator(".branches")).to_have_text("2/2")
     file = tmp_path / "all.json"

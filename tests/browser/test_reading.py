@@ -8,7 +8,9 @@ from served_page import ServedPage, Visit, expect_answers, questions, reply_with
 
 pytestmark = pytest.mark.browser
 
-WIDE = "a table\n\n|" + "column|" * 30 + "\n|" + "---|" * 30 + "\n\n```\n" + "x" * 500 + "\n```\n\n" + "y" * 300
+WIDE = (
+    "a table\n\n|" + "column|" * 30 + "\n|" + "---|" * 30 + "\n\n```\n" + "x" * 500 + "\n```\n\n" + "y" * 300
+)
 
 # Elements that stick out of the window, save inside what scrolls by itself.
 STICKING_OUT = """() => [...document.querySelectorAll(".main *")]
@@ -87,7 +89,9 @@ def test_every_control_has_a_name(visit: Visit, talking: ServedPage) -> None:
     send(page, "go")
     expect(page.locator(".measured")).to_be_visible()
     page.get_by_role("button", name="Settings").click()
-    for control in page.locator("button, input:not([aria-hidden=true]), select, textarea, [role=meter]").all():
+    for control in page.locator(
+        "button, input:not([aria-hidden=true]), select, textarea, [role=meter]"
+    ).all():
         named = control.evaluate("e => e.ariaLabel || e.innerText.trim() || e.labels?.[0]?.innerText")
         assert named, control.evaluate("e => e.outerHTML")
 

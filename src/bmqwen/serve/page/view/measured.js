@@ -24,7 +24,7 @@ export function Measured({ turn: { usage, timings, model } }) {
 /** Waiting in the queue, reading the prompt, writing: three strokes in proportion. */
 function TimeLine({ usage, timings }) {
   const queue = timings.queue_s ?? 0;
-  const reading = Math.max(0, (timings.first_token_s ?? 0) - queue);
+  const reading = timings.first_token_s ?? 0;
   const writing = Math.max(0, usage.completion_tokens - 1) / timings.tokens_per_s;
   const scale = WIDTH / (queue + reading + writing || 1);
   const ends = [queue, queue + reading, queue + reading + writing].map((time) => time * scale);
