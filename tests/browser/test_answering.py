@@ -45,6 +45,7 @@ def test_a_streaming_answer_grows_and_can_be_stopped(visit: Visit, endless: Serv
     kept = prose.inner_text()
     # The engine is free again: another conversation is answered at once.
     page.get_by_role("button", name="New chat").first.click()
+    expect(questions(page)).to_have_count(0)
     send(page, "hello")
     expect(prose).to_contain_text("hello you")
     page.keyboard.press("Escape")
@@ -113,6 +114,7 @@ def test_several_conversations_are_answered_at_once(visit: Visit, endless: Serve
     send(page, "first")
     expect(answers(page)).to_contain_text("hello")
     page.get_by_role("button", name="New chat").first.click()
+    expect(questions(page)).to_have_count(0)
     send(page, "second")
     expect(page.locator(".running")).to_have_count(2)
     for title in ("first", "second"):

@@ -27,6 +27,7 @@ def page(visit: Visit, talking: ServedPage) -> Page:
     reply_with(page, "an answer about fruit")
     for text in ("pears", "apples"):
         page.get_by_role("button", name="New chat").first.click()
+        expect(questions(page)).to_have_count(0)
         send(page, text)
         expect_answers(page, "an answer about fruit")
     expect(titles(page)).to_have_text(["apples", "pears"])

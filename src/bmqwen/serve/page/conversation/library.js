@@ -44,14 +44,22 @@ export class Library {
   /** Write a conversation. Raises what the browser says (its storage is full, for example). */
   async put(conversation) {
     if (!this.#database) return;
-    await done(this.#store("readwrite").put(conversation));
+    await this.#change((store) => store.put(conversation));
     this.#channel.postMessage(conversation.id);
   }
 
   async remove(id) {
     if (!this.#database) return;
-    await done(this.#store("readwrite").delete(id));
+    await this.#change((store) => store.delete(id));
     this.#channel.postMessage(id);
+  }
+
+  /** One change, committed at once: a page that is reloaded in the next moment must not lose it. */
+  #change(act) {
+    const store = this.#store("readwrite");
+    const changed = done(act(store));
+    store.transaction.commit();
+    return changed;
   }
 
   #store(mode) {
