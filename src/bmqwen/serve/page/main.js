@@ -11,6 +11,6 @@ const chat = new Chat(preferences);
 
 speak(languageFor(preferences.get("language")));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => preferences.applyTheme());
-addEventListener("pagehide", () => chat.saveRunning());
+addEventListener("pagehide", () => chat.leave());
 render(html`<${Page} chat=${chat} preferences=${preferences} />`, document.getElementById("page"));
 chat.start();

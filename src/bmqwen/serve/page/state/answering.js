@@ -41,7 +41,7 @@ export class Answering {
       }
       turn.state = "done";
     } catch (error) {
-      if (error.name === "AbortError") turn.state = "stopped";
+      if (this.#controller.signal.aborted) turn.state = "stopped";
       else this.#fail(error instanceof Fault ? error : new Fault("failed", String(error)));
     }
     delete turn.owner;

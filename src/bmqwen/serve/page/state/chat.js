@@ -170,9 +170,12 @@ export class Chat extends EventTarget {
     this.dispatchEvent(new CustomEvent("notice", { detail: { text, undo } }));
   }
 
-  /** The page is going: what was written so far is saved. */
-  saveRunning() {
-    for (const { conversation } of this.#running.values()) this.#save(conversation);
+  /** The page is going: answers under way are stopped, and what they have is saved. */
+  leave() {
+    for (const answering of this.#running.values()) {
+      answering.stop();
+      this.#save(answering.conversation);
+    }
   }
 
   #answer(conversation, questionId) {
