@@ -22,6 +22,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What is not for every run."""
+    parser.addoption("--registry", action="store_true", help="also run the tests that ask a package index")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for."""
+    if not config.getoption("--registry"):
+        skip = pytest.mark.skip(reason="asks a package index: give --registry")
+        for item in items:
+            if item.get_closest_marker("registry"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test gets an empty cache, save those that need what is large."""

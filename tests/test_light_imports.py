@@ -1,11 +1,19 @@
 """What a device installs is all that a device imports."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from bmqwen.compiler.toolchain import open_toolchain
+from compiled_models import compile_toy
+
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", "modelscope_hub", "xllamacpp")
+# Of our own, what makes models; and the client of a hub, which loads much and is for downloads.
+MAKERS = ("bmqwen.compiler", "bmqwen.network", "huggingface_hub")
+AS_ON_A_DEVICE = "import platform; platform.machine = lambda: 'aarch64'"
 
 
 @pytest.mark.parametrize(
@@ -15,6 +23,8 @@ HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", 
         "import bmqwen.cli.app, bmqwen.cli.repl, bmqwen.cli.answer",
         "import bmqwen.generate.conversation, bmqwen.runtime.base, bmqwen.runtime.bmodel.step_runtime",
         "from bmqwen.cli.app import run; run(['chat', '--help'])",
+        "from bmqwen.cli.app import run; run(['doctor'])",
+        "import bmqwen.serve.app, bmqwen.serve.server",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
@@ -24,6 +34,46 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "HEAVY"
+
+
+def test_doctor_on_a_device_loads_no_compiler() -> None:
+    loaded = modules_after(f"{AS_ON_A_DEVICE}\nfrom bmqwen.cli.app import run; run(['doctor', '--json'])")
+    assert "bmqwen.doctor.examination" in loaded
+    assert loaded & {*HEAVY, "bmqwen.compiler", "huggingface_hub"} == set()
+
+
+@pytest.mark.simulator
+def test_chat_with_a_bmodel_loads_nothing_that_makes_models(tmp_path: Path) -> None:
+    """On libbmrt, as on a chip: the simulator's stands in for a chip's."""
+    toolchain = open_toolchain()
+    bundle = compile_toy(toolchain, tmp_path, "qwen1.5", "int4", 5, context=64).bundle.folder
+    words = ["chat", str(bundle), "--engine", "tpu", "-p", "a", "--max-tokens", "1", "--system", ""]
+    doctor = ["doctor", str(bundle)]
+    for arguments in (words, doctor):
+        loaded = modules_after(
+            f"{AS_ON_A_DEVICE}\nfrom bmqwen.cli.app import run; run({arguments!r})",
+            LD_LIBRARY_PATH=str(toolchain.simulator_folder) if arguments is words else "",
+        )
+        wanted = "bmqwen.runtime.bmodel.step_runtime" if arguments is words else "bmqwen.fit"
+        assert wanted in loaded
+        unwanted = {*HEAVY, *MAKERS} - ({"bmqwen.network"} if arguments is doctor else set())
+        assert loaded & unwanted == set()
+
+
+def modules_after(code: str, **variables: str) -> set[str]:
+    """Names of all modules that are loaded once the code has run in a fresh Python."""
+    check = f"{code}\nimport sys\nprint('\\nMODULES', *sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", check],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | variables,
+    )
+    lines = [line for line in result.stdout.splitlines() if line.startswith("MODULES ")]
+    assert lines, result.stderr
+    return set(lines[-1].split())
 
 
 def test_the_package_itself_is_almost_nothing() -> None:

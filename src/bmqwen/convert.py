@@ -13,7 +13,6 @@ from bmqwen.checkpoint.catalog import find
 from bmqwen.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.errors import BundleError, InputError
-from bmqwen.network.export import export_onnx, source_key
 from bmqwen.progress import Progress
 from bmqwen.published_bundle import open_published, published_in
 from bmqwen.quant.precision import Precision
@@ -55,6 +54,9 @@ def bundle_of(
     if published := path if path.suffix == ".bmodel" else published_in(path):
         return open_published(published)
     with open_checkpoint(path) as checkpoint:
+        # A device runs bundles and never exports one.
+        from bmqwen.network.export import source_key
+
         key = source_key(checkpoint, precision, plain=False)
         name = re.sub(r"[^\w.-]", "_", checkpoint.name)
         folder = cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
@@ -124,6 +126,8 @@ def _export(
     kept: bool = False,
     progress: Progress,
 ) -> Bundle:
+    from bmqwen.network.export import export_onnx
+
     done = 0
     # What is kept in the cache is not converted again.
     label = f"converting {checkpoint.name} to {precision}" + (" (once)" if kept else "")

@@ -11,7 +11,6 @@ from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.checkpoint.published_configs import published_config
-from bmqwen.compiler.stages import check_context, step_shapes
 from bmqwen.errors import InputError
 from bmqwen.fit import Candidate
 from bmqwen.footprint import Footprint, footprint, longest_context
@@ -53,6 +52,9 @@ def find_candidate(
 
 def of_config(name: str, config: ModelConfig, precision: Precision, context: int | None) -> Candidate:
     """A model that is to be compiled. Raises InputError for a context that cannot be."""
+    # Which nets there would be is the compiler's business; for a bundle nothing of it is loaded.
+    from bmqwen.compiler.stages import check_context, step_shapes
+
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
     check_context(config, context)
     return Candidate(

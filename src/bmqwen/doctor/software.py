@@ -10,7 +10,6 @@ from pathlib import Path
 from bmqwen.cache import cache_folder
 from bmqwen.chip.finding import Finding
 from bmqwen.chip.system import System
-from bmqwen.compiler.toolchain import PROGRAMS, TPUC_OPT, WHEEL
 
 AREA = "software"
 PYTHON = ((3, 10), (3, 13))
@@ -90,6 +89,8 @@ def _compiler(system: System, host: Host) -> Iterator[Finding]:
     if host.machine not in ("x86_64", "AMD64"):
         yield Finding(AREA, "ok", "compiler: runs on x86-64 only, bundles are compiled there and copied here")
         return
+    from bmqwen.compiler.toolchain import PROGRAMS, TPUC_OPT, WHEEL
+
     missing = [names[-1] for names in PROGRAMS if not any(map(system.has_program, names))]
     if missing:
         yield Finding(
