@@ -40,7 +40,7 @@ class FinishedStage:
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> "FinishedStage":
         """From a file. Raises KeyError, TypeError or ValueError."""
-        return cls(str(stated["identity"]), Profile(**stated["profile"]), float(stated["seconds"]))
+        return cls(str(stated["identity"]), Profile.from_dict(stated["profile"]), float(stated["seconds"]))
 
 
 class JoinedNets:

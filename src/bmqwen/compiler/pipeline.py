@@ -31,7 +31,7 @@ from bmqwen.compiler.stage_clock import StageClock
 from bmqwen.compiler.stage_runner import run_stages
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
-from bmqwen.compiler.tpuc import Mode, Recipe, compile_net, describe
+from bmqwen.compiler.tpuc import Recipe, compile_net, describe
 from bmqwen.compiler.work_folder import ADDRESSES, WorkFolder
 from bmqwen.errors import CompileError, StorageError
 from bmqwen.fit import Candidate, memory_findings
@@ -140,11 +140,7 @@ def _check_place(folder: Path, plan: Plan, name: str) -> None:
 
 def _work_key(key: str, toolchain: Toolchain) -> str:
     """Name of the work folder: the plan, and the very compiler."""
-    stat = toolchain.tpuc_opt.stat()
-    parts = [key, toolchain.version, stat.st_size]
-    if toolchain.version == "external":
-        parts += [str(toolchain.root), stat.st_mtime_ns]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([key, *toolchain.identity]).encode()).hexdigest()[:16]
 
 
 def _compile_stages(
@@ -173,12 +169,11 @@ def _compile_stages(
     if not work.has_weights():
         _write_weights(checkpoint, plan, work, progress)
 
-    mode: Mode = "F16" if plan.half == "f16" else "BF16"
 
     def compile_stage(shape: StepShape, cancelled: threading.Event) -> FinishedStage:
         mlir = work.begin(shape)
         start = time.monotonic()
-        recipe = Recipe(mode, addresses=mlir.with_name(ADDRESSES))
+        recipe = Recipe(plan.mode, addresses=mlir.with_name(ADDRESSES))
         try:
             net = compile_net(toolchain, mlir, recipe, cancelled=cancelled)
             describe(toolchain, net.bmodel)

@@ -10,6 +10,7 @@ from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.compiler.sizes import Sizes, check_device_memory, sizes
 from bmqwen.compiler.stages import check_context, step_shapes
 from bmqwen.compiler.toolchain import WHEEL
+from bmqwen.compiler.tpuc import Mode
 from bmqwen.compiler.work_folder import NET, WEIGHTS
 from bmqwen.errors import InputError
 from bmqwen.half import Half
@@ -52,6 +53,11 @@ class Plan:
         """Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
         return self._emit(shape, None, None)
 
+    @property
+    def mode(self) -> Mode:
+        """What the compiler is told to compute in; weights on a grid keep it."""
+        return "F16" if self.half == "f16" else "BF16"
+
     def write_weights(self, path: Path, blocks: WeightBlocks) -> None:
         """The file of weights that all nets share, streamed. Raises CheckpointError, StorageError."""
         beside = path.with_name(f".{path.name}.part")
@@ -73,13 +79,27 @@ def make_plan(
     checkpoint: Checkpoint, precision: Precision, context: int, half: Half, layers: int | None
 ) -> Plan:
     """Check the options and lay the nets out. Raises InputError for options that fit neither model nor chip."""
-    config = checkpoint.config
+    return plan_model(
+        checkpoint.config, checkpoint.name, checkpoint.identity(), precision, context, half, layers
+    )
+
+
+def plan_model(
+    config: ModelConfig,
+    name: str,
+    identity: str,
+    precision: Precision,
+    context: int,
+    half: Half,
+    layers: int | None = None,
+) -> Plan:
+    """`make_plan` from a configuration alone; `identity` stands for the weights in the plan's key."""
     if "f32" in (precision.weights, precision.lm_head):
         raise InputError("the chip computes in half precision: choose f16, int8 or int4 in place of f32")
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:
             raise InputError(
-                f"--layers {layers} cannot be compiled: {checkpoint.name} has "
+                f"--layers {layers} cannot be compiled: {name} has "
                 f"{counted(config.num_hidden_layers, 'layer')}"
             )
         config = replace(config, num_hidden_layers=layers)
@@ -88,7 +108,7 @@ def make_plan(
     size = sizes(config, precision, context, shapes)
     check_device_memory(config, precision, context, size)
     parts = [
-        *(checkpoint.identity(), precision.to_dict(), context, half, config.num_hidden_layers),
+        *(identity, precision.to_dict(), context, half, config.num_hidden_layers),
         *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER),
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -69,6 +69,13 @@ class Toolchain:
         return self.root / TPUC_OPT
 
     @property
+    def identity(self) -> list[str | int]:
+        """What tells this very compiler from others, for keys of what it made."""
+        stat = self.tpuc_opt.stat()
+        parts: list[str | int] = [self.version, stat.st_size]
+        return [*parts, str(self.root), stat.st_mtime_ns] if self.version == "external" else parts
+
+    @property
     def model_tool(self) -> Path:
         """The program that joins and describes bmodels."""
         return self.root / MODEL_TOOL

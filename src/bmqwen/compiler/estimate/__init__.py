@@ -1,0 +1,1 @@
+"""How fast a model will be on the chip, and why: predicted from the compiler's timing."""

@@ -1,0 +1,133 @@
+"""The estimate of a model or of a bundle: what would be compiled, timed, and a conversation through it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bmqwen.bundle import Bundle
+from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.compiler.estimate.forecast import Forecast, check_lengths, follow
+from bmqwen.compiler.estimate.host import Host
+from bmqwen.compiler.estimate.representative import time_nets
+from bmqwen.compiler.plan import plan_model
+from bmqwen.compiler.profile import Profile
+from bmqwen.compiler.timeline import Timeline
+from bmqwen.errors import BundleError, InputError
+from bmqwen.half import Half
+from bmqwen.progress import Progress
+from bmqwen.quant.precision import Precision
+from bmqwen.steps import StepNets, StepShape
+
+# The published question, and about as much of an answer as it gets.
+PROMPT_TOKENS, NEW_TOKENS = 26, 350
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Lengths of a conversation.
+
+    Attributes:
+        prompt_tokens: new tokens to read.
+        new_tokens: tokens of the answer; None: NEW_TOKENS, or as many as fit.
+        history: tokens that are cached before.
+    """
+
+    prompt_tokens: int = PROMPT_TOKENS
+    new_tokens: int | None = None
+    history: int = 0
+
+    def answer_in(self, context: int) -> int:
+        """Tokens of the answer."""
+        if self.new_tokens is not None:
+            return self.new_tokens
+        return max(2, min(NEW_TOKENS, context - self.history - self.prompt_tokens))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A prediction, and what it is of.
+
+    Attributes:
+        model, precision, layers: what was timed.
+        forecast: the prediction.
+        timelines: of the nets with one layer each, where they were compiled for it; else empty.
+    """
+
+    model: str
+    precision: str
+    layers: int
+    forecast: Forecast
+    timelines: Mapping[StepShape, Timeline]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        about = {"model": self.model, "precision": self.precision, "layers": self.layers}
+        return self.forecast.to_dict() | about | {"recipe": "ours"}
+
+
+def estimate_model(
+    name: str,
+    config: ModelConfig,
+    precision: Precision,
+    context: int,
+    host: Host,
+    question: Question,
+    *,
+    half: Half = "f16",
+    jobs: int | None = None,
+    progress: Progress,
+) -> Estimate:
+    """Of the nets that `compile` would make, timed with random weights. Raises what `time_nets` and `follow` raise."""
+    plan = plan_model(config, name, "", precision, context, half)
+    check_lengths(context, question.prompt_tokens, question.answer_in(context), question.history)
+    timed = time_nets(plan, jobs=jobs, progress=progress)
+    profiles = {shape: net.profile for shape, net in timed.items()}
+    nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
+    timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
+    forecast = _follow(nets, profiles, host, question)
+    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines)
+
+
+def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
+    """Of a compiled bundle, from its manifest alone: no compiler is needed.
+
+    Raises:
+        InputError: a bundle of another kind, or lengths that do not fit.
+        BundleError: a damaged manifest.
+    """
+    if bundle.kind != "bmodel":
+        raise InputError(
+            f"{bundle.folder} is a bundle for the CPU, which says nothing of the chip: name its model "
+            f"({bundle.model}) or a bundle made by bmqwen compile"
+        )
+    if "stages" not in bundle.details:
+        raise InputError(
+            f"{bundle.folder} was not compiled by bmqwen and holds no timing of its nets: name its model, "
+            "for nets of the published layout with --recipe sophon-demo"
+        )
+    nets = StepNets.from_dict(bundle.details, str(bundle.folder))
+    try:
+        profiles = {
+            StepShape(stage["tokens"], stage["history"]): Profile.from_dict(stage)
+            for stage in bundle.details["stages"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.folder} does not say what its nets move over the memory bus ({error!r}): make it again"
+        ) from error
+    forecast = _follow(nets, profiles, host, question)
+    precision = str(Precision(**bundle.precision))
+    return Estimate(bundle.model, precision, bundle.config.num_hidden_layers, forecast, {})
+
+
+def _follow(
+    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, question: Question
+) -> Forecast:
+    return follow(
+        nets,
+        profiles,
+        host,
+        prompt_tokens=question.prompt_tokens,
+        new_tokens=question.answer_in(nets.context),
+        history=question.history,
+    )

@@ -1,0 +1,156 @@
+"""The compiler's timeline of a net: every command, on the memory bus and in the compute units, in cycles of 1 ns."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import CompileError
+
+PartName = Literal["weights", "kv", "lm_head", "other"]
+PARTS: tuple[PartName, ...] = ("weights", "kv", "lm_head", "other")
+# A line holds a command of the compute units, one of the memory bus, or both; only the latter has a direction (dr).
+_COMMAND = re.compile(r"(\w+)\|\w+\|s:(\d+)\|b:\d+\|g:\d+\|e:(\d+)\|t:\d+(?:\|dr:(\d)\|sz:(\d+))?")
+# Between the chip's local memories: occupies the engine, not the memory bus.
+_LOCAL = "3"
+# Names of values that the head makes.
+_HEAD = ("lm_head", "model.embed_tokens", "logits", "m_logits", "token_id", "twice", "last_hidden")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Attributes:
+        operation: the operation's name in the compiler's final text ("A16MatMul_107").
+        part: of the model that it serves.
+        bus: it is one of the memory bus, else one of the compute units.
+        start, end: cycles, the end not included. Commands of one kind never overlap.
+        bytes: moved between device memory and the core, or inside device memory.
+    """
+
+    operation: str
+    part: PartName
+    bus: bool
+    start: int
+    end: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """All commands of one launch, in order of their start within each kind.
+
+    Attributes:
+        cycles: of the launch.
+        commands: of both kinds.
+        names: what each operation computes, by its name: names of values.
+    """
+
+    cycles: int
+    commands: tuple[Command, ...]
+    names: Mapping[str, str]
+
+    @cached_property
+    def bus_busy(self) -> int:
+        """Cycles in which the memory bus works."""
+        return sum(c.end - c.start for c in self.commands if c.bus)
+
+    @cached_property
+    def compute_busy(self) -> int:
+        """Cycles in which the compute units work."""
+        return sum(c.end - c.start for c in self.commands if not c.bus)
+
+    @cached_property
+    def both_busy(self) -> int:
+        """Cycles in which both work: what is hidden behind each other."""
+        edges, bus, compute = self._lanes
+        both = (bus >= 0) & (compute >= 0)
+        return int(np.diff(edges)[both].sum())
+
+    def cycles_by_part(self) -> dict[PartName, int]:
+        """Cycles by part; their sum is `cycles`. A cycle belongs to what the bus moves, else to what is computed."""
+        edges, bus, compute = self._lanes
+        parts = np.array([PARTS.index(c.part) for c in self.commands] or [0], np.int64)
+        owner = np.where(bus >= 0, bus, compute)
+        found = np.where(owner >= 0, parts[owner], PARTS.index("other"))
+        sums = np.bincount(found, weights=np.diff(edges), minlength=len(PARTS))
+        return {part: int(total) for part, total in zip(PARTS, sums, strict=True)}
+
+    def bytes_by_part(self) -> dict[PartName, int]:
+        """Bytes over the memory bus by part; what is copied inside of device memory counts once."""
+        sums = dict.fromkeys(PARTS, 0)
+        for command in self.commands:
+            sums[command.part] += command.bytes
+        return sums
+
+    @cached_property
+    def _lanes(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Edges of pieces of time, and for each piece the command of the bus and of the compute units, or -1."""
+        spans = np.array([(c.start, c.end) for c in self.commands], np.int64).reshape(-1, 2)
+        edges = np.unique(np.concatenate([spans.ravel(), [0, self.cycles]]))
+        edges = edges[edges <= self.cycles]
+        lanes = []
+        for bus in (True, False):
+            index = np.array([i for i, c in enumerate(self.commands) if c.bus is bus], np.int64)
+            if not index.size:
+                lanes.append(np.full(len(edges) - 1, -1, np.int64))
+                continue
+            at = np.searchsorted(spans[index, 0], edges[:-1], side="right") - 1
+            running = (at >= 0) & (spans[index[at], 1] > edges[:-1])
+            lanes.append(np.where(running, index[at], -1))
+        return edges, lanes[0], lanes[1]
+
+
+def read_timeline(profile: Path) -> Timeline:
+    """Read `compiler_profile_0.txt` and, where it lies beside it, the list of operations `NAME.bmodel.json`.
+
+    Raises:
+        CompileError: no such file, or one of several launches, whose times each begin at 0.
+    """
+    try:
+        text = profile.read_text(errors="replace")
+    except OSError as error:
+        raise CompileError(f"the compiler left no timing in {profile}: {error.strerror}") from error
+    totals = re.findall(r"^API_END total_cycle:(\d+)", text, re.MULTILINE)
+    if len(totals) != 1:
+        raise CompileError(f"{profile} holds {len(totals)} launches in place of one")
+    operations = _operations(profile.parent)
+    commands = []
+    for name, start, end, direction, size in _COMMAND.findall(text):
+        part, _ = operations.get(name, ("other", ""))
+        bus = direction not in ("", _LOCAL)
+        commands.append(Command(name, part, bus, int(start), int(end) + 1, int(size) if bus else 0))
+    commands.sort(key=lambda c: (c.start, c.end))
+    return Timeline(int(totals[0]), tuple(commands), {name: said for name, (_, said) in operations.items()})
+
+
+def _operations(folder: Path) -> dict[str, tuple[PartName, str]]:
+    """Part and values of each operation, by the name that the timeline calls it."""
+    found: dict[str, tuple[PartName, str]] = {}
+    for path in sorted(folder.glob("*.bmodel.json")):
+        try:
+            for entry in json.loads(path.read_bytes()):
+                kind = str(entry["opcode"]).rpartition(".")[2]
+                said = ", ".join(str(value["name"]) for value in entry["results"] if value)
+                found[f"{kind}_{entry['file-line']}"] = (part_of(kind, said), said)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def part_of(kind: str, values: str) -> PartName:
+    """The part of the model that an operation serves, by its kind ("A16MatMul") and the values that it computes."""
+    if values.removeprefix("load_").startswith(_HEAD):
+        return "lm_head"
+    if "MatMul" in kind or (kind == "Load" and "_proj." in values and "weight" in values):
+        return "weights"
+    if "Attention" in kind or (kind == "Concat" and ".all" in values):
+        return "kv"
+    return "other"
