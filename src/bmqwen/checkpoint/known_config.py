@@ -70,7 +70,9 @@ def _remote(model: Model, progress: Progress) -> ModelConfig:
             release = place.find(model, PATIENCE)
             file = next((f for f in release.files if f.name == "config.json"), None)
             if file is None:
-                raise InputError(f"{release.repo} on {place.title} has no config.json: pull it, then it is known")
+                raise InputError(
+                    f"{release.repo} on {place.title} has no config.json: pull it, then it is known"
+                )
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / file.name
                 place.fetch(release, file, path, lambda _: None, progress)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +46,34 @@ class Profile:
         def line(one: int, two: int) -> int:
             return one + (two - one) * (layers - 1)
 
-        first, second = asdict(self), asdict(longer)
-        values = {
-            name: {part: line(value[part], second[name].get(part, value[part])) for part in value}
-            if isinstance(value, dict)
-            else line(value, second[name])
-            for name, value in first.items()
-        }
-        return Profile(**values)
+        def lines(one: Mapping[str, int], two: Mapping[str, int]) -> dict[str, int]:
+            return {part: line(count, two.get(part, count)) for part, count in one.items()}
+
+        return Profile(
+            line(self.cycles, longer.cycles),
+            line(self.bytes_read, longer.bytes_read),
+            line(self.bytes_written, longer.bytes_written),
+            line(self.bytes_copied, longer.bytes_copied),
+            line(self.bus_idle, longer.bus_idle),
+            lines(self.part_cycles, longer.part_cycles),
+            lines(self.part_bytes, longer.part_bytes),
+        )
 
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> "Profile":
         """From what `dataclasses.asdict` made, other keys ignored. Raises KeyError, TypeError or ValueError."""
-        numbers = [
-            int(stated[name]) for name in ("cycles", "bytes_read", "bytes_written", "bytes_copied")
+        parts = [
+            {str(part): int(count) for part, count in stated.get(name, {}).items()}
+            for name in ("part_cycles", "part_bytes")
         ]
-        parts = [{str(k): int(v) for k, v in stated.get(f"part_{what}", {}).items()} for what in ("cycles", "bytes")]
-        return cls(*numbers, int(stated.get("bus_idle", 0)), *parts)
+        return cls(
+            int(stated["cycles"]),
+            int(stated["bytes_read"]),
+            int(stated["bytes_written"]),
+            int(stated["bytes_copied"]),
+            int(stated.get("bus_idle", 0)),
+            *parts,
+        )
 
 
 def read_profile(path: Path) -> Profile:

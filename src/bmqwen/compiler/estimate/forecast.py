@@ -116,7 +116,9 @@ class Forecast:
             "byte_shares": self.byte_shares,
             "bandwidth_bytes_per_s": self.bandwidth,
             "bus_share": self.bandwidth / BUS_BYTES_PER_S,
-            "bus_idle_share": self.answer.bus_idle_ns / self.answer.device_ns if self.answer.part_ns else None,
+            "bus_idle_share": self.answer.bus_idle_ns / self.answer.device_ns
+            if self.answer.part_ns
+            else None,
             "context": self.context,
             "history": self.history,
             "prompt_tokens": self.prompt_tokens,
@@ -205,9 +207,7 @@ def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
     return [seconds for start, seconds in curve if start <= history][-1]
 
 
-def _curve(
-    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host
-) -> Iterator[tuple[int, float]]:
+def _curve(nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host) -> Iterator[tuple[int, float]]:
     """Where the cost of a token changes as the history grows."""
     last: list[tuple[StepShape, int]] = []
     for position in range(nets.context):

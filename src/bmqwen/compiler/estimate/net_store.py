@@ -114,7 +114,9 @@ class NetStore:
         stated = {
             "profile": asdict(timing.profile),
             "names": dict(timing.timeline.names),
-            "commands": [[c.operation, c.part, c.bus, c.start, c.end, c.bytes] for c in timing.timeline.commands],
+            "commands": [
+                [c.operation, c.part, c.bus, c.start, c.end, c.bytes] for c in timing.timeline.commands
+            ],
         }
         write_file(self._path(text, recipe), gzip.compress(json.dumps(stated).encode(), 6))
         return timing
