@@ -38,7 +38,7 @@ def known_config(
             if path.exists():
                 return path.resolve().name, _local(path)
     model = find(name) if name else DEMO
-    if (config := published_config(model)) is not None:
+    if (config := published_config(model.name)) is not None and model.revision is None:
         return model.name, config
     if cached := Hub(models=MODELS).cache.find(model.name):
         return model.name, _local(cached.path)

@@ -74,7 +74,7 @@ def time_nets(
     check_host_memory(largest.size, jobs)
     jobs = min(parallel_jobs(largest.size, jobs), len(missing))
     require_free(store.folder, largest.size.scratch(jobs), "timing the nets")
-    clock = StageClock(len(missing), jobs, 2 * (largest.size.weights / BYTES_A_SECOND + 2), progress)
+    clock = StageClock(len(missing), jobs, 2 * (largest.size.chip.weights / BYTES_A_SECOND + 2), progress)
     with store.working(lambda path: largest.write_weights(path, RandomBlocks(largest.config))):
         results |= run_stages(missing, timed, jobs, clock)
     return {shape: results[shape] for shape in plan.shapes}
