@@ -93,8 +93,7 @@ def compile_model(
         return existing
     _check_place(folder, plan, checkpoint.name)
     tokenizer = checkpoint.tokenizer_files()
-    layout = IoLayout(plan.config, plan.shapes)
-    texts = {shape: (plan.text(shape), layout.text(shape, plan.size.chip.weights)) for shape in plan.shapes}
+    texts = {shape: (plan.text(shape), plan.addresses(shape)) for shape in plan.shapes}
     toolchain = toolchain or open_toolchain(report=progress.note)
     with WorkFolder(_work_key(plan.key, toolchain), texts, progress.note) as work:
         # Another process may have made it while this one waited for the folder.
@@ -168,7 +167,6 @@ def _compile_stages(
     require_free(work.path, plan.size.scratch(jobs), f"compiling {checkpoint.name}")
     if not work.has_weights():
         _write_weights(checkpoint, plan, work, progress)
-
 
     def compile_stage(shape: StepShape, cancelled: threading.Event) -> FinishedStage:
         mlir = work.begin(shape)

@@ -14,6 +14,7 @@ from bmqwen.compiler.tpuc import Mode
 from bmqwen.compiler.work_folder import NET, WEIGHTS
 from bmqwen.errors import InputError
 from bmqwen.half import Half
+from bmqwen.io_layout import IoLayout
 from bmqwen.network.mlir_file import MlirFile, WeightFile
 from bmqwen.network.mlir_ops import MlirOps
 from bmqwen.network.qwen2 import emit
@@ -52,6 +53,10 @@ class Plan:
     def text(self, shape: StepShape) -> str:
         """Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
         return self._emit(shape, None, None)
+
+    def addresses(self, shape: StepShape) -> str:
+        """Where one net's inputs and outputs lie, as the compiler reads it."""
+        return IoLayout(self.config, self.shapes).text(shape, self.size.chip.weights)
 
     @property
     def mode(self) -> Mode:

@@ -1,9 +1,9 @@
 """How far a compilation is, and how long it will take: told from the stages that are done."""
 
 import time
+from collections.abc import Hashable
 
 from bmqwen.progress import Progress
-from bmqwen.steps import StepShape
 
 # A running stage that takes longer than expected is shown as nearly done.
 NEARLY = 0.95
@@ -27,18 +27,18 @@ class StageClock:
         self._total, self._jobs, self._progress = total, jobs, progress
         self._seconds: list[float] = []
         self._expected = expected
-        self._running: dict[StepShape, float] = {}
+        self._running: dict[Hashable, float] = {}
         self._done = 0
         # The bar's own idea of a stage: it changes only when the bar starts anew.
         self._unit = expected
 
-    def reused(self, shape: StepShape, seconds: float) -> None:
+    def reused(self, shape: Hashable, seconds: float) -> None:
         """A stage is there from an earlier run, in which it took so long."""
         self._done += 1
         self._seconds.append(seconds)
         self._progress.note(f"{shape}: compiled by an earlier run ({self._done} of {self._total})")
 
-    def started(self, shape: StepShape) -> None:
+    def started(self, shape: Hashable) -> None:
         """A stage is in the compiler's hands."""
         self._running[shape] = time.monotonic()
         names = ", ".join(map(str, self._running))
@@ -46,7 +46,7 @@ class StageClock:
         self._progress.start(f"compiling {names}", int(self._total * self._unit))
         self.tick()
 
-    def finished(self, shape: StepShape) -> None:
+    def finished(self, shape: Hashable) -> None:
         """A stage is compiled."""
         seconds = time.monotonic() - self._running.pop(shape)
         self._seconds.append(seconds)

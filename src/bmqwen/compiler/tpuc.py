@@ -38,6 +38,8 @@ class Recipe:
         group_size: columns that share a scale when the compiler itself quantises to 4 bits.
         address_mode: `io_alone` gives inputs and outputs memory that no intermediate result reuses.
         half_io: inputs and outputs are in the mode's half precision (else float32).
+        float_output: outputs are in float32 all the same.
+        layer_group: operations may share the core's memory.
         addresses: a file that says where inputs and outputs lie (`bmqwen.compiler.io_layout`); None: anywhere.
     """
 
@@ -45,6 +47,8 @@ class Recipe:
     group_size: int = 64
     address_mode: AddressMode = "io_alone"
     half_io: bool = True
+    float_output: bool = False
+    layer_group: bool = True
     addresses: Path | None = None
 
 
@@ -184,14 +188,18 @@ def _passes(name: str, recipe: Recipe) -> list[list[str]]:
     assign = [
         f"{name}_tpu.mlir",
         "--mlir-disable-threading",
-        _option("strip-io-quant", quant_input=half, quant_output=half),
+        _option("strip-io-quant", quant_input=half, quant_output=half and not recipe.float_output),
         "--processor-tpu-optimize",
         "--dev-parallel",
         "--weight-reorder",
         _option("subnet-divide", dynamic=False),
         "--op-reorder",
         "--topo-sort",
-        _option("layer-group", opt=2, group_by_cores="auto", compress_mode="none", lgcache="true"),
+        *(
+            [_option("layer-group", opt=2, group_by_cores="auto", compress_mode="none", lgcache="true")]
+            if recipe.layer_group
+            else []
+        ),
         "--core-parallel",
         "--after-layergroup-weight-reorder",
         _option("address-assign", **address),

@@ -64,8 +64,8 @@ class MlirFile:
     Locations name values for the compiler: those of inputs and outputs become the names of the bmodel's tensors.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, platform: str = "LLM") -> None:
+        self._name, self._platform = name, platform
         self._lines: list[str] = []
         self._arguments: list[Value] = []
         self._outputs: list[Value] = []
@@ -141,7 +141,8 @@ class MlirFile:
         types = ", ".join(map(str, self._outputs))
         body = "\n".join(self._lines)
         return (
-            f'module @"{self._name}" attributes {{module.weight_file = "{weight_file}", module.platform = "LLM", '
+            f'module @"{self._name}" attributes {{module.weight_file = "{weight_file}", '
+            f'module.platform = "{self._platform}", '
             'module.state = "TOP_F32", module.chip = "ALL", module.top_run_mode = "STATIC"} {\n'
             f"  func.func @main({arguments}) -> ({types}) {{\n{body}\n"
             f"    return {', '.join(v.name for v in self._outputs)} : {types} loc(unknown)\n"

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,12 +18,27 @@ from bmqwen.compiler.profile import Profile, read_profile
 from bmqwen.compiler.timeline import Command, Timeline, read_timeline
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net
-from bmqwen.compiler.work_folder import WEIGHTS, end_orphans
+from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans
 from bmqwen.errors import CompileError
 from bmqwen.storage import storage_errors, write_file
 
 # Raised when what is read from a compilation changes, so that older timings are made anew.
 READER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """What a timing is of.
+
+    Attributes:
+        text: Top-MLIR.
+        recipe: how it is lowered.
+        addresses: of inputs and outputs, as the compiler reads them; empty: anywhere.
+    """
+
+    text: str
+    recipe: Recipe
+    addresses: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,7 @@ class NetTiming:
 class NetStore:
     """Compiles nets for their timing alone, in a `with` statement; what is finished is never compiled again.
 
-    A timing is known by the net's text, its recipe and the compiler. Weights are in one file for all nets.
+    A timing is known by the net and the compiler. Weights are in one file for all nets.
 
     Attributes:
         folder: where timings are kept.
@@ -57,10 +72,10 @@ class NetStore:
         self._weights = self._work / WEIGHTS
         self._lock = FileLock(f"{self._work}.lock")
 
-    def find(self, text: str, recipe: Recipe) -> NetTiming | None:
+    def find(self, net: Net) -> NetTiming | None:
         """The timing of a net that was compiled before."""
         try:
-            stated = json.loads(gzip.decompress(self._path(text, recipe).read_bytes()))
+            stated = json.loads(gzip.decompress(self._path(net).read_bytes()))
             commands = tuple(Command(*row) for row in stated["commands"])
             timeline = Timeline(int(stated["profile"]["cycles"]), commands, dict(stated["names"]))
             return NetTiming(Profile.from_dict(stated["profile"]), timeline)
@@ -88,25 +103,29 @@ class NetStore:
             shutil.rmtree(self._work, ignore_errors=True)
             self._lock.release()
 
-    def compile(self, name: str, text: str, recipe: Recipe, cancelled: threading.Event) -> NetTiming:
+    def compile(self, name: str, net: Net, cancelled: threading.Event) -> NetTiming:
         """Compile a net in a folder called `name`, unless it is known. Only while `working`.
 
         Raises:
             CompileError: the compiler failed (its log is kept), or was cancelled.
             StorageError: the disk is full.
         """
-        known = self.find(text, recipe)
+        known = self.find(net)
         if known is not None:
             return known
         folder = self._work / name
         mlir = folder / "step.mlir"
         with storage_errors(folder):
             folder.mkdir()
-            mlir.write_text(text)
+            mlir.write_text(net.text)
             link_or_copy(self._weights, folder / WEIGHTS)
+            recipe = net.recipe
+            if net.addresses:
+                (folder / ADDRESSES).write_text(net.addresses)
+                recipe = replace(recipe, addresses=folder / ADDRESSES)
         try:
-            net = compile_net(self._toolchain, mlir, recipe, cancelled=cancelled)
-            timing = NetTiming(read_profile(net.profile), read_timeline(net.profile))
+            made = compile_net(self._toolchain, mlir, recipe, cancelled=cancelled)
+            timing = NetTiming(read_profile(made.profile), read_timeline(made.profile))
         except CompileError as error:
             raise self._with_log(error, folder, cancelled) from error
         finally:
@@ -118,11 +137,11 @@ class NetStore:
                 [c.operation, c.part, c.bus, c.start, c.end, c.bytes] for c in timing.timeline.commands
             ],
         }
-        write_file(self._path(text, recipe), gzip.compress(json.dumps(stated).encode(), 6))
+        write_file(self._path(net), gzip.compress(json.dumps(stated).encode(), 6))
         return timing
 
-    def _path(self, text: str, recipe: Recipe) -> Path:
-        key = json.dumps([text, repr(recipe), *self._toolchain.identity, READER])
+    def _path(self, net: Net) -> Path:
+        key = json.dumps([net.text, repr(net.recipe), net.addresses, *self._toolchain.identity, READER])
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json.gz"
 
     def _with_log(self, error: CompileError, folder: Path, cancelled: threading.Event) -> CompileError:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from bmqwen.compiler.estimate.net_store import NetStore, NetTiming
+from bmqwen.compiler.estimate.net_store import Net, NetStore, NetTiming
 from bmqwen.compiler.estimate.random_weights import RandomBlocks
 from bmqwen.compiler.plan import Plan
 from bmqwen.compiler.profile import Profile
@@ -49,23 +49,26 @@ def time_nets(
         StorageError: not enough room.
     """
     small = {n: _cut(plan, n) for n in (1, 2) if n <= plan.config.num_hidden_layers}
-    texts = {shape: {n: cut.text(shape) for n, cut in small.items()} for shape in plan.shapes}
-    recipe = Recipe(plan.mode)
+    nets = {
+        shape: {n: Net(cut.text(shape), Recipe(plan.mode), cut.addresses(shape)) for n, cut in small.items()}
+        for shape in plan.shapes
+    }
     toolchain = toolchain or open_toolchain(report=progress.note)
     largest = small[max(small)]
-    store = NetStore(toolchain, "".join(sorted(text for pair in texts.values() for text in pair.values())))
+    store = NetStore(
+        toolchain, "".join(net.text for pair in nets.values() for net in pair.values()), progress.note
+    )
 
     def timed(shape: StepShape, cancelled: threading.Event) -> TimedNet:
-        nets = {
-            n: store.compile(f"{shape.tokens}-{shape.history}-{n}", text, recipe, cancelled)
-            for n, text in texts[shape].items()
+        made = {
+            n: store.compile(f"{shape.tokens}-{shape.history}-{n}", net, cancelled)
+            for n, net in nets[shape].items()
         }
-        return _whole(nets, plan.config.num_hidden_layers)
+        return _whole(made, plan.config.num_hidden_layers)
 
     def known(shape: StepShape) -> TimedNet | None:
-        nets = {n: store.find(text, recipe) for n, text in texts[shape].items()}
-        found = {n: net for n, net in nets.items() if net is not None}
-        return _whole(found, plan.config.num_hidden_layers) if len(found) == len(nets) else None
+        found = {n: timing for n, net in nets[shape].items() if (timing := store.find(net)) is not None}
+        return _whole(found, plan.config.num_hidden_layers) if len(found) == len(small) else None
 
     results = {shape: net for shape in plan.shapes if (net := known(shape)) is not None}
     missing = [shape for shape in plan.shapes if shape not in results]

@@ -1,0 +1,253 @@
+"""The vendor's published programs, predicted: their nets at real shapes, their calls, and what was published of them."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bmqwen.checkpoint.catalog import find
+from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.checkpoint.published_configs import published_config
+from bmqwen.compiler.estimate.forecast import Spent
+from bmqwen.compiler.estimate.host import Host
+from bmqwen.compiler.estimate.net_store import Net, NetStore
+from bmqwen.compiler.estimate.random_weights import RandomBlocks
+from bmqwen.compiler.profile import Profile
+from bmqwen.compiler.stage_clock import StageClock
+from bmqwen.compiler.stage_runner import run_stages
+from bmqwen.compiler.stages import check_context
+from bmqwen.compiler.toolchain import Toolchain, open_toolchain
+from bmqwen.compiler.tpuc import Mode, Recipe
+from bmqwen.compiler.work_folder import NET, WEIGHTS
+from bmqwen.errors import InputError
+from bmqwen.network.mlir_file import MlirFile, WeightFile
+from bmqwen.network.published_ops import PLATFORM, PublishedOps
+from bmqwen.network.weight_blocks import WeightBlocks
+from bmqwen.progress import Progress
+from bmqwen.quant.precision import Format, Precision
+from bmqwen.steps import StepShape
+
+GROUP = 64
+# Of a net, before one is measured.
+EXPECTED_SECONDS = 10.0
+# Looking up rows takes as long in a small table.
+TABLE_ROWS = 4096
+# A launch of each layer, of embedding, head and choice; two copies a layer.
+CALLS_A_LAYER, OTHER_CALLS = 3, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A row of the vendor's table for an SE7-32, prompt of about 26 tokens.
+
+    Attributes:
+        model: short name.
+        form: format of the weights.
+        context: tokens that its prompt net reads, and of its K/V cache.
+        first_token_s, tokens_per_s: as published.
+    """
+
+    model: str
+    form: Format
+    context: int
+    first_token_s: float
+    tokens_per_s: float
+
+
+PUBLISHED = (
+    Published("qwen1.5-1.8b-chat", "int4", 512, 0.191, 31.863),
+    Published("qwen1.5-1.8b-chat", "int8", 512, 0.177, 22.117),
+    Published("qwen1.5-4b-chat", "int4", 512, 0.379, 15.526),
+    Published("qwen1.5-7b-chat", "int4", 512, 0.728, 10.151),
+)
+
+
+@dataclass(frozen=True)
+class DemoEstimate:
+    """A prediction of a published program.
+
+    Attributes:
+        model, form, layers, context: what was timed.
+        host: the machine.
+        profiles: of each kind of net.
+        first: reading a prompt, which always costs the whole context, up to the first token.
+        token: one token more; it costs the same whatever the history.
+        published: its row of the vendor's table, if it has one.
+    """
+
+    model: str
+    form: Format
+    layers: int
+    context: int
+    host: Host
+    profiles: Mapping[str, Profile]
+    first: Spent
+    token: Spent
+    published: Published | None
+
+    @property
+    def first_token_s(self) -> float:
+        """From the request to the first token, seconds."""
+        return self.first.seconds(self.host)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens after the first one over the time that they take."""
+        return 1 / self.token.seconds(self.host)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, with the keys of `Forecast.to_dict`."""
+        found: dict[str, Any] = {
+            "first_token_s": self.first_token_s,
+            "tokens_per_s": self.tokens_per_s,
+            "device_s_per_token": self.token.device_ns / 1e9,
+            "host_ops_per_token": self.token.host_ops,
+            "bytes_per_token": self.token.bytes_moved,
+            "first_token_device_s": self.first.device_ns / 1e9,
+            "first_token_host_ops": self.first.host_ops,
+            "host": self.host.name,
+            "host_op_s": self.host.op_ms / 1e3,
+            "context": self.context,
+            "nets": [
+                {"name": name, "cycles": p.cycles, "bytes_moved": p.bytes_moved}
+                for name, p in self.profiles.items()
+            ],
+            "model": self.model,
+            "precision": self.form,
+            "layers": self.layers,
+            "recipe": "sophon-demo",
+        }
+        if self.published:
+            found["published"] = {
+                "first_token_s": self.published.first_token_s,
+                "tokens_per_s": self.published.tokens_per_s,
+            }
+        return found
+
+
+def estimate_demo(
+    name: str,
+    config: ModelConfig,
+    form: Format,
+    context: int,
+    host: Host,
+    *,
+    jobs: int | None = None,
+    toolchain: Toolchain | None = None,
+    progress: Progress,
+) -> DemoEstimate:
+    """Compile the nets of a published program with random weights, equal layers once, and add its calls up.
+
+    Args:
+        name: of the model.
+        config: of the model.
+        form: "int4" (groups of 64) or "int8", layers and head alike; "f16".
+        context: tokens that its prompt net reads.
+        host: the machine.
+        jobs: nets compiled at a time; None: one.
+        toolchain: the compiler.
+        progress: told how far it is.
+
+    Raises:
+        InputError: a context that the model does not have.
+        MissingDependencyError, CompileError, StorageError: as `time_nets`.
+    """
+    check_context(config, context)
+    nets = _Nets(config, form, context)
+    profiles = _time(nets, jobs or 1, toolchain, progress)
+    layers, calls = config.num_hidden_layers, CALLS_A_LAYER * config.num_hidden_layers + OTHER_CALLS
+    sums = []
+    for embedding, block in (("embedding", "block"), ("embedding_cache", "block_cache")):
+        spent = Spent()
+        spent.add(profiles[embedding], 0)
+        spent.add(profiles[block], 0, layers)
+        spent.add(profiles["lm_head"], calls)
+        sums.append(spent)
+    row = next((p for p in PUBLISHED if (p.model, p.form, p.context) == (name, form, context)), None)
+    return DemoEstimate(name, form, layers, context, host, profiles, *sums, row)
+
+
+def estimate_published(host: Host, *, jobs: int | None = None, progress: Progress) -> list[DemoEstimate]:
+    """The prediction of each published row, in the table's order. Raises what `estimate_demo` raises."""
+    found = []
+    for row in PUBLISHED:
+        config = published_config(find(row.model).name)
+        if config is None:
+            raise InputError(f"the configuration of {row.model} is not known")
+        found.append(
+            estimate_demo(row.model, config, row.form, row.context, host, jobs=jobs, progress=progress)
+        )
+    return found
+
+
+class _Nets:
+    """The five kinds of nets of a published program."""
+
+    def __init__(self, config: ModelConfig, form: Format, context: int) -> None:
+        self._context = context
+        self._config = replace(config, num_hidden_layers=1, tie_word_embeddings=False)
+        self._small = replace(self._config, vocab_size=TABLE_ROWS)
+        # Their 8-bit weights are quantised by the compiler itself; on a grid of ours 4-bit ones take as long.
+        self._precision = (
+            Precision("int4", GROUP, "int4") if form == "int4" else Precision("f16", GROUP, "f16")
+        )
+        mode: Mode = "W8F16" if form == "int8" else "F16"
+        prompt, step = StepShape(context, 0), StepShape(1, context)
+        self._nets: dict[str, tuple[StepShape, Callable[[PublishedOps], None], Recipe]] = {
+            # The prompt's time fits without layer groups: 0.191 s for 1.8B in place of 0.14.
+            "block": (prompt, _block, Recipe(mode, GROUP, "basic", layer_group=False)),
+            "block_cache": (step, _block, Recipe(mode, GROUP, "io_alone")),
+            "lm_head": (step, _head, Recipe(mode, GROUP, "basic", float_output=True)),
+            "embedding": (prompt, PublishedOps.embedding, Recipe("F16", GROUP, "basic")),
+            "embedding_cache": (step, PublishedOps.embedding, Recipe("F16", GROUP, "basic")),
+        }
+
+    def names(self) -> list[str]:
+        return list(self._nets)
+
+    def net(self, name: str) -> Net:
+        return Net(self._emit(name, None), self._nets[name][2])
+
+    def write_weights(self, names: list[str], file: WeightFile) -> None:
+        for name in names:
+            self._emit(name, file)
+
+    def _emit(self, name: str, weights: WeightFile | None) -> str:
+        shape, write, _ = self._nets[name]
+        config = self._small if name.startswith("embedding") else self._config
+        blocks: WeightBlocks | None = RandomBlocks(config) if weights is not None else None
+        file = MlirFile(NET, PLATFORM)
+        write(PublishedOps(file, config, shape, self._context, self._precision, weights, blocks))
+        return file.text(WEIGHTS)
+
+
+def _block(ops: PublishedOps) -> None:
+    ops.block(0, masked=True)
+
+
+def _head(ops: PublishedOps) -> None:
+    ops.head(fused=False)
+
+
+def _time(nets: _Nets, jobs: int, toolchain: Toolchain | None, progress: Progress) -> dict[str, Profile]:
+    """Profiles by name; those of the cache are not compiled again."""
+    texts = {name: nets.net(name) for name in nets.names()}
+    toolchain = toolchain or open_toolchain(report=progress.note)
+    store = NetStore(toolchain, "".join(net.text for net in texts.values()), progress.note)
+    found = {name: timing.profile for name, net in texts.items() if (timing := store.find(net)) is not None}
+    missing = [name for name in texts if name not in found]
+    if not missing:
+        return found
+
+    def write(path: Path) -> None:
+        progress.start("writing random weights", None)
+        with WeightFile(path) as file:
+            nets.write_weights(missing, file)
+
+    def timed(name: str, cancelled: threading.Event) -> Profile:
+        return store.compile(name, texts[name], cancelled).profile
+
+    clock = StageClock(len(missing), jobs, EXPECTED_SECONDS, progress)
+    with store.working(write):
+        return found | run_stages(missing, timed, jobs, clock)
