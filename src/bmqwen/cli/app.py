@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bmqwen.cli import bench, chat, doctor, evaluate, export, info, pull, serve, verify
+from bmqwen.cli import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
 from bmqwen.cli import compile as compile_command
 from bmqwen.cli.terminal import use_utf8
 from bmqwen.errors import BmqwenError
@@ -43,6 +43,7 @@ app.command("remove")(pull.remove)
 app.command("export")(export.export)
 app.command("compile")(compile_command.compile_)
 app.command("info")(info.info)
+app.command("estimate")(estimate.estimate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)

@@ -28,23 +28,14 @@ def compile_(
             show_default=False,
         ),
     ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in BF16 in place of F16.")] = False,
+    bf16: options.Bf16 = False,
     layers: Annotated[
         int | None,
         typer.Option(
             "--layers", metavar="N", help="Only the first N layers, for trials.", show_default=False
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            min=1,
-            max=256,
-            help="Nets compiled at a time; default: what memory and processors allow.",
-            show_default=False,
-        ),
-    ] = None,
+    jobs: options.Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another bundle at the same place.")] = False,
     offline: options.Offline = False,
     json: options.Json = False,

@@ -71,3 +71,14 @@ SeqLen = Annotated[
     int | None,
     typer.Option("--seq-len", help="Most tokens of a conversation there; default: 512.", show_default=False),
 ]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in BF16 in place of F16.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        max=256,
+        help="Nets compiled at a time; default: what memory and processors allow.",
+        show_default=False,
+    ),
+]

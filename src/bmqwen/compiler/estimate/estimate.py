@@ -8,6 +8,7 @@ from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.compiler.estimate.forecast import Forecast, check_lengths, follow
 from bmqwen.compiler.estimate.host import Host
+from bmqwen.compiler.estimate.published import Published, find_published, published_dict
 from bmqwen.compiler.estimate.representative import time_nets
 from bmqwen.compiler.plan import plan_model
 from bmqwen.compiler.profile import Profile
@@ -51,6 +52,7 @@ class Estimate:
         model, precision, layers: what was timed.
         forecast: the prediction.
         timelines: of the nets with one layer each, where they were compiled for it; else empty.
+        published: the row of the vendor's table for such a model, if there is one.
     """
 
     model: str
@@ -58,11 +60,22 @@ class Estimate:
     layers: int
     forecast: Forecast
     timelines: Mapping[StepShape, Timeline]
+    published: Published | None = None
+
+    @property
+    def first_token_s(self) -> float:
+        """From the request to the first token, seconds."""
+        return self.forecast.first_token_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens after the first one over the time that they take."""
+        return self.forecast.tokens_per_s
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        about = {"model": self.model, "precision": self.precision, "layers": self.layers}
-        return self.forecast.to_dict() | about | {"recipe": "ours"}
+        about = {"model": self.model, "precision": self.precision, "layers": self.layers, "recipe": "ours"}
+        return self.forecast.to_dict() | about | published_dict(self.published)
 
 
 def estimate_model(
@@ -85,7 +98,8 @@ def estimate_model(
     nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
     timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
     forecast = _follow(nets, profiles, host, question)
-    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines)
+    row = find_published(name, precision.weights, context)
+    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, row)
 
 
 def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:

@@ -1,4 +1,4 @@
-"""The vendor's published programs, predicted: their nets at real shapes, their calls, and what was published of them."""
+"""The vendor's published programs, predicted: their nets at real shapes, their calls, what was published of them."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -6,21 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bmqwen.checkpoint.catalog import find
 from bmqwen.checkpoint.config import ModelConfig
-from bmqwen.checkpoint.published_configs import published_config
 from bmqwen.compiler.estimate.forecast import Spent
 from bmqwen.compiler.estimate.host import Host
-from bmqwen.compiler.estimate.net_store import Net, NetStore
+from bmqwen.compiler.estimate.net_store import Net, NetStore, NetTiming
+from bmqwen.compiler.estimate.published import Published, find_published, published_dict
 from bmqwen.compiler.estimate.random_weights import RandomBlocks
-from bmqwen.compiler.profile import Profile
 from bmqwen.compiler.stage_clock import StageClock
 from bmqwen.compiler.stage_runner import run_stages
 from bmqwen.compiler.stages import check_context
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe
 from bmqwen.compiler.work_folder import NET, WEIGHTS
-from bmqwen.errors import InputError
 from bmqwen.network.mlir_file import MlirFile, WeightFile
 from bmqwen.network.published_ops import PLATFORM, PublishedOps
 from bmqwen.network.weight_blocks import WeightBlocks
@@ -37,32 +34,6 @@ TABLE_ROWS = 4096
 CALLS_A_LAYER, OTHER_CALLS = 3, 3
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A row of the vendor's table for an SE7-32, prompt of about 26 tokens.
-
-    Attributes:
-        model: short name.
-        form: format of the weights.
-        context: tokens that its prompt net reads, and of its K/V cache.
-        first_token_s, tokens_per_s: as published.
-    """
-
-    model: str
-    form: Format
-    context: int
-    first_token_s: float
-    tokens_per_s: float
-
-
-PUBLISHED = (
-    Published("qwen1.5-1.8b-chat", "int4", 512, 0.191, 31.863),
-    Published("qwen1.5-1.8b-chat", "int8", 512, 0.177, 22.117),
-    Published("qwen1.5-4b-chat", "int4", 512, 0.379, 15.526),
-    Published("qwen1.5-7b-chat", "int4", 512, 0.728, 10.151),
-)
-
-
 @dataclass(frozen=True)
 class DemoEstimate:
     """A prediction of a published program.
@@ -70,7 +41,7 @@ class DemoEstimate:
     Attributes:
         model, form, layers, context: what was timed.
         host: the machine.
-        profiles: of each kind of net.
+        timings: of each kind of net.
         first: reading a prompt, which always costs the whole context, up to the first token.
         token: one token more; it costs the same whatever the history.
         published: its row of the vendor's table, if it has one.
@@ -81,7 +52,7 @@ class DemoEstimate:
     layers: int
     context: int
     host: Host
-    profiles: Mapping[str, Profile]
+    timings: Mapping[str, NetTiming]
     first: Spent
     token: Spent
     published: Published | None
@@ -110,20 +81,15 @@ class DemoEstimate:
             "host_op_s": self.host.op_ms / 1e3,
             "context": self.context,
             "nets": [
-                {"name": name, "cycles": p.cycles, "bytes_moved": p.bytes_moved}
-                for name, p in self.profiles.items()
+                {"name": name, "cycles": t.profile.cycles, "bytes_moved": t.profile.bytes_moved}
+                for name, t in self.timings.items()
             ],
             "model": self.model,
             "precision": self.form,
             "layers": self.layers,
             "recipe": "sophon-demo",
         }
-        if self.published:
-            found["published"] = {
-                "first_token_s": self.published.first_token_s,
-                "tokens_per_s": self.published.tokens_per_s,
-            }
-        return found
+        return found | published_dict(self.published)
 
 
 def estimate_demo(
@@ -155,30 +121,18 @@ def estimate_demo(
     """
     check_context(config, context)
     nets = _Nets(config, form, context)
-    profiles = _time(nets, jobs or 1, toolchain, progress)
+    timings = _time(nets, jobs or 1, toolchain, progress)
+    profiles = {name: timing.profile for name, timing in timings.items()}
     layers, calls = config.num_hidden_layers, CALLS_A_LAYER * config.num_hidden_layers + OTHER_CALLS
-    sums = []
+    sums: list[Spent] = []
     for embedding, block in (("embedding", "block"), ("embedding_cache", "block_cache")):
         spent = Spent()
         spent.add(profiles[embedding], 0)
         spent.add(profiles[block], 0, layers)
         spent.add(profiles["lm_head"], calls)
         sums.append(spent)
-    row = next((p for p in PUBLISHED if (p.model, p.form, p.context) == (name, form, context)), None)
-    return DemoEstimate(name, form, layers, context, host, profiles, *sums, row)
-
-
-def estimate_published(host: Host, *, jobs: int | None = None, progress: Progress) -> list[DemoEstimate]:
-    """The prediction of each published row, in the table's order. Raises what `estimate_demo` raises."""
-    found = []
-    for row in PUBLISHED:
-        config = published_config(find(row.model).name)
-        if config is None:
-            raise InputError(f"the configuration of {row.model} is not known")
-        found.append(
-            estimate_demo(row.model, config, row.form, row.context, host, jobs=jobs, progress=progress)
-        )
-    return found
+    row = find_published(name, form, context)
+    return DemoEstimate(name, form, layers, context, host, timings, sums[0], sums[1], row)
 
 
 class _Nets:
@@ -230,12 +184,12 @@ def _head(ops: PublishedOps) -> None:
     ops.head(fused=False)
 
 
-def _time(nets: _Nets, jobs: int, toolchain: Toolchain | None, progress: Progress) -> dict[str, Profile]:
-    """Profiles by name; those of the cache are not compiled again."""
+def _time(nets: _Nets, jobs: int, toolchain: Toolchain | None, progress: Progress) -> dict[str, NetTiming]:
+    """Timings by name; those of the cache are not compiled again."""
     texts = {name: nets.net(name) for name in nets.names()}
     toolchain = toolchain or open_toolchain(report=progress.note)
     store = NetStore(toolchain, "".join(net.text for net in texts.values()), progress.note)
-    found = {name: timing.profile for name, net in texts.items() if (timing := store.find(net)) is not None}
+    found = {name: timing for name, net in texts.items() if (timing := store.find(net)) is not None}
     missing = [name for name in texts if name not in found]
     if not missing:
         return found
@@ -245,8 +199,8 @@ def _time(nets: _Nets, jobs: int, toolchain: Toolchain | None, progress: Progres
         with WeightFile(path) as file:
             nets.write_weights(missing, file)
 
-    def timed(name: str, cancelled: threading.Event) -> Profile:
-        return store.compile(name, texts[name], cancelled).profile
+    def timed(name: str, cancelled: threading.Event) -> NetTiming:
+        return store.compile(name, texts[name], cancelled)
 
     clock = StageClock(len(missing), jobs, EXPECTED_SECONDS, progress)
     with store.working(write):
