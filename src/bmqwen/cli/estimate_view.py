@@ -87,11 +87,11 @@ def _shares(f: Forecast) -> Iterator[Text]:
         "where a token's time goes" + (" (and the bytes that the chip moves)" if f.byte_shares else "")
     )
     for part, share in f.time_shares.items():
-        moved = f"{f.byte_shares[part]:6.1%} of bytes" if part in f.byte_shares else ""
+        moved = f" {f.byte_shares[part]:6.1%} of bytes" if part in f.byte_shares else ""
         yield Text.assemble(
             f"  {LABELS[part]:22}{share * f.token_s * 1e3:8.2f} ms {share:6.1%}  ",
             (_bar(share, WIDTH), STYLES[part]),
-            f" {moved}",
+            moved,
         )
     if not f.byte_shares:
         yield Text("  (bundles made by an older version do not say how the chip's time divides)")
