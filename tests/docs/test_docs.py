@@ -74,7 +74,7 @@ def inline(page: Path) -> list[str]:
 
 def invocations(script: str) -> Iterator[list[str]]:
     """Arguments of each `bmqwen` in a shell script."""
-    for line in script.splitlines():
+    for line in script.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
         lexer.whitespace_split = True
         command: list[str] = []

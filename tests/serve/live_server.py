@@ -1,59 +1,24 @@
-"""`bmqwen serve` as a process of its own."""
+"""A running server, and what tests ask of it."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from served_model import ServedModel
+
 Answer = dict[str, Any]
 KEY = "a-key-for-tests"
 
 
-class LiveServer:
-    """A running server: its address, its processes, what it printed."""
+class LiveServer(ServedModel):
+    """A server with a client that talks to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self._log = process, log
-        self.url = ""
-        self.client = httpx.Client(timeout=60)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text(encoding="utf-8")
-
-    @property
-    def engines(self) -> list[int]:
-        """Process ids of the engines."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-        return sorted(
-            int(pid) for pid in children if b"engine_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
-
-    def wait(self, seconds: float = 60) -> None:
-        """Until it can answer."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise AssertionError(f"the server ended: {self.log}")
-            found = re.search(r"page (http://\S+)", self.log)
-            if found:
-                self.url = found[1]
-                self.client.base_url = httpx.URL(self.url)
-                if self.client.get("/health").status_code == 200:
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"the server is not ready: {self.log}")
+    def __enter__(self) -> "LiveServer":
+        super().__enter__()
+        return self
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         return self.client.post(path, json=body, headers=headers)
@@ -76,36 +41,7 @@ class LiveServer:
                 if line.startswith("data: {"):
                     yield json.loads(line.removeprefix("data: "))
 
-    def metric(self, name: str) -> float:
-        """The sum over a metric's labels."""
-        lines = self.client.get("/metrics").text.splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{| )", line))
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
-        """End it; its exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(seconds)
-
-
-@contextmanager
-def live_server(model: Path, *options: str, cache: Path, **variables: str) -> Iterator[LiveServer]:
-    """A server that is ready, on a port of its own; it is killed at the end if it still runs."""
-    environment = os.environ | {"BMQWEN_CACHE": str(cache), "NO_COLOR": "1"} | variables
-    command = [sys.executable, "-m", "bmqwen", "serve", str(model), "--port", "0", "--threads", "1", *options]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file, env=environment)
-        server = LiveServer(process, log)
-        try:
-            server.wait()
-            yield server
-        finally:
-            server.client.close()
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+def live_server(model: Path, *options: str, cache: Path) -> LiveServer:
+    """A server of one thread with a cache of its own, to be entered."""
+    return LiveServer(model, ["--threads", "1", *options], {"BMQWEN_CACHE": str(cache)})

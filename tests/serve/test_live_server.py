@@ -333,7 +333,7 @@ def test_stopping_lets_short_answers_finish(talker: Path, serve_folder: Path, nu
         first = [next(stream)]
         server.process.send_signal(number)
         assert content(first + list(stream)) == SAYS
-        assert server.process.wait(20) == 0
+        assert server.process.wait(40) == 0
         assert "Traceback" not in server.log
         assert server.log.strip().endswith("stopped")
 
@@ -359,7 +359,7 @@ def test_stopping_tells_long_answers(chatterbox: Path, serve_folder: Path) -> No
         assert "shutting down" in last["error"]["message"]
         waiter.join(20)
         assert waiting[0].status_code == 503
-        assert server.process.wait(20) == 0
+        assert server.process.wait(40) == 0
         until(lambda: not Path(f"/proc/{engine}").exists())
 
 
@@ -367,7 +367,7 @@ def test_engines_end_with_a_killed_server(talker: Path, serve_folder: Path) -> N
     with live_server(talker, cache=serve_folder / "cache") as server:
         (engine,) = server.engines
         server.process.kill()
-        server.process.wait(20)
+        server.process.wait(40)
         until(lambda: not Path(f"/proc/{engine}").exists())
 
 
