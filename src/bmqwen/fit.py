@@ -40,6 +40,15 @@ class Candidate:
     footprint: Footprint
     longest: Callable[[Callable[[Footprint], bool]], int | None] | None = None
 
+    def apart(self) -> "Candidate":
+        """The same with a runtime that gives each length of net K/V rows of its own."""
+        longest = self.longest
+        return replace(
+            self,
+            footprint=self.footprint.apart(),
+            longest=longest and (lambda fits: longest(lambda footprint: fits(footprint.apart()))),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """For scripts; sizes in bytes."""
         return {"title": self.title, "context": self.context, **self.footprint.to_dict()}
@@ -56,7 +65,10 @@ def memory_findings(
         machine: what was found on it; None: look, without asking the chips themselves.
         device: on which it is to run; None: the first that works.
     """
-    chip = chosen_chip(machine or look(system), device)
+    machine = machine or look(system)
+    chip = chosen_chip(machine, device)
+    if chip and machine.libsophon and not machine.libsophon.shares_memory:
+        candidate = candidate.apart()
     return list(
         check_memory(
             candidate,
@@ -176,6 +188,9 @@ def footprint_text(need: Footprint) -> str:
         "activations": need.activations,
         "instructions": need.instructions,
     }
+    if need.copies:
+        # An old runtime's, which doctor warns of.
+        parts["K/V memory and inputs of the other lengths of net"] = need.copies
     listed = ", ".join(f"{name} {_mib_text(size)}" for name, size in parts.items())
     return f"needs {_mib_text(need.total)} MiB on the chip: {listed}"
 

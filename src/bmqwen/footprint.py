@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.layout import expected_tensors
@@ -31,6 +31,9 @@ class Footprint:
         cache: K/V rows.
         activations: the nets' other inputs and outputs, and intermediate results.
         pieces: those of the sizes above that are one allocation each, in the order in which they are made.
+        stages: bytes of inputs and outputs of each net's stages after the first: a runtime that keeps them apart
+            allocates them, too.
+        copies: what such a runtime takes besides.
     """
 
     weights: int
@@ -38,11 +41,17 @@ class Footprint:
     cache: int
     activations: int
     pieces: tuple[int, ...]
+    stages: tuple[int, ...] = ()
+    copies: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.instructions + self.cache + self.activations
+        return self.weights + self.instructions + self.cache + self.activations + self.copies
+
+    def apart(self) -> "Footprint":
+        """With a runtime that gives each stage inputs, outputs and K/V rows of its own."""
+        return replace(self, pieces=(*self.pieces, *self.stages), stages=(), copies=sum(self.stages))
 
     def to_dict(self) -> dict[str, int]:
         """For scripts."""
@@ -50,6 +59,7 @@ class Footprint:
             "total": self.total,
             "weights": self.weights,
             "instructions": self.instructions,
+            "copies": self.copies,
             "cache": self.cache,
             "activations": self.activations,
             "largest_piece": max(self.pieces),
@@ -81,6 +91,7 @@ def footprint(
         cache=io.cache,
         activations=io.size - io.cache + wide,
         pieces=(weights, instructions, wide, io.size),
+        stages=(io.size,) * (len(shapes) - 1),
     )
 
 

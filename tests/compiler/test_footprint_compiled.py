@@ -70,5 +70,7 @@ def test_footprint_is_what_the_compiler_makes(
     # To the byte: weights, and inputs and outputs, which the tool does not count.
     assert expected.weights == int(said[2]) == read.weights
     assert expected.pieces[-1] == io_bytes
+    # What a runtime that keeps the stages apart takes besides.
+    assert expected.stages == read.stages
     assert expected.cache == pytest.approx(read.cache, rel=0.01)
     assert expected.total == pytest.approx(int(said[1]) + io_bytes, rel=0.03)

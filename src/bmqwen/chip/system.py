@@ -82,6 +82,15 @@ class System:
         except OSError:
             return None
 
+    def in_order(self, installed: str) -> list[str]:
+        """Folders of libraries as they are searched: LD_LIBRARY_PATH first, but a simulator's after what is installed.
+
+        Args:
+            installed: where the vendor's packages put them.
+        """
+        simulators = [f for f in self.library_path if any(n.startswith("libcmodel") for n in self.names(f))]
+        return [*(f for f in self.library_path if f not in simulators), installed, *simulators]
+
     def has_program(self, name: str) -> bool:
         """Whether a program can be started by its name."""
         return shutil.which(name, path=self._programs) is not None

@@ -14,6 +14,11 @@ INSTALL_SAIL = "pip3 install dfss && python3 -m dfss --install sail"
 INSTALL_DRIVER = (
     "sudo apt install dkms libncurses5 && sudo dpkg -i sophon-driver_*.deb sophon-libsophon_*.deb"
 )
+# Of that project just the folder that has libbmrt and libbmlib, renewed in June 2025.
+NEWER_RUNTIME = (
+    "git clone --depth 1 --filter=blob:none --sparse https://github.com/sophgo/LLM-TPU && "
+    "git -C LLM-TPU sparse-checkout set support"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,22 @@ def old_libsophon(version: str) -> Trouble:
         f"libsophon {version} is too old, language models need {_text(LIBSOPHON_NEEDED)} or newer",
         "on a PCIe host install the packages of SDK V23.10.01 or newer with `sudo dpkg -i sophon-*.deb`; on a SoC "
         "bring the system up to date with the vendor's image (SD card or ota_update)",
+    )
+
+
+def separate_memory(version: str, kind: str) -> Trouble:
+    """A runtime that gives each length of a net inputs, outputs and K/V rows of its own.
+
+    Args:
+        version: of libsophon.
+        kind: "soc" or "pcie".
+    """
+    folder = "lib_soc" if kind == "soc" else "lib_pcie"
+    return Trouble(
+        f"the runtime of libsophon {version} gives each length of net K/V memory of its own and copies it at every "
+        "launch: models run, but slower than predicted and with more memory",
+        f"a newer one is in the vendor's LLM-TPU: `{NEWER_RUNTIME}`, and in each shell that runs bmqwen "
+        f"`export LD_LIBRARY_PATH=$PWD/LLM-TPU/support/{folder}`",
     )
 
 

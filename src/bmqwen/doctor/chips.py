@@ -1,11 +1,11 @@
 """Driver, libraries, devices and their memory: what a model on the chip needs."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bmqwen.chip.finding import Finding
 from bmqwen.chip.heaps import DEBUG_FOLDER, Heap
+from bmqwen.chip.libsophon import number
 from bmqwen.chip.machine import CHIP, Chip, Machine, memory_holders
 from bmqwen.chip.system import System
 from bmqwen.chip.troubles import (
@@ -20,6 +20,7 @@ from bmqwen.chip.troubles import (
     no_permission,
     old_libsophon,
     old_sail,
+    separate_memory,
 )
 from bmqwen.doctor.probe import Answer, Probe
 
@@ -99,12 +100,15 @@ def _driver(machine: Machine) -> Iterator[Finding]:
 
 
 def _libraries(machine: Machine) -> Iterator[Finding]:
-    version, driver = machine.libsophon, machine.driver
-    if version is None:
+    if machine.libsophon is None:
         yield Finding.of(AREA, no_libraries())
-    elif 0 < _number(version) < _number(".".join(map(str, LIBSOPHON_NEEDED))):
+        return
+    version, driver = machine.libsophon.version, machine.driver
+    built = f", libbmrt of {machine.libsophon.built}" if machine.libsophon.built else ""
+    if 0 < number(version) < number(".".join(map(str, LIBSOPHON_NEEDED))):
         yield Finding.of(AREA, old_libsophon(version))
-    elif driver and _number(version) and _number(version) != _number(driver):
+        return
+    if driver and number(version) and number(version) != number(driver):
         yield Finding(
             AREA,
             "warning",
@@ -113,7 +117,9 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
             "`sudo modprobe -r bmsophon && sudo modprobe bmsophon`",
         )
     else:
-        yield Finding(AREA, "ok", f"libsophon {version}")
+        yield Finding(AREA, "ok", f"libsophon {version}{built}")
+    if not machine.libsophon.shares_memory:
+        yield Finding.of(AREA, separate_memory(machine.libsophon.version, machine.kind), "warning")
 
 
 def _chip(system: System, machine: Machine, chip: Chip) -> Iterator[Finding]:
@@ -159,13 +165,7 @@ def _sail(system: System) -> Finding:
         return Finding(
             AREA, "ok", "SAIL: not installed, bmqwen calls libbmrt itself", f"to have it: `{INSTALL_SAIL}`"
         )
-    if _number(version) < _number(".".join(map(str, SAIL_NEEDED))):
+    if number(version) < number(".".join(map(str, SAIL_NEEDED))):
         trouble = old_sail(version)
         return Finding(AREA, "warning", f"{trouble.cause}; bmqwen calls libbmrt itself", trouble.cure)
     return Finding(AREA, "ok", f"SAIL {version}")
-
-
-def _number(version: str) -> int:
-    """For comparisons: 0.5.1-LTS -> 5001; 0 for none."""
-    parts = [int(n) for n in re.findall(r"\d+", version.partition("-")[0])[:3]]
-    return sum(part * 1000 ** (2 - i) for i, part in enumerate(parts))

@@ -1,10 +1,10 @@
 """The two vendor libraries: found by folder, loaded on demand, with the prototypes of what is called."""
 
 import ctypes as c
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bmqwen.chip.system import System
 from bmqwen.chip.troubles import LIBRARY_FOLDER, no_libraries
 from bmqwen.errors import MissingDependencyError
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat, NetInfo, Tensor
@@ -12,7 +12,6 @@ from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat, NetInfo, Tensor
 BMLIB, BMRT, SIMULATOR = "libbmlib.so.0", "libbmrt.so.1.0", "libcmodel.so"
 BMLIB_NAMES = (BMLIB, "libbmlib.so")
 BMRT_NAMES = (BMRT, "libbmrt.so")
-CHIP_FOLDER = Path(LIBRARY_FOLDER)
 
 _handle, _ptr, _mem = c.c_void_p, c.c_void_p, DeviceMem
 # name: (result, arguments). A result of c_int is a bm_status_t.
@@ -62,9 +61,8 @@ class Libraries:
 
 
 def library_folders() -> list[Path]:
-    """Where a chip's libraries may be: the driver's folder, then LD_LIBRARY_PATH."""
-    path = os.environ.get("LD_LIBRARY_PATH", "")
-    return [CHIP_FOLDER, *(Path(entry) for entry in path.split(os.pathsep) if entry)]
+    """Where a chip's libraries may be, those that are to be preferred first."""
+    return [Path(folder) for folder in System().in_order(LIBRARY_FOLDER)]
 
 
 def find_libraries() -> Path | None:
