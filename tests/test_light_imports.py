@@ -42,6 +42,22 @@ def test_doctor_on_a_device_loads_no_compiler() -> None:
     assert loaded & {*HEAVY, "bmqwen.compiler", "huggingface_hub"} == set()
 
 
+def test_the_server_loads_nothing_that_makes_models() -> None:
+    loaded = modules_after("import bmqwen.serve.app, bmqwen.serve.server, bmqwen.serve.replica")
+    assert loaded & {*HEAVY, *MAKERS} == set()
+
+
+def test_a_device_without_the_servers_packages_is_told() -> None:
+    missing = "import sys; sys.modules |= dict.fromkeys(('starlette', 'fastapi', 'uvicorn'))"
+    command = f"{missing}\nfrom bmqwen.cli.app import run\nprint(run(['serve', 'bundle']))"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.strip() == "1"
+    assert done.stderr.startswith("bmqwen: the server needs ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.simulator
 def test_chat_with_a_bmodel_loads_nothing_that_makes_models(tmp_path: Path) -> None:
     """On libbmrt, as on a chip: the simulator's stands in for a chip's."""

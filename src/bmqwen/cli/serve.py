@@ -101,6 +101,8 @@ def serve(
     quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
 ) -> None:
     """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C stops it once running answers are finished."""
+    # First, for the rooms of the server need the same packages.
+    server = _server()
     from bmqwen.convert import bundle_of
     from bmqwen.engine import precision_of
     from bmqwen.quant.precision import Precision
@@ -109,7 +111,6 @@ def serve(
     from bmqwen.serve.keys import ApiKeys
     from bmqwen.serve.replica import EngineOrder, load_orders
 
-    server = _server()
     given = api_key or []
     if variable := os.environ.pop(KEY_VARIABLE, ""):
         given = [*given, variable]
