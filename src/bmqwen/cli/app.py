@@ -11,6 +11,7 @@ import typer
 from bmqwen.cli import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
 from bmqwen.cli import compile as compile_command
 from bmqwen.cli.terminal import use_utf8
+from bmqwen.cli.value_names import name_values
 from bmqwen.errors import BmqwenError
 from bmqwen.version import __version__
 
@@ -78,7 +79,9 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; an expected error is one line on stderr."""
     try:
-        result = typer.main.get_command(app)(args=arguments, prog_name="bmqwen", standalone_mode=False)
+        result = name_values(typer.main.get_command(app))(
+            args=arguments, prog_name="bmqwen", standalone_mode=False
+        )
         return result if isinstance(result, int) else 0
     except _UsageError as error:
         where = error.ctx.command_path if getattr(error, "ctx", None) else "bmqwen"

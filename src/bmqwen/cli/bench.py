@@ -6,7 +6,8 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.device_ids import one_device
-from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.loading import load_shown
+from bmqwen.cli.output import print_json
 from bmqwen.cli.terminal import STDERR
 
 
@@ -38,21 +39,18 @@ def bench(
     """Measure first-token latency and tokens/s; print a row of the published table in Markdown."""
     from bmqwen.bench import PUBLISHED_PROMPT
     from bmqwen.bench import bench as measure
-    from bmqwen.engine import load
     from bmqwen.quant.precision import Precision
 
     chip = one_device(device)
-    with progress_bar() as bar:
-        loaded = load(
-            model,
-            engine,
-            precision=Precision.choose(quant, group_size, lm_head),
-            threads=threads,
-            context_length=context,
-            offline=offline,
-            progress=bar,
-            device=chip,
-        )
+    loaded = load_shown(
+        model,
+        engine,
+        Precision.choose(quant, group_size, lm_head),
+        device=chip,
+        threads=threads,
+        context=context,
+        offline=offline,
+    )
     with loaded, STDERR.status("measuring") as status:
 
         def step(done: int, total: int) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.device_ids import one_device
-from bmqwen.cli.output import progress_bar
+from bmqwen.cli.loading import load_shown
 
 
 def chat(
@@ -81,7 +81,6 @@ def chat(
     from bmqwen.cli.answer import answer_once
     from bmqwen.cli.repl import Repl, is_script
     from bmqwen.cli.terminal import argument_text, held_keys, read_stdin
-    from bmqwen.engine import load
     from bmqwen.errors import InputError
     from bmqwen.generate.params import SamplingParams
     from bmqwen.quant.precision import Precision
@@ -112,17 +111,15 @@ def chat(
     if json and prompt is None:
         raise InputError("--json needs one question: give it with -p, or pipe it in")
     with held_keys() if prompt is None else nullcontext():
-        with progress_bar() as bar:
-            loaded = load(
-                model,
-                engine,
-                precision=Precision.choose(quant, group_size, lm_head),
-                threads=threads,
-                context_length=context,
-                offline=offline,
-                progress=bar,
-                device=chip,
-            )
+        loaded = load_shown(
+            model,
+            engine,
+            Precision.choose(quant, group_size, lm_head),
+            device=chip,
+            threads=threads,
+            context=context,
+            offline=offline,
+        )
         with loaded:
             conversation = loaded.chat(system=system, params=params)
             if load_file is not None:

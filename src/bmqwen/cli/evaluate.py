@@ -84,7 +84,10 @@ def evaluate(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Perplexity, nearness to the float model (KL, top-1 agreement) and multiple choice, all on the CPU."""
+    """Perplexity, nearness to the float model (KL, top-1 agreement) and multiple choice, all on the CPU.
+
+    The float32 conversion stays in the cache for the next time (2.5 GB for the demo model); `bmqwen remove` frees it.
+    """
     from bmqwen.errors import InputError
     from bmqwen.quality.model_pair import open_pair
     from bmqwen.quality.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of

@@ -1,0 +1,25 @@
+"""What `--help` calls values."""
+
+import re
+
+import pytest
+
+from bmqwen.cli.app import app, run
+
+COMMANDS = [str(command.name) for command in app.registered_commands]
+TYPES = re.compile(r"<(bool|int|float|str|path|list\[\w+\])( range)?>")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_shows_no_types(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--help" in shown
+    assert not TYPES.search(shown)
+
+
+def test_values_have_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["chat", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"--seed +(N|INTEGER) ", shown)
+    assert re.search(r"--top-p +(X|FLOAT) ", shown)
