@@ -1,0 +1,87 @@
+"""Answers of an engine that never heard anything else, to compare a busy server's with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bmqwen.engine import Engine
+from bmqwen.generate.detokenizer import tokens_showing
+from bmqwen.generate.params import Completion, SamplingParams
+from bmqwen.generate.template import Message
+from traffic import Exchange, Said
+
+# Of the natural logarithm of two tokens' probabilities: so close, rounding may decide.
+TIE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How many answers were compared, how many differ, and at how many a tie may have gone the other way."""
+
+    compared: int
+    ties: int
+    wrong: tuple[Exchange, ...]
+
+
+class FreshRuns:
+    """A bare engine whose cache is emptied before each answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[tuple[Said, int], Completion] = {}
+
+    def compare(self, exchanges: Sequence[Exchange]) -> Comparison:
+        """Each finished answer with a run of its own."""
+        answered = [exchange for exchange in exchanges if exchange.answer is not None]
+        different = [exchange for exchange in answered if not self.same(exchange)]
+        ties = [exchange for exchange in different if self._tied(exchange)]
+        return Comparison(
+            len(answered), len(ties), tuple(exchange for exchange in different if exchange not in ties)
+        )
+
+    def same(self, exchange: Exchange) -> bool:
+        """Whether text and end of an answer are those of a run of its own."""
+        run = self.answer(exchange.messages, exchange.max_tokens)
+        return (run.text, run.finish_reason) == (exchange.answer, exchange.finish)
+
+    def answer(self, messages: Said, max_tokens: int) -> Completion:
+        """A greedy answer from an empty cache."""
+        key = (messages, max_tokens)
+        if key not in self._known:
+            self._known[key] = self._run(self._prompt(messages), SamplingParams(max_tokens=max_tokens))
+        return self._known[key]
+
+    def _tied(self, exchange: Exchange) -> bool:
+        """Whether the answer leaves its own run where two tokens are equally likely."""
+        engine, answer = self._engine, exchange.answer or ""
+        prompt = self._prompt(exchange.messages)
+        own = self.answer(exchange.messages, exchange.max_tokens).token_ids
+        other = engine.tokenizer.encode(answer)
+        place = next(
+            (i for i, (left, right) in enumerate(zip(own, other, strict=False)) if left != right),
+            min(len(own), len(other)),
+        )
+        run = self._run([*prompt, *own[:place]], SamplingParams(max_tokens=1, logprobs=2))
+        top = run.logprobs[0].top if run.logprobs else ()
+        return len(top) == 2 and top[0].logprob - top[1].logprob < TIE
+
+    def _prompt(self, messages: Said) -> list[int]:
+        """Token ids; earlier answers with the tokens that were sampled for them, as far as a run of ours knows them."""
+        said = []
+        for place, (role, text) in enumerate(messages):
+            ids: Sequence[int] = ()
+            if role == "assistant":
+                runs = [run for (before, _), run in self._known.items() if before == messages[:place]]
+                ids = next((run.token_ids for run in runs if run.text == text), ())
+                ids = tokens_showing(self._engine.tokenizer, ids, text) if ids else ()
+            said.append(Message(role, text, tuple(ids)))  # type: ignore[arg-type]
+        return self._engine.template.encode(said, self._engine.tokenizer)
+
+    def _run(self, prompt: list[int], params: SamplingParams) -> Completion:
+        self._engine.session.reset()
+        pieces = self._engine.session.generate(prompt, params)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                completion: Completion = end.value
+                return completion
