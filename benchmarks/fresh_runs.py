@@ -82,6 +82,6 @@ class FreshRuns:
         while True:
             try:
                 next(pieces)
-            except StopIteration as end:
+            except StopIteration as end:  # noqa: PERF203  (what a generator returns comes with it)
                 completion: Completion = end.value
                 return completion

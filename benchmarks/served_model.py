@@ -73,11 +73,22 @@ class ServedModel:
     @property
     def engines(self) -> list[int]:
         """Process ids of the engines."""
+        return [
+            pid for pid in self._children() if b"engine_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
+    @property
+    def zombies(self) -> list[int]:
+        """Process ids of children that ended and that nobody waited for."""
+        return [
+            pid
+            for pid in self._children()
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][1] == "Z"
+        ]
+
+    def _children(self) -> list[int]:
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
-        children = [pid for task in tasks for pid in (task / "children").read_text().split()]
-        return sorted(
-            int(pid) for pid in children if b"engine_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
+        return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
 
     def metric(self, name: str) -> float:
         """The sum over a metric's labels."""

@@ -102,6 +102,8 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             restarts = server.metric("bmqwen_engine_restarts_total")
             log = server.log
             code = server.stop()
+            if options.log:
+                write_file(options.log, log.encode())
             checks.append(
                 Check(
                     "the server's own faults",
@@ -267,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, help="of each engine (default: all cores)")
     parser.add_argument("--new-tokens", type=int, default=128, help="of timed answers (default: 128)")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="write what the server printed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the table, which is printed as well"

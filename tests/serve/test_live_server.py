@@ -70,6 +70,20 @@ def test_a_client_that_leaves_frees_the_engine(endless: LiveServer) -> None:
     until(lambda: endless.metric("bmqwen_running") == 0)
 
 
+def test_clients_that_leave_the_queue_leave_no_trace(endless: LiveServer) -> None:
+    stream = endless.stream("talk")
+    next(stream)
+    for streamed in (True, False):
+        body = {"messages": [{"role": "user", "content": "wait"}], "stream": streamed}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{endless.url}/v1/chat/completions", json=body, timeout=0.3)
+    until(lambda: endless.metric("bmqwen_queue_length") == 0)
+    assert endless.metric("bmqwen_running") == 1
+    stream.close()  # type: ignore[attr-defined]
+    until(lambda: endless.metric("bmqwen_running") == 0)
+    assert "Traceback" not in endless.log
+
+
 def test_a_full_queue_says_when_to_come_back(endless: LiveServer) -> None:
     streams = [endless.stream("talk")]
     next(streams[0])
@@ -175,6 +189,9 @@ def test_origins(thinking: LiveServer, talking: LiveServer) -> None:
     assert asked.status_code == 204
     assert asked.headers["access-control-allow-origin"] == "https://chat.example.org"
     assert "authorization" in asked.headers["access-control-allow-headers"]
+    wished = {"access-control-request-headers": "content-type, X-Stainless-OS, x-other"}
+    allowed = thinking.client.options("/v1/chat/completions", headers=listed | wished)
+    assert allowed.headers["access-control-allow-headers"] == "authorization, content-type, x-stainless-os"
     assert thinking.client.get("/v1/models", headers=listed).headers["access-control-allow-origin"]
     own = thinking.client.get("/v1/models", headers={"origin": thinking.url})
     assert own.status_code == 200
@@ -323,6 +340,8 @@ def test_a_killed_engine_is_started_again(chatterbox: Path, serve_folder: Path) 
         caller.join(60)
         assert failed[0].status_code == 503
         assert error_of(failed[0])["code"] == "engine_lost"
+        until(lambda: server.client.get("/health").status_code == 200)
+        assert server.zombies == []
         assert "Traceback" not in server.log
 
 

@@ -76,7 +76,10 @@ class EventStream(Response):
                     await send(_chunk(PING))
                 event = waiting.result()
             finally:
-                waiting.cancel()
+                # The source can be closed only once nothing waits in it any more.
+                if not waiting.done():
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
             while True:
                 if event:
                     await send(_chunk(event))

@@ -6,13 +6,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # A client gets that long for the head of a request.
 HEAD_SECONDS = 20.0
+# And that long to take some of an answer that is ready.
+TAKE_SECONDS = 60.0
 MOST_CONNECTIONS = 1000
 
 
 class Connection(H11Protocol):
-    """Closes connections that do not say what they want, and those beyond a limit."""
+    """Closes connections that do not say what they want or do not take their answer, and those beyond a limit."""
 
     _timer: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request's head."""
@@ -31,9 +34,21 @@ class Connection(H11Protocol):
         elif self.cycle is None or self.cycle.response_complete:
             self._wait()
 
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is written to: wait for it, but not for ever."""
+        super().pause_writing()
+        if self._taking is None:
+            self._taking = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._stop_taking()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
+        self._stop_taking()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -44,6 +59,11 @@ class Connection(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _stop_taking(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
 
     def _give_up(self) -> None:
         self._timer = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,10 @@ HEADERS = (
 PUBLIC = ("/", "/favicon.ico", "/health", "/api/info")
 PUBLIC_FOLDER = "/page/"
 ALLOWED_METHODS = "GET, POST, OPTIONS"
-ALLOWED_HEADERS = "authorization, content-type"
+# What a web page elsewhere may send beside these names is what OpenAI's client says of itself.
+ALLOWED_HEADERS = ("authorization", "content-type")
+ALLOWED_PREFIX = "x-stainless-"
+READABLE_HEADERS = "retry-after"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,12 @@ class Guard:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 sent, status = True, message["status"]
-                message["headers"] = [*message["headers"], *HEADERS, *self._cors(origin, scope)]
+                message["headers"] = [*message["headers"], *HEADERS, *self._cors(headers, origin, scope)]
             await send(message)
 
         try:
             try:
-                self._check_place(headers, origin, scope)
+                self._check_place(headers, origin)
                 if scope["method"] == "OPTIONS" and origin:
                     await send_more({"type": "http.response.start", "status": 204, "headers": []})
                     await send_more({"type": "http.response.body", "body": b""})
@@ -113,7 +117,7 @@ class Guard:
             self._count(getattr(scope.get("route"), "path", "other"), status)
             LOG.info("%s %s %s %.3f s%s", scope["method"], _path(scope), status, seconds, note and f" {note}")
 
-    def _check_place(self, headers: dict[bytes, bytes], origin: str, scope: Scope) -> None:
+    def _check_place(self, headers: dict[bytes, bytes], origin: str) -> None:
         """Refuse web pages that are not ours: those of other origins, and those that took our address for theirs."""
         host = headers.get(b"host", b"").decode("latin-1")
         name = urlsplit(f"//{host}").hostname or "" if _is_host(host) else ""
@@ -128,7 +132,6 @@ class Guard:
             raise OriginRefusedError(
                 f"web pages of {origin[:100]} may not use this server: allow them with --cors-origin"
             )
-        del scope
 
     def _check_size(self, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length", b"0")
@@ -173,7 +176,7 @@ class Guard:
             f"the request is larger than this server takes, {self._rules.body_bytes:,} bytes"
         )
 
-    def _cors(self, origin: str, scope: Scope) -> list[tuple[bytes, bytes]]:
+    def _cors(self, headers: dict[bytes, bytes], origin: str, scope: Scope) -> list[tuple[bytes, bytes]]:
         origins = self._rules.origins
         if not origins or not origin:
             return []
@@ -181,15 +184,26 @@ class Guard:
             return []
         allowed = [
             (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", READABLE_HEADERS.encode()),
             (b"vary", b"Origin"),
         ]
         if scope["method"] == "OPTIONS":
             allowed += [
                 (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
-                (b"access-control-allow-headers", ALLOWED_HEADERS.encode()),
+                (
+                    b"access-control-allow-headers",
+                    ", ".join((*ALLOWED_HEADERS, *_own_headers(headers))).encode(),
+                ),
                 (b"access-control-max-age", b"600"),
             ]
         return allowed
+
+
+def _own_headers(headers: dict[bytes, bytes]) -> list[str]:
+    """Of the headers that a web page asks to send, those of OpenAI's client."""
+    asked = headers.get(b"access-control-request-headers", b"").decode("latin-1").lower()
+    names = [name.strip() for name in asked.split(",")]
+    return [name for name in names if re.fullmatch(rf"{ALLOWED_PREFIX}[a-z0-9-]{{1,40}}", name)][:20]
 
 
 def _is_host(host: str) -> bool:
