@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from recorded import recorded
 
+from bmqwen.checkpoint.published_configs import published_config
 from bmqwen.chip.libsophon import Libsophon, find_libsophon
 from bmqwen.chip.machine import look
 from bmqwen.chip.troubles import (
@@ -18,9 +19,13 @@ from bmqwen.chip.troubles import (
     old_sail,
     separate_memory,
 )
+from bmqwen.cli.doctor import _lines
+from bmqwen.doctor.candidate import of_config
 from bmqwen.doctor.examination import Examination, examine
 from bmqwen.doctor.probe import Answer
 from bmqwen.doctor.software import Host
+from bmqwen.fit import Candidate
+from bmqwen.quant.precision import Precision
 
 MIB = 1 << 20
 BOX = Host(python=(3, 10, 12), machine="aarch64", cache=Path("/data/cache"), free=20_000_000_000)
@@ -30,10 +35,18 @@ CARD = Answer("BM1684X", ((7615 * MIB, 7515 * MIB), (3071 * MIB, 3071 * MIB), (3
 
 
 def examined(
-    name: str, folder: Path, host: Host, *, answer: Answer = CARD, device: int | None = None
+    name: str,
+    folder: Path,
+    host: Host,
+    *,
+    answer: Answer = CARD,
+    device: int | None = None,
+    candidate: Candidate | None = None,
 ) -> Examination:
     """A recorded machine, whose chips all say the same."""
-    return examine(recorded(name, folder), host=host, probe=lambda _: answer, device=device)
+    return examine(
+        recorded(name, folder), host=host, probe=lambda _: answer, device=device, candidate=candidate
+    )
 
 
 def told(result: Examination, level: str = "") -> str:
@@ -232,3 +245,21 @@ def test_a_machine_that_can_run_nothing(tmp_path: Path) -> None:
     warnings = told(result, "warning")
     assert "0.0 GB free in /cache" in warnings
     assert "sudo apt install" in warnings
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_guides_show_what_the_program_says(language: str, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / language / "chip.md").read_text(encoding="utf-8")
+    config = published_config("qwen1.5-7b-chat")
+    assert config is not None
+    large = of_config("qwen1.5-7b-chat", config, Precision.choose("int8", 64, "int8"), 512)
+    box = examined("se7", tmp_path / "box", BOX, answer=Answer("BM1684X"))
+    card = examined("sc7_dead_chip", tmp_path / "card", PC)
+    new = examined("se7_new", tmp_path / "new", BOX, answer=Answer("BM1684X"), candidate=large)
+    for lines in ([*_lines(box.findings)], [*_lines(card.findings)], model_part([*_lines(new.findings)])):
+        assert "\n".join(lines) in page
+
+
+def model_part(lines: list[str]) -> list[str]:
+    """From the heading on."""
+    return lines[lines.index("model") :]
