@@ -49,6 +49,15 @@ def estimate(
             show_default=False,
         ),
     ] = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option(
+            "--chart",
+            metavar="FILE",
+            help="Draw the nets' timelines: FILE.html or FILE.svg.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: options.Jobs = None,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -61,6 +70,7 @@ def estimate(
     from bmqwen.bundle import is_bundle, read_bundle
     from bmqwen.checkpoint.known_config import known_config
     from bmqwen.cli.estimate_view import demo_lines, lines, show, table_lines
+    from bmqwen.compiler.estimate.chart import check_chart, write_chart
     from bmqwen.compiler.estimate.estimate import Question, estimate_bundle, estimate_model
     from bmqwen.compiler.estimate.forecast import check_lengths
     from bmqwen.compiler.estimate.host import HOSTS, Host
@@ -77,6 +87,10 @@ def estimate(
     context = 512 if seq_len is None else seq_len
     if every and model is not None:
         raise InputError(f"--all is about the published models: leave {model} out")
+    if chart is not None:
+        check_chart(chart)
+        if every:
+            raise InputError("--chart draws the nets of one model: name it in place of --all")
     if recipe == "sophon-demo" and (precision != Precision(quant, GROUP, quant) or bf16):
         raise InputError(
             f"the published programs compute in F16, with groups of {GROUP} and a head like the layers: "
@@ -100,10 +114,14 @@ def estimate(
                 check_lengths(context, prompt_tokens, question.answer_in(context), history)
                 demo = estimate_demo(name, config, quant, context, machine, jobs=jobs, progress=bar)
                 bar.close()
+                if chart is not None:
+                    write_chart(demo, chart)
                 print_json(demo.to_dict()) if json else show(demo_lines(demo))
                 return
             ours = estimate_model(
                 name, config, precision, context, machine, question,
                 half="bf16" if bf16 else "f16", jobs=jobs, progress=bar,
             )  # fmt: skip
+    if chart is not None:
+        write_chart(ours, chart)
     print_json(ours.to_dict()) if json else show(lines(ours))

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bmqwen.cli.output import size_text
+from bmqwen.compiler.estimate.chart_page import PART_LABELS
 from bmqwen.compiler.estimate.estimate import Estimate
 from bmqwen.compiler.estimate.forecast import BUS_BYTES_PER_S, Forecast, cost_at
 from bmqwen.compiler.estimate.host import Host
@@ -17,14 +18,6 @@ from bmqwen.words import counted
 WIDTH = 40
 CURVE = 60
 LEVELS = "▁▂▃▄▅▆▇█"
-LABELS = {
-    "weights": "weights of the layers",
-    "kv": "attention, K/V cache",
-    "lm_head": "lm_head",
-    "other": "norms, activations",
-    "device": "chip",
-    "host": "host",
-}
 STYLES = {
     "weights": "blue",
     "kv": "green",
@@ -89,7 +82,7 @@ def _shares(f: Forecast) -> Iterator[Text]:
     for part, share in f.time_shares.items():
         moved = f" {f.byte_shares[part]:6.1%} of bytes" if part in f.byte_shares else ""
         yield Text.assemble(
-            f"  {LABELS[part]:22}{share * f.token_s * 1e3:8.2f} ms {share:6.1%}  ",
+            f"  {PART_LABELS[part]:22}{share * f.token_s * 1e3:8.2f} ms {share:6.1%}  ",
             (_bar(share, WIDTH), STYLES[part]),
             moved,
         )
