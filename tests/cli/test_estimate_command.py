@@ -1,0 +1,109 @@
+"""`bmqwen estimate`: of a bundle, whose manifest is enough, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bmqwen.bundle import Bundle, write_manifest
+from bmqwen.cli.app import run
+from bmqwen.quant.precision import Precision
+from bmqwen.steps import StepNets, StepShape
+from checkpoints import tiny_config
+
+CYCLES = {StepShape(1, 64): 1_000_000, StepShape(1, 128): 1_100_000, StepShape(32, 0): 2_000_000}
+
+
+def write_bundle(folder: Path, kind: str = "bmodel", *, parts: bool = True, bytes_said: bool = True) -> Path:
+    """A manifest, and nothing else of a bundle."""
+    folder.mkdir()
+    details = StepNets(128, CYCLES).to_dict()
+    for stage in details["stages"]:
+        if bytes_said:
+            stage |= {"bytes_read": 50_000_000, "bytes_written": 1000, "bytes_copied": 0}
+        if parts:
+            stage["bus_idle"] = stage["cycles"] // 20
+            stage["part_cycles"] = {"weights": stage["cycles"]}
+            stage["part_bytes"] = {"weights": 50_001_000}
+    precision = Precision("int4", 64, "int4").to_dict()
+    config = tiny_config("qwen1.5")
+    write_manifest(Bundle(folder, kind, "toy", config, precision, details, "key", "0"))  # type: ignore[arg-type]
+    return folder
+
+
+def test_a_bundle_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    assert run(["estimate", str(bundle), "--prompt-tokens", "20", "--new-tokens", "30"]) == 0
+    said = capsys.readouterr().out
+    assert "32 tokens after 0 (20 used)" in said
+    assert "host 3 calls" in said
+    assert "█" in said
+    assert "from     65 cached tokens on" in said
+
+
+def test_a_bundle_for_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_bundle(tmp_path / "bundle")
+    arguments = ["--prompt-tokens", "20", "--new-tokens", "30", "--host-op-ms", "0.1", "--json"]
+    assert run(["estimate", str(bundle), *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["first_token_s"] == pytest.approx(2e-3 + 0.3e-3)
+    assert found["tokens_per_s"] == pytest.approx(1 / 1.3e-3)
+    assert found["device_s_per_token"] == pytest.approx(1e-3)
+    assert found["host_ops_per_token"] == 3
+    assert found["bytes_per_token"] == 50_001_000
+    assert len(found["nets"]) == 3
+    assert found["model"] == "toy"
+
+
+def test_an_older_bundle_has_no_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_bundle(tmp_path / "bundle", parts=False)
+    assert run(["estimate", str(bundle), "--new-tokens", "5"]) == 0
+    assert "older version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "unknown model 'nonsense'"),
+        (["qwen1.5-1.8b-chat", "--seq-len", "37"], "--seq-len 37 cannot be compiled"),
+        (["qwen1.5-1.8b-chat", "--seq-len", "99999999"], "--seq-len 99999999 cannot be compiled"),
+        (["qwen1.5-1.8b-chat", "--prompt-tokens", "600"], "do not fit into a context of 512"),
+        (["qwen1.5-1.8b-chat", "--new-tokens", "500"], "do not fit into a context of 512"),
+        (["qwen1.5-1.8b-chat", "--history", "-1"], "no negative --history"),
+        (["qwen1.5-1.8b-chat", "--host-op-ms", "-1"], "--host-op-ms -1"),
+        (["qwen1.5-1.8b-chat", "--chart", "chart.gif"], "ends in .html or .svg"),
+        (["qwen1.5-1.8b-chat", "--chart", "/no/such/chart.svg"], "there is no folder /no/such"),
+        (["qwen1.5-1.8b-chat", "--recipe", "sophon-demo", "--lm-head", "int8"], "leave --group-size"),
+        (["qwen1.5-1.8b-chat", "--recipe", "theirs"], "'--recipe'"),
+        (["qwen1.5-1.8b-chat", "--all"], "leave qwen1.5-1.8b-chat out"),
+        (["--all", "--chart", "chart.svg"], "in place of --all"),
+        (["--group-size", "7"], "group size 7 is not supported"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", *arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_bundles_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", str(write_bundle(tmp_path / "cpu", "onnx"))]) == 2
+    assert "is a bundle for the CPU" in capsys.readouterr().err
+    assert run(["estimate", str(write_bundle(tmp_path / "bare", parts=False, bytes_said=False))]) == 2
+    assert "make it again" in capsys.readouterr().err
+    bundle = write_bundle(tmp_path / "whole")
+    assert run(["estimate", str(bundle), "--chart", str(tmp_path / "chart.svg"), "--new-tokens", "5"]) == 2
+    assert "name its model (toy)" in capsys.readouterr().err
+    assert not (tmp_path / "chart.svg").exists()
+
+
+def test_no_compiler_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["estimate", "qwen1.5-1.8b-chat"]) == 1
+    said = capsys.readouterr().err
+    assert "needs cmake, make, gcc, g++" in said
+    assert said.count("\n") == 1
