@@ -33,12 +33,14 @@ class Candidate:
         context: rows of its K/V cache.
         footprint: what it takes.
         longest: the longest context for which a test of footprints holds; None for a bundle, whose nets are made.
+        trouble: why no runtime of ours takes it: cause and cure; "" where one does.
     """
 
     title: str
     context: int
     footprint: Footprint
     longest: Callable[[Callable[[Footprint], bool]], int | None] | None = None
+    trouble: str = ""
 
     def apart(self) -> "Candidate":
         """The same with a runtime that gives each length of net K/V rows of its own."""
@@ -116,7 +118,7 @@ def check_memory(
     if trouble is None:
         # They would fit, but a net's inputs and outputs are more than the vendor's runtime can count.
         trouble = larger_than_heap(title, need.pieces[-1], "the runtime's limit", LARGEST_IO)
-    smaller = f"choose a smaller precision, context or model{_longest_text(candidate, empty)}"
+    smaller = _smaller(candidate, empty)
     layout = plan_layout(board, need.pieces) if board else None
     if board and layout:
         cure = f"{layout_cure(layout, board)}; or {smaller}"
@@ -170,8 +172,7 @@ def _elsewhere(candidate: Candidate) -> Finding:
     layout = plan_layout(SE7, need.pieces)
     if layout is None:
         text = "it does not fit on a BM1684X with 16 GB, however its memory is divided"
-        longest = _longest_text(candidate, largest_heaps(SE7))
-        return Finding(AREA, "warning", text, f"choose a smaller precision, context or model{longest}")
+        return Finding(AREA, "warning", text, _smaller(candidate, largest_heaps(SE7)))
     return Finding(
         AREA,
         "ok",
@@ -199,10 +200,16 @@ def _mib_text(size: int) -> str:
     return f"{size / 2**20:,.0f}" if size >= 10 << 20 else f"{size / 2**20:.1f}"
 
 
-def _longest_text(candidate: Candidate, heaps: Sequence[Heap]) -> str:
+def _smaller(candidate: Candidate, heaps: Sequence[Heap]) -> str:
+    """What would fit into heaps as they are."""
     if candidate.longest is None:
-        return ""
-    context = candidate.longest(lambda footprint: fits(footprint, heaps))
-    if context is None:
-        return "; in the heaps as they are no context fits at this precision"
-    return f"; the longest context that fits is {context:,} tokens (--seq-len {context})"
+        return "choose a bundle of a smaller precision, context or model"
+    if candidate.longest(lambda footprint: fits(footprint, heaps)) is None:
+        return "choose a smaller precision or model: in the heaps as they are no context fits"
+    return f"choose a smaller precision, context or model{_longest_text(candidate, heaps)}"
+
+
+def _longest_text(candidate: Candidate, heaps: Sequence[Heap]) -> str:
+    """The longest context, for a model that is not compiled yet; it fits at some."""
+    context = candidate.longest and candidate.longest(lambda footprint: fits(footprint, heaps))
+    return f"; the longest context that fits is {context:,} tokens (--seq-len {context})" if context else ""

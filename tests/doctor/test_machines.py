@@ -71,7 +71,14 @@ def test_a_laptop_is_ready_for_the_cpu(tmp_path: Path) -> None:
 def test_a_laptop_that_was_asked_for_a_chip(tmp_path: Path) -> None:
     result = examined("bare", tmp_path, PC, device=0)
     assert not result.healthy
-    assert has(result, no_device(0, 0))
+    errors = told(result, "error")
+    assert "there is no device 0: no chip: no card on the PCIe bus" in errors
+    # Not the advice to ask the doctor.
+    assert "bmqwen doctor" not in errors
+    without_driver = examined("sc7_no_driver", tmp_path / "card", PC, device=0)
+    assert [f.text for f in without_driver.findings if f.level == "error"] == [
+        f.text for f in examined("sc7_no_driver", tmp_path / "all", PC).findings if f.level == "error"
+    ]
 
 
 def test_an_se7_seen_by_its_user(tmp_path: Path) -> None:

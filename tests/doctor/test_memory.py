@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 from recorded import recorded
 
+from bmodel_files import FakeBmodel, FakeNet
 from bmqwen.checkpoint.published_configs import published_config
 from bmqwen.chip.heaps import Heap, parse_summary, place
 from bmqwen.chip.layout import MIB, SE7, SYSTEM_NEEDS, Layout, largest_heaps, plan_layout, read_board
 from bmqwen.chip.machine import look
 from bmqwen.chip.troubles import larger_than_heap, too_little_memory
 from bmqwen.compiler.stages import step_shapes
-from bmqwen.doctor.candidate import of_config
+from bmqwen.doctor.candidate import find_candidate, of_config
+from bmqwen.doctor.examination import examine
+from bmqwen.doctor.probe import Answer
 from bmqwen.fit import Candidate, memory_findings, why_too_large
 from bmqwen.footprint import fits, footprint, longest_context
+from bmqwen.progress import Silent
 from bmqwen.quant.precision import Format, Precision
 
 
@@ -188,3 +192,15 @@ def test_why_pieces_do_not_go_in() -> None:
     )
     # Enough is free, but in no heap at once.
     assert "as far as it is free" in str(why_too_large("m", [60 * MIB], heaps, "device 0"))
+
+
+def test_a_bmodel_that_no_runtime_takes(tmp_path: Path) -> None:
+    path = FakeBmodel([FakeNet("yolo", [], [])]).write(tmp_path / "yolo.bmodel")
+    found = find_candidate(str(path), precision("int4"), None, offline=True, progress=Silent())
+    result = examine(
+        recorded("se7_new", tmp_path / "box"), probe=lambda _: Answer("BM1684X"), candidate=found
+    )
+    told = next(f for f in result.findings if f.level == "error")
+    assert "unknown nets (yolo; without embedding)" in told.text
+    assert told.cure.startswith("bundles of bmqwen compile")
+    assert not result.healthy

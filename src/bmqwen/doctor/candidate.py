@@ -5,13 +5,14 @@ from functools import partial
 from pathlib import Path
 
 from bmqwen.bmodel.description import BmodelDescription, StageDescription, read_description
+from bmqwen.bmodel.published import published_model
 from bmqwen.bundle import BMODEL_FILE, Bundle, is_bundle, read_bundle
 from bmqwen.checkpoint.catalog import find, is_short
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.checkpoint.published_configs import published_config
-from bmqwen.errors import InputError
+from bmqwen.errors import BundleError, InputError
 from bmqwen.fit import Candidate
 from bmqwen.footprint import Footprint, footprint, longest_context
 from bmqwen.progress import Progress
@@ -77,12 +78,17 @@ def of_bundle(bundle: Bundle) -> Candidate:
 
 
 def of_bmodel(path: Path) -> Candidate:
-    """A bmodel of any layout. Raises BundleError for a damaged one."""
+    """A bmodel of any layout, with what keeps one that was not published from running. Raises BundleError for a
+    damaged one."""
     said = read_description(path)
-    contexts = [
-        s.inputs[0].shape[1] for net in said.nets.values() for s in net.stages if len(s.inputs[0].shape) > 1
-    ]
-    return Candidate(title=path.name, context=max(contexts, default=0), footprint=bmodel_footprint(said))
+    trouble = ""
+    try:
+        published_model(said)
+    except BundleError as error:
+        trouble = str(error)
+    first = [tensor.shape for net in said.nets.values() for s in net.stages for tensor in s.inputs[:1]]
+    contexts = [shape[1] for shape in first if len(shape) > 1]
+    return Candidate(path.name, max(contexts, default=0), bmodel_footprint(said), trouble=trouble)
 
 
 def bmodel_footprint(said: BmodelDescription) -> Footprint:

@@ -37,17 +37,24 @@ def check_chips(system: System, machine: Machine, device: int | None) -> Iterato
     """
     if machine.kind == "none" and machine.libsophon is None:
         text = "no chip: no card on the PCIe bus, no SoC, no driver"
-        if device is not None:
-            yield Finding.of(AREA, no_device(device, 0))
-        else:
+        if device is None:
             yield Finding(AREA, "ok", f"{text}; models run on the CPU")
+        else:
+            yield Finding(
+                AREA,
+                "error",
+                f"there is no device {device}: {text}",
+                "`lspci -d 1f1c:` lists a card that is plugged in and has power; without one leave out --device: "
+                "models run on the CPU",
+            )
         return
     yield from _driver(machine)
     yield from _libraries(machine)
     if machine.denied:
         yield Finding.of(AREA, no_permission(machine.denied))
     indices = [chip.index for chip in machine.chips]
-    if device is not None and device not in indices:
+    # Where no chip is found at all, the driver is what is told of.
+    if indices and device is not None and device not in indices:
         yield Finding.of(AREA, no_device(device, len(indices)))
     for chip in machine.chips:
         if device in (None, chip.index):

@@ -64,6 +64,9 @@ def examine(
         *check_software(system, host or Host(), has_chip=bool(machine.chips)),
         *check_chips(system, machine, device),
     ]
-    if candidate is not None:
+    if candidate is not None and candidate.trouble:
+        cause, _, cure = candidate.trouble.rpartition(": ")
+        findings.append(Finding("model", "error", cause, cure))
+    elif candidate is not None:
         findings += memory_findings(candidate, system, machine, device)
     return Examination(machine, findings, candidate)
