@@ -234,6 +234,15 @@ def test_a_runtime_in_the_library_path_goes_first_but_not_a_simulator(tmp_path: 
     assert find_libsophon(system) == Libsophon("of unknown version", "20260101")
 
 
+def test_a_simulator_in_the_library_path_is_no_chip(tmp_path: Path) -> None:
+    system = recorded("bare", tmp_path)
+    (tmp_path / "sim").mkdir()
+    for name in ("libbmrt.so.1.0", "libbmlib.so.0", "libcmodel.so"):
+        (tmp_path / "sim" / name).touch()
+    system.library_path = ["/sim"]
+    assert examine(system, host=PC, probe=lambda _: CARD).healthy
+
+
 @pytest.mark.parametrize(
     ("python", "level"),
     [((3, 9, 2), "error"), ((3, 10, 0), "ok"), ((3, 13, 9), "ok"), ((3, 14, 0), "warning")],

@@ -35,13 +35,13 @@ class Libsophon:
 
 
 def find_libsophon(system: System) -> Libsophon | None:
-    """The one that a model would run with (libsophon, CMakeLists.txt: a folder by its version); None: none."""
+    """The one that a model would run with on a chip (libsophon, CMakeLists.txt: a folder by its version)."""
     current = LIBRARY_FOLDER.removesuffix("/lib")
     link = system.link(current)
     folder = current if link is None else posixpath.join(posixpath.dirname(current), link)
     for place in system.in_order(f"{folder}/lib"):
         names = [name for name in system.names(place) if name.startswith("libbmrt.so")]
-        if names:
+        if names and not system.simulates(place):
             found = re.search(r"libsophon-(\d[\w.]*)", place)
             return Libsophon(
                 found[1] if found else "of unknown version", _day(system.data(f"{place}/{names[-1]}"))

@@ -88,8 +88,12 @@ class System:
         Args:
             installed: where the vendor's packages put them.
         """
-        simulators = [f for f in self.library_path if any(n.startswith("libcmodel") for n in self.names(f))]
+        simulators = [folder for folder in self.library_path if self.simulates(folder)]
         return [*(f for f in self.library_path if f not in simulators), installed, *simulators]
+
+    def simulates(self, folder: str) -> bool:
+        """Whether the libraries in a folder are the simulator's."""
+        return any(name.startswith("libcmodel") for name in self.names(folder))
 
     def has_program(self, name: str) -> bool:
         """Whether a program can be started by its name."""
