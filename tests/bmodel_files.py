@@ -22,7 +22,7 @@ class FakeTensor:
 
 @dataclass(frozen=True)
 class FakeNet:
-    """A net of one stage."""
+    """A net whose stages are alike."""
 
     name: str
     inputs: Sequence[FakeTensor]
@@ -31,6 +31,7 @@ class FakeNet:
     neuron_bytes: int = 1000
     io_bytes: int = 200
     weights: tuple[str, int] = ("", 0)
+    stages: int = 1
 
 
 @dataclass
@@ -107,7 +108,7 @@ def _net(builder: flatbuffers.Builder, net: FakeNet) -> int:
     builder.PrependUint64Slot(3, net.neuron_bytes, 0)
     builder.PrependUOffsetTRelativeSlot(4, weights, 0)
     builder.PrependUint64Slot(18, net.io_bytes, 0)
-    stages = _vector(builder, [builder.EndObject()])
+    stages = _vector(builder, [builder.EndObject()] * net.stages)
     name = builder.CreateString(net.name)
     builder.StartObject(6)
     builder.PrependUOffsetTRelativeSlot(0, name, 0)

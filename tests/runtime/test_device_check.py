@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bmodel_files import FakeBmodel, published_nets
+from bmodel_files import FakeBmodel, FakeNet, published_nets
 from bmqwen.chip.system import System
 from bmqwen.cli.device_ids import device_ids, one_device
 from bmqwen.errors import DeviceError, InputError
@@ -87,6 +87,18 @@ def test_piece_larger_than_every_heap(tmp_path: Path) -> None:
         DeviceError, match=r"needs 1,536 MiB .* in one piece.*largest heap \(heap0\) has 1,024 MiB"
     ):
         check_heaps(large, 0, card)
+
+
+def test_an_old_runtime_takes_the_stages_memory_more_than_once(tmp_path: Path) -> None:
+    """The card has 1,536 MiB."""
+    path = FakeBmodel([FakeNet("step", [], [], io_bytes=300 << 20, stages=6)]).write(tmp_path / "m.bmodel")
+    library = "/opt/sophon/libsophon-current/lib/libbmrt.so.1.0"
+    built = "libbmrt_version:1.0.0, branch:b,commit:c ,compiled on {}-10:00:00."
+    check_heaps(path, 0, machine(tmp_path / "new", CARD | {library: built.format("20250624")}))
+    with pytest.raises(
+        DeviceError, match=r"needs 1,800 MiB of device memory, but device 0 has only 1,536 MiB"
+    ):
+        check_heaps(path, 0, machine(tmp_path / "old", CARD | {library: built.format("20240701")}))
 
 
 def test_values_of_the_option() -> None:

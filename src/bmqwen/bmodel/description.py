@@ -93,6 +93,11 @@ class BmodelDescription:
         return [*weights.values(), *kept, neurons, *(s.instruction_bytes for s in stages)]
 
     @property
+    def further_stages(self) -> list[int]:
+        """Bytes of inputs and outputs of each net's other stages, which an old runtime allocates as well."""
+        return [size for net in self.nets.values() for size in sorted(s.io_bytes for s in net.stages)[:-1]]
+
+    @property
     def device_bytes(self) -> int:
         """Device memory that it takes, within 2 %."""
         return sum(self.pieces)

@@ -98,15 +98,8 @@ def bmodel_footprint(said: BmodelDescription) -> Footprint:
     instructions = sum(stage.instruction_bytes for stage in stages)
     cache = sum(max(map(_cache_bytes, net.stages), default=0) for net in said.nets.values())
     rest = max(0, said.device_bytes - weights - instructions - cache)
-    further = [sorted(stage.io_bytes for stage in net.stages)[:-1] for net in said.nets.values()]
-    return Footprint(
-        weights,
-        instructions,
-        cache,
-        rest,
-        pieces=tuple(said.pieces),
-        stages=tuple(size for sizes in further for size in sizes),
-    )
+    further = tuple(said.further_stages)
+    return Footprint(weights, instructions, cache, rest, pieces=tuple(said.pieces), stages=further)
 
 
 def _cache_bytes(stage: StageDescription) -> int:

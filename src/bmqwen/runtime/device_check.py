@@ -49,18 +49,31 @@ def require_memory(
 
 
 def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
-    """Raise DeviceError where a piece of a bmodel is larger than the largest heap of the device.
+    """Raise DeviceError for a bmodel that a device has no room for: a piece larger than the largest heap, or an old
+    runtime that takes more than there is.
 
     Raises BundleError for a file that is no bmodel. Where nobody tells of the heaps, nothing is checked.
     """
-    chip = _chip(look(system or System()), index)
+    system = system or System()
+    machine = look(system)
+    chip = _chip(machine, index)
     heaps = chip.heaps if chip else ()
-    if not heaps:
+    if chip is None or not heaps:
         return
     largest = max(heaps, key=lambda heap: heap.total)
-    piece = max(read_description(bmodel).pieces, default=0)
+    said = read_description(bmodel)
+    piece = max(said.pieces, default=0)
     if piece > largest.total:
         raise DeviceError(str(troubles.larger_than_heap(bmodel.name, piece, largest.name, largest.total)))
+    if machine.libsophon is None or machine.libsophon.shares_memory:
+        return
+    # Such a runtime ends the process where memory runs out.
+    needed, free = said.device_bytes + sum(said.further_stages), sum(heap.free for heap in heaps)
+    if needed > free:
+        holders = memory_holders(system, chip)
+        raise DeviceError(
+            str(troubles.too_little_memory(bmodel.name, needed, f"device {index}", free, holders))
+        )
 
 
 def _chip(machine: Machine, index: int) -> Chip | None:
