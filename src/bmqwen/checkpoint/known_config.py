@@ -54,6 +54,8 @@ def _local(path: Path) -> ModelConfig:
     config = path / "config.json"
     if config.is_file():
         return read_config(config)
+    if path.is_dir() and not any(path.glob("*.gguf")):
+        raise InputError(f"{path} has no config.json: name a model's folder, or a short name (bmqwen list)")
     with open_checkpoint(path) as checkpoint:
         return checkpoint.config
 

@@ -167,7 +167,7 @@ def table_lines(rows: Iterable[tuple[Published, Estimate | DemoEstimate]], host:
     yield Text("|---|---|---|---|---|---|---|---|")
     for row, found in rows:
         yield Text(
-            f"| {row.model} {row.form} | {row.context} | {found.first_token_s:.3f} s | {row.first_token_s:.3f} s "
+            f"| {row.model} {row.form} | {row.context} | {found.first_token_s:.4f} s | {row.first_token_s:.3f} s "
             f"| {found.first_token_s / row.first_token_s:.3f} | {found.tokens_per_s:.2f} | {row.tokens_per_s:.3f} "
             f"| {found.tokens_per_s / row.tokens_per_s:.3f} |"
         )

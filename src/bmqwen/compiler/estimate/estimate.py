@@ -7,7 +7,7 @@ from typing import Any
 from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.compiler.estimate.forecast import Forecast, check_lengths, follow
-from bmqwen.compiler.estimate.host import Host
+from bmqwen.compiler.estimate.host import HOSTS, Host
 from bmqwen.compiler.estimate.published import Published, find_published, published_dict
 from bmqwen.compiler.estimate.representative import time_nets
 from bmqwen.compiler.plan import plan_model
@@ -98,7 +98,9 @@ def estimate_model(
     nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
     timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
     forecast = _follow(nets, profiles, host, question)
-    row = find_published(name, precision.weights, context)
+    # Of the box only, and of an answer from its beginning on.
+    alike = host == HOSTS["se7"] and not question.history
+    row = find_published(name, precision.weights, context) if alike else None
     return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, row)
 
 

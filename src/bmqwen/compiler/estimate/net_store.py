@@ -99,6 +99,11 @@ class NetStore:
                 self._work.mkdir()
             write_weights(self._weights)
             yield
+        except KeyboardInterrupt:
+            self._note(
+                f"the nets timed so far are kept in {self.folder}: the same command goes on from there"
+            )
+            raise
         finally:
             shutil.rmtree(self._work, ignore_errors=True)
             self._lock.release()

@@ -8,7 +8,7 @@ from typing import Any
 
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.compiler.estimate.forecast import Spent
-from bmqwen.compiler.estimate.host import Host
+from bmqwen.compiler.estimate.host import HOSTS, Host
 from bmqwen.compiler.estimate.net_store import Net, NetStore, NetTiming
 from bmqwen.compiler.estimate.published import Published, find_published, published_dict
 from bmqwen.compiler.estimate.random_weights import RandomBlocks
@@ -131,7 +131,7 @@ def estimate_demo(
         spent.add(profiles[block], 0, layers)
         spent.add(profiles["lm_head"], calls)
         sums.append(spent)
-    row = find_published(name, form, context)
+    row = find_published(name, form, context) if host == HOSTS["se7"] else None
     return DemoEstimate(name, form, layers, context, host, timings, sums[0], sums[1], row)
 
 
