@@ -8,6 +8,7 @@ from bmqwen.chip.finding import Finding
 from bmqwen.chip.heaps import Heap, place
 from bmqwen.chip.layout import (
     BOOT_FILE,
+    FETCH_KIT,
     SE7,
     WRONG_BOOT_FILE,
     Board,
@@ -157,9 +158,9 @@ def layout_cure(layout: Layout, board: Board) -> str:
     """The commands that divide a SoC's memory anew, and the file that they are about."""
     commands = " && ".join(layout.commands()[1:])
     return (
-        f"in the folder of the vendor's memory_edit: `{commands}` ({BOOT_FILE} it is; the {WRONG_BOOT_FILE} that a "
-        f"guide in circulation names belongs to BM1688, this chip never reads it); Linux keeps "
-        f"{board.system(layout) >> 20:,} MiB"
+        f"`{FETCH_KIT}` (the vendor's kit; once), and there `{commands}` ({BOOT_FILE} it is; the "
+        f"{WRONG_BOOT_FILE} that a guide in circulation names belongs to BM1688, this chip never reads it); "
+        f"Linux keeps {board.system(layout) >> 20:,} MiB"
     )
 
 

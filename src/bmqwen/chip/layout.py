@@ -11,6 +11,11 @@ from bmqwen.chip.system import System
 
 MIB = 1 << 20
 BOOT_FILE = "emmcboot.itb"
+# Where the vendor's sample programs have it from.
+FETCH_KIT = (
+    "wget https://github.com/sophgo/sophon-tools/releases/download/v24.09.21/memory_edit_v2.10.tar.xz && "
+    "tar xaf memory_edit_v2.10.tar.xz && cd memory_edit"
+)
 # What a guide in circulation names instead.
 WRONG_BOOT_FILE = "boot.itb"
 # The kernel's own in the third memory (const_kernel_minimal), and what lies above the VPU's heap.
