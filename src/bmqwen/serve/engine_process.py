@@ -13,6 +13,7 @@ import threading
 from typing import Any
 
 from bmqwen.errors import BmqwenError, DeviceError, InputError
+from bmqwen.runtime.base import DeviceRuntime, Runtime
 from bmqwen.runtime.child_process import watch_parent
 from bmqwen.serve.wire import (
     Message,
@@ -145,6 +146,7 @@ class EngineProcess:
         state = None if saved is None else saved.state
         return {
             "memory_bytes": _resident_bytes(),
+            "device_bytes": _device_bytes(self._engine.runtime),
             "conversations": 0 if state is None else state.conversations,
             "saved_bytes": 0 if state is None else state.nbytes,
             "saved": 0 if state is None else state.saved,
@@ -153,6 +155,14 @@ class EngineProcess:
 
     def _send(self, message: Message) -> None:
         self._connection.sendall(encode(message))
+
+
+def _device_bytes(runtime: Runtime) -> int | None:
+    """Memory in use on the runtime's device; None if there is none, or if it does not tell."""
+    try:
+        return runtime.memory_used if isinstance(runtime, DeviceRuntime) else None
+    except BmqwenError:
+        return None
 
 
 def _resident_bytes() -> int:

@@ -109,7 +109,7 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         )
     if field == "type" and "content" in names:
         return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
-    message = str(detail["msg"])
+    message = str(detail["msg"]).replace(" after validation", "")
     words = message[:1].lower() + message[1:]
     return RequestError(f"{param or 'the body'} is {_short(value)}: {words}", param)
 

@@ -111,6 +111,7 @@ class _State(Collector):
         per_engine = {
             "bmqwen_engine_ready": "1 while the engine can answer.",
             "bmqwen_engine_memory_bytes": "Memory of the engine's process.",
+            "bmqwen_device_memory_bytes": "Memory in use on the engine's device, where it tells.",
             "bmqwen_saved_conversations": "Conversations whose K/V is kept in host memory.",
             "bmqwen_saved_conversations_bytes": "Host memory that they take.",
         }
@@ -126,11 +127,13 @@ class _State(Collector):
             values = (
                 replica.state == "ready",
                 memory.memory_bytes,
+                memory.device_bytes,
                 memory.conversations,
                 memory.saved_bytes,
             )
             for gauge, value in zip(gauges.values(), values, strict=True):
-                gauge.add_metric(label, float(value))
+                if value is not None:
+                    gauge.add_metric(label, float(value))
             totals = (memory.saved, memory.restored, replica.restarts)
             for counter, total in zip(counters.values(), totals, strict=True):
                 counter.add_metric(label, total)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -19,6 +20,7 @@ from bmqwen.serve.wire import (
     piece_from_wire,
 )
 
+LOG = logging.getLogger("bmqwen.serve")
 LINE_BYTES = 1 << 26
 # Seconds before an engine that ended is started again, the longer the more often it ends at once.
 PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -54,9 +56,16 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What an engine last said of its memory: bytes of the process, and of conversations saved in it."""
+    """What an engine last said of its memory.
+
+    Attributes:
+        memory_bytes: of the process.
+        device_bytes: of its device, used by whomever; None without one, or where it does not tell.
+        saved_bytes: of the conversations saved in the process.
+    """
 
     memory_bytes: int = 0
+    device_bytes: int | None = None
     conversations: int = 0
     saved_bytes: int = 0
     saved: int = 0
@@ -155,7 +164,9 @@ class Replica:
             self._lose(error)
             self.restarts += 1
             quick = 0 if lived else quick + 1
-            await asyncio.sleep(PAUSES[min(quick, len(PAUSES) - 1)])
+            pause = PAUSES[min(quick, len(PAUSES) - 1)]
+            LOG.warning("%s; starting it again%s", error, f" in {pause:g} seconds" if pause else "")
+            await asyncio.sleep(pause)
             self.state = "loading"
 
     async def _run_once(self) -> BmqwenError:
@@ -191,6 +202,8 @@ class Replica:
             self.memory = EngineState(**message["state"])
             self.held.clear()
             self.state = "ready"
+            if self.restarts:
+                LOG.warning("engine %d is ready again", self.index)
             self._listener.changed(self)
             return None
         if "id" not in message:
