@@ -27,7 +27,7 @@ from bmqwen.storage import write_file
 from fresh_runs import FreshRuns
 from machine import Machine
 from served_model import ServedModel
-from server_probes import overhead, seconds_to_free, turns
+from server_probes import STORY, overhead, seconds_to_free, turns
 from traffic import Exchange, Traffic, failures
 
 TEXTS = Path(__file__).with_name("texts")
@@ -190,8 +190,7 @@ def probes(server: ServedModel, engine: Engine, text: str, new_tokens: int) -> l
     """How soon the engine is free, and how fast answers are."""
     long_text = text * 3
     answering = max(
-        seconds_to_free(server, f"{n}. Count from 1 to 1000.", pieces=6 + n, stay_s=0.05)
-        for n in range(TRIALS)
+        seconds_to_free(server, f"{STORY} Title: {n}.", pieces=3 + n, stay_s=0.05) for n in range(TRIALS)
     )
     reading = max(
         seconds_to_free(server, f"{n}. {long_text}", pieces=1, stay_s=0.1 * n + 0.05) for n in range(TRIALS)

@@ -1,6 +1,8 @@
 """Single questions to a server that has nothing else to do: how soon it is free, how fast it is."""
 
 import json
+import re
+import socket
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from served_model import ServedModel
 
 WAIT_S = 120.0
 STORY = "Write a long story about a robot who learns to paint, in many chapters."
+CONTENT = re.compile(rb'"content":"[^"]')
 FOLLOWING = "Say that in other words."
 
 
@@ -61,7 +64,7 @@ def overhead(server: ServedModel, engine: Engine, rounds: int, max_tokens: int) 
     bare, served = [], []
     for _ in range(rounds):
         bare.append(bare_speed(engine, max_tokens))
-        served.append(timed(server, [{"role": "user", "content": STORY}], max_tokens).tokens_per_s)
+        served.append(served_speed(server, max_tokens))
     return statistics.median(bare), statistics.median(served)
 
 
@@ -78,6 +81,24 @@ def bare_speed(engine: Engine, max_tokens: int) -> float:
             return _speed(end.value.usage.completion_tokens, max_tokens, first, last)
         last = time.perf_counter()
         first = first or last
+
+
+def served_speed(server: ServedModel, max_tokens: int) -> float:
+    """The same of a stream, read by a client that does next to nothing: it has the same cores as the server."""
+    body = json.dumps({**_body(STORY, max_tokens), "stream_options": {"include_usage": True}}).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    received: list[tuple[float, bytes]] = []
+    with socket.create_connection((host, int(port)), WAIT_S) as connection:
+        connection.sendall(head.encode() + body)
+        while data := connection.recv(1 << 16):
+            received.append((time.perf_counter(), data))
+    texts = [moment for moment, data in received if CONTENT.search(data)]
+    counts = re.findall(rb'"completion_tokens":(\d+)', b"".join(data for _, data in received))
+    if not texts or not counts:
+        raise RuntimeError(f"the server gave no answer: {received[-1:]}")
+    return _speed(int(counts[-1]), max_tokens, texts[0], texts[-1])
 
 
 def timed(server: ServedModel, messages: list[dict[str, str]], max_tokens: int) -> Timing:
