@@ -148,6 +148,6 @@ def test_compiler_that_may_write_no_more(model: Path, cache: Path, tmp_path: Pat
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Traceback" not in err
-    (log,) = cache.glob("compile/*/32-64/*")
-    assert f"(log: {log})" in err
+    # Which of the nets that are compiled side by side fails first is left to chance.
+    assert any(f"(log: {log})" in err for log in cache.glob("compile/*/*/*.log")), err
     assert not (tmp_path / "bundle").exists()
