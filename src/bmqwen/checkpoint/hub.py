@@ -105,7 +105,7 @@ class Hub:
         if self._offline:
             raise DownloadError(
                 f"{model.title} is not in the cache {self.cache.folder}, and offline mode is on: "
-                "unset BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it"
+                "leave --offline out, or unset BMQWEN_OFFLINE and HF_HUB_OFFLINE, to download it"
             )
         with self.cache.lock(model.name, wait=False) as mine:
             if mine:
