@@ -384,6 +384,20 @@ def test_stopping_tells_long_answers(chatterbox: Path, serve_folder: Path) -> No
         until(lambda: not Path(f"/proc/{engine}").exists())
 
 
+def test_a_second_signal_does_not_wait(chatterbox: Path, serve_folder: Path) -> None:
+    with live_server(chatterbox, "--max-tokens", "50000", cache=serve_folder / "cache") as server:
+        stream = server.stream("talk")
+        next(stream)
+        server.process.send_signal(signal.SIGINT)
+        until(lambda: server.client.get("/health").json()["status"] == "stopping")
+        server.process.send_signal(signal.SIGINT)
+        last = list(stream)[-1]
+        assert "shutting down" in last["error"]["message"]
+        assert server.process.wait(20) == 0
+        assert "Traceback" not in server.log
+        assert server.log.strip().endswith("stopped")
+
+
 def test_engines_end_with_a_killed_server(talker: Path, serve_folder: Path) -> None:
     with live_server(talker, cache=serve_folder / "cache") as server:
         (engine,) = server.engines

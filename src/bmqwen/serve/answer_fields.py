@@ -148,7 +148,7 @@ class ModelList(BaseModel):
 class Health(BaseModel):
     """Whether the server can answer."""
 
-    status: Literal["ok", "loading"]
+    status: Literal["ok", "loading", "stopping"]
     engines: Count
     ready: Count
 

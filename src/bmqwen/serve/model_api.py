@@ -53,8 +53,10 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
 
     @api.get("/health", summary="Whether it can answer", response_model=Health, responses=LOADING)
     async def health() -> Response:
-        ready = service.scheduler.ready
-        state = {"status": "ok" if ready else "loading", **describe(service.scheduler.replicas)}
+        scheduler = service.scheduler
+        ready = scheduler.ready
+        status = "ok" if ready else "stopping" if scheduler.draining else "loading"
+        state = {"status": status, **describe(scheduler.replicas)}
         return json_response(state, 200 if ready else 503)
 
     @api.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=METRICS)

@@ -51,6 +51,11 @@ class Scheduler:
         return not self._draining and any(replica.state == "ready" for replica in self.replicas)
 
     @property
+    def draining(self) -> bool:
+        """Whether the server is going down."""
+        return self._draining
+
+    @property
     def waiting(self) -> int:
         """Jobs in the queue."""
         return len(self._queue)

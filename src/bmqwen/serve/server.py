@@ -131,25 +131,29 @@ async def _serve(
         timeout_graceful_shutdown=LAST_SECONDS,
         proxy_headers=False,
     )
+    # What goes wrong with a request the guard writes down; this would add what was cut while stopping.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = _Server(config)
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _heard, stop, server)
+        loop.add_signal_handler(number, _heard, stop, hurry)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     watcher = asyncio.create_task(_report(scheduler, on_ready))
-    stopping = asyncio.create_task(stop.wait())
+    stopping, hurrying = asyncio.create_task(stop.wait()), asyncio.create_task(hurry.wait())
     first: list[asyncio.Future[Any]] = [running, stopping, scheduler.failure]
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     watcher.cancel()
     if stop.is_set():
         LOG.info("stopping: no new requests, running answers may take %g more seconds", settings.stop_seconds)
         draining = asyncio.create_task(scheduler.drain(settings.stop_seconds))
-        await asyncio.wait([draining, running], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([draining, running, hurrying], return_when=asyncio.FIRST_COMPLETED)
         draining.cancel()
+        await scheduler.drain(0)
     server.should_exit = True
     await running
     stopping.cancel()
+    hurrying.cancel()
     if scheduler.failure.done():
         raise scheduler.failure.result()
 
@@ -160,10 +164,10 @@ async def _report(scheduler: Scheduler, on_ready: Callable[[str], None]) -> None
     on_ready(facts.name)
 
 
-def _heard(stop: asyncio.Event, server: "_Server") -> None:
+def _heard(stop: asyncio.Event, hurry: asyncio.Event) -> None:
     """The first signal lets running answers finish, the second one does not wait for them."""
     if stop.is_set():
-        server.force_exit = server.should_exit = True
+        hurry.set()
     stop.set()
 
 
