@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.text import Text
@@ -44,7 +45,7 @@ def lines(estimate: Estimate) -> Iterator[Text]:
     )
     yield Text("")
     after = f" after {f.history:,} cached" if f.history else ""
-    launches = ", ".join(f"{shape} ({used} used)" for shape, used in f.prompt_launches)
+    launches = ", ".join(_launches(f))
     yield Text(
         f"first token   {f.first_token_s:8.3f} s          {counted(f.prompt_tokens, 'prompt token')}{after}: {launches}"
     )
@@ -64,6 +65,13 @@ def lines(estimate: Estimate) -> Iterator[Text]:
     yield from _curve(f)
     yield Text("")
     yield from _nets(f)
+
+
+def _launches(f: Forecast) -> Iterator[str]:
+    """The nets that read the prompt; equal ones in a row are counted."""
+    for (shape, used), equal in groupby(f.prompt_launches):
+        count = len(list(equal))
+        yield f"{count} x {shape}" if count > 1 else f"{shape} ({used} used)"
 
 
 def _idle(f: Forecast) -> str:
