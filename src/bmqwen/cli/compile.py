@@ -53,8 +53,7 @@ def compile_(
 
     # Being told to end must end the compilers too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # On the chip an 8-bit head costs 16 % of a token's time for 22 % less divergence: not by default (docs, numbers).
-    precision = Precision.choose(quant, group_size, lm_head or quant)
+    precision = Precision.choose(quant, group_size, lm_head)
     with progress_bar(sizes=False) as bar:
         path = Hub(offline=offline or None).resolve(model, progress=bar)
         if is_bundle(path):

@@ -45,7 +45,7 @@ def doctor(
 
     candidate = None
     if model is not None:
-        precision = Precision.choose(quant, group_size, lm_head or quant)
+        precision = Precision.choose(quant, group_size, lm_head)
         with progress_bar() as bar:
             candidate = find_candidate(model, precision, seq_len, offline=offline, progress=bar)
     result = examine(System(), device=device, candidate=candidate)

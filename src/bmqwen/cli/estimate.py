@@ -83,7 +83,7 @@ def estimate(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine = HOSTS[host] if host_op_ms is None else Host(f"{host_op_ms:g} ms a call", host_op_ms)
     question = Question(prompt_tokens, new_tokens, history)
-    precision = Precision.choose(quant, group_size, lm_head or quant)
+    precision = Precision.choose(quant, group_size, lm_head)
     context = 512 if seq_len is None else seq_len
     if every and model is not None:
         raise InputError(f"--all is about the published models: leave {model} out")

@@ -62,7 +62,7 @@ def info(
             facts = describe_checkpoint(checkpoint)
     found = None
     if facts["kind"] != "onnx":
-        precision = Precision.choose(quant, group_size, lm_head or quant)
+        precision = Precision.choose(quant, group_size, lm_head)
         found = find_candidate(str(path), precision, seq_len, offline=True, progress=Silent())
     if json:
         print_json(facts if found is None else {**facts, "chip_memory": found.to_dict()})

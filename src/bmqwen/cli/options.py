@@ -48,9 +48,7 @@ GroupSize = Annotated[
 ]
 LmHead = Annotated[
     Literal["f32", "f16", "int8", "int4"] | None,
-    typer.Option(
-        "--lm-head", help="Format of the head; default: int8 for int4, else as --quant.", show_default=False
-    ),
+    typer.Option("--lm-head", help="Format of the head; default: as --quant.", show_default=False),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Use only what is on this machine.")

@@ -25,7 +25,7 @@ class Precision:
 
     weights: Format = "int4"
     group_size: int = 64
-    lm_head: Format = "int8"
+    lm_head: Format = "int4"
 
     def __post_init__(self) -> None:
         for name in (self.weights, self.lm_head):
@@ -35,8 +35,8 @@ class Precision:
 
     @classmethod
     def choose(cls, weights: Format, group_size: int = 64, lm_head: Format | None = None) -> "Precision":
-        """A precision with the default head for its weights: int8 for int4, else the same."""
-        return cls(weights, group_size, lm_head or ("int8" if weights == "int4" else weights))
+        """A precision whose head has the format of the weights unless told otherwise."""
+        return cls(weights, group_size, lm_head or weights)
 
     def of(self, weight: str) -> Format:
         """Format of a weight by its name in the checkpoint."""

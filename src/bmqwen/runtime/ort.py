@@ -17,6 +17,7 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
+from bmqwen.runtime.huge_pages import use_huge_pages
 from bmqwen.words import counted
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C is felt at once.
@@ -70,6 +71,8 @@ class OrtRuntime:
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}"
             ) from error
+        # Each token reads all weights: 5 to 10 % faster from large pages.
+        use_huge_pages()
         self._run_options: Any = ort.RunOptions()
         self._position = 0
         self._inputs: dict[str, NDArray[Any]] = {}
