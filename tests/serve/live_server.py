@@ -1,7 +1,9 @@
 """A running server, and what tests ask of it."""
 
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,37 @@ class LiveServer(ServedModel):
 def live_server(model: Path, *options: str, cache: Path) -> LiveServer:
     """A server of one thread with a cache of its own, to be entered."""
     return LiveServer(model, ["--threads", "1", *options], {"BMQWEN_CACHE": str(cache)})
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that must happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def in_background(server: LiveServer, body: Any, answers: list[httpx.Response]) -> threading.Thread:
+    """Ask in a thread of its own, with a connection of its own; the answer is appended."""
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """An error, which must have OpenAI's shape."""
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+def content(chunks: list[dict[str, Any]]) -> str:
+    return "".join(
+        chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk.get("choices")
+    )
