@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import httpx
@@ -20,12 +19,7 @@ def test_a_killed_engine_is_started_again(chatterbox: Path, serve_folder: Path) 
         (engine,) = server.engines
         later: list[httpx.Response] = []
         body = {"messages": [{"role": "user", "content": "wait"}], "max_tokens": 3}
-        waiter = threading.Thread(
-            target=lambda: later.append(
-                httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
-            )
-        )
-        waiter.start()
+        waiter = in_background(server, body, later)
         until(lambda: server.metric("bmqwen_queue_length") == 1)
         os.kill(engine, signal.SIGKILL)
         last = list(stream)[-1]
@@ -38,12 +32,7 @@ def test_a_killed_engine_is_started_again(chatterbox: Path, serve_folder: Path) 
         (engine,) = server.engines
         failed: list[httpx.Response] = []
         whole = {"messages": [{"role": "user", "content": "talk"}]}
-        caller = threading.Thread(
-            target=lambda: failed.append(
-                httpx.post(f"{server.url}/v1/chat/completions", json=whole, timeout=60)
-            )
-        )
-        caller.start()
+        caller = in_background(server, whole, failed)
         until(lambda: server.metric("bmqwen_running") == 1)
         os.kill(engine, signal.SIGKILL)
         caller.join(60)
@@ -76,12 +65,7 @@ def test_stopping_tells_long_answers(chatterbox: Path, serve_folder: Path) -> No
         next(stream)
         waiting: list[httpx.Response] = []
         body = {"messages": [{"role": "user", "content": "wait"}]}
-        waiter = threading.Thread(
-            target=lambda: waiting.append(
-                httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
-            )
-        )
-        waiter.start()
+        waiter = in_background(server, body, waiting)
         until(lambda: server.metric("bmqwen_queue_length") == 1)
         server.process.send_signal(signal.SIGTERM)
         last = list(stream)[-1]
