@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import content, error_of, live_server, until
+from live_server import content, error_of, in_background, live_server, until
 
 from talker import SAYS
 
