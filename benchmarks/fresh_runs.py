@@ -1,11 +1,11 @@
 """Answers of an engine that never heard anything else, to compare a busy server's with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bmqwen.engine import Engine
 from bmqwen.generate.detokenizer import tokens_showing
-from bmqwen.generate.params import Completion, SamplingParams
+from bmqwen.generate.params import Completion, SamplingParams, TokenLogprob
 from bmqwen.generate.template import Message
 from traffic import Exchange, Said
 
@@ -79,9 +79,10 @@ class FreshRuns:
     def _run(self, prompt: list[int], params: SamplingParams) -> Completion:
         self._engine.session.reset()
         pieces = self._engine.session.generate(prompt, params)
+        logprobs: list[TokenLogprob] = []
         while True:
             try:
-                next(pieces)
+                logprobs.extend(next(pieces).logprobs)
             except StopIteration as end:  # noqa: PERF203  (what a generator returns comes with it)
                 completion: Completion = end.value
-                return completion
+                return replace(completion, logprobs=(*logprobs, *completion.logprobs))
