@@ -4,12 +4,16 @@ import hashlib
 import mimetypes
 from dataclasses import dataclass
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from bmqwen.errors import NotFoundError
+
+if TYPE_CHECKING:
+    # Not there before Python 3.11.
+    from importlib.resources.abc import Traversable
 
 _TYPES = {
     ".js": "text/javascript",
@@ -65,7 +69,7 @@ def page_api(pages: dict[str, PageFile]) -> APIRouter:
     return api
 
 
-def _read(folder: Traversable, prefix: str, found: dict[str, PageFile]) -> None:
+def _read(folder: "Traversable", prefix: str, found: dict[str, PageFile]) -> None:
     for item in folder.iterdir():
         name = prefix + item.name
         if item.is_dir():
