@@ -1,4 +1,9 @@
-"""Answers of an engine that never heard anything else, to compare a busy server's with."""
+"""Answers of an engine that never heard anything else, to compare a busy server's with.
+
+A prompt that is read at once and one that grew turn by turn are not equal to the last bit in the K/V cache: the CPU
+engine rounds what it multiplies to 8 bit, and a row that was decoded is rounded a little differently from one that was
+read. Where two tokens are nearly as likely, the answers part there. Both are runs of their own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,10 +33,15 @@ class FreshRuns:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._known: dict[tuple[Said, int], Completion] = {}
+        self._limits: dict[Said, int] = {}
 
     def compare(self, exchanges: Sequence[Exchange]) -> Comparison:
         """Each finished answer with a run of its own."""
         answered = [exchange for exchange in exchanges if exchange.answer is not None]
+        self._limits |= {
+            (*exchange.messages, ("assistant", exchange.answer or "")): exchange.max_tokens
+            for exchange in answered
+        }
         different = [exchange for exchange in answered if not self.same(exchange)]
         ties = [exchange for exchange in different if self._tied(exchange)]
         return Comparison(
@@ -39,9 +49,13 @@ class FreshRuns:
         )
 
     def same(self, exchange: Exchange) -> bool:
-        """Whether text and end of an answer are those of a run of its own."""
-        run = self.answer(exchange.messages, exchange.max_tokens)
-        return (run.text, run.finish_reason) == (exchange.answer, exchange.finish)
+        """Whether text and end of an answer are those of a run of its own: of the whole prompt, or turn by turn."""
+        said = (exchange.answer, exchange.finish)
+        runs = (self.answer, self.replayed)
+        return any(
+            (run.text, run.finish_reason) == said
+            for run in (answer(exchange.messages, exchange.max_tokens) for answer in runs)
+        )
 
     def answer(self, messages: Said, max_tokens: int) -> Completion:
         """A greedy answer from an empty cache."""
@@ -49,6 +63,16 @@ class FreshRuns:
         if key not in self._known:
             self._known[key] = self._run(self._prompt(messages), SamplingParams(max_tokens=max_tokens))
         return self._known[key]
+
+    def replayed(self, messages: Said, max_tokens: int) -> Completion:
+        """The same with the conversation's turns answered one after the other, each from where the last one ended."""
+        self._engine.session.reset()
+        for place, (role, _) in enumerate(messages):
+            if role == "user":
+                turn = messages[: place + 1]
+                limit = self._limits.get(messages[: place + 2], max_tokens)
+                run = self._run(self._prompt(turn), SamplingParams(max_tokens=limit), fresh=False)
+        return run
 
     def _tied(self, exchange: Exchange) -> bool:
         """Whether the answer leaves its own run where two tokens are equally likely."""
@@ -76,8 +100,9 @@ class FreshRuns:
             said.append(Message(role, text, tuple(ids)))  # type: ignore[arg-type]
         return self._engine.template.encode(said, self._engine.tokenizer)
 
-    def _run(self, prompt: list[int], params: SamplingParams) -> Completion:
-        self._engine.session.reset()
+    def _run(self, prompt: list[int], params: SamplingParams, *, fresh: bool = True) -> Completion:
+        if fresh:
+            self._engine.session.reset()
         pieces = self._engine.session.generate(prompt, params)
         logprobs: list[TokenLogprob] = []
         while True:

@@ -73,6 +73,17 @@ def test_right_answers_are_found_right(engine: Engine) -> None:
     assert all(check.good for check in answer_checks(given, FreshRuns(engine)))
 
 
+def test_turns_are_answered_one_after_the_other(engine: Engine) -> None:
+    first = exchange(engine, "hello")
+    second = exchange(engine, "and then?", first)
+    runs = FreshRuns(engine)
+    assert runs.compare([first, second]).wrong == ()
+    again = runs.replayed(second.messages, 12)
+    assert again.usage.cached_tokens > 0
+    assert runs.answer(second.messages, 12).usage.cached_tokens == 0
+    assert again.usage.prompt_tokens == runs.answer(second.messages, 12).usage.prompt_tokens
+
+
 @pytest.mark.parametrize("fault", ["text", "end", "cut", "other"])
 def test_wrong_answers_are_found_wrong(engine: Engine, fault: str) -> None:
     right = exchange(engine, "hello")

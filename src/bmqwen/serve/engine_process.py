@@ -15,6 +15,7 @@ from typing import Any
 from bmqwen.errors import BmqwenError, DeviceError, InputError
 from bmqwen.runtime.base import DeviceRuntime, Runtime
 from bmqwen.runtime.child_process import watch_parent
+from bmqwen.serve.gathered import Gathered
 from bmqwen.serve.wire import (
     Message,
     completion_to_wire,
@@ -113,6 +114,7 @@ class EngineProcess:
         with self._lock:
             self._current = job
         usable = True
+        gathered = Gathered(lambda piece: self._send({"op": "piece", "id": job, **piece_to_wire(piece)}))
         try:
             pieces = self._engine.session.generate(
                 message["prompt"],
@@ -127,7 +129,7 @@ class EngineProcess:
                 except StopIteration as end:
                     last: Message = {"op": "done", **completion_to_wire(end.value)}
                     break
-                self._send({"op": "piece", "id": job, **piece_to_wire(piece)})
+                gathered.add(piece)
         except BmqwenError as error:
             usable = not isinstance(error, DeviceError)
             last = {"op": "error", "error": error_to_wire(error)}
@@ -137,6 +139,7 @@ class EngineProcess:
         with self._lock:
             self._current = None
             self._cancelled.discard(job)
+        gathered.flush()
         self._send({**last, "id": job, "state": self._state(), "usable": usable})
         return usable
 
