@@ -60,11 +60,16 @@ def turns(server: ServedModel, text: str, max_tokens: int = 16) -> tuple[float, 
 
 
 def overhead(server: ServedModel, engine: Engine, rounds: int, max_tokens: int) -> tuple[float, float]:
-    """Tokens a second of the bare engine and of the server, medians of rounds that alternate."""
-    bare, served = [], []
-    for _ in range(rounds):
-        bare.append(bare_speed(engine, max_tokens))
+    """Tokens a second of the bare engine and of the server: medians of rounds, which begin with either in turn."""
+    bare: list[float] = []
+    served: list[float] = []
+    bare_speed(engine, max_tokens)
+    for number in range(rounds):
+        if number % 2:
+            bare.append(bare_speed(engine, max_tokens))
         served.append(served_speed(server, max_tokens))
+        if not number % 2:
+            bare.append(bare_speed(engine, max_tokens))
     return statistics.median(bare), statistics.median(served)
 
 

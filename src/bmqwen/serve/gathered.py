@@ -7,7 +7,7 @@ from bmqwen.generate.params import Piece
 
 # Sending costs the engine time that it computes in, on a machine with few cores 5 % of it at 100 tokens a second.
 # Nobody reads faster than this.
-SECONDS = 0.04
+SECONDS = 0.06
 
 
 class Gathered:
