@@ -49,12 +49,17 @@ class FreshRuns:
         )
 
     def same(self, exchange: Exchange) -> bool:
-        """Whether text and end of an answer are those of a run of its own: of the whole prompt, or turn by turn."""
+        """Whether text and end of an answer are those of a run of its own: of the whole prompt, or turn by turn.
+
+        A server that had to make room for others begins anew at any of the turns.
+        """
         said = (exchange.answer, exchange.finish)
-        runs = (self.answer, self.replayed)
+        turns = [place for place, (role, _) in enumerate(exchange.messages) if role == "user"]
         return any(
             (run.text, run.finish_reason) == said
-            for run in (answer(exchange.messages, exchange.max_tokens) for answer in runs)
+            for run in (
+                self.replayed(exchange.messages, exchange.max_tokens, turn) for turn in reversed(turns)
+            )
         )
 
     def answer(self, messages: Said, max_tokens: int) -> Completion:
@@ -64,11 +69,13 @@ class FreshRuns:
             self._known[key] = self._run(self._prompt(messages), SamplingParams(max_tokens=max_tokens))
         return self._known[key]
 
-    def replayed(self, messages: Said, max_tokens: int) -> Completion:
-        """The same with the conversation's turns answered one after the other, each from where the last one ended."""
+    def replayed(self, messages: Said, max_tokens: int, first: int = 0) -> Completion:
+        """The same, with the turns from message `first` on answered one after the other."""
+        if first == len(messages) - 1:
+            return self.answer(messages, max_tokens)
         self._engine.session.reset()
         for place, (role, _) in enumerate(messages):
-            if role == "user":
+            if role == "user" and place >= first:
                 turn = messages[: place + 1]
                 limit = self._limits.get(messages[: place + 2], max_tokens)
                 run = self._run(self._prompt(turn), SamplingParams(max_tokens=limit), fresh=False)

@@ -34,6 +34,8 @@ TEXTS = Path(__file__).with_name("texts")
 WARM_UP = 1 / 3
 SAMPLE_S = 0.5
 TRIALS = 7
+# Two processes of the same engine differ by some percent from start to start, so speed is compared over several.
+STARTS, ROUNDS = 6, 4
 SEED = 6
 # What the project promises.
 MOST_GROWTH, MOST_CANCEL_S, LEAST_SPEED_UP, MOST_OVERHEAD = 0.05, 0.2, 5.0, 0.03
@@ -98,7 +100,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         checks = [afterwards(server), memory_check(samples)]
         _say("a server at rest: leaving, second turns, speed")
         with load(options.model, threads=options.threads) as engine:
-            checks += probes(server, engine, text, options.new_tokens)
+            checks += probes(server, engine, text)
             restarts = server.metric("bmqwen_engine_restarts_total")
             log = server.log
             code = server.stop()
@@ -114,6 +116,8 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             )
             _say(f"{len(traffic.exchanges)} requests to compare with runs of their own")
             checks = answer_checks(traffic.exchanges, FreshRuns(engine)) + checks
+    _say(f"tokens/s of the server and of a bare engine, {STARTS} starts of both")
+    checks.append(overhead_check(options, served))
     lines = [f"`{command}`", "", f"{options.clients} clients, {options.seconds:g} s; {machine.text()}", ""]
     lines += ["| | wanted | seen | |", "|---|---|---|---|"]
     lines += [f"| {c.name} | {c.wanted} | {c.seen} | {'yes' if c.good else 'NO'} |" for c in checks]
@@ -186,19 +190,37 @@ def memory_growth(samples: Sequence[Sample]) -> tuple[float, int, int]:
     return statistics.median(last_part) / before - 1, min(totals), max(totals)
 
 
-def probes(server: ServedModel, engine: Engine, text: str, new_tokens: int) -> list[Check]:
-    """How soon the engine is free, and how fast answers are."""
+def overhead_check(options: argparse.Namespace, served: Sequence[str]) -> Check:
+    """What the server costs: the median loss of several starts of a server and of a bare engine."""
+    speeds = []
+    for _ in range(STARTS):
+        with (
+            ServedModel(options.model, served) as server,
+            load(options.model, threads=options.threads) as engine,
+        ):
+            speeds.append(overhead(server, engine, ROUNDS, options.new_tokens))
+    losses = sorted(1 - loud / bare for bare, loud in speeds)
+    loss = statistics.median(losses)
+    bare, loud = (statistics.median(column) for column in zip(*speeds, strict=True))
+    return Check(
+        "tokens/s lost to the server",
+        f"below {MOST_OVERHEAD:.0%}",
+        f"{loss:.1%} ({losses[0]:.1%} to {losses[-1]:.1%}; {bare:.1f} bare, {loud:.1f} served)",
+        loss < MOST_OVERHEAD,
+    )
+
+
+def probes(server: ServedModel, engine: Engine, text: str) -> list[Check]:
+    """How soon the engine is free, and how much sooner a second turn begins."""
     long_text = text * 3
     answering = max(
-        seconds_to_free(server, f"{STORY} Title: {n}.", pieces=3 + n, stay_s=0.05) for n in range(TRIALS)
+        seconds_to_free(server, f"{STORY} Title: {n}.", pieces=2, stay_s=0.03 * n) for n in range(TRIALS)
     )
     reading = max(
         seconds_to_free(server, f"{n}. {long_text}", pieces=1, stay_s=0.1 * n + 0.05) for n in range(TRIALS)
     )
     talks = [turns(server, f"{n}. {passage(engine, text, 400)}") for n in range(TRIALS)]
     first, second = (statistics.median(column) for column in zip(*talks, strict=True))
-    bare, served = overhead(server, engine, TRIALS, new_tokens)
-    loss = 1 - served / bare
     limit = f"at most {MOST_CANCEL_S * 1e3:.0f} ms"
     return [
         Check(
@@ -210,12 +232,6 @@ def probes(server: ServedModel, engine: Engine, text: str, new_tokens: int) -> l
             f"{LEAST_SPEED_UP:g} times as fast as of the first",
             f"{first / second:.1f} times ({_ms(first)}, {_ms(second)})",
             first / second >= LEAST_SPEED_UP,
-        ),
-        Check(
-            "tokens/s lost to the server",
-            f"below {MOST_OVERHEAD:.0%}",
-            f"{loss:.1%} ({bare:.2f} bare, {served:.2f} served)",
-            loss < MOST_OVERHEAD,
         ),
     ]
 
@@ -267,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of kept conversations, which must be full early (default: 128)",
     )
     parser.add_argument("--threads", type=int, help="of each engine (default: all cores)")
-    parser.add_argument("--new-tokens", type=int, default=128, help="of timed answers (default: 128)")
+    parser.add_argument("--new-tokens", type=int, default=256, help="of timed answers (default: 256)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="write what the server printed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
