@@ -28,7 +28,8 @@ PLAIN = ("--threads", "1", "--temperature", "0")
 EXPECTED = "Failed to load resource: "
 
 
-@pytest.fixture(scope="session")
+# A module long at most: while Playwright lives, its event loop is this thread's running one, and no other can start.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium of this machine."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
