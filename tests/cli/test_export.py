@@ -109,6 +109,7 @@ def test_ctrl_c_stops_a_conversion_and_leaves_nothing(environment: dict[str, str
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
+    assert stderr.endswith("bmqwen: interrupted\n")
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
 
 

@@ -7,6 +7,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bmqwen.cli import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
 from bmqwen.cli import compile as compile_command
@@ -28,8 +29,25 @@ _PLAIN_WORDS = (
     (r"Got unexpected extra argument\(s\) \((.*)\)", r"there is no place for \1 here"),
 )
 
+
+
+class _Interrupted(Exception):  # noqa: N818 - a key press, not an error
+    """Ctrl-C ended a command."""
+
+
+class _Commands(TyperGroup):
+    """Typer's own group would leave with 130 and without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as press:
+            raise _Interrupted from press
+
+
 app = typer.Typer(
     name="bmqwen",
+    cls=_Commands,
     help="Qwen chat models on SOPHON BM1684X: from the checkpoint to an answer, on the chip or this machine's CPU.",
     invoke_without_command=True,
     add_completion=True,
@@ -90,7 +108,7 @@ def run(arguments: list[str]) -> int:
     except BmqwenError as error:
         _say(f"bmqwen: {error}")
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         _say("bmqwen: interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:
