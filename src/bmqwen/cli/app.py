@@ -30,7 +30,6 @@ _PLAIN_WORDS = (
 )
 
 
-
 class _Interrupted(Exception):  # noqa: N818 - a key press, not an error
     """Ctrl-C ended a command."""
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.bundle import Bundle
-from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
+from bmqwen.errors import DeviceError
 from bmqwen.runtime.base import (
     HostOutput,
     SavedCache,
@@ -18,8 +18,8 @@ from bmqwen.runtime.base import (
 )
 from bmqwen.runtime.bmodel.counters import Counters
 from bmqwen.runtime.bmodel.layer import LayerOpener
+from bmqwen.runtime.bmodel.loaded_bmodel import LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
-from bmqwen.runtime.bmodel.step_runtime import device_bytes
 
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
 # tokens than that are cheaper read together with all that the cache holds already.
@@ -47,12 +47,12 @@ class PublishedOutput:
         return self._runtime.current(self._serial).logits()
 
 
-class PublishedRuntime:
+class PublishedRuntime(LoadedBmodel):
     """A `bmqwen.runtime.base.Runtime` of a bundle whose details have the layout "sophon-demo"."""
 
     def __init__(self, bundle: Bundle, open_layer: LayerOpener, *, context_length: int | None = None) -> None:
         """Load the bundle; arguments and errors are those of `StepRuntime`."""
-        self._layer = open_layer(bundle.bmodel, device_bytes(bundle))
+        super().__init__(bundle, open_layer)
         try:
             self._nets = PublishedNets(self._layer, bundle.config)
             self._context_length = chosen_context(context_length, self._nets.context, "the bundle's")
@@ -61,43 +61,11 @@ class PublishedRuntime:
             raise
         self._vocab_size = bundle.config.vocab_size
         self._tokens: list[int] = []
-        self._serial = 0
-        self._interrupted = False
-
-    @property
-    def name(self) -> str:
-        """Chip, device, and the library that opened it."""
-        return f"{self._layer.chip}, {self._layer}, {self._layer.library}"
-
-    @property
-    def chip(self) -> str:
-        """The chip's name."""
-        return self._layer.chip
-
-    @property
-    def library(self) -> str:
-        """What opened the device, for people."""
-        return self._layer.library
 
     @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
         return replace(self._nets.counters)
-
-    @property
-    def memory_used(self) -> int | None:
-        """Bytes of device memory in use, by whomever; None when the device does not tell."""
-        return self._layer.memory_used()
-
-    @property
-    def vocab_size(self) -> int:
-        """Width of a row of logits."""
-        return self._vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens that the cache can hold."""
-        return self._context_length
 
     @property
     def position(self) -> int:
@@ -113,8 +81,7 @@ class PublishedRuntime:
         check_feed(self, tokens)
         before, count, nets = len(self._tokens), len(tokens), self._nets
         total = before + count
-        self._serial += 1
-        self._interrupted = False
+        self._begin_feed()
         rows = []
         if _together(before, count):
             nets.run_prompt([*self._tokens, *tokens])
@@ -124,8 +91,7 @@ class PublishedRuntime:
                     rows.append(nets.logits()[0])
         else:
             for i, token in enumerate(tokens):
-                if self._interrupted:
-                    raise FeedInterruptedError("reading was interrupted")
+                self._check_interrupt()
                 nets.run_token(token, before + i)
                 if every_row or i == count - 1:
                     nets.run_head(0)
@@ -157,13 +123,8 @@ class PublishedRuntime:
 
     def current(self, serial: int) -> PublishedNets:
         """The nets, while they still hold the results of the feed with that number."""
-        if serial != self._serial:
-            raise InputError("this output is no longer there: more tokens were fed since")
+        self._check_current(serial)
         return self._nets
-
-    def close(self) -> None:
-        """Free everything. May be called twice."""
-        self._layer.close()
 
 
 def _together(position: int, count: int) -> bool:

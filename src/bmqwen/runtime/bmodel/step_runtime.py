@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.bundle import EMBEDDING_FILE, Bundle
-from bmqwen.errors import BundleError, DeviceError, FeedInterruptedError, InputError
+from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.base import (
     HostOutput,
     SavedCache,
@@ -18,6 +18,7 @@ from bmqwen.runtime.base import (
 )
 from bmqwen.runtime.bmodel.counters import Counters
 from bmqwen.runtime.bmodel.layer import LayerOpener
+from bmqwen.runtime.bmodel.loaded_bmodel import LoadedBmodel
 from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.runtime.embedding import EmbeddingTable
 from bmqwen.steps import StepNets, StepShape
@@ -53,7 +54,7 @@ class StepOutput:
         return self._runtime.read_logits(self._shape, self._serial)
 
 
-class StepRuntime:
+class StepRuntime(LoadedBmodel):
     """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process."""
 
     def __init__(self, bundle: Bundle, open_layer: LayerOpener, *, context_length: int | None = None) -> None:
@@ -75,49 +76,19 @@ class StepRuntime:
         config = bundle.config
         table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._embedding = table
-        self._layer = open_layer(bundle.bmodel, device_bytes(bundle))
+        super().__init__(bundle, open_layer)
         try:
             self._stages = StepStages(self._layer, nets, config)
         except BaseException:
             self._layer.close()
             raise
-        self._position = self._serial = 0
-        self._interrupted = False
-
-    @property
-    def name(self) -> str:
-        """Chip, device, and the library that opened it."""
-        return f"{self._layer.chip}, {self._layer}, {self._layer.library}"
-
-    @property
-    def chip(self) -> str:
-        """The chip's name."""
-        return self._layer.chip
-
-    @property
-    def library(self) -> str:
-        """What opened the device, for people."""
-        return self._layer.library
+        self._vocab_size = self._stages.vocab_size
+        self._position = 0
 
     @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
         return replace(self._stages.counters)
-
-    @property
-    def memory_used(self) -> int | None:
-        """Bytes of device memory in use, by whomever; None when the device does not tell."""
-        return self._layer.memory_used()
-
-    @property
-    def vocab_size(self) -> int:
-        """Width of a row of logits."""
-        return self._stages.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens that the cache can hold."""
-        return self._context_length
 
     @property
     def position(self) -> int:
@@ -132,14 +103,12 @@ class StepRuntime:
         """Append tokens: as few launches as pay, or one a token with `every_row`."""
         count = len(tokens)
         check_feed(self, tokens)
-        self._serial += 1
-        self._interrupted = False
+        self._begin_feed()
         if every_row:
             return self._feed_rows(tokens)
         position, done = self._position, 0
         for shape, used in self._nets.plan(position, count):
-            if self._interrupted:
-                raise FeedInterruptedError("reading was interrupted")
+            self._check_interrupt()
             rows = self._embedding.rows(tokens[done : done + used])
             self._stages.launch(shape, position + done, rows)
             done += used
@@ -162,10 +131,6 @@ class StepRuntime:
         self._position = 0
         self._stages.write_bits(0, saved.rows[:, :position])
         self._position = position
-
-    def interrupt(self) -> None:
-        """End a feed between two launches."""
-        self._interrupted = True
 
     def read_token_id(self, shape: StepShape, serial: int) -> int:
         """The device's own choice of the feed with that number."""
@@ -197,13 +162,10 @@ class StepRuntime:
         token, logits = self._stages.token_id(shape), self._stages.logits(shape)[0]
         return StageResult(token, logits, self._stages.read_cache(position, count))
 
-    def close(self) -> None:
-        """Free everything. May be called twice."""
-        self._layer.close()
-
     def _feed_rows(self, tokens: Sequence[int]) -> HostOutput:
         rows = np.empty((len(tokens), self.vocab_size), np.float32)
         for i, token in enumerate(tokens):
+            self._check_interrupt()
             shape = self._nets.shape(1, self._position + i)
             if shape is None:
                 raise BundleError(f"the bundle has no net for one token after {self._position + i}")
@@ -211,13 +173,3 @@ class StepRuntime:
             rows[i] = self._stages.logits(shape)[0]
         self._position += len(tokens)
         return HostOutput(rows)
-
-    def _check_current(self, serial: int) -> None:
-        if serial != self._serial:
-            raise InputError("this output is no longer there: more tokens were fed since")
-
-
-def device_bytes(bundle: Bundle) -> int:
-    """Device memory that a bundle takes: as its manifest says, else as large as its bmodel; in bytes."""
-    stated = bundle.details.get("device_bytes")
-    return stated if isinstance(stated, int) and stated > 0 else bundle.bmodel.stat().st_size

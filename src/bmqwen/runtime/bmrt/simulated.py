@@ -11,9 +11,10 @@ from bmqwen.bundle import Bundle
 from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
 from bmqwen.runtime.bmodel.counters import Counters
+from bmqwen.runtime.bmodel.loaded_bmodel import device_bytes
 from bmqwen.runtime.bmodel.opening import open_bmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
-from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, device_bytes
+from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
 from bmqwen.steps import StepShape
