@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from filelock import FileLock, Timeout
-
 from bmqwen.cache import cache_folder
 from bmqwen.compiler.joined_nets import FinishedStage, JoinedNets, link_or_copy
 from bmqwen.compiler.profile import read_profile
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import LOG, CompiledNet
+from bmqwen.compiler.work_lock import work_lock
 from bmqwen.steps import StepShape
 from bmqwen.storage import file_sha256, storage_errors, write_file
 
@@ -49,34 +48,28 @@ class WorkFolder:
             note: told when the folder has to be waited for.
         """
         self.path = cache_folder("compile") / key
-        self._lock = FileLock(self.path.with_name(f"{key}.lock"))
+        self._held = contextlib.ExitStack()
         self._texts = dict(texts)
         self._note = note
         self._joining = threading.Lock()
 
     def __enter__(self) -> "WorkFolder":
-        with storage_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                self._note("another process compiles the same model: waiting for it")
-                self._lock.acquire()
-            try:
+        with contextlib.ExitStack() as held:
+            waits = "another process compiles the same model: waiting for it"
+            held.enter_context(work_lock(self.path, lambda: self._note(waits)))
+            with storage_errors(self.path):
                 self.path.mkdir(exist_ok=True)
                 end_orphans(self.path)
                 self._joined = JoinedNets(self.path)
                 if any(stage.identity != self._identity(s) for s, stage in self._joined.stages.items()):
                     self._joined.clear()
-            except BaseException:
-                self._lock.release()
-                raise
+            self._held = held.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        self._held.close()
 
     @property
     def weights(self) -> Path:

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from bmqwen.cache import cache_folder
 from bmqwen.compiler.joined_nets import link_or_copy
 from bmqwen.compiler.profile import Profile, read_profile
@@ -19,6 +17,7 @@ from bmqwen.compiler.timeline import Command, Timeline, read_timeline
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net
 from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans
+from bmqwen.compiler.work_lock import work_lock
 from bmqwen.errors import CompileError
 from bmqwen.storage import storage_errors, write_file
 
@@ -70,7 +69,6 @@ class NetStore:
         self.folder = cache_folder("estimate")
         self._work = self.folder / f"work-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         self._weights = self._work / WEIGHTS
-        self._lock = FileLock(f"{self._work}.lock")
 
     def find(self, net: Net) -> NetTiming | None:
         """The timing of a net that was compiled before."""
@@ -85,28 +83,22 @@ class NetStore:
     @contextmanager
     def working(self, write_weights: Callable[[Path], None]) -> Iterator[None]:
         """The folder for compilations, with the weights that `write_weights` puts there; gone afterwards."""
-        with storage_errors(self._work):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            self._note("another process compiles the same nets: waiting for it")
-            self._lock.acquire()
-        try:
-            end_orphans(self._work)
-            shutil.rmtree(self._work, ignore_errors=True)
-            with storage_errors(self._work):
-                self._work.mkdir()
-            write_weights(self._weights)
-            yield
-        except KeyboardInterrupt:
-            self._note(
-                f"the nets timed so far are kept in {self.folder}: the same command goes on from there"
-            )
-            raise
-        finally:
-            shutil.rmtree(self._work, ignore_errors=True)
-            self._lock.release()
+        waits = "another process compiles the same nets: waiting for it"
+        with work_lock(self._work, lambda: self._note(waits)):
+            try:
+                end_orphans(self._work)
+                shutil.rmtree(self._work, ignore_errors=True)
+                with storage_errors(self._work):
+                    self._work.mkdir()
+                write_weights(self._weights)
+                yield
+            except KeyboardInterrupt:
+                self._note(
+                    f"the nets timed so far are kept in {self.folder}: the same command goes on from there"
+                )
+                raise
+            finally:
+                shutil.rmtree(self._work, ignore_errors=True)
 
     def compile(self, name: str, net: Net, cancelled: threading.Event) -> NetTiming:
         """Compile a net in a folder called `name`, unless it is known. Only while `working`.
