@@ -10,7 +10,7 @@ from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".gguf", ".bin", ".bmodel")
+LARGE = (".safetensors", ".gguf", ".bin", ".bmodel", ".whl")
 
 
 class HubServer:

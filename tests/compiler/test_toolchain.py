@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.compiler.toolchain import NEEDED, WHEEL_BYTES, _steps, check_host, is_wanted, open_toolchain
+from bmqwen.compiler.toolchain import NEEDED, check_host, is_wanted, open_toolchain
+from bmqwen.compiler.toolchain_fetch import WHEEL_BYTES, steps
 from bmqwen.compiler.wheel_archive import WheelArchive, unpack
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError, StorageError
+from index_server import IndexServer, use_only
 
 STARTS = "#!/bin/sh\necho version\n"
 FOREIGN = "tpu_mlir/lib/third_party/libc.so.6"
@@ -71,6 +73,58 @@ def test_fetches_once_and_leaves_the_foreign_c_library_out(tmp_path: Path, cache
     assert len(said) == 2
 
 
+def test_an_interrupted_download_goes_on_inside_of_the_wheel(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = make_wheel(tmp_path / "wheels")
+    (path,) = (tmp_path / "wheels").iterdir()
+    content = path.read_bytes()
+    kept = cache / "toolchain/1.30.2.partial"
+    kept.mkdir(parents=True)
+    (kept / f"{path.name}.part").write_bytes(content[:1000])
+    with IndexServer({path.name: content}) as index:
+        use_only(index.url, monkeypatch)
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("bmqwen.compiler.toolchain_fetch.unpack", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                open_toolchain(wheel=wheel)
+        assert [left.name for left in kept.iterdir()] == [path.name]
+        # Nothing has to be fetched again for unpacking it.
+        assert open_toolchain(wheel=wheel).version == "1.30.2"
+        assert index.starts(path.name) == [1000]
+    assert not kept.exists()
+
+
+def test_a_wheel_with_another_hash_is_not_kept(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path / "wheels")
+    (path,) = (tmp_path / "wheels").iterdir()
+    with IndexServer({path.name: path.read_bytes()}) as index:
+        use_only(index.url, monkeypatch)
+        with pytest.raises(
+            DownloadError, match=r"tpu_mlir-1\.30\.2-py3-none-any\.whl from the package index .*checksum"
+        ):
+            open_toolchain(wheel=WheelArchive("tpu_mlir", "1.30.2", "0" * 64))
+    assert [p.name for p in (cache / "toolchain").iterdir() if not p.name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize("name", ["BMQWEN_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    wheel = make_wheel(tmp_path / "wheels")
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(DownloadError, match=r"compiler is not in the cache .*offline mode is on"):
+        open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+    monkeypatch.delenv(name)
+    open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+    monkeypatch.setenv(name, "1")
+    open_toolchain(wheel=wheel)
+
+
 def test_environment_has_what_the_kernel_compiler_reads(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels")
     found = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
@@ -109,7 +163,7 @@ def test_missing_wheel_is_one_sentence(tmp_path: Path) -> None:
 
 def test_download_is_told_in_a_few_lines() -> None:
     said: list[str] = []
-    advance = _steps(said.append)
+    advance = steps(said.append)
     for done in range(0, WHEEL_BYTES + 1, 1 << 20):
         advance(done)
     assert len(said) == 4
@@ -120,7 +174,7 @@ def test_wheel_without_a_needed_file_leaves_nothing(tmp_path: Path, cache: Path)
     wheel = make_wheel(tmp_path / "wheels", without="lib/libppl_host.so")
     with pytest.raises(MissingDependencyError, match=r"lacks lib/libppl_host\.so"):
         open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
-    assert not (cache / "toolchain/1.30.2").exists()
+    assert [p.name for p in (cache / "toolchain").iterdir() if not p.name.endswith(".lock")] == []
 
 
 def test_damaged_archive(tmp_path: Path) -> None:

@@ -2,17 +2,15 @@
 
 import shutil
 import sys
-import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from bmqwen.bmodel.header import check_bmodel
 from bmqwen.checkpoint.catalog import SOPHGO, Model
 from bmqwen.checkpoint.listing import Release, RemoteFile, UnreachableError
 from bmqwen.checkpoint.sophgo_servers import CONNECT_SECONDS, PACKAGE, Server, known_servers, reachable
-from bmqwen.checkpoint.transfer import Body, download
+from bmqwen.checkpoint.transfer import download
 from bmqwen.checkpoint.watched_program import Program, run_watched
 from bmqwen.errors import BundleError, DownloadError, InputError, StorageError
 from bmqwen.progress import Progress, Report
@@ -22,9 +20,7 @@ ACCOUNT = "open@sophgo.com"
 TOKENIZER = "sophon-demo/Qwen1_5/token_config.zip"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _LARGEST_MEMBER = 64 << 20
-_READ_TIMEOUT = 20.0
 _STALL_SECONDS = 120.0
-_BLOCK = 1 << 20
 
 
 class Sophgo:
@@ -61,7 +57,7 @@ class Sophgo:
             )
         repo, size = model.repos[SOPHGO], 0
         for server in answering:
-            found = server.size(f"{repo}/{model.file}", patience)
+            found = server.file(f"{repo}/{model.file}").size(min(patience, CONNECT_SECONDS))
             if found is not None:
                 self._web, size = server, found
                 break
@@ -93,7 +89,7 @@ class Sophgo:
         archive = target.parent / Path(TOKENIZER).name
         if not archive.is_file():
             part = archive.with_name(f"{archive.name}.part")
-            size = self._web.size(TOKENIZER, _READ_TIMEOUT) if self._web else None
+            size = self._web.file(TOKENIZER).size(CONNECT_SECONDS) if self._web else None
             self._get(TOKENIZER, size or 0, part, report)
             part.replace(archive)
         try:
@@ -115,15 +111,8 @@ class Sophgo:
         if self._web is None or not size:
             self._by_dfss(path, target, report)
             return
-        server = self._web
-
-        @contextmanager
-        def open_at(start: int) -> Iterator[Body]:
-            request = server.request(path, **({"Range": f"bytes={start}-"} if start else {}))
-            with urllib.request.urlopen(request, timeout=_READ_TIMEOUT) as answer:
-                yield Body(start if answer.status == 206 else 0, iter(lambda: answer.read1(_BLOCK), b""))
-
-        download(open_at, RemoteFile(target.name.removesuffix(".part"), size), target, report, self.title)
+        remote = RemoteFile(target.name.removesuffix(".part"), size)
+        download(self._web.file(path).open_at, remote, target, report, self.title)
 
     def _by_dfss(self, path: str, target: Path, report: Report) -> None:
         """Through the publisher's program, which begins every file anew."""

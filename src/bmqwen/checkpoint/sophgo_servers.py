@@ -1,12 +1,10 @@
 """The publisher's servers, as its download program knows them: which answer, and which speak HTTP."""
 
 import base64
-import http.client
 import importlib.util
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.checkpoint.json_file import read_json_object
+from bmqwen.checkpoint.web_file import WebFile
 from bmqwen.errors import CheckpointError, MissingDependencyError
 
 PACKAGE = "dfss"
@@ -30,22 +29,10 @@ class Server:
     user: str
     password: str
 
-    def request(self, path: str, **headers: str) -> urllib.request.Request:
-        """For a file over HTTP."""
+    def file(self, path: str) -> WebFile:
+        """A file of it, over HTTP, which not every server speaks."""
         login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-        url = f"http://{self.host}:{self.port}/{path}"
-        return urllib.request.Request(url, headers={"Authorization": f"Basic {login}", **headers})
-
-    def size(self, path: str, patience: float) -> int | None:
-        """Bytes of a file over HTTP; None where the server does not speak it or does not have the file."""
-        request = self.request(path)
-        request.method = "HEAD"
-        try:
-            with urllib.request.urlopen(request, timeout=min(patience, CONNECT_SECONDS)) as answer:
-                return int(answer.headers.get("Content-Length") or 0) or None
-        # An SSH server answers with what is no HTTP, and a gateway that stands between with errors of its own.
-        except (OSError, http.client.HTTPException, ValueError):
-            return None
+        return WebFile(f"http://{self.host}:{self.port}/{path}", {"Authorization": f"Basic {login}"})
 
 
 def known_servers() -> list[Server]:

