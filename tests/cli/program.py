@@ -1,10 +1,14 @@
 """What tests of the program ask of its processes."""
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Callable
 from typing import Any
+
+# The editor begins each prompt with it (bracketed paste); ">>>" itself may be painted several times.
+PROMPT = re.escape("\x1b[?2004h")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -9,14 +9,12 @@ from typing import Any
 
 import pexpect
 import pytest
-from program import heed_ctrl_c
+from program import PROMPT, heed_ctrl_c
 
 from talker import SAYS
 
 ENTER, CTRL_C, CTRL_D, CTRL_J, UP, TAB = "\r", "\x03", "\x04", "\n", "\x1b[A", "\t"
 ALT_ENTER = "\x1b\r"
-# The editor begins each prompt with it (bracketed paste); ">>>" itself may be painted several times.
-PROMPT = re.escape("\x1b[?2004h")
 DONE = r"\d+ out"
 
 Start = Callable[..., Any]

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ class Echo:
         libc.puts(b"[0] chatter")
         libc.puts(b"FATAL: alloc failed")
         libc.abort()
+
+    def stop(self) -> None:
+        """Hear nothing any more."""
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     def wait(self, seconds: float) -> int:
         """The process id, later."""

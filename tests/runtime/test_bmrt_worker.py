@@ -81,6 +81,24 @@ def test_interrupted_call_does_not_answer_the_next_one(worker: Worker) -> None:
     assert worker.call("wait", 0) == pid
 
 
+def test_a_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bmqwen.runtime.bmrt.worker.STOP_SECONDS", 100_000.0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Worker("bmrt_probe:echo", {}, what="the simulator") as worker:
+            pid = worker.call("wait", 0)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                worker.call("stop")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not _runs(pid)
+
+
 def test_worker_ends_with_a_killed_program() -> None:
     program = (
         "import sys, time\n"

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from bmqwen.cli.ctrl_c import left_by_ctrl_c
 from bmqwen.cli.options import EngineName
 from bmqwen.cli.output import progress_bar
 
@@ -23,7 +24,7 @@ def load_shown(
     """Load MODEL; download, conversion and loading are shown on stderr. Raises what `bmqwen.engine.load` raises."""
     from bmqwen.engine import load
 
-    with progress_bar() as bar:
+    with left_by_ctrl_c(), progress_bar() as bar:
         return load(
             model,
             engine,

@@ -11,6 +11,7 @@ import typer
 from bmqwen.cli import commands, entry, settings
 from bmqwen.cli.answer import drop_note
 from bmqwen.cli.commands import is_script
+from bmqwen.cli.ctrl_c import Insisted
 from bmqwen.cli.entry import Entry
 from bmqwen.cli.line_source import Interrupted, LineSource, PlainTerminal, Script
 from bmqwen.cli.stream_view import Ask, print_end, stats_line, stream
@@ -91,8 +92,8 @@ class Repl:
                     return code
                 note("Ctrl-C again or Ctrl-D leaves")
                 continue
-            except KeyboardInterrupt:
-                if scripted:
+            except KeyboardInterrupt as press:
+                if scripted or isinstance(press, Insisted):
                     raise
                 note("stopped")
             except EOFError:

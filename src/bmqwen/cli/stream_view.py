@@ -1,12 +1,10 @@
 """An answer on the screen: shown as it comes, stopped by Ctrl-C, followed by its numbers."""
 
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from types import FrameType
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Protocol
 
+from bmqwen.cli.ctrl_c import stopped_by_ctrl_c
 from bmqwen.cli.terminal import STDERR, note, put
 from bmqwen.generate.params import Completion, Piece, Usage
 from bmqwen.words import counted, speed_text
@@ -27,8 +25,8 @@ class Ask(Protocol):
 def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
     """Ask, and show the answer as it comes, with a newline at its end.
 
-    Ctrl-C ends it after the current step: finish_reason is then "cancelled". A second Ctrl-C raises
-    KeyboardInterrupt. Raises what the question raises, and what `show` raises.
+    Ctrl-C ends it after the current step: finish_reason is then "cancelled". A second Ctrl-C raises Insisted.
+    Raises what the question raises, and what `show` raises.
     """
     last = ""
     reading = _Reading()
@@ -50,32 +48,6 @@ def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
         reading.close()
         if last and not last.endswith("\n"):
             show("\n")
-
-
-@contextmanager
-def stopped_by_ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag, so that nothing is torn in the middle; the second interrupts."""
-    pressed = 0
-
-    def press(_number: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed += 1
-        if pressed > 1:
-            raise KeyboardInterrupt
-
-    def is_pressed() -> bool:
-        return pressed > 0
-
-    before = signal.getsignal(signal.SIGINT)
-    # A background job ignores Ctrl-C, and only the main thread may say otherwise.
-    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
-        yield is_pressed
-        return
-    signal.signal(signal.SIGINT, press)
-    try:
-        yield is_pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def stats_line(usage: Usage) -> str:

@@ -6,6 +6,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -13,6 +14,11 @@ from rich.text import Text
 from bmqwen.errors import InputError, StorageError
 
 STDERR = Console(stderr=True, highlight=False)
+
+_SHOW_CURSOR = b"\x1b[?25h"
+
+# The terminal's own mode, while `held_keys` has changed it.
+_own_modes: list[list[Any]] = []
 
 # Control characters but tab and newline: a model's answer must not be able to steer the terminal.
 _UNSAFE = dict.fromkeys(code for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10))
@@ -39,15 +45,27 @@ def held_keys() -> Iterator[None]:
         yield
         return
     handle = sys.stdin.fileno()
-    before = termios.tcgetattr(handle)
-    mode = list(before)
+    mode = termios.tcgetattr(handle)
+    _own_modes.append(list(mode))
     mode[0] &= ~termios.ICRNL  # Enter stays apart from Ctrl-J
     mode[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(handle, termios.TCSANOW, mode)
     try:
         yield
     finally:
-        termios.tcsetattr(handle, termios.TCSANOW, before)
+        _restore_mode()
+
+
+def _restore_mode() -> None:
+    while _own_modes:
+        termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, _own_modes.pop())
+
+
+def restore_terminal() -> None:
+    """Undo what `held_keys` and a bar did to the terminal, before the program leaves at once. For any thread."""
+    _restore_mode()
+    if STDERR.is_terminal and not STDERR.is_dumb_terminal:
+        os.write(2, _SHOW_CURSOR)
 
 
 def put(text: str) -> None:

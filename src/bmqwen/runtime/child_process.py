@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from bmqwen.errors import DeviceError
 
+# For a process to end by itself, then for one to vanish that was killed: a driver may hold it.
 STOP_SECONDS = 5.0
+KILL_SECONDS = 2.0
 PARENT_POLL_SECONDS = 1.0
 # Of what the process printed, this much of the end is looked at for a cause.
 LOG_TAIL = 1 << 16
@@ -75,18 +79,54 @@ class ChildProcess:
         self.close()
         return DeviceError(f"{self._what} ended unexpectedly (exit status {status}): {cause}")
 
-    def close(self) -> None:
-        """Close the socket, by which the process ends, and wait for that. May be called twice."""
+    def kill(self) -> None:
+        """End the process at once, and those that it started: it may hang and hear nothing. Closes nothing."""
+        if self._process is not None:
+            _kill(self._process)
+
+    def close(self, patience: float = STOP_SECONDS) -> None:
+        """Close the socket, by which the process ends, and wait for that; after `patience` seconds it is killed.
+
+        May be called twice.
+        """
         process, self._process = self._process, None
         with contextlib.suppress(OSError):
             self.socket.close()
-        if process is not None:
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if process is None:
+            return
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+        finally:
+            # Also when Ctrl-C ends the wait.
+            if process.poll() is None:
+                _kill(process)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(KILL_SECONDS)
             self._log.close()
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    # Looked for first: without their parent they are nobody's. A stopped one would not notice that it is gone.
+    started = descendants(process.pid)
+    process.kill()
+    for pid in started:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """Ids of all processes that a process started, and that those did."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # Behind the name, which may have blanks and brackets, stand state and parent.
+            parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = list(children.get(pid, ()))
+    for each in found:
+        found += children.get(each, ())
+    return found
 
 
 def watch_parent(parent: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bmqwen.errors import BmqwenError, DeviceError
 from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
-from bmqwen.runtime.child_process import ChildProcess, watch_parent
+from bmqwen.runtime.child_process import STOP_SECONDS, ChildProcess, watch_parent
 
 
 class Worker:
@@ -44,7 +44,7 @@ class Worker:
             BmqwenError: as the factory raises it.
             DeviceError: the process ended.
         """
-        self._what, self._number = what, 0
+        self._what, self._number, self._owes = what, 0, False
         self._child = ChildProcess(__name__, what=what, environment=environment)
         self._connection = Connection(self._child.socket.detach())
         try:
@@ -77,13 +77,15 @@ class Worker:
 
     def close(self) -> None:
         """End the process. May be called twice."""
-        # Losing its connection, the worker closes its object and ends.
+        # Losing its connection, the worker closes its object and ends. One whose call was interrupted would finish
+        # that first, which takes minutes, or hangs.
         with contextlib.suppress(OSError):
             self._connection.close()
-        self._child.close()
+        self._child.close(0.0 if self._owes else STOP_SECONDS)
 
     def _exchange(self, request: tuple[Any, ...]) -> Any:
         self._number += 1
+        self._owes = True
         try:
             self._connection.send((self._number, *request))
             while True:
@@ -95,6 +97,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 self._connection.close()
             raise self._child.ended() from error
+        self._owes = False
         if ok:
             return result
         if isinstance(result, BaseException):

@@ -1,0 +1,107 @@
+"""Ctrl-C in `bmqwen chat` when the engine hangs: the second one gets out, and leaves nothing behind."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from program import PROMPT, heed_ctrl_c
+
+CTRL_C = "\x03"
+PROGRAM = Path(__file__).with_name("hanging_chat.py")
+ENDS = {
+    "worker": "bmqwen: interrupted",
+    "stopped": "bmqwen: interrupted",
+    "library": "the engine did not answer",
+}
+
+
+@pytest.fixture(params=sorted(ENDS))
+def how(request: pytest.FixtureRequest) -> str:
+    """Where the engine hangs."""
+    how: str = request.param
+    return how
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Path]:
+    """Where the process that hangs says its id; it must be gone in the end."""
+    file = tmp_path / "pid"
+    yield file
+    deadline = time.monotonic() + 20
+    while _runs(int(file.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def command(how: str, told: Path, talker: Path, *options: str) -> list[str]:
+    return [str(PROGRAM), how, str(told), "chat", str(talker), *options]
+
+
+def test_the_second_ctrl_c_ends_a_question(
+    talker: Path, environment: dict[str, str], how: str, told: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, *command(how, told, talker, "-p", "hi")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=heed_ctrl_c,
+    ) as process:
+        _wait_for(told)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == b""
+    assert errors.decode().strip().splitlines()[-1].endswith(ENDS[how])
+    assert "Traceback" not in errors.decode()
+
+
+def test_the_second_ctrl_c_ends_a_conversation(
+    talker: Path, environment: dict[str, str], how: str, told: Path
+) -> None:
+    child: Any = pexpect.spawn(
+        sys.executable,
+        command(how, told, talker),
+        env=environment,
+        encoding="utf-8",
+        timeout=30,
+        preexec_fn=heed_ctrl_c,
+    )
+    try:
+        child.expect(PROMPT)
+        child.send("hi\r")
+        _wait_for(told)
+        child.send(CTRL_C)
+        time.sleep(0.1)
+        child.send(CTRL_C)
+        child.expect(ENDS[how])
+        child.expect(pexpect.EOF)
+        # The terminal is as it was: what is typed is shown.
+        assert child.getecho()
+    finally:
+        child.close(force=True)
+    assert child.exitstatus == 130
+
+
+def _wait_for(told: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (told.exists() and told.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
