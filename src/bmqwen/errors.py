@@ -102,6 +102,13 @@ class EngineLostError(DeviceError):
     code = "engine_lost"
 
 
+class EngineHungError(DeviceError):
+    """An engine did not come back from an answer that was to end, and was killed."""
+
+    http_status = 504
+    code = "engine_hung"
+
+
 class RequestError(InputError):
     """A request to the server cannot be served as it is.
 

@@ -80,6 +80,15 @@ def serve(
     stop_seconds: Annotated[
         float, typer.Option("--stop-seconds", min=0, help="How long answers may go on after Ctrl-C.")
     ] = 30.0,
+    hang_seconds: Annotated[
+        float,
+        typer.Option(
+            "--hang-seconds",
+            min=1,
+            help="How long an engine that is to end an answer may give no sign of life before it is killed and started "
+            "again; on the simulator more than a launch takes.",
+        ),
+    ] = 300.0,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -137,6 +146,7 @@ def serve(
             threads or max(1, len(os.sched_getaffinity(0)) // replicas),
             context,
             saved_bytes=cache_mb << 20,
+            hang_seconds=hang_seconds,
         )
         settings = server.ServerSettings(
             name or bundle.model,

@@ -120,6 +120,7 @@ class _State(Collector):
             "bmqwen_conversations_saved": "Conversations put away for another one.",
             "bmqwen_conversations_restored": "Conversations taken back.",
             "bmqwen_engine_restarts": "Times that the engine had to be started again.",
+            "bmqwen_engine_hangs": "Times of these that it hung and was killed.",
         }
         counters = {name: CounterMetricFamily(name, text, labels=["engine"]) for name, text in counts.items()}
         for replica in scheduler.replicas:
@@ -134,7 +135,7 @@ class _State(Collector):
             for gauge, value in zip(gauges.values(), values, strict=True):
                 if value is not None:
                     gauge.add_metric(label, float(value))
-            totals = (memory.saved, memory.restored, replica.restarts)
+            totals = (memory.saved, memory.restored, replica.restarts, replica.hangs)
             for counter, total in zip(counters.values(), totals, strict=True):
                 counter.add_metric(label, total)
         yield from gauges.values()

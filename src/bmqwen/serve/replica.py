@@ -1,4 +1,4 @@
-"""The server's side of one engine's process: starts it, talks to it, starts it again when it ends."""
+"""The server's side of one engine's process: starts it, talks to it, starts it again when it ends or hangs."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,11 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from bmqwen.errors import BmqwenError, DeviceError, EngineLostError
+from bmqwen.errors import BmqwenError, DeviceError, EngineHungError, EngineLostError
 from bmqwen.generate.prefix_store import PrefixStore
 from bmqwen.runtime.child_process import ChildProcess
 from bmqwen.serve.job import Job, Started
+from bmqwen.serve.watchdog import Watchdog
 from bmqwen.serve.wire import (
     Message,
     completion_from_wire,
@@ -35,6 +36,8 @@ class EngineOrder:
     Attributes:
         model: a bundle's folder.
         saved_bytes: host memory for saved conversations.
+        hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
+            minutes on a simulator.
     """
 
     model: str
@@ -43,6 +46,7 @@ class EngineOrder:
     context_length: int | None = None
     device: int = 0
     saved_bytes: int = 0
+    hang_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Replica:
         held: beginnings that it has cached, as far as can be told from here.
         read_rate: prompt tokens it reads in a second, as measured lately.
         restarts: how often it had to be started again.
+        hangs: how often of these because it hung.
     """
 
     def __init__(self, index: int, order: EngineOrder, listener: Listener) -> None:
@@ -102,8 +107,12 @@ class Replica:
         self.current: Job | None = None
         self.held: PrefixStore[None] = PrefixStore(1)
         self.read_rate = 200.0
-        self.served = self.restarts = 0
+        self.served = self.restarts = self.hangs = 0
         self.pid: int | None = None
+        self._child: ChildProcess | None = None
+        self._hung: EngineHungError | None = None
+        loop = asyncio.get_running_loop()
+        self._watchdog = Watchdog(order.hang_seconds, self._end_hung, loop.call_later)
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -132,13 +141,15 @@ class Replica:
         )
 
     def cancel(self, job: Job) -> None:
-        """End a job soon; it is free for others once the engine says so."""
+        """End a job soon; it is free for others once the engine says so, or was killed because it does not."""
         if self.current is job:
             self._send({"op": "cancel", "id": job.number})
+            self._watchdog.start()
 
     async def close(self) -> None:
         """End the process."""
         self.state = "closed"
+        self._watchdog.stop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -174,7 +185,7 @@ class Replica:
         child = await asyncio.to_thread(
             ChildProcess, "bmqwen.serve.engine_process", what=f"engine {self.index}"
         )
-        self.pid = child.pid
+        self.pid, self._child, self._hung = child.pid, child, None
         try:
             reader, writer = await asyncio.open_connection(sock=child.socket, limit=LINE_BYTES)
             self._writer = writer
@@ -185,9 +196,10 @@ class Replica:
                 while line := await reader.readline():
                     refused = self._hear(decode(line)) or refused
             ended: BmqwenError = await asyncio.to_thread(child.ended)
-            return refused or ended
+            return self._hung or refused or ended
         finally:
-            self.pid = None
+            self.pid = self._child = None
+            self._watchdog.stop()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
@@ -197,6 +209,7 @@ class Replica:
     def _hear(self, message: Message) -> BmqwenError | None:
         """Act on a message; the error that an engine which cannot go on reports."""
         kind, job = message["op"], self.current
+        self._watchdog.heard()
         if kind == "ready":
             self.facts = EngineFacts(message["name"], message["context_length"], message["vocab_size"])
             self.memory = EngineState(**message["state"])
@@ -221,6 +234,7 @@ class Replica:
     def _finish(self, job: Job, message: Message) -> BmqwenError | None:
         self.memory = EngineState(**message["state"])
         self.current = None
+        self._watchdog.stop()
         error = None
         if message["op"] == "done":
             completion = completion_from_wire(message)
@@ -243,13 +257,27 @@ class Replica:
         self._listener.changed(self)
         return None
 
+    def _end_hung(self) -> None:
+        """It did not come back: it is killed, and then handled like one that ended by itself."""
+        self.hangs += 1
+        self._hung = EngineHungError(
+            f"engine {self.index} was to end an answer, gave no sign of life for {self._order.hang_seconds:g} seconds "
+            "and was killed"
+        )
+        if self._child is not None:
+            self._child.kill()
+        if self._writer is not None:
+            # A driver may hold even a killed process: its end of the connection is not waited for.
+            self._writer.transport.abort()
+
     def _lose(self, error: BmqwenError) -> None:
         """The process ended: whoever it was answering is told."""
         job, self.current = self.current, None
         self.held.clear()
         if job is not None:
+            kind = EngineHungError if isinstance(error, EngineHungError) else EngineLostError
             job.tell(
-                EngineLostError(
+                kind(
                     f"the engine stopped while it was answering and is being started again; try again ({error})"
                 )
             )

@@ -105,17 +105,22 @@ class Scheduler:
         if self._queue.remove(job):
             job.state = "over"
         for replica in self.replicas:
-            replica.cancel(job)
+            if replica.current is job:
+                job.state = "over"
+                replica.cancel(job)
 
     async def drain(self, seconds: float) -> None:
-        """Take no more jobs, tell those that wait, and those that still run after `seconds`."""
+        """Take no more jobs, tell those that wait, and those that still run after `seconds`.
+
+        Answers that nobody waits for any more are not waited for: the engine of one may hang.
+        """
         self._draining = True
         for job in list(self._queue):
             self._queue.remove(job)
             job.tell(NotReadyError("the server is shutting down; try another one"))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self.running and loop.time() < end:
+        while self._awaited() and loop.time() < end:
             await asyncio.sleep(0.05)
         for replica in self.replicas:
             if (job_now := replica.current) is not None:
@@ -143,6 +148,11 @@ class Scheduler:
     def note(self, seconds: float) -> None:
         """An answer took so long: for telling others when to try again."""
         self._average += NEWEST * (seconds - self._average)
+
+    def _awaited(self) -> bool:
+        """Whether somebody waits for a running answer."""
+        jobs = [replica.current for replica in self.replicas]
+        return any(job is not None and job.state != "over" for job in jobs)
 
     def _expire(self, job: Job) -> None:
         """A job's time is up: what it said so far is its answer, as if it had reached its length."""

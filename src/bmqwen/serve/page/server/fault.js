@@ -24,6 +24,7 @@ const KIND_OF_CODE = {
   queue_full: "busy",
   rate_limit_exceeded: "busy",
   engine_lost: "restarted",
+  engine_hung: "restarted",
   device_failed: "restarted",
   not_ready: "loading",
   time_limit: "late",

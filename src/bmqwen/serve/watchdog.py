@@ -1,0 +1,54 @@
+"""Notices an engine that does not come back: one that was told to end an answer, and then is silent."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+# A server that was itself stopped for a while (Ctrl-Z, a sleeping machine) misses one part at most.
+PARTS = 10
+
+
+class Timer(Protocol):
+    """What `loop.call_later` returns."""
+
+    def cancel(self) -> None:
+        """Forget the call."""
+
+
+class Watchdog:
+    """Waits for an engine in parts of a span of time; any sign of life begins the span anew.
+
+    Silence counts, not the time that the engine takes: it may have hundreds of launches before it.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        bark: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], Timer],
+    ) -> None:
+        """`bark` is called after `seconds` of silence, once; `later` is `loop.call_later`."""
+        self._part, self._bark, self._later = seconds / PARTS, bark, later
+        self._silent = 0
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        """Begin to wait, unless it waits already."""
+        if self._timer is None:
+            self._silent = 0
+            self._timer = self._later(self._part, self._passed)
+
+    def heard(self) -> None:
+        """The engine gave a sign of life."""
+        self._silent = 0
+
+    def stop(self) -> None:
+        """The engine came back, or is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _passed(self) -> None:
+        self._silent += 1
+        self._timer = None if self._silent >= PARTS else self._later(self._part, self._passed)
+        if self._timer is None:
+            self._bark()
