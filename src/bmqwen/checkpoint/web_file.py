@@ -26,7 +26,7 @@ class WebFile:
 
     def size(self, seconds: float = READ_SECONDS) -> int | None:
         """Its bytes; None where nobody says so within `seconds`."""
-        request = urllib.request.Request(self.url, headers=dict(self.headers), method="HEAD")
+        request = self._request(method="HEAD")
         try:
             with urllib.request.urlopen(request, timeout=seconds) as answer:
                 return int(answer.headers.get("Content-Length") or 0) or None
@@ -37,7 +37,11 @@ class WebFile:
     @contextmanager
     def open_at(self, start: int) -> Iterator[Body]:
         """An answer from a position on; from the start where the server knows no ranges. Raises what urllib does."""
-        extra = {"Range": f"bytes={start}-"} if start else {}
-        request = urllib.request.Request(self.url, headers={**self.headers, **extra})
+        request = self._request(**({"Range": f"bytes={start}-"} if start else {}))
         with urllib.request.urlopen(request, timeout=READ_SECONDS) as answer:
             yield Body(start if answer.status == 206 else 0, iter(lambda: answer.read1(_BLOCK), b""))
+
+    def _request(self, method: str = "GET", **headers: str) -> urllib.request.Request:
+        # Python's own name is refused by some mirrors.
+        all_headers = {"User-Agent": "bmqwen", **self.headers, **headers}
+        return urllib.request.Request(self.url, headers=all_headers, method=method)

@@ -12,7 +12,7 @@ from bmqwen.cli.terminal import restore_terminal
 
 # For a main thread that is in a call of a library when Ctrl-C is pressed twice. A launch takes less, if it ends.
 LAST_SECONDS = 10.0
-_FAREWELL = b"\nbmqwen: interrupted; the engine did not answer\n"
+_FAREWELL = "\nbmqwen: interrupted; the engine did not answer\n"
 
 
 class Insisted(KeyboardInterrupt):
@@ -77,7 +77,7 @@ def _leave(presses: socket.socket, over: threading.Event) -> None:
             count += numbers.count(signal.SIGINT)
     if not over.wait(LAST_SECONDS):
         restore_terminal()
-        os.write(2, _FAREWELL)
+        os.write(2, _FAREWELL.encode())
         os._exit(128 + signal.SIGINT)
 
 
