@@ -12,6 +12,8 @@ import pexpect
 import pytest
 from program import PROMPT, heed_ctrl_c
 
+from processes import wait_for_end
+
 CTRL_C = "\x03"
 PROGRAM = Path(__file__).with_name("hanging_chat.py")
 ENDS = {
@@ -33,10 +35,7 @@ def told(tmp_path: Path) -> Iterator[Path]:
     """Where the process that hangs says its id; it must be gone in the end."""
     file = tmp_path / "pid"
     yield file
-    deadline = time.monotonic() + 20
-    while _runs(int(file.read_text())):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_end(int(file.read_text()))
 
 
 def command(how: str, told: Path, talker: Path, *options: str) -> list[str]:
@@ -98,10 +97,3 @@ def _wait_for(told: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(0.2)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.runtime.bmrt.worker import Worker
+from processes import runs, wait_for_end
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
                 worker.call("stop")
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert not _runs(pid)
+    assert not runs(pid)
 
 
 def test_worker_ends_with_a_killed_program() -> None:
@@ -116,14 +116,4 @@ def test_worker_ends_with_a_killed_program() -> None:
     pid = int(process.stdout.readline())
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
-    while _runs(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _runs(pid)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False
+    wait_for_end(pid)

@@ -3,18 +3,18 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from bmqwen.runtime.child_process import ChildProcess, descendants
+from processes import runs, state_of, wait_for_end
 
 
 def start(**environment: str) -> ChildProcess:
     """A child that starts one itself, and stops both, as a chip's driver might."""
     child = ChildProcess("stopped_child", what="the engine", environment=environment)
     deadline = time.monotonic() + 30
-    while [_state(pid) for pid in [child.pid, *descendants(child.pid)]] != ["T", "T"]:
+    while [state_of(pid) for pid in [child.pid, *descendants(child.pid)]] != ["T", "T"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return child
@@ -25,8 +25,8 @@ def test_killing_ends_what_a_stopped_process_started() -> None:
     (grandchild,) = descendants(child.pid)
     child.kill()
     assert "exit status -9" in str(child.ended())
-    assert not _runs(child.pid)
-    _wait_for_end(grandchild)
+    assert not runs(child.pid)
+    wait_for_end(grandchild)
     child.kill()
 
 
@@ -34,8 +34,8 @@ def test_closing_kills_what_does_not_end() -> None:
     child = start()
     (grandchild,) = descendants(child.pid)
     child.close(0.0)
-    assert not _runs(child.pid)
-    _wait_for_end(grandchild)
+    assert not runs(child.pid)
+    wait_for_end(grandchild)
     child.close()
 
 
@@ -53,8 +53,8 @@ def test_ctrl_c_while_waiting_leaves_no_process() -> None:
             child.close(600.0)
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert not _runs(child.pid)
-    _wait_for_end(grandchild)
+    assert not runs(child.pid)
+    wait_for_end(grandchild)
 
 
 def test_descendants_are_of_all_generations_and_no_others() -> None:
@@ -65,21 +65,3 @@ def test_descendants_are_of_all_generations_and_no_others() -> None:
         assert os.getpid() not in descendants(os.getpid())
     finally:
         child.close(0.0)
-
-
-def _wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + 20
-    while _runs(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def _runs(pid: int) -> bool:
-    return _state(pid) not in ("", "Z")
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""

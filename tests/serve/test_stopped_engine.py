@@ -3,12 +3,18 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from live_server import LiveServer, error_of, in_background, live_server, until
+
+from bmqwen.quant.precision import Format
+from bmqwen.runtime.child_process import descendants
+from checkpoints import Kind
+from compiled_models import CompiledModel
+from processes import wait_for_end
 
 QUESTION = {"messages": [{"role": "user", "content": "talk"}]}
 SHORT = QUESTION | {"max_tokens": 3}
@@ -134,3 +140,29 @@ def _computed(pid: int) -> float:
     """Seconds of a core that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.simulator
+def test_a_simulator_that_hangs_is_replaced(
+    compiled: Callable[[Kind, Format, int], CompiledModel], serve_folder: Path
+) -> None:
+    bundle = compiled("qwen1.5", "int4", 1).bundle
+    # Its launches take a fraction of a second, and on a busy machine not many.
+    options = ("--engine", "sim", "--hang-seconds", "20", "--max-tokens", "60")
+    with live_server(bundle.folder, *options, cache=serve_folder / "cache") as server:
+        stream = server.stream("talk")
+        next(stream)
+        next(stream)
+        (engine,) = server.engines
+        (worker,) = descendants(engine)
+        os.kill(worker, signal.SIGSTOP)
+        stream.close()  # type: ignore[attr-defined]
+        until(lambda: server.metric("bmqwen_engine_hangs_total") == 1, 60)
+        wait_for_end(engine)
+        wait_for_end(worker)
+        until(lambda: server.client.get("/health").status_code == 200, 120)
+        assert server.post("/v1/chat/completions", SHORT).status_code == 200
+        (worker,) = descendants(server.engines[0])
+        os.kill(worker, signal.SIGSTOP)
+        assert server.stop() == 0
+    wait_for_end(worker)
