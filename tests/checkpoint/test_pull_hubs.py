@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from pull_observer import Notes, left_in
-from pull_server import COMMIT, HubServer
 
 from bmqwen.checkpoint.cache import Cache
 from bmqwen.checkpoint.catalog import HUGGINGFACE, MODELSCOPE, Model, find
@@ -21,6 +20,7 @@ from bmqwen.checkpoint.listing import Release, RemoteFile, Source
 from bmqwen.checkpoint.modelscope import ModelScope
 from bmqwen.errors import DownloadError, InputError, StorageError
 from bmqwen.progress import Progress, Report
+from pull_server import COMMIT, HubServer
 
 REPO = "me/tiny"
 WEIGHTS = random.Random(1).randbytes(600_000)

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from pull_observer import Notes, left_in
-from pull_server import HubServer
 
 from bmodel_files import FakeBmodel, published_nets
 from bmqwen.checkpoint.cache import Cache
@@ -25,6 +24,7 @@ from bmqwen.checkpoint.hub import Hub
 from bmqwen.checkpoint.sophgo import Sophgo
 from bmqwen.checkpoint.sophgo_servers import Server, known_servers
 from bmqwen.errors import BmqwenError, DownloadError, InputError
+from pull_server import HubServer
 
 NAME = "qwen1.5-1.8b_int4_1dev"
 FILE = f"{NAME}.bmodel"

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from bmqwen.serve import connection
+from bmqwen.serve import connection, guard
 from bmqwen.serve.connection import Connection
+from bmqwen.serve.guard import Guard, GuardRules
 
 CHUNK = b"x" * 65536
 
@@ -70,3 +72,68 @@ def test_who_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, reads: b
             return True
 
     assert asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
+def test_who_does_not_say_what_it_wants_is_given_up(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+
+    async def scenario() -> bytes:
+        async with serving(Endless()) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            rest = await reader.read()
+            writer.close()
+            return rest
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == b""
+
+
+def test_connections_beyond_the_most_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MOST_CONNECTIONS", 2)
+
+    async def scenario() -> list[bool]:
+        async with serving(Endless()) as port:
+            pairs = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            await asyncio.sleep(0.2)
+            pairs.append(await asyncio.open_connection("127.0.0.1", port))
+            reads = [asyncio.create_task(reader.read()) for reader, _ in pairs]
+            await asyncio.wait(reads, timeout=1)
+            ended = [read.done() and read.result() == b"" for read in reads]
+            for _, writer in pairs:
+                writer.close()
+            return ended
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == [False, False, True]
+
+
+def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.2)
+    sent: list[Message] = []
+    counted: list[int] = []
+    parts = [b"{"]
+
+    async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        while (await receive()).get("more_body"):
+            pass
+
+    async def one_byte_then_nothing() -> Message:
+        if parts:
+            return {"type": "http.request", "body": parts.pop(), "more_body": True}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        headers = [(b"host", b"127.0.0.1"), (b"content-length", b"9"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+        guarded = Guard(read_all, GuardRules(), lambda _, status: counted.append(status))
+        await guarded(scope, one_byte_then_nothing, send)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error"]["code"] == "time_limit"
+    assert counted == [408]

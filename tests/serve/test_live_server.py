@@ -281,7 +281,7 @@ def test_two_engines_behind_one_queue(thinker: Path, serve_folder: Path) -> None
             assert usage["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 4
 
 
-def test_slow_requests_are_given_up(talker: Path, serve_folder: Path) -> None:
+def test_a_slow_request_holds_up_nobody(talker: Path, serve_folder: Path) -> None:
     with live_server(talker, cache=serve_folder / "cache") as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as slow:
