@@ -1,6 +1,9 @@
-"""Whether processes that tests started, or that what they started did, are still there."""
+"""Processes that tests started, or that what they started did: whether they are still there, and Ctrl-C in this one."""
 
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -23,3 +26,19 @@ def wait_for_end(pid: int, seconds: float = 20) -> None:
     while runs(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@contextmanager
+def interrupted(seconds: float = 0.2) -> Iterator[None]:
+    """Have the body, which takes longer, end in a KeyboardInterrupt."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,7 +1,6 @@
 """The worker process: answers, errors, ends, and interrupted calls."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.runtime.bmrt.worker import Worker
-from processes import runs, wait_for_end
+from processes import interrupted, runs, wait_for_end
 
 
 @pytest.fixture
@@ -66,36 +65,18 @@ def test_factory_that_fails_leaves_no_process() -> None:
 
 def test_interrupted_call_does_not_answer_the_next_one(worker: Worker) -> None:
     pid = worker.call("wait", 0)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            worker.call("wait", 1)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(KeyboardInterrupt), interrupted():
+        worker.call("wait", 1)
     assert worker.call("width") == 7
     assert worker.call("wait", 0) == pid
 
 
 def test_a_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bmqwen.runtime.bmrt.worker.STOP_SECONDS", 100_000.0)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with Worker("bmrt_probe:echo", {}, what="the simulator") as worker:
-            pid = worker.call("wait", 0)
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            with pytest.raises(KeyboardInterrupt):
-                worker.call("stop")
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with Worker("bmrt_probe:echo", {}, what="the simulator") as worker:
+        pid = worker.call("wait", 0)
+        with pytest.raises(KeyboardInterrupt), interrupted():
+            worker.call("stop")
     assert not runs(pid)
 
 

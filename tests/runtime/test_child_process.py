@@ -1,13 +1,12 @@
 """A process of its own: how it is ended when it hears nothing."""
 
 import os
-import signal
 import time
 
 import pytest
 
 from bmqwen.runtime.child_process import ChildProcess, descendants
-from processes import runs, state_of, wait_for_end
+from processes import interrupted, runs, state_of, wait_for_end
 
 
 def start(**environment: str) -> ChildProcess:
@@ -42,17 +41,8 @@ def test_closing_kills_what_does_not_end() -> None:
 def test_ctrl_c_while_waiting_leaves_no_process() -> None:
     child = start()
     (grandchild,) = descendants(child.pid)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        with pytest.raises(KeyboardInterrupt):
-            child.close(600.0)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(KeyboardInterrupt), interrupted():
+        child.close(600.0)
     assert not runs(child.pid)
     wait_for_end(grandchild)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -43,51 +43,53 @@ def fetch_toolchain(
     Raises:
         DownloadError, MissingDependencyError, StorageError: as `WheelArchive.fetch`; offline mode is on.
     """
-    cache = folder.parent
     if offline_wanted():
         raise DownloadError(
-            f"the BM1684X compiler is not in the cache {cache}, and offline mode is on: unset BMQWEN_OFFLINE and "
-            "HF_HUB_OFFLINE to download it, or name an installed one in BMQWEN_TOOLCHAIN"
+            f"the BM1684X compiler is not in the cache {folder.parent}, and offline mode is on: unset "
+            "BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it, or name an installed one in BMQWEN_TOOLCHAIN"
         )
-    with storage_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if folder.is_dir():
+            return
+        incoming = folder.with_name(f"{folder.name}.partial")
+        require_free(
+            folder.parent, WHEEL_BYTES + UNPACKED_BYTES - size_below(incoming), "the BM1684X compiler"
+        )
+        report(f"fetching the BM1684X compiler, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
+        with storage_errors(incoming):
+            incoming.mkdir(exist_ok=True)
+        try:
+            archive = wheel.fetch(incoming, steps(report), pip_options)
+            report(f"unpacking it into {folder}")
+            try:
+                with new_folder(folder) as beside:
+                    unpack(archive, beside, wanted)
+                    check(beside)
+            except (DownloadError, MissingDependencyError):
+                archive.unlink()
+                raise
+            shutil.rmtree(incoming)
+        finally:
+            with contextlib.suppress(OSError):  # gone, or with a part in it
+                incoming.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of several processes one is here at a time."""
+    with storage_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=LOCK_SECONDS)
     try:
-        with FileLock(cache / f"{folder.name}.lock", timeout=LOCK_SECONDS):
-            if not folder.is_dir():
-                _fetch(wheel, folder, wanted, check, report, pip_options)
+        lock.acquire()
     except Timeout as error:
         raise MissingDependencyError(
             "another process has been fetching the compiler for half an hour: wait for it or end it"
         ) from error
-
-
-def _fetch(
-    wheel: WheelArchive,
-    folder: Path,
-    wanted: Callable[[str], bool],
-    check: Callable[[Path], None],
-    report: Report,
-    pip_options: Sequence[str],
-) -> None:
-    incoming = folder.with_name(f"{folder.name}.partial")
-    require_free(folder.parent, WHEEL_BYTES + UNPACKED_BYTES - size_below(incoming), "the BM1684X compiler")
-    report(f"fetching the BM1684X compiler, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
-    with storage_errors(incoming):
-        incoming.mkdir(exist_ok=True)
     try:
-        archive = wheel.fetch(incoming, steps(report), pip_options)
-        report(f"unpacking it into {folder}")
-        try:
-            with new_folder(folder) as beside:
-                unpack(archive, beside, wanted)
-                check(beside)
-        except (DownloadError, MissingDependencyError):
-            archive.unlink()
-            raise
-        shutil.rmtree(incoming)
+        yield
     finally:
-        with contextlib.suppress(OSError):  # gone, or with a part in it
-            incoming.rmdir()
+        lock.release()
 
 
 def steps(report: Report) -> Callable[[int], None]:
