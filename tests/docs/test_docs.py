@@ -33,7 +33,7 @@ PAGES = [page for pair in PAIRS for page in pair]
 PROGRAM: Any = typer.main.get_command(app)
 
 # Options of other programs that the pages name.
-FOREIGN_OPTIONS = {"--merge", "--quality"}
+FOREIGN_OPTIONS = {"--merge", "--quality", "--rounds"}
 # Messages of other programs in the pages on trouble.
 FOREIGN_MESSAGES = ("ensurepip is not", "requires a different Python", "externally-managed")
 # A piece of a message in the source this long is no coincidence.
