@@ -38,6 +38,20 @@ def test_export_info_and_doing_it_again(bmqwen: Run, checkpoint: Path, tmp_path:
     assert bmqwen("export", checkpoint, "-o", bundle, "--quant", "int4", "--force").returncode == 0
 
 
+def test_what_a_checkpoint_would_take_on_the_chip(bmqwen: Run, checkpoint: Path) -> None:
+    asked = ("--quant", "int8", "--seq-len", "128")
+    said = bmqwen("info", checkpoint, *asked).stdout
+    assert "model, int8, lm_head int8, 128 tokens: needs " in said.partition("memory on the chip\n")[2]
+    memory = document(bmqwen("info", checkpoint, *asked, "--json"))["chip_memory"]
+    assert memory["context"] == 128
+    # K and V of two layers, half precision; a step's rows may lie behind the last.
+    rows = 2 * 2 * 2 * 32
+    assert 128 * rows <= memory["cache"] < 256 * rows
+    longer = document(bmqwen("info", checkpoint, "--seq-len", "256", "--json"))["chip_memory"]
+    assert longer["cache"] > memory["cache"]
+    assert longer["weights"] < memory["weights"]
+
+
 def test_places_that_cannot_be_written(bmqwen: Run, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert_refused(bmqwen("export", checkpoint, "-o", tmp_path / "mine"), "not a bundle")

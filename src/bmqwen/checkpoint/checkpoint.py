@@ -13,7 +13,7 @@ from bmqwen.checkpoint.config import ModelConfig, read_config
 from bmqwen.checkpoint.gguf_file import GgufFile, gguf_package
 from bmqwen.checkpoint.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.checkpoint.gguf_weights import GgufWeights, gguf_config
-from bmqwen.checkpoint.json_file import read_json_object
+from bmqwen.checkpoint.json_file import parse_json_object, read_json_object
 from bmqwen.checkpoint.layout import check_layout, expected_tensors
 from bmqwen.checkpoint.packed_weights import PackedWeights
 from bmqwen.checkpoint.packing import read_packing
@@ -155,7 +155,7 @@ class _Folder:
                     raise CheckpointError(f"{file.path} has {file.size:,} bytes, too many for such a file")
                 files[name] = file.read(0, file.size).tobytes()
             if name.endswith(".json"):
-                read_json_object(self._folder / name, CheckpointError, _MOST_TOKENIZER_BYTES)
+                parse_json_object(files[name], str(self._folder / name), CheckpointError)
         return files
 
     def fingerprint(self) -> list[object]:
