@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from bmqwen.progress import Progress, Report
 from pull_server import COMMIT, HubServer
 
 REPO = "me/tiny"
+NOBODY = 65534
 WEIGHTS = random.Random(1).randbytes(600_000)
 FILES = {
     "config.json": b'{"model_type": "qwen2"}',
@@ -244,14 +246,26 @@ def test_a_cache_that_cannot_be_written_is_named(server: HubServer, tmp_path: Pa
         hub_of(server, tmp_path / "file" / "cache").pull(REPO)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_cache_is_named(server: HubServer, tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Nothing is read-only for root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    yield
+    os.seteuid(user)
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_a_read_only_cache_is_named(server: HubServer) -> None:
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o500)
     try:
         with pytest.raises(StorageError, match="Permission denied"):
-            hub_of(server, tmp_path / "cache").pull(REPO)
+            hub_of(server, folder / "cache").pull(REPO)
+        assert list(folder.iterdir()) == []
     finally:
-        tmp_path.chmod(0o700)
+        folder.rmdir()
 
 
 def test_the_cache_lists_and_removes(server: HubServer, tmp_path: Path) -> None:
