@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from recorded import recorded
+from recorded import PACKAGES, recorded
 
 from bmqwen.checkpoint.published_configs import published_config
 from bmqwen.chip.libsophon import Libsophon, find_libsophon
@@ -17,6 +17,7 @@ from bmqwen.chip.troubles import (
     no_permission,
     old_libsophon,
     old_sail,
+    sail_of_other_python,
     separate_memory,
 )
 from bmqwen.cli.doctor import _lines
@@ -158,6 +159,16 @@ def test_versions_of_two_sdks(tmp_path: Path) -> None:
 def test_an_old_sail_is_a_warning(tmp_path: Path) -> None:
     result = examined("se7_old", tmp_path, BOX)
     assert has(result, old_sail("3.7.0"), "warning")
+
+
+def test_a_sail_that_this_python_cannot_load_is_a_warning(tmp_path: Path) -> None:
+    module = tmp_path / PACKAGES.lstrip("/") / "sophon" / "sail.cpython-310-aarch64-linux-gnu.so"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert "SAIL 3.10.3" in told(examined("se7", tmp_path, BOX), "ok")
+    module.rename(module.with_name("sail.cpython-38-aarch64-linux-gnu.so"))
+    trouble = sail_of_other_python("3.10.3", BOX.python)
+    assert has(examined("se7", tmp_path, BOX), trouble, "warning")
 
 
 def test_who_holds_the_memory(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """SAIL found, checked and refused in words, without a device: a module made of a few lines takes its place."""
 
+import ctypes
 import enum
 import importlib.machinery
+import resource
 import subprocess
 import sys
 import types
@@ -17,6 +19,7 @@ from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.published_bundle import open_published
 from bmqwen.runtime import tpu
 from bmqwen.runtime.bmodel.opening import open_bmodel
+from bmqwen.runtime.sail import open_files
 from bmqwen.runtime.sail.module import load_sail, sail_installed, sail_version
 from bmqwen.runtime.sail.session import SailSession
 from checkpoints import tiny_config, write_checkpoint
@@ -49,6 +52,33 @@ class Tensor:
 
     def __init__(self, *_: object) -> None:
         return None
+
+
+class Nothing(Tensor):
+    """What SAIL 3.9.0 makes where there is not enough memory."""
+
+    def is_dev_data_valid(self) -> bool:
+        """Not."""
+        return False
+
+
+class Viewless(Tensor):
+    """As in SAIL 3.9.0."""
+
+    def __init__(self, *arguments: object) -> None:
+        if isinstance(arguments[0], Tensor):
+            raise TypeError("incompatible constructor arguments")
+
+
+class Empty:
+    """An engine of a bmodel without nets."""
+
+    def __init__(self, *_: object) -> None:
+        return None
+
+    def get_graph_names(self) -> list[str]:
+        """None."""
+        return []
 
 
 class Refusing:
@@ -131,6 +161,38 @@ def test_sail_that_is_not_there_too_old_or_broken(
     with pytest.raises(MissingDependencyError, match=r"cannot be loaded \(libbmlib.*--engine tpu:bmrt"):
         load_sail()
     monkeypatch.delitem(sys.modules, "sophon")
+    (tmp_path / "sophon" / "sail.py").write_text("raise RuntimeError('numpy is too new')")
+    with pytest.raises(MissingDependencyError, match=r"cannot be loaded \(numpy is too new\)"):
+        load_sail()
+    monkeypatch.delitem(sys.modules, "sophon")
+    (tmp_path / "sophon" / "__init__.py").write_text("raise ImportError('no numpy')")
+    assert not sail_installed()
+
+
+def test_sail_that_was_built_without_its_engine(install: Callable[..., None]) -> None:
+    install(EngineLLM=None, __version__="3.10.2")
+    with pytest.raises(
+        MissingDependencyError, match=r"sophon\.sail 3\.10\.2 was built with a libsophon older than"
+    ):
+        load_sail()
+
+
+def test_sail_of_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sophon", "sophon.sail"):
+        monkeypatch.delitem(sys.modules, name)
+    place = tmp_path / "sophon_arm-3.10.2.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: sophon-arm\nVersion: 3.10.2\n")
+    (tmp_path / "sophon").mkdir()
+    (tmp_path / "sophon" / "__init__.py").touch()
+    (tmp_path / "sophon" / "sail.cpython-38-aarch64-linux-gnu.so").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not sail_installed()
+    with pytest.raises(
+        MissingDependencyError, match=r"3\.10\.2 is installed, but not for Python 3\.1\d: build"
+    ):
+        load_sail()
+    monkeypatch.delitem(sys.modules, "sophon")
 
 
 def test_version_is_shown_only_where_it_is_one(install: Callable[..., None]) -> None:
@@ -140,18 +202,23 @@ def test_version_is_shown_only_where_it_is_one(install: Callable[..., None]) -> 
     assert sail_version(load_sail()) == "3.10.2"
 
 
-def test_device_that_does_not_exist(install: Callable[..., None], bundle: Bundle) -> None:
+def test_device_that_does_not_exist(
+    install: Callable[..., None], bundle: Bundle, capfd: pytest.CaptureFixture[str]
+) -> None:
     install()
     with pytest.raises(DeviceError, match=r"there is no device 2: 2 found: .*devices 0 to 1"):
         tpu.open_on_chip(bundle, device=2)
 
     def fail() -> int:
+        ctypes.CDLL(None).puts(b"[error] bm_dev_getcount failed")
         raise RuntimeError("bm_dev_getcount failed")
 
     install(get_available_tpu_num=fail)
+    capfd.readouterr()
     with pytest.raises(DeviceError, match="there is no device 0: 0 found"):
         tpu.open_on_chip(bundle)
     assert not tpu.chip_answers()
+    assert capfd.readouterr() == ("", "[error] bm_dev_getcount failed\n" * 2)
 
 
 def test_memory_that_others_hold(install: Callable[..., None], bundle: Bundle) -> None:
@@ -160,6 +227,49 @@ def test_memory_that_others_hold(install: Callable[..., None], bundle: Bundle) -
         DeviceError, match=r"qwen1\.5-0\.5b_int4_1dev\.bmodel needs .* but device 0 has only 0 MiB free: end"
     ):
         tpu.open_on_chip(bundle)
+
+
+def test_memory_that_is_not_told_or_not_there(install: Callable[..., None], bundle: Bundle) -> None:
+    asked = []
+
+    def stat(device: int) -> list[int]:
+        asked.append(device)
+        return [8000, 100, 0]
+
+    install(EngineLLM=Empty, get_dev_stat=stat)
+    session = SailSession(bundle.bmodel, index=1)
+    assert (session.memory_used(), session.memory_used(), asked) == (100 << 20, 100 << 20, [1, 1, 1])
+    session.close()
+    # There each call leaves the device open once more, and a server asks after every answer.
+    install(EngineLLM=Empty, Tensor=Viewless, get_dev_stat=stat)
+    session = SailSession(bundle.bmodel, index=0)
+    assert (session.memory_used(), asked) == (None, [1, 1, 1, 0])
+
+    def fail(_: int) -> list[int]:
+        raise RuntimeError("bm_get_stat failed")
+
+    install(EngineLLM=Empty, get_dev_stat=fail)
+    assert SailSession(bundle.bmodel).memory_used() is None
+    install(Tensor=Nothing)
+    with pytest.raises(DeviceError, match=r"Tensor of SAIL failed on device 0: no device memory for \[2\]"):
+        SailSession(bundle.bmodel)
+
+
+def test_room_for_the_files_that_sail_keeps_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bmodel = FakeBmodel(published_nets(24)).write(tmp_path / "model.bmodel")
+    limits, made = [1024, 1 << 20], []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: made.append(both))
+    open_files.make_room(bmodel)
+    # Six tensors a block, eight a cached one, two each of both embeddings and the head.
+    assert made == [(4 * (24 * 14 + 6) + 256, 1 << 20)]
+    limits[:] = [256, 1024]
+    open_files.make_room(bmodel)
+    assert made[1:] == [(1024, 1024)]
+    for enough in ([4096, 4096], [resource.RLIM_INFINITY] * 2):
+        limits[:] = enough
+        open_files.make_room(bmodel)
+    assert len(made) == 2
 
 
 def test_dead_device_and_refused_bmodel(install: Callable[..., None], bundle: Bundle) -> None:

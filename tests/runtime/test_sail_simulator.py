@@ -1,18 +1,16 @@
 """SAIL on the simulator, by its stand-in or, where it is installed, by the real module: what the CPU says, too."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sail_stand_in import write_package
 
 from bmqwen.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import Engine, load
+from bmqwen.errors import DeviceError
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.quant.precision import Format
 from bmqwen.runtime.base import Runtime
@@ -27,9 +25,10 @@ Compile = Callable[[Kind, Format, int], CompiledModel]
 Publish = Callable[[Variant], tuple[Bundle, Path]]
 
 
-def by_sail(bundle: Bundle, simulator: Toolchain, form: str = "current") -> SimulatedRuntime:
+def by_sail(bundle: Bundle, simulator: Toolchain, form: str = "current", device: int = 0) -> SimulatedRuntime:
     """The bundle, opened by a form of SAIL."""
-    return SimulatedRuntime(bundle, simulator.simulator_folder, opener=f"sail_probe:{form}")
+    opener = f"sail_probe:{form}"
+    return SimulatedRuntime(bundle, simulator.simulator_folder, device=device, opener=opener)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def assert_as_cpu(bundle: Bundle, runtime: SimulatedRuntime, cpu: Path, length: 
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
 
 
-@pytest.mark.parametrize(("form", "length"), [("current", 12), ("early", 3)])
+@pytest.mark.parametrize(("form", "length"), [("current", 12), ("middle", 2), ("early", 3)])
 def test_step_nets_say_in_two_turns_what_the_cpu_says(
     compiled: Compile, simulator: Toolchain, form: str, length: int
 ) -> None:
@@ -91,45 +90,21 @@ def test_bfloat16_step_nets_on_a_soc(simulator: Toolchain, tmp_path: Path) -> No
         assert np.dot(row, right) / np.linalg.norm(row) / np.linalg.norm(right) >= 0.999
 
 
-def test_program_takes_a_simulator_for_a_chip_and_keeps_its_output_clean(
-    model: CompiledModel, simulator: Toolchain, tmp_path: Path
+def test_an_installed_module_takes_the_place_of_the_stand_in(
+    model: CompiledModel, simulator: Toolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = dict(os.environ)
-    if not sail_installed():
-        (tmp_path / "sophon").mkdir()
-        (tmp_path / "sophon" / "__init__.py").touch()
-        (tmp_path / "sophon" / "sail.py").write_text(
-            "import sys; from pathlib import Path\n"
-            f"sys.path.append({str(Path(__file__).parent)!r})\n"
-            "from sail_stand_in import *; from sail_stand_in import STATE\n"
-            f"STATE.folder, STATE.calls = Path({str(simulator.simulator_folder)!r}), {{}}\n"
-        )
-        environment["PYTHONPATH"] = str(tmp_path)
-    arguments = [
-        "chat",
-        str(model.bundle.folder),
-        "--engine",
-        "tpu",
-        "-p",
-        "hi",
-        "--max-tokens",
-        "4",
-        "--json",
-    ]
-    ran = subprocess.run(
-        [sys.executable, "-m", "bmqwen", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-        check=False,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    answer = json.loads(ran.stdout)
-    assert answer["engine"].startswith("simulator of a BM1684X, SAIL")
+    write_package(tmp_path, simulator.simulator_folder, "3.99.1", devices=1)
+    monkeypatch.syspath_prepend(tmp_path)
+    runtime = by_sail(model.bundle, simulator)
+    try:
+        assert runtime.name == "simulator of a BM1684X, SAIL 3.99.1"
+        token = runtime.feed([5, 6]).greedy()
+    finally:
+        runtime.close()
     with load(model.cpu.folder, engine="cpu") as cpu:
-        chat = cpu.chat(params=SamplingParams(max_tokens=4))
-        assert answer["text"] == "".join(chat.stream("hi"))
+        assert cpu.runtime.feed([5, 6]).greedy() == token
+    with pytest.raises(DeviceError, match="there is no device 1: 1 found: choose with --device, here only"):
+        by_sail(model.bundle, simulator, device=1)
 
 
 def test_a_token_is_one_launch_that_writes_its_rows_in_place(runtime: SimulatedRuntime) -> None:
@@ -170,9 +145,10 @@ def test_truncated_restored_and_every_row(runtime: SimulatedRuntime, model: Comp
     [
         (Variant(), "current"),
         (Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False), "on_soc"),
+        (Variant(), "early"),
         (Variant(), "old"),
     ],
-    ids=["io_alone, F16", "basic, BF16, no mask, fused token, SoC", "before June 2024"],
+    ids=["io_alone, F16", "basic, BF16, no mask, fused token, SoC", "3.9.0", "before June 2024"],
 )
 def test_published_layout(published: Publish, simulator: Toolchain, variant: Variant, form: str) -> None:
     bundle, cpu = published(variant)

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -106,3 +107,10 @@ class System:
             if str(found.metadata["Name"]).replace("_", "-").lower() in wanted:
                 return str(found.version)
         return None
+
+    def module_names(self, package: str) -> list[str]:
+        """Sorted names of the files of an installed Python package; none where it is not installed."""
+        for folder in self._packages:
+            with suppress(OSError):
+                return sorted(entry.name for entry in (Path(folder) / package).iterdir())
+        return []

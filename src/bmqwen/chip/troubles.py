@@ -7,8 +7,6 @@ from dataclasses import dataclass
 LIBRARY_FOLDER = "/opt/sophon/libsophon-current/lib"
 # EngineLLM exists from this SAIL on, and works with this libsophon (sophon-sail, docs/source_en).
 SAIL_NEEDED, LIBSOPHON_NEEDED = (3, 9), (0, 5, 0)
-# What its wheels are called: on a SoC, on an ARM host, on an x86 host.
-SAIL_PACKAGES = ("sophon-arm", "sophon-arm-pcie", "sophon", "sophon-soc")
 # sophon-tools, source/pdfss_cpp: the one package that dfss installs by name.
 INSTALL_SAIL = "pip3 install dfss && python3 -m dfss --install sail"
 INSTALL_DRIVER = (
@@ -143,6 +141,33 @@ def old_sail(version: str) -> Trouble:
     return Trouble(
         f"sophon.sail{version and f' {version}'} is too old, language models need {_text(SAIL_NEEDED)} or newer",
         f"`{INSTALL_SAIL}`",
+    )
+
+
+def sail_without_engine(version: str) -> Trouble:
+    """A newer SAIL that was compiled without EngineLLM, as its build does where libsophon's headers are old.
+
+    Args:
+        version: as it says.
+    """
+    return Trouble(
+        f"sophon.sail {version} was built with a libsophon older than {_text(LIBSOPHON_NEEDED)} and lacks what "
+        "language models need",
+        f"`{INSTALL_SAIL}`, or build it with a newer libsophon",
+    )
+
+
+def sail_of_other_python(version: str, python: tuple[int, ...]) -> Trouble:
+    """SAIL is installed, but its module is for another Python: its wheels say that they fit any.
+
+    Args:
+        version: as it says.
+        python: the version that runs.
+    """
+    running = _text(python[:2])
+    return Trouble(
+        f"sophon.sail {version} is installed, but not for Python {running}",
+        f"build it from the vendor's source with Python {running}",
     )
 
 

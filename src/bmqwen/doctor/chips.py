@@ -7,12 +7,12 @@ from bmqwen.chip.finding import Finding
 from bmqwen.chip.heaps import DEBUG_FOLDER, Heap
 from bmqwen.chip.libsophon import number
 from bmqwen.chip.machine import CHIP, Chip, Machine, memory_holders
+from bmqwen.chip.sail_package import find_sail
 from bmqwen.chip.system import System
 from bmqwen.chip.troubles import (
     INSTALL_SAIL,
     LIBSOPHON_NEEDED,
     SAIL_NEEDED,
-    SAIL_PACKAGES,
     dead_chip,
     no_device,
     no_driver,
@@ -20,6 +20,7 @@ from bmqwen.chip.troubles import (
     no_permission,
     old_libsophon,
     old_sail,
+    sail_of_other_python,
     separate_memory,
 )
 from bmqwen.doctor.probe import Answer, Probe
@@ -27,13 +28,16 @@ from bmqwen.doctor.probe import Answer, Probe
 AREA = "chip"
 
 
-def check_chips(system: System, machine: Machine, device: int | None) -> Iterator[Finding]:
+def check_chips(
+    system: System, machine: Machine, device: int | None, python: tuple[int, ...]
+) -> Iterator[Finding]:
     """What there is, and what is wrong with it.
 
     Args:
         system: the machine.
         machine: what was found on it, each chip asked already (`with_answers`).
         device: the only device that matters; None: all.
+        python: version of the interpreter.
     """
     if machine.kind == "none" and machine.libsophon is None:
         text = "no chip: no card on the PCIe bus, no SoC, no driver"
@@ -59,7 +63,7 @@ def check_chips(system: System, machine: Machine, device: int | None) -> Iterato
     for chip in machine.chips:
         if device in (None, chip.index):
             yield from _chip(system, machine, chip)
-    yield _sail(system)
+    yield _sail(system, python)
 
 
 def with_answers(machine: Machine, probe: Probe) -> tuple[Machine, dict[int, Answer]]:
@@ -166,13 +170,17 @@ def memory_text(heaps: Sequence[Heap]) -> str:
     return f"{', '.join(parts)}; {sum(heap.total for heap in heaps) >> 20:,} MiB in all"
 
 
-def _sail(system: System) -> Finding:
-    version = system.package_version(*SAIL_PACKAGES)
-    if version is None:
+def _sail(system: System, python: tuple[int, ...]) -> Finding:
+    package = find_sail(system)
+    if package is None:
         return Finding(
             AREA, "ok", "SAIL: not installed, bmqwen calls libbmrt itself", f"to have it: `{INSTALL_SAIL}`"
         )
-    if number(version) < number(".".join(map(str, SAIL_NEEDED))):
-        trouble = old_sail(version)
+    trouble = None
+    if number(package.version) < number(".".join(map(str, SAIL_NEEDED))):
+        trouble = old_sail(package.version)
+    elif not package.fits(python):
+        trouble = sail_of_other_python(package.version, python)
+    if trouble is not None:
         return Finding(AREA, "warning", f"{trouble.cause}; bmqwen calls libbmrt itself", trouble.cure)
-    return Finding(AREA, "ok", f"SAIL {version}")
+    return Finding(AREA, "ok", f"SAIL {package.version}")

@@ -60,9 +60,10 @@ def examine(
         candidate: a model that is to run, on `device` or the first one.
     """
     machine, _ = with_answers(look(system), probe)
+    host = host or Host()
     findings = [
-        *check_software(system, host or Host(), has_chip=bool(machine.chips)),
-        *check_chips(system, machine, device),
+        *check_software(system, host, has_chip=bool(machine.chips)),
+        *check_chips(system, machine, device, host.python),
     ]
     if candidate is not None and candidate.trouble:
         cause, _, cure = candidate.trouble.rpartition(": ")

@@ -13,7 +13,7 @@ from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt import simulated
 from bmqwen.runtime.bmrt.device import Device
-from bmqwen.runtime.bmrt.libraries import find_libraries, load_libraries
+from bmqwen.runtime.bmrt.libraries import find_libraries, library_folders, load_libraries, load_simulator
 from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.c_output import c_output_on_stderr
 from bmqwen.runtime.device_check import check_heaps, missing_device
@@ -50,7 +50,9 @@ def open_on_chip(
     if not has_hardware():
         _check_answers(chosen, device)
         opener = f"{__name__}:open_sail" if chosen == "sail" else f"{simulated.__name__}:open_target"
-        return simulated.SimulatedRuntime(bundle, None, context_length=context_length, opener=opener)
+        return simulated.SimulatedRuntime(
+            bundle, None, context_length=context_length, device=device, opener=opener
+        )
     open_layer: LayerOpener = (
         partial(SailSession, index=device) if chosen == "sail" else partial(Session.open, index=device)
     )
@@ -64,27 +66,43 @@ def has_hardware() -> bool:
     return any(True for pattern in DEVICE_FILES for _ in Path("/dev").glob(pattern))
 
 
-def open_sail(bundle: Bundle, folder: Path | None, context_length: int | None) -> simulated.Target:
-    """Load the bundle through a SAIL that stands on the simulator, in that one's process."""
-    del folder
-    return simulated.Target(open_bmodel(bundle, SailSession, context_length=context_length))
+def open_sail(
+    bundle: Bundle, folder: Path | None, context_length: int | None, device: int
+) -> simulated.Target:
+    """Load the bundle through a SAIL that stands on the simulator, in that one's process.
+
+    Args:
+        folder: the simulator's libraries; None: the dynamic linker finds them.
+        bundle, context_length, device: as of `open_on_chip`.
+    """
+    for place in library_folders() if folder is None else [folder]:
+        if load_simulator(place):
+            break
+    open_layer = partial(SailSession, index=device)
+    return simulated.Target(open_bmodel(bundle, open_layer, context_length=context_length))
 
 
 def chip_answers() -> bool:
     """Whether this machine has a driver and a chip. Raises MissingDependencyError for libraries that do not load."""
     try:
-        if sail_installed() and available_devices(load_sail()):
+        if sail_installed() and _count("sail"):
             return True
     except MissingDependencyError:
         # The other library may do.
         pass
-    folder = find_libraries()
-    return folder is not None and Device.count(load_libraries(folder)) > 0
+    return find_libraries() is not None and _count("bmrt") > 0
+
+
+def _count(library: Library) -> int:
+    """Devices that a library finds. Raises MissingDependencyError if it cannot be loaded."""
+    # SAIL prints on standard output that there is no driver.
+    with c_output_on_stderr():
+        return available_devices(load_sail()) if library == "sail" else Device.count(load_libraries())
 
 
 def _check_answers(library: Library, device: int) -> None:
     """Raise DeviceError unless a library finds a device, MissingDependencyError if it cannot be loaded."""
-    count = available_devices(load_sail()) if library == "sail" else Device.count(load_libraries())
+    count = _count(library)
     if not 0 <= device < count:
         raise DeviceError(str(missing_device(device, count)))
 

@@ -9,9 +9,11 @@ from bmqwen.chip.troubles import LIBRARY_FOLDER, no_libraries
 from bmqwen.errors import MissingDependencyError
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat, NetInfo, Tensor
 
-BMLIB, BMRT, SIMULATOR = "libbmlib.so.0", "libbmrt.so.1.0", "libcmodel.so"
+BMLIB, BMRT = "libbmlib.so.0", "libbmrt.so.1.0"
 BMLIB_NAMES = (BMLIB, "libbmlib.so")
 BMRT_NAMES = (BMRT, "libbmrt.so")
+# The name that libbmlib looks for, and the one that the compiler's package has.
+SIMULATOR_NAMES = ("libcmodel.so", "libcmodel_bm1684x.so")
 
 _handle, _ptr, _mem = c.c_void_p, c.c_void_p, DeviceMem
 # name: (result, arguments). A result of c_int is a bm_status_t.
@@ -74,7 +76,7 @@ def find_libraries() -> Path | None:
 
 
 def load_libraries(folder: Path | None = None) -> Libraries:
-    """Load both libraries from one folder; a simulator's if it holds `libcmodel.so`.
+    """Load both libraries from one folder; a simulator's if it holds one of `SIMULATOR_NAMES`.
 
     Raises:
         MissingDependencyError: no such library, or one that does not fit this machine.
@@ -87,20 +89,26 @@ def load_libraries(folder: Path | None = None) -> Libraries:
         raise MissingDependencyError(
             f"{folder} lacks {BMRT if bmlib else BMLIB}: name libsophon's lib folder"
         )
-    simulator = _first(folder, (SIMULATOR,))
     try:
-        if simulator:
-            # libbmlib looks it up by this name when a device is opened; loaded already, it is found anywhere.
-            c.CDLL(str(simulator), mode=c.RTLD_GLOBAL)
+        simulated = load_simulator(folder)
         libraries = Libraries(
             _declare(c.CDLL(str(bmlib), mode=c.RTLD_GLOBAL), BMLIB_CALLS),
             _declare(c.CDLL(str(bmrt), mode=c.RTLD_GLOBAL), BMRT_CALLS),
-            simulator is not None,
+            simulated,
             folder,
         )
     except (OSError, AttributeError) as error:
         raise MissingDependencyError(f"the libraries in {folder} cannot be used: {error}") from error
     return libraries
+
+
+def load_simulator(folder: Path) -> bool:
+    """Load what simulates a chip, if the folder has it, and tell that. Raises OSError if it cannot be loaded."""
+    simulator = _first(folder, SIMULATOR_NAMES)
+    if simulator is not None:
+        # libbmlib looks for it when a device is opened; loaded already, it is found whatever it is called.
+        c.CDLL(str(simulator), mode=c.RTLD_GLOBAL)
+    return simulator is not None
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

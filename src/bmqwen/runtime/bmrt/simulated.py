@@ -89,9 +89,10 @@ class Target:
         return self._output
 
 
-def open_target(bundle: Bundle, folder: Path | None, context_length: int | None) -> Target:
+def open_target(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Target:
     """Load the bundle, in the simulator's process."""
-    return Target(open_bmodel(bundle, partial(Session.open, folder=folder), context_length=context_length))
+    open_layer = partial(Session.open, folder=folder, index=device)
+    return Target(open_bmodel(bundle, open_layer, context_length=context_length))
 
 
 class SimulatedOutput:
@@ -122,6 +123,7 @@ class SimulatedRuntime:
         folder: Path | None,
         *,
         context_length: int | None = None,
+        device: int = 0,
         opener: str = f"{__name__}:open_target",
     ) -> None:
         """Start the simulator's process and load the bundle there.
@@ -130,6 +132,7 @@ class SimulatedRuntime:
             bundle: of the kind "bmodel".
             folder: the simulator's libraries; None: those in the place of a chip's.
             context_length: most tokens to keep; None: what the nets were compiled for.
+            device: which simulated chip.
             opener: what loads the bundle there, "module:function".
 
         Raises:
@@ -138,7 +141,7 @@ class SimulatedRuntime:
         self._position = 0
         self._worker = Worker(
             opener,
-            {"bundle": bundle, "folder": folder, "context_length": context_length},
+            {"bundle": bundle, "folder": folder, "context_length": context_length, "device": device},
             what="the simulator",
             environment=simulator_environment(device_bytes(bundle) + SPARE),
         )

@@ -109,9 +109,15 @@ class TensorMaker:
         return self.source(port.shape, cast(SailMemory, port.memory).source.kind)
 
     def make(self, shape: Sequence[int], kind: Any) -> Any:
-        """A tensor with device memory only."""
+        """A tensor with device memory only. Raises DeviceError when there is not enough."""
         with sail_errors("Tensor", self.device):
-            return self.sail.Tensor(self.handle, [int(n) for n in shape], kind, False, True)
+            tensor = self.sail.Tensor(self.handle, [int(n) for n in shape], kind, False, True)
+            # SAIL 3.9.0 only prints that there was not enough; earlier ones may not even tell.
+            if not getattr(tensor, "is_dev_data_valid", lambda: True)():
+                raise DeviceError(
+                    f"Tensor of SAIL failed on {self.device}: no device memory for {list(shape)}"
+                )
+        return tensor
 
     def view(self, tensor: Any, shape: Sequence[int], start: int) -> Any:
         """A view of another tensor from an element on."""

@@ -3,14 +3,17 @@
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from bmqwen.chip import troubles
+from bmqwen.chip.libsophon import number
+from bmqwen.chip.sail_package import find_sail
+from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError, DeviceError, MissingDependencyError
 
 NAME = "sophon.sail"
@@ -30,7 +33,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 def sail_installed() -> bool:
     """Whether the module is there; decided without importing it."""
-    with suppress(ModuleNotFoundError):  # not even the package `sophon`
+    # Not even the package `sophon`, one that cannot be imported, or something else of that name.
+    with suppress(ImportError, ValueError):
         return importlib.util.find_spec(NAME) is not None
     return False
 
@@ -42,28 +46,33 @@ def load_sail() -> Any:
         MissingDependencyError: it is not installed, cannot be loaded, or has no EngineLLM.
     """
     if not sail_installed():
-        raise MissingDependencyError(str(troubles.no_sail()))
+        package, python = find_sail(System()), sys.version_info[:2]
+        absent = troubles.no_sail()
+        if package is not None and not package.fits(python):
+            absent = troubles.sail_of_other_python(package.version, python)
+        raise MissingDependencyError(str(absent))
     try:
         sail = importlib.import_module(NAME)
-    except ImportError as error:
+    except Exception as error:  # compiled code may raise anything
         raise MissingDependencyError(
             f"sophon.sail cannot be loaded ({error}): install the libsophon that fits it, or use libbmrt "
             "alone with --engine tpu:bmrt"
         ) from error
     if not hasattr(sail, "EngineLLM"):
-        raise MissingDependencyError(str(troubles.old_sail(sail_version(sail))))
+        version = sail_version(sail)
+        known = number(version) >= number(".".join(map(str, troubles.SAIL_NEEDED)))
+        trouble = troubles.sail_without_engine(version) if known else troubles.old_sail(version)
+        raise MissingDependencyError(str(trouble))
     return sail
 
 
 def sail_version(sail: Any) -> str:
-    """Its version, where it tells: some know only the day on which they were built."""
+    """Its version, where it tells: the module itself knows only the day on which it was built."""
     said = str(getattr(sail, "__version__", ""))
     if re.match(r"\d+\.\d", said):
         return said
-    for package in troubles.SAIL_PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            return metadata.version(package)
-    return ""
+    package = find_sail(System())
+    return "" if package is None else package.version
 
 
 @contextmanager

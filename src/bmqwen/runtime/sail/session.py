@@ -15,6 +15,7 @@ from bmqwen.runtime.device_check import closed_device, missing_device, require_m
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch
 from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
 from bmqwen.runtime.sail.module import load_sail, sail_errors, sail_version
+from bmqwen.runtime.sail.open_files import make_room
 
 CHIP = "BM1684X"
 OTHER_CHIPS = ("BM1684", "BM1688", "CV186AH")
@@ -65,8 +66,9 @@ class SailSession:
             self.chip = target if target in OTHER_CHIPS else CHIP
             self._tells = target != "Error"
             self._require(needed or bmodel.stat().st_size)
+            make_room(bmodel)
             with sail_errors(f"loading {bmodel.name}", str(self)):
-                self._engine = _engine(sail, bmodel, index)
+                self._engine = sail.EngineLLM(str(bmodel), [index])
                 names = list(self._engine.get_graph_names())
                 self._named = not names or _is_named(self._engine, names[0])
                 self.networks: Mapping[str, Network] = {name: self._network(name) for name in names}
@@ -105,7 +107,8 @@ class SailSession:
 
     def memory_used(self) -> int | None:
         """As `Layer.memory_used`."""
-        stat = self._stat()
+        # SAIL 3.9.0, the one without views, never closes the device that it opens to find out.
+        stat = self._stat() if self._maker.has_views else None
         return None if stat is None else stat[1] * MEBI
 
     def close(self) -> None:
@@ -120,8 +123,10 @@ class SailSession:
         """MiB of device memory in all and in use; None when the device does not tell, as the simulator."""
         if not self._tells:
             return None
-        with sail_errors("get_dev_stat", str(self)):
+        try:
             total, used, *_ = self._sail.get_dev_stat(self._index)
+        except Exception:  # what it raises differs between versions
+            return None
         return (int(total), int(used)) if total else None
 
     def _require(self, needed: int) -> None:
@@ -174,14 +179,6 @@ def available_devices(sail: Any) -> int:
         return int(sail.get_available_tpu_num())
     except Exception:  # what it raises differs between versions
         return 0
-
-
-def _engine(sail: Any, bmodel: Path, index: int) -> Any:
-    """An EngineLLM. Newer versions may want to be told how nets share memory."""
-    try:
-        return sail.EngineLLM(str(bmodel), [index])
-    except TypeError:
-        return sail.EngineLLM(str(bmodel), sail.BmrtFlag.BM_RUNTIME_AUTO, [index])
 
 
 def _is_named(engine: Any, net: str) -> bool:
