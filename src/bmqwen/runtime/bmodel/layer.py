@@ -2,29 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from bmqwen.runtime.bmodel.nets import Network, Port, Stage
-
-
-class Memory(Protocol):
-    """A piece of device memory. Offsets and sizes are bytes; what lies outside of it is a DeviceError."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-
-    def view(self, offset: int, size: int) -> "Memory":
-        """A part of it."""
-
-    def write(self, array: NDArray[Any], offset: int = 0) -> None:
-        """Copy an array to the device."""
-
-    def read(self, array: NDArray[Any], offset: int = 0) -> None:
-        """Fill a contiguous array from the device."""
+from bmqwen.runtime.bmodel.memory import Memory
+from bmqwen.runtime.bmodel.nets import Network, Port, Stage
 
 
 class Inputs(Protocol):
@@ -81,12 +64,12 @@ class Layer(Protocol):
     @property
     def path(self) -> Path: ...
     @property
-    def networks(self) -> "Mapping[str, Network]": ...
+    def networks(self) -> Mapping[str, Network]: ...
 
-    def allocate(self, port: "Port") -> Memory:
+    def allocate(self, port: Port) -> Memory:
         """Memory of its own for data of a port's shape and type. Raises DeviceError when there is not enough."""
 
-    def inputs(self, ports: "Sequence[Port]", avoid: "Sequence[Port] | None") -> Inputs:
+    def inputs(self, ports: Sequence[Port], avoid: Sequence[Port] | None) -> Inputs:
         """Host and device memory for small inputs.
 
         Args:
@@ -97,7 +80,7 @@ class Layer(Protocol):
 
     def prepare(
         self,
-        stage: "Stage",
+        stage: Stage,
         inputs: Sequence[Memory],
         outputs: Sequence[Memory],
         moving: Sequence[int] = (),

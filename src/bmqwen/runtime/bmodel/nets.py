@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bmqwen.errors import BundleError, DeviceError
-from bmqwen.runtime.bmodel.layer import Memory
+from bmqwen.runtime.bmodel.memory import Memory
 
 IO_ALONE = 1
 

@@ -10,7 +10,8 @@ from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.half import from_half, to_half
 from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.layer import Layer, Memory
+from bmqwen.runtime.bmodel.layer import Layer
+from bmqwen.runtime.bmodel.memory import Memory
 from bmqwen.runtime.bmodel.nets import Port, Stage
 from bmqwen.steps import StepNets, StepShape
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
-from bmqwen.runtime.bmodel.layer import Memory
+from bmqwen.runtime.bmodel.memory import Memory
 from bmqwen.runtime.bmodel.nets import Network, Port, Stage
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.input_block import InputBlock

@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from bmqwen.bmodel.header import check_bmodel
 from bmqwen.errors import DeviceError
-from bmqwen.runtime.bmodel.layer import Memory
+from bmqwen.runtime.bmodel.memory import Memory
 from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
 from bmqwen.runtime.c_output import c_output_on_stderr
 from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
