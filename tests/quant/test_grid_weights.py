@@ -51,6 +51,14 @@ def test_matrices_are_on_their_grid_and_the_rest_is_as_it_was(checkpoint: Checkp
     assert 0.02 < error < 0.2
 
 
+def test_rounding_to_nearest_is_offered_for_comparison(checkpoint: Checkpoint) -> None:
+    nearest = GridWeights(checkpoint.weights, checkpoint.config, Precision("int4", 32, "int8"), search=False)
+    original = checkpoint.weights.read(DOWN)
+    np.testing.assert_array_equal(nearest.read(DOWN), quantize(original, 4, 32, search=False).dequantize())
+    searched = grid_of(checkpoint, Precision("int4", 32, "int8")).read(DOWN)
+    assert np.square(searched - original).mean() < np.square(nearest.read(DOWN) - original).mean()
+
+
 def test_the_head_is_offered_beside_a_tied_table(checkpoint: Checkpoint) -> None:
     grid = grid_of(checkpoint, Precision("int4", 32, "int4"))
     expected = expected_tensors(grid.config)

@@ -21,9 +21,11 @@ class GridWeights:
     Vectors (norms, biases) are passed on as they are.
     """
 
-    def __init__(self, weights: Weights, config: ModelConfig, precision: Precision) -> None:
-        """`weights` are those of `config`."""
-        self._weights, self._precision = weights, precision
+    def __init__(
+        self, weights: Weights, config: ModelConfig, precision: Precision, *, search: bool = True
+    ) -> None:
+        """`weights` are those of `config`; without `search` they are rounded to nearest, which nothing runs."""
+        self._weights, self._precision, self._search = weights, precision, search
         self._tied = config.tie_word_embeddings
         self.config = replace(config, tie_word_embeddings=False)
 
@@ -57,5 +59,5 @@ class GridWeights:
             group = self._precision.group_of(weight, values.shape[1])
             if keeps_grid(self._weights, self._source(name), BITS[form], group):
                 return values
-            return quantize(values, BITS[form], group).dequantize()
+            return quantize(values, BITS[form], group, search=self._search).dequantize()
         return values.astype(np.float16).astype(np.float32) if form == "f16" else values

@@ -1,0 +1,93 @@
+"""What plain rounding to nearest costs: each group's grid from its least to its greatest value, nothing searched.
+
+`python benchmarks/nearest.py --text benchmarks/texts/english.txt` prints what `bmqwen evaluate` prints for bmqwen's own
+rounding.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bmqwen.cache import cache_folder
+from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.checkpoint.hub import Hub
+from bmqwen.convert import bundle_of
+from bmqwen.errors import BmqwenError
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.network.export import export_onnx
+from bmqwen.progress import Silent
+from bmqwen.quality.model_pair import FLOAT, ModelPair
+from bmqwen.quality.text_score import evaluate_text, read_text
+from bmqwen.quant.grid_weights import GridWeights
+from bmqwen.quant.precision import FORMATS, Precision
+from bmqwen.runtime.ort import OrtRuntime
+from bmqwen.storage import storage_errors
+
+
+@contextmanager
+def open_nearest(model: str | None, precision: Precision) -> Iterator[ModelPair]:
+    """A checkpoint rounded to nearest, beside its float model; takes the memory and disk of two float exports.
+
+    Args:
+        model: what `Hub.resolve` takes.
+        precision: formats of the weights; GPTQ and AWQ grids stay as they are stored.
+
+    Raises:
+        BmqwenError: what `Hub.resolve`, `open_checkpoint`, `export_onnx` and `OrtRuntime` raise.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(open_checkpoint(Hub().resolve(model)))
+        weights = GridWeights(source.weights, source.config, precision, search=False)
+        place = cache_folder("benchmarks")
+        with storage_errors(place):
+            place.mkdir(parents=True, exist_ok=True)
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
+        rounded = replace(source, weights=weights, config=weights.config)
+        bundles = [
+            export_onnx(rounded, scratch / "nearest", FLOAT),
+            bundle_of(str(source.path.absolute()), FLOAT, offline=True, progress=Silent()),
+        ]
+        model_runtime, reference = (stack.enter_context(closing(OrtRuntime(bundle))) for bundle in bundles)
+        yield ModelPair(
+            name=source.name,
+            precision=precision,
+            arithmetic="float",
+            model=model_runtime,
+            reference=reference,
+            reference_name=source.name,
+            tokenizer=Tokenizer.from_folder(bundles[0].folder),
+        )
+
+
+def main() -> int:
+    """The command. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="what to round; default: the demo model")
+    parser.add_argument(
+        "--text", type=Path, action="append", required=True, help="may be given several times"
+    )
+    parser.add_argument("--quant", choices=FORMATS, default="int4")
+    parser.add_argument("--group-size", type=int, default=64)
+    parser.add_argument("--lm-head", choices=FORMATS)
+    options = parser.parse_args()
+    try:
+        precision = Precision.choose(options.quant, options.group_size, options.lm_head)
+        texts = {path: read_text(path) for path in options.text}
+        with open_nearest(options.model, precision) as pair:
+            print(f"to nearest: {pair}")
+            for path, text in texts.items():
+                print(f"\n{path}: {evaluate_text(pair, text)}")
+    except BmqwenError as error:
+        print(f"nearest: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
