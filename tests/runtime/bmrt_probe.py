@@ -97,6 +97,25 @@ class Linear:
         memory.close()
         return all_rows
 
+    def copies(self, x: NDArray[np.float16]) -> dict[str, bool]:
+        """What the device copies by itself: an input, and an output, in memory of ours and in the net's own."""
+        device, model = self._session.device, self._session.model
+        stage = next(s for s in model.networks["linear"].stages if s.input("x").shape == x.shape)
+        inlet, outlet = own_memory(stage.input("x")), own_memory(stage.outputs[0])
+        ours, empty, marks = device.allocate(x.nbytes), np.zeros_like(x), np.full_like(x, 7)
+        found = {}
+        for name, given, taken in (("input", ours, outlet), ("output", inlet, ours)):
+            for memory in (inlet, outlet, ours):
+                memory.write(marks)
+            given.write(x)
+            model.launch(stage, [given], [taken])
+            device.synchronize()
+            for what, memory in (("read", inlet), ("written", outlet)):
+                memory.read(empty)
+                found[f"{name}: own {what}"] = not np.array_equal(empty, marks)
+        ours.close()
+        return found
+
     def facts(self) -> dict[str, Any]:
         """What the device and the bmodel say of themselves."""
         model = self._session.model

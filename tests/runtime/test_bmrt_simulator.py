@@ -69,6 +69,14 @@ def test_output_lands_in_the_row_given_and_nowhere_else(worker: Worker) -> None:
     assert after["allocated"] == 0
 
 
+def test_what_is_not_in_a_nets_own_memory_goes_through_it(worker: Worker) -> None:
+    # So histories are read where the net has them, and rows that lie elsewhere cost a copy of themselves.
+    x = np.random.default_rng(2).standard_normal((1, 1, WIDTH)).astype(np.float16)
+    found = worker.call("copies", x)
+    assert found["input: own read"]
+    assert found["output: own written"]
+
+
 def test_facts(worker: Worker) -> None:
     facts = worker.call("facts")
     assert facts["chip"] == "BM1684X"

@@ -77,7 +77,7 @@ def test_two_turns_say_what_the_cpu_says(compiled: Compile, kind: Kind, form: Fo
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens
 
 
-def test_one_launch_and_four_bytes_a_token(runtime: SimulatedRuntime) -> None:
+def test_one_launch_and_four_bytes_a_token(runtime: SimulatedRuntime, model: CompiledModel) -> None:
     runtime.truncate(0)
     ids = tokens(13)
     before = runtime.counters
@@ -91,7 +91,13 @@ def test_one_launch_and_four_bytes_a_token(runtime: SimulatedRuntime) -> None:
     decode = runtime.counters - before
     assert (decode.launches, decode.writes, decode.reads) == (3, 3, 3)
     assert decode.bytes_out == 12
+    # The history is read where it lies; of each layer a new row of K and of V goes to its place.
     assert decode.device_copies == 0
+    row = 2 * model.bundle.config.kv_size
+    layers = model.bundle.config.num_hidden_layers
+    assert (decode.row_copies, decode.row_bytes) == (3 * 2 * layers, 3 * 2 * layers * row)
+    # A conversation's beginning is written in place.
+    assert prompt.row_copies == 0
     before = runtime.counters
     row = output.logits()
     assert (runtime.counters - before).bytes_out == 4 * runtime.vocab_size

@@ -211,6 +211,15 @@ def test_new_rows_are_aimed_at_their_place_and_nothing_is_copied() -> None:
             assert bench.model.taken[f"{part}_cache.0"] == base[part] + position * ROW
 
 
+def test_rows_that_do_not_follow_the_history_are_copied_by_the_device() -> None:
+    bench = Bench()
+    bench.stages.launch(LAST, 5, states(1))
+    counters = bench.stages.counters
+    assert (counters.row_copies, counters.row_bytes) == (2, 2 * ROW)
+    bench.stages.launch(LAST, CONTEXT - 1, states(1))
+    assert (counters.row_copies, counters.row_bytes) == (4, 4 * ROW)
+
+
 def test_stages_with_memory_of_their_own_share_one_cache() -> None:
     # Older runtimes give each stage its own inputs and outputs: the device then copies the cache for the others.
     bench = Bench(shared=False)

@@ -12,6 +12,7 @@ class Counters:
         writes, bytes_in: copies to the device.
         reads, bytes_out: copies from it.
         device_copies, device_bytes: inputs that the device itself copied, being given in memory that is not the net's.
+        row_copies, row_bytes: outputs that it wrote to the net's memory first and then copied to their place.
     """
 
     launches: int = 0
@@ -21,6 +22,8 @@ class Counters:
     bytes_out: int = 0
     device_copies: int = 0
     device_bytes: int = 0
+    row_copies: int = 0
+    row_bytes: int = 0
 
     def __sub__(self, earlier: "Counters") -> "Counters":
         """What came since `earlier`."""

@@ -79,6 +79,10 @@ class StepStages:
         counters.bytes_in += launch.block.nbytes
         counters.device_copies += launch.prepared.copies
         counters.device_bytes += launch.prepared.copied_bytes
+        if position != shape.history:
+            # A net writes its rows behind its history, and the device copies them from there.
+            counters.row_copies += len(self._cache)
+            counters.row_bytes += len(self._cache) * shape.tokens * self._row_bytes
         self._pending = True
         launch.prepared.start(position * self._row_bytes)
         counters.launches += 1
