@@ -93,9 +93,9 @@ def test_one_launch_and_four_bytes_a_token(runtime: SimulatedRuntime, model: Com
     assert decode.bytes_out == 12
     # The history is read where it lies; of each layer a new row of K and of V goes to its place.
     assert decode.device_copies == 0
-    row = 2 * model.bundle.config.kv_size
+    row_bytes = 2 * model.bundle.config.kv_size
     layers = model.bundle.config.num_hidden_layers
-    assert (decode.row_copies, decode.row_bytes) == (3 * 2 * layers, 3 * 2 * layers * row)
+    assert (decode.row_copies, decode.row_bytes) == (3 * 2 * layers, 3 * 2 * layers * row_bytes)
     # A conversation's beginning is written in place.
     assert prompt.row_copies == 0
     before = runtime.counters
