@@ -1,6 +1,8 @@
 """Bundles: written whole or not at all, and nothing damaged is loaded."""
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,36 @@ def test_replacing_keeps_the_old_folder_until_the_new_one_is_complete(tmp_path: 
     with new_folder(tmp_path / "b", replace=True) as part:
         (part / "new").write_text("new")
     assert [p.name for p in tmp_path.rglob("*")] == ["b", "new"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    for name in (
+        ".b.0123abcd.part",
+        ".b.89abcdef.old",
+        ".bb.0123abcd.part",
+        ".b.mine.part",
+        ".b.deadbeef.part",
+    ):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    working = os.open(tmp_path / ".b.deadbeef.part", os.O_RDONLY)
+    fcntl.flock(working, fcntl.LOCK_EX)
+    with new_folder(tmp_path / "b") as part:
+        # A second process beside this one leaves its folder alone.
+        with new_folder(tmp_path / "b", replace=True) as other:
+            (other / "other").write_text("")
+        assert part.is_dir()
+        assert (tmp_path / "b" / "other").exists()
+        (tmp_path / "b").rename(tmp_path / "c")
+    os.close(working)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".b.deadbeef.part", ".b.mine.part", ".bb.0123abcd.part", "b", "c"]
+
+
+def test_what_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="exists already"),
+        new_folder(tmp_path / "b"),
+        new_folder(tmp_path / "b") as other,
+    ):
+        (other / "mine").write_text("mine")
+    assert [p.name for p in tmp_path.rglob("*")] == ["b", "mine"]

@@ -167,4 +167,4 @@ def _open_runtime(
             note=progress.note,
         )
     cure = "name the model that it was made from" if engine == "cpu" else "compile the model for it first"
-    raise DeviceError(f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: {cure}")
+    raise InputError(f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: {cure}")

@@ -144,7 +144,12 @@ def test_an_unknown_engine_names_those_there_are(bmqwen: Run, talker: Path) -> N
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "gpu" in done.stderr
+    assert "tpu:bmrt' (`bmqwen chat --help`" in done.stderr
     assert "sim" in done.stderr
+
+
+def test_an_engine_that_cannot_run_a_checkpoint_is_wrong_usage(bmqwen: Run, talker: Path) -> None:
+    assert_refused(bmqwen("chat", talker, "-p", "hi", "--engine", "sim"), "engine sim", "compile the model")
 
 
 def test_a_prompt_that_cannot_fit_is_refused_with_the_numbers(bmqwen: Run, talker: Path) -> None:

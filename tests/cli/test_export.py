@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program import Run, assert_refused, document
+from program import Run, assert_refused, document, heed_ctrl_c
 
+from bmqwen.bundle import read_bundle
 from checkpoints import random_weights, tiny_config, write_checkpoint
 
 
@@ -103,28 +104,53 @@ def test_a_full_disk_leaves_nothing(checkpoint: Path, environment: dict[str, str
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
 
 
-def test_ctrl_c_stops_a_conversion_and_leaves_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+def converting(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A process that has begun to convert a larger checkpoint to the folder "bundle" beside it."""
     config = tiny_config("qwen2.5", hidden_size=1024, intermediate_size=8192, layers=8, heads=16)
-    write_checkpoint(tmp_path / "large", config, seed=1)
-    command = [
-        sys.executable,
-        "-m",
-        "bmqwen",
-        "export",
-        str(tmp_path / "large"),
-        "-o",
-        str(tmp_path / "bundle"),
-    ]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while not list(tmp_path.glob(".bundle.*.part/model.onnx.data")):
-            assert process.poll() is None
-            time.sleep(0.02)
+    if not (folder / "large").exists():
+        write_checkpoint(folder / "large", config, seed=1)
+    before = set(folder.glob(".bundle.*.part"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bmqwen", "export", str(folder / "large"), "-o", str(folder / "bundle")],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+    )
+    while not any(
+        (part / "model.onnx.data").exists() for part in set(folder.glob(".bundle.*.part")) - before
+    ):
+        assert process.poll() is None
+        time.sleep(0.02)
+    return process
+
+
+def test_ctrl_c_stops_a_conversion_and_leaves_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    with converting(tmp_path, environment) as process:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert stderr.endswith("bmqwen: interrupted\n")
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
+
+
+def test_the_next_run_removes_what_a_killed_one_left(environment: dict[str, str], tmp_path: Path) -> None:
+    with converting(tmp_path, environment) as killed:
+        killed.kill()
+    assert list(tmp_path.glob(".bundle.*.part"))
+    with converting(tmp_path, environment) as process:
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == ["bundle"]
+
+
+def test_two_at_once_make_one_bundle(environment: dict[str, str], tmp_path: Path) -> None:
+    with converting(tmp_path, environment) as first, converting(tmp_path, environment) as second:
+        errors = [process.communicate(timeout=120)[1] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], errors
+    assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == ["bundle"]
+    read_bundle(tmp_path / "bundle").verify_files()
 
 
 def test_list_and_remove_know_conversions(bmqwen: Run, checkpoint: Path, environment: dict[str, str]) -> None:

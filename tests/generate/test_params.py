@@ -30,7 +30,7 @@ from bmqwen.generate.params import SamplingParams, Usage
         ("seed", 2**64, "from 0 to"),
         ("max_tokens", 0, "from 1 to"),
         ("max_tokens", True, "from 1 to"),
-        ("stop", ("",), "not empty"),
+        ("stop", ("",), "an empty text"),
         ("stop", "END", "tuple"),
         ("stop", ("a",) * 17, "at most 16"),
         ("stop", ("a" * 1001,), "1000 characters"),

@@ -11,8 +11,8 @@ from bmqwen.bundle import Bundle
 from bmqwen.checkpoint.checkpoint import open_checkpoint
 from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import CheckpointError
-from bmqwen.network.export import MODEL_FILE, export_onnx
-from bmqwen.quant.precision import Precision
+from bmqwen.network.export import MODEL_FILE, estimated_bytes, export_onnx
+from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.ort import OrtRuntime
 from checkpoints import tiny_config, write_checkpoint
 
@@ -132,6 +132,20 @@ def test_fast_export_passes_the_checker(folder: Path) -> None:
     onnx: Any = pytest.importorskip("onnx")
     bundle = export(folder, "contrib", Precision("int4", 32, "int8"))
     onnx.checker.check_model(str(bundle.path(MODEL_FILE)))
+
+
+@pytest.mark.parametrize("lm_head", ["f32", "int4"])
+@pytest.mark.parametrize("weights", ["f32", "f16", "int8", "int4"])
+def test_the_room_that_is_asked_for_is_a_little_more_than_is_used(
+    tmp_path: Path, weights: Format, lm_head: Format
+) -> None:
+    config = tiny_config("qwen1.5", hidden_size=256, intermediate_size=1024, vocab_size=16384)
+    write_checkpoint(tmp_path / "checkpoint", config)
+    precision = Precision(weights, 64, lm_head)
+    used = export(tmp_path / "checkpoint", "bundle", precision).total_bytes
+    with open_checkpoint(tmp_path / "checkpoint") as checkpoint:
+        asked = estimated_bytes(checkpoint, precision) - (64 << 20)
+    assert 0.95 * used < asked < 1.2 * used
 
 
 def test_exporting_again_leaves_the_bundle_alone(folder: Path) -> None:

@@ -33,12 +33,14 @@ def test_keys_that_cannot_be_sent(key: str) -> None:
 
 
 def test_files_that_have_no_keys(tmp_path: Path) -> None:
-    empty, binary = tmp_path / "empty", tmp_path / "binary"
+    empty, binary, short = (tmp_path / name for name in ("empty", "binary", "short"))
+    short.write_text("# one a line\n{\n")
     empty.write_text("# nothing\n")
     binary.write_bytes(b"\xff\xfe\x00")
     cases = {
         empty: "has no API key",
         binary: "no text",
+        short: rf"at least 8 characters \({short}, line 2\)",
         tmp_path / "no": "No such file",
         tmp_path: "a directory",
     }

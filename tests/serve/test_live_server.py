@@ -224,6 +224,13 @@ def test_bodies_that_are_no_requests(talking: LiveServer, body: bytes, status: i
     assert talking.chat("say it")["choices"][0]["message"]["content"] == SAYS
 
 
+def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
+    for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+        response = talking.post(path, [])
+        assert response.status_code == 400
+        assert error_of(response)["message"] == "the body is [], but must be a JSON object"
+
+
 def test_only_json_is_taken(talking: LiveServer) -> None:
     body = b'{"messages": [{"role": "user", "content": "x"}]}'
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):

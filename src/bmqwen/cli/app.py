@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except _UsageError as error:
         where = error.ctx.command_path if getattr(error, "ctx", None) else "bmqwen"
-        _say(f"bmqwen: {_plain(error.format_message())} (`{where} --help` shows what there is)")
+        _say(f"bmqwen: {_plain(error.format_message()).rstrip('.')} (`{where} --help` shows what there is)")
         return int(error.exit_code)
     except BmqwenError as error:
         _say(f"bmqwen: {error}")

@@ -48,8 +48,10 @@ class SamplingParams:
             _integer("seed", self.seed, 0, 2**64 - 1)
         if self.max_tokens is not None:
             _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) and text for text in self.stop):
-            raise InputError(f"stop is {self.stop!r}, but must be a tuple of strings that are not empty")
+        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
+            raise InputError(f"stop is {self.stop!r}, but must be a tuple of strings")
+        if not all(self.stop):
+            raise InputError("stop has an empty text, at which no answer can end: leave it out")
         if len(self.stop) > MAX_STOPS or any(len(text) > MAX_STOP_LENGTH for text in self.stop):
             raise InputError(
                 f"stop takes at most {MAX_STOPS} strings of at most {MAX_STOP_LENGTH} characters"

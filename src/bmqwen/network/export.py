@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bmqwen.bundle import Bundle, read_bundle, reusable_bundle, write_manifest
 from bmqwen.checkpoint.checkpoint import Checkpoint
+from bmqwen.errors import InputError
 from bmqwen.network.onnx_contrib import ContribOps
 from bmqwen.network.onnx_file import OnnxFile
 from bmqwen.network.onnx_plain import PlainOps
@@ -37,8 +38,10 @@ def estimated_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     }
     config = checkpoint.config
     table = config.vocab_size * config.hidden_size
-    body = max(checkpoint.parameters - table, 0)
-    return int(1.05 * (body * width[precision.weights] + table * (width[precision.lm_head] + 4)) + (64 << 20))
+    body = max(checkpoint.parameters - table * (1 if config.tie_word_embeddings else 2), 0)
+    # The embedding table is in half precision, but beside a float32 head.
+    ends = table * (width[precision.lm_head] + (4 if precision.lm_head == "f32" else 2))
+    return int(1.05 * (body * width[precision.weights] + ends) + (64 << 20))
 
 
 def export_onnx(
@@ -75,27 +78,45 @@ def export_onnx(
     # Read before the long work: a checkpoint without a tokenizer should fail at once.
     tokenizer = checkpoint.tokenizer_files()
     require_free(folder.parent, estimated_bytes(checkpoint, precision), f"converting {checkpoint.name}")
-    with new_folder(folder, replace=replace) as part:
-        file = OnnxFile(part / MODEL_FILE, opset=21, contrib=not plain)
-        try:
-            blocks = WeightBlocks(checkpoint.weights, advance)
-            ops = (PlainOps if plain else ContribOps)(file, checkpoint.config, blocks, precision)
-            emit(checkpoint.config, ops)
-            file.save(__version__)
-        finally:
-            file.close()
-        for name, content in tokenizer.items():
-            (part / name).write_bytes(content)
-        write_manifest(
-            Bundle(
-                folder=part,
-                kind="onnx",
-                model=checkpoint.name,
-                config=checkpoint.config,
-                precision=precision.to_dict(),
-                details={"dialect": "plain" if plain else "onnxruntime"},
-                source=key,
-                made_by=__version__,
+    try:
+        with new_folder(folder, replace=replace) as part:
+            _write_graph(checkpoint, part, precision, plain=plain, advance=advance)
+            for name, content in tokenizer.items():
+                (part / name).write_bytes(content)
+            write_manifest(
+                Bundle(
+                    folder=part,
+                    kind="onnx",
+                    model=checkpoint.name,
+                    config=checkpoint.config,
+                    precision=precision.to_dict(),
+                    details={"dialect": "plain" if plain else "onnxruntime"},
+                    source=key,
+                    made_by=__version__,
+                )
             )
-        )
+    except InputError:
+        # Another process may have put the same there meanwhile.
+        if (made := reusable_bundle(folder, key, replace=replace)) is None:
+            raise
+        return made
     return read_bundle(folder)
+
+
+def _write_graph(
+    checkpoint: Checkpoint,
+    part: Path,
+    precision: Precision,
+    *,
+    plain: bool,
+    advance: Callable[[int], None],
+) -> None:
+    """The graph with its external weights, in the folder `part`."""
+    file = OnnxFile(part / MODEL_FILE, opset=21, contrib=not plain)
+    try:
+        blocks = WeightBlocks(checkpoint.weights, advance)
+        ops = (PlainOps if plain else ContribOps)(file, checkpoint.config, blocks, precision)
+        emit(checkpoint.config, ops)
+        file.save(__version__)
+    finally:
+        file.close()

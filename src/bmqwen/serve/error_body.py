@@ -109,6 +109,8 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         )
     if field == "type" and "content" in names:
         return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
+    if not names and kind in ("model_attributes_type", "dict_type", "model_type"):
+        return RequestError(f"the body is {_short(value)}, but must be a JSON object")
     message = str(detail["msg"]).replace(" after validation", "")
     words = message[:1].lower() + message[1:]
     return RequestError(f"{param or 'the body'} is {_short(value)}: {words}", param)

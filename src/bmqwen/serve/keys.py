@@ -18,10 +18,7 @@ class ApiKeys:
         """No keys: every client is welcome. Raises InputError for a key that cannot be sent or is too short."""
         self._digests: list[bytes] = []
         for key in keys:
-            if not key.isascii() or not key.isprintable() or " " in key:
-                raise InputError("an API key must be of printable ASCII characters without blanks")
-            if len(key) < SHORTEST:
-                raise InputError(f"an API key must have at least {SHORTEST} characters")
+            _check(key)
             self._digests.append(_digest(key.encode()))
 
     @classmethod
@@ -39,10 +36,13 @@ class ApiKeys:
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is no text"
                 raise InputError(f"the file of API keys {file} cannot be read: {reason}") from error
-            read = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+            numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
+            read = [(number, key) for number, key in numbered if key and not key.startswith("#")]
             if not read:
                 raise InputError(f"{file} has no API key: write one a line")
-            found += read
+            for number, key in read:
+                _check(key, f" ({file}, line {number})")
+                found.append(key)
         return cls(found)
 
     def __bool__(self) -> bool:
@@ -64,6 +64,14 @@ class ApiKeys:
         if scheme.lower() != b"bearer" or not any(matches):
             raise KeyRefusedError("the API key is wrong; ask whoever runs this server for one")
         return digest.hex()[:16]
+
+
+def _check(key: str, place: str = "") -> None:
+    """Raise InputError, which must not show the key, unless it can be one."""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"an API key must be of printable ASCII characters without blanks{place}")
+    if len(key) < SHORTEST:
+        raise InputError(f"an API key must have at least {SHORTEST} characters{place}")
 
 
 def _digest(key: bytes) -> bytes:
