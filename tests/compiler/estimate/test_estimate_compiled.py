@@ -85,6 +85,8 @@ def test_calls_are_those_that_the_runtime_makes(
         answer = runtime.counters - before
         assert answer.launches + answer.writes + answer.reads == predicted.answer.host_ops == 9
         assert answer.device_copies == 0
+        assert first.row_bytes == predicted.first.copied_bytes
+        assert answer.row_bytes == predicted.answer.copied_bytes > 0
     finally:
         runtime.close()
 

@@ -57,6 +57,23 @@ def test_launches_are_those_of_the_planner(history: int, prompt: int, answer: in
     assert found.answer.host_ops == 2 * len(fed) + answer - 1
 
 
+def test_rows_in_the_middle_of_a_history_are_copied() -> None:
+    questions = {"prompt_tokens": 26, "new_tokens": 20}
+    free = follow(NETS, PROFILES, HOST, **questions)
+    found = follow(NETS, PROFILES, HOST, **questions, row_bytes=26_000)
+    # The prompt begins a conversation. Of the tokens at 26 to 44 only that at 32 follows a whole history.
+    assert found.first == free.first
+    assert found.answer.copied_bytes == 18 * 26_000
+    assert found.answer.device_ns == free.answer.device_ns + 18 * 1000
+    assert found.answer.bytes_moved == free.answer.bytes_moved + 2 * 18 * 26_000
+    assert sum(found.time_shares.values()) == pytest.approx(1)
+    assert sum(found.byte_shares.values()) == pytest.approx(1)
+    later = follow(NETS, PROFILES, HOST, **questions, history=40, row_bytes=26_000)
+    # A step of 32 writes 32 rows, whatever it was given.
+    assert later.first.copied_bytes == 32 * 26_000
+    assert cost_at(found.curve, 0) == pytest.approx(cost_at(free.curve, 0) + 1e-6)
+
+
 def test_json_has_what_a_benchmark_has_and_more() -> None:
     stated = follow(NETS, PROFILES, HOST, prompt_tokens=26, new_tokens=20).to_dict()
     assert stated["host_ops_per_token"] == 3

@@ -97,7 +97,7 @@ def estimate_model(
     profiles = {shape: net.profile for shape, net in timed.items()}
     nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
     timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
-    forecast = _follow(nets, profiles, host, question)
+    forecast = _follow(nets, profiles, host, question, config)
     # Of the box only, and of an answer from its beginning on.
     alike = host == HOSTS["se7"] and not question.history
     row = find_published(name, precision.weights, context) if alike else None
@@ -131,13 +131,17 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
         raise BundleError(
             f"{bundle.folder} does not say what its nets move over the memory bus ({error!r}): make it again"
         ) from error
-    forecast = _follow(nets, profiles, host, question)
+    forecast = _follow(nets, profiles, host, question, bundle.config)
     precision = str(Precision(**bundle.precision))
     return Estimate(bundle.model, precision, bundle.config.num_hidden_layers, forecast, {})
 
 
 def _follow(
-    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, question: Question
+    nets: StepNets,
+    profiles: Mapping[StepShape, Profile],
+    host: Host,
+    question: Question,
+    config: ModelConfig,
 ) -> Forecast:
     return follow(
         nets,
@@ -146,4 +150,6 @@ def _follow(
         prompt_tokens=question.prompt_tokens,
         new_tokens=question.answer_in(nets.context),
         history=question.history,
+        # Keys and values in half precision.
+        row_bytes=2 * 2 * config.kv_size * config.num_hidden_layers,
     )

@@ -11,16 +11,22 @@ from bmqwen.steps import StepNets, StepShape
 
 # LPDDR4X-4266 on 128 bits.
 BUS_BYTES_PER_S = 68.3e9
+# Of a copy in the chip's own memory, each byte read and written (measured on the simulator).
+COPY_BYTES_PER_S = 26e9
 
 
 @dataclass(slots=True)
 class Spent:
-    """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model."""
+    """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model.
+
+    `copied_bytes` are those of K/V rows that the chip copied to their place after they were computed.
+    """
 
     device_ns: int = 0
     host_ops: int = 0
     bytes_moved: int = 0
     bus_idle_ns: int = 0
+    copied_bytes: int = 0
     part_ns: dict[str, int] = field(default_factory=dict)
     part_bytes: dict[str, int] = field(default_factory=dict)
 
@@ -33,6 +39,16 @@ class Spent:
         for mine, its in ((self.part_ns, profile.part_cycles), (self.part_bytes, profile.part_bytes)):
             for part, count in its.items():
                 mine[part] = mine.get(part, 0) + times * count
+
+    def copy(self, size: int) -> None:
+        """Count a copy of K/V rows, which the compiler's timing does not know of."""
+        spent = round(size / COPY_BYTES_PER_S * 1e9)
+        self.copied_bytes += size
+        self.device_ns += spent
+        self.bytes_moved += 2 * size
+        if self.part_ns:
+            self.part_ns["kv"] = self.part_ns.get("kv", 0) + spent
+            self.part_bytes["kv"] = self.part_bytes.get("kv", 0) + 2 * size
 
     def seconds(self, host: Host) -> float:
         """Until the last call has returned: the chip and its host do not work at the same time."""
@@ -108,6 +124,7 @@ class Forecast:
             "device_s_per_token": self.answer.device_ns / 1e9 / tokens,
             "host_ops_per_token": self.answer.host_ops / tokens,
             "bytes_per_token": self.answer.bytes_moved / tokens,
+            "copied_bytes_per_token": self.answer.copied_bytes / tokens,
             "first_token_device_s": self.first.device_ns / 1e9,
             "first_token_host_ops": self.first.host_ops,
             "host": self.host.name,
@@ -155,6 +172,7 @@ def follow(
     prompt_tokens: int,
     new_tokens: int,
     history: int = 0,
+    row_bytes: int = 0,
 ) -> Forecast:
     """Go through a question and its answer as the step runtime does, with its own planner.
 
@@ -165,6 +183,7 @@ def follow(
         prompt_tokens: new tokens to read.
         new_tokens: tokens of the answer, at least 2.
         history: tokens that are cached before.
+        row_bytes: of a token's keys and values, all layers.
 
     Raises:
         InputError: it does not fit into the context, or makes no sense.
@@ -173,17 +192,19 @@ def follow(
     start = history + prompt_tokens
     launches = nets.plan(history, prompt_tokens)
     first, answer = Spent(), Spent()
-    for shape, _ in launches:
-        first.add(profiles[shape], LAUNCH_OPS)
+    position = history
+    for shape, used in launches:
+        _launch(first, profiles[shape], shape, position, row_bytes)
+        position += used
     first.host_ops += READ_OPS
     # Each token is fed to find the next one; the answer's last token is not.
     for position in range(start, start + new_tokens - 1):
         for shape, _ in nets.plan(position, 1):
-            answer.add(profiles[shape], LAUNCH_OPS)
+            _launch(answer, profiles[shape], shape, position, row_bytes)
         answer.host_ops += READ_OPS
     return Forecast(
         host, nets.context, history, prompt_tokens, new_tokens, tuple(launches), first, answer,
-        tuple(_curve(nets, profiles, host)),
+        tuple(_curve(nets, profiles, host, row_bytes)),
         tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)),
     )  # fmt: skip
 
@@ -207,7 +228,16 @@ def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
     return [seconds for start, seconds in curve if start <= history][-1]
 
 
-def _curve(nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host) -> Iterator[tuple[int, float]]:
+def _launch(spent: Spent, profile: Profile, shape: StepShape, position: int, row_bytes: int) -> None:
+    """Count a launch. Rows that do not follow the net's whole history go to their place by a copy."""
+    spent.add(profile, LAUNCH_OPS)
+    if position != shape.history and row_bytes:
+        spent.copy(shape.tokens * row_bytes)
+
+
+def _curve(
+    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, row_bytes: int
+) -> Iterator[tuple[int, float]]:
     """Where the cost of a token changes as the history grows."""
     last: list[tuple[StepShape, int]] = []
     for position in range(nets.context):
@@ -215,6 +245,6 @@ def _curve(nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host) ->
         if row != last:
             spent = Spent(host_ops=READ_OPS)
             for shape, _ in row:
-                spent.add(profiles[shape], LAUNCH_OPS)
+                _launch(spent, profiles[shape], shape, position, row_bytes)
             yield position, spent.seconds(host)
             last = row
