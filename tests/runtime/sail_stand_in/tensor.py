@@ -63,8 +63,10 @@ class Tensor:
         if not self._shape or min(self._shape) <= 0:
             raise SailTensorError("invalid shape")
         size = WIRE[self._dtype].itemsize
+        if plain(offset) < 0:
+            raise TypeError("incompatible constructor arguments")
         memory = src.memory()
-        if plain(offset) < 0 or offset * size + self._bytes() > src._bytes():
+        if offset * size + self._bytes() > src._bytes():
             raise SailTensorError("size out of range")
         self._source = weakref.ref(src)
         self._dev = memory.view(offset * size, self._bytes())
@@ -115,9 +117,8 @@ class Tensor:
     def update_data(self, data: Any) -> None:
         """Fill the host memory; without one, the device's."""
         STATE.count("update_data")
-        if not isinstance(data, np.ndarray):
-            raise TypeError("incompatible function arguments")
-        # What no function is for is made a float array first.
+        data = np.asarray(data)
+        # What no function is for, such as a list, is made a float array first.
         taken = [np.float32, np.int8, np.uint8, np.int32, np.uint16]
         taken += [np.uint32, np.int16] if STATE.version >= (3, 10, 7) else []
         if data.dtype not in taken:
@@ -143,7 +144,7 @@ class Tensor:
             return self._sys.copy()
         array = np.empty(self._shape, WIRE[self._dtype])
         self.memory().read(array)
-        return array.view(np.int32) if self._dtype is Dtype.BM_UINT32 else array
+        return array
 
     def sync_s2d(self) -> None:
         """Host to device."""
