@@ -166,7 +166,7 @@ TENSOR = text(b"token_embd.weight")
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (header(magic=b"GGML"), "begins with"),
+        (header(magic=b"GGML"), "does not begin with GGUF"),
         (header(version=1), "version is 1"),
         (struct.pack(">4sIQQ", b"GGUF", 3, 0, 0), "version is"),
         (header(tensors=HUGE), "tensors"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from program import Run, assert_refused, document, heed_ctrl_c
 
+from bmqwen.bundle import read_bundle
 from talker import REPEATS, SAYS
 
 
@@ -117,15 +118,37 @@ def test_a_reader_that_leaves_ends_it_quietly(chatterbox: Path, environment: dic
     assert "BrokenPipe" not in errors
 
 
-def test_a_full_disk_is_said(talker: Path, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "bmqwen", "chat", str(talker), "-p", "hi"]
+@pytest.mark.parametrize("command", [("chat", "-p", "hi"), ("info",), ("list",), ("--help",), ("--version",)])
+def test_a_full_disk_is_said(command: tuple[str, ...], talker: Path, environment: dict[str, str]) -> None:
+    model = [str(talker)] if command[0] in ("chat", "info") else []
+    call = [sys.executable, "-m", "bmqwen", *command, *model]
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, timeout=60)
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, env=environment, timeout=60)
     assert done.returncode == 1
     assert (
         done.stderr.decode().splitlines()[-1]
         == "bmqwen: the output cannot be written: No space left on device"
     )
+
+
+def test_closed_streams_are_no_error(talker: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    export = f"{sys.executable} -m bmqwen export {talker} -o {tmp_path / 'bundle'}"
+    done = subprocess.run(["bash", "-c", f"{export} 0<&- 1>&- 2>&-"], env=environment, timeout=60)
+    assert done.returncode == 0
+    read_bundle(tmp_path / "bundle").verify_files()
+    chat = f"{sys.executable} -m bmqwen chat {talker} -p hi"
+    closed = subprocess.run(
+        ["bash", "-c", f"{chat} 1>&-"], env=environment, timeout=60, capture_output=True, text=True
+    )
+    assert closed.returncode == 0
+    assert "Traceback" not in closed.stderr
+    assert "tokens/s" in closed.stderr
+
+
+def test_a_variable_that_is_no_switch(bmqwen: Run) -> None:
+    done = bmqwen("list", BMQWEN_OFFLINE="maybe")
+    assert done.returncode == 0
+    assert_refused(bmqwen("chat", "-p", "hi", BMQWEN_OFFLINE="maybe"), "BMQWEN_OFFLINE", "it must be 1 or 0")
 
 
 def test_bad_input_is_one_line_before_anything_is_loaded(bmqwen: Run, tmp_path: Path) -> None:

@@ -274,6 +274,16 @@ def test_a_machine_that_can_run_nothing(tmp_path: Path) -> None:
     assert "sudo apt install" in warnings
 
 
+def test_a_cache_and_a_compiler_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path / "sdk"))
+    errors = told(examined("bare", tmp_path / "machine", Host(machine="x86_64")), "error")
+    assert f"the cache {tmp_path}/file is no folder that you may write to" in errors
+    assert f"BMQWEN_TOOLCHAIN: {tmp_path}/sdk has no BM1684X compiler" in errors
+    assert "name the folder of an unpacked tpu_mlir" in errors
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_guides_show_what_the_program_says(language: str, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / language / "chip.md").read_text(encoding="utf-8")

@@ -148,11 +148,11 @@ class _Cursor:
 
     def __init__(self, view: mmap.mmap, path: Path) -> None:
         self._view = view
-        self._path = path
+        self.path = path
         self.position = 0
 
     def error(self, what: str) -> CheckpointError:
-        return CheckpointError(f"{self._path} is damaged: {what}; download it again")
+        return CheckpointError(f"{self.path} is damaged: {what}; download it again")
 
     def take(self, layout: str) -> Any:
         """One little-endian value in `struct`'s notation."""
@@ -206,7 +206,7 @@ class _Cursor:
 def _read_header(header: _Cursor) -> tuple[dict[str, Value], dict[str, _Info]]:
     magic = header.take("4s")
     if magic != _MAGIC:
-        raise header.error(f"a GGUF file begins with {_MAGIC!r}, but this one with {magic!r}")
+        raise CheckpointError(f"{header.path} is no GGUF file: it does not begin with GGUF")
     version = header.take("I")
     if version not in _VERSIONS:
         raise header.error(f"its GGUF version is {version}, but only 2 and 3 (little-endian) are supported")

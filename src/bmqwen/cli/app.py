@@ -1,6 +1,6 @@
 """The program `bmqwen`: its commands, and the one place where errors become exit codes."""
 
-import os
+import errno
 import re
 import signal
 import sys
@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from bmqwen.cli import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
 from bmqwen.cli import compile as compile_command
-from bmqwen.cli.terminal import use_utf8
+from bmqwen.cli.terminal import hush_stdout, open_streams, use_utf8
 from bmqwen.cli.value_names import name_values
 from bmqwen.errors import BmqwenError
 from bmqwen.version import __version__
@@ -22,6 +22,7 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 # How a value that does not fit is called by typer's checker, and by us.
 _PLAIN_WORDS = (
     (r"Input should be a valid integer.*", "it must be a whole number"),
+    (r"Input should be a valid boolean.*", "it must be 1 or 0"),
     (r"Input should be a valid number.*", "it must be a number"),
     (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
     (r"Input should be less than or equal to (\S+)", r"it must be at most \1"),
@@ -89,6 +90,7 @@ def options(
 
 def main() -> None:
     """Run the command line and leave with its exit code: 0, 1 (failed), 2 (wrong usage or input), 130 (interrupted)."""
+    open_streams()
     use_utf8()
     sys.exit(run(sys.argv[1:]))
 
@@ -111,9 +113,20 @@ def run(arguments: list[str]) -> int:
         _say("bmqwen: interrupted")
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output has gone: nothing may be written any more, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hush_stdout()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # Every file is opened by its name; what has none is stdout.
+        if error.filename is not None or error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EIO,
+            errno.EBADF,
+        ):
+            raise
+        hush_stdout()
+        _say(f"bmqwen: the output cannot be written: {error.strerror}")
+        return 1
     except MemoryError:
         _say("bmqwen: not enough memory on this machine for this model: use a smaller one or --quant int4")
         return 1

@@ -44,19 +44,23 @@ def info(
     from bmqwen.chip.system import System
     from bmqwen.describe import describe_bmodel, describe_bundle, describe_checkpoint
     from bmqwen.doctor.candidate import find_candidate
+    from bmqwen.errors import InputError
     from bmqwen.fit import memory_findings
     from bmqwen.progress import Silent
     from bmqwen.quant.precision import Precision
 
     with progress_bar() as bar:
         path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
+    if check and not is_bundle(path):
+        raise InputError(f"{path} is no bundle: --check compares a bundle's files with its manifest")
     if path.suffix == ".bmodel":
         facts = describe_bmodel(read_description(path))
     elif is_bundle(path):
         bundle = read_bundle(path)
+        facts = describe_bundle(bundle)
         if check:
             bundle.verify_files()
-        facts = describe_bundle(bundle)
+            facts["files_checked"] = True
     else:
         with open_checkpoint(path) as checkpoint:
             facts = describe_checkpoint(checkpoint)

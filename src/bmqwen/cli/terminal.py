@@ -31,6 +31,20 @@ def use_utf8() -> None:
             stream.reconfigure(encoding="utf-8", errors="replace")
 
 
+def open_streams() -> None:
+    """Give standard streams that are closed the null device: else the next file to be opened would be one of them."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the program runs
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def hush_stdout() -> None:
+    """Send stdout nowhere: what is still in its buffer would fail again, loudly, when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def can_edit() -> bool:
     """Whether a line can be edited on this terminal: its cursor moves, and somebody sees it."""
     if os.environ.get("TERM", "dumb") in ("", "dumb") or sys.stdin is None or not sys.stdin.isatty():
@@ -76,8 +90,7 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is still in the buffer would fail again, loudly, when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hush_stdout()
         raise StorageError(f"the output cannot be written: {error.strerror}") from error
 
 

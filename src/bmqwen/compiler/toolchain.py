@@ -145,7 +145,7 @@ def open_toolchain(
         named = Path(variable)
     cache = cache_folder("toolchain")
     if named is not None:
-        toolchain = Toolchain(_sdk_root(named.expanduser().absolute()), "external", cache / "external")
+        toolchain = Toolchain(sdk_root(named.expanduser().absolute()), "external", cache / "external")
     else:
         folder = cache / wheel.version
         if not folder.is_dir():
@@ -192,7 +192,7 @@ def is_wanted(member: str) -> bool:
     return inside in NEEDED
 
 
-def _sdk_root(named: Path) -> Path:
+def sdk_root(named: Path) -> Path:
     """The folder with bin/tpuc-opt of an SDK that the user named."""
     candidates = [named, named / "tpu_mlir"]
     for root in candidates:

@@ -1,5 +1,6 @@
 """What runs and compiles models besides a chip: Python, packages, the compiler, room on the disk."""
 
+import os
 import platform
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from bmqwen.cache import cache_folder
 from bmqwen.chip.finding import Finding
 from bmqwen.chip.system import System
+from bmqwen.errors import BmqwenError
 
 AREA = "software"
 PYTHON = ((3, 10), (3, 13))
@@ -18,9 +20,23 @@ SMALL_DISK = 2_000_000_000
 INSTALL = "pip install -c constraints.txt '.[{}]'"
 
 
-def _free_bytes() -> int:
+def _existing() -> Path:
+    """What there is of the cache's path."""
     folder = cache_folder("models")
-    return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    return next(p for p in (folder, *folder.parents) if p.exists())
+
+
+def _free_bytes() -> int:
+    return shutil.disk_usage(_existing()).free
+
+
+def _may_write() -> bool:
+    return _existing().is_dir() and os.access(_existing(), os.W_OK | os.X_OK)
+
+
+def _named_toolchain() -> Path | None:
+    named = os.environ.get("BMQWEN_TOOLCHAIN")
+    return Path(named).expanduser().absolute() if named else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +48,16 @@ class Host:
         machine: the processor's kind, "x86_64" or "aarch64".
         cache: where downloads and the compiler are kept.
         free: bytes free there.
+        writable: whether this user may write there.
+        toolchain: the compiler's folder that BMQWEN_TOOLCHAIN names; None: that of the cache.
     """
 
     python: tuple[int, int, int] = field(default_factory=lambda: sys.version_info[:3])
     machine: str = field(default_factory=platform.machine)
     cache: Path = field(default_factory=lambda: cache_folder("models").parent)
     free: int = field(default_factory=_free_bytes)
+    writable: bool = field(default_factory=_may_write)
+    toolchain: Path | None = field(default_factory=_named_toolchain)
 
 
 def check_software(system: System, host: Host, *, has_chip: bool) -> Iterator[Finding]:
@@ -57,7 +77,10 @@ def check_software(system: System, host: Host, *, has_chip: bool) -> Iterator[Fi
     yield _cpu_engine(system, has_chip)
     yield from _compiler(system, host)
     free = f"{host.free / 1e9:,.1f} GB free in {host.cache}"
-    if host.free < SMALL_DISK:
+    if not host.writable:
+        cure = "mend its permissions, or name another folder in BMQWEN_CACHE"
+        yield Finding(AREA, "error", f"the cache {host.cache} is no folder that you may write to", cure)
+    elif host.free < SMALL_DISK:
         yield Finding(
             AREA, "warning", free, "`bmqwen remove NAME` frees some, or set BMQWEN_CACHE to a larger disk"
         )
@@ -89,7 +112,7 @@ def _compiler(system: System, host: Host) -> Iterator[Finding]:
     if host.machine not in ("x86_64", "AMD64"):
         yield Finding(AREA, "ok", "compiler: runs on x86-64 only, bundles are compiled there and copied here")
         return
-    from bmqwen.compiler.toolchain import PROGRAMS, TPUC_OPT, WHEEL
+    from bmqwen.compiler.toolchain import PROGRAMS, TPUC_OPT, WHEEL, sdk_root
 
     missing = [names[-1] for names in PROGRAMS if not any(map(system.has_program, names))]
     if missing:
@@ -101,6 +124,15 @@ def _compiler(system: System, host: Host) -> Iterator[Finding]:
         )
     else:
         yield Finding(AREA, "ok", "cmake, make, C and C++ compiler")
+    if host.toolchain is not None:
+        try:
+            yield Finding(
+                AREA, "ok", f"BM1684X compiler: {sdk_root(host.toolchain)}, named by BMQWEN_TOOLCHAIN"
+            )
+        except BmqwenError as error:
+            text, _, cure = str(error).rpartition(": ")
+            yield Finding(AREA, "error", f"BMQWEN_TOOLCHAIN: {text}", cure)
+        return
     unpacked = host.cache / "toolchain" / WHEEL.version / "tpu_mlir" / TPUC_OPT
     if unpacked.is_file():
         yield Finding(AREA, "ok", f"BM1684X compiler: tpu_mlir {WHEEL.version} in {unpacked.parents[1]}")
