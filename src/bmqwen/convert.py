@@ -3,13 +3,14 @@
 import contextlib
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
 from bmqwen.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.cache import cache_folder
-from bmqwen.checkpoint.catalog import find
+from bmqwen.checkpoint.catalog import find, is_short
 from bmqwen.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from bmqwen.checkpoint.hub import Hub
 from bmqwen.errors import BundleError, InputError
@@ -41,18 +42,33 @@ def convert(
 
 
 def bundle_of(
-    model: str | None, precision: Precision, *, offline: bool = False, progress: Progress
+    model: str | None,
+    precision: Precision,
+    *,
+    offline: bool = False,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
 ) -> Bundle:
     """The bundle to run for MODEL: itself where it is one or a published bmodel, else its conversion, made on first use
     and kept.
 
-    Raises what `Hub.resolve`, `read_bundle` and `export_onnx` raise.
+    Args:
+        model: as users name it.
+        precision: of a conversion.
+        offline: use only what is on this machine.
+        progress: told how far downloads and conversion are.
+        check: called before a checkpoint is downloaded or converted; raises where it could not be run.
+
+    Raises what `Hub.resolve`, `read_bundle`, `export_onnx` and `check` raise.
     """
+    if _is_known_checkpoint(model):
+        check()
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         return read_bundle(path)
     if published := path if path.suffix == ".bmodel" else published_in(path):
         return open_published(published)
+    check()
     with open_checkpoint(path) as checkpoint:
         # A device runs bundles and never exports one.
         from bmqwen.network.export import source_key
@@ -67,6 +83,17 @@ def bundle_of(
             return _export(
                 checkpoint, folder, precision, plain=False, replace=True, kept=True, progress=progress
             )
+
+
+def _is_known_checkpoint(model: str | None) -> bool:
+    """Whether MODEL, before it is looked for, is known to be no file here, no bundle and no published bmodel."""
+    if model and not is_short(model):
+        with contextlib.suppress(OSError, RuntimeError):  # a name too long, an unknown ~user
+            if Path(model).expanduser().exists():
+                return False
+    with contextlib.suppress(InputError):
+        return not (find(model or "demo").file or "").endswith(".bmodel")
+    return False
 
 
 def conversions() -> list[Bundle]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
@@ -119,6 +120,7 @@ def load(
         precision or Precision(),
         offline=offline,
         progress=progress or Silent(),
+        check=partial(_check_cpu_engine, engine),
     )
     with ExitStack() as undo:
         runtime = _open_runtime(bundle, engine, threads, context_length, device, progress or Silent())
@@ -166,5 +168,18 @@ def _open_runtime(
             context_length=context_length,
             note=progress.note,
         )
+    raise _unfit(engine, bundle.kind)
+
+
+def _check_cpu_engine(engine: EngineName) -> None:
+    """Raise unless a checkpoint, which is converted for the CPU, can be run: before it is downloaded."""
+    if engine not in ("auto", "cpu"):
+        raise _unfit(engine, "onnx")
+    from bmqwen.runtime.ort import onnxruntime_package
+
+    onnxruntime_package()
+
+
+def _unfit(engine: EngineName, kind: str) -> InputError:
     cure = "name the model that it was made from" if engine == "cpu" else "compile the model for it first"
-    raise InputError(f"the engine {engine} cannot run a bundle of the kind {bundle.kind}: {cure}")
+    return InputError(f"the engine {engine} cannot run a bundle of the kind {kind}: {cure}")

@@ -175,6 +175,19 @@ def test_an_engine_that_cannot_run_a_checkpoint_is_wrong_usage(bmqwen: Run, talk
     assert_refused(bmqwen("chat", talker, "-p", "hi", "--engine", "sim"), "engine sim", "compile the model")
 
 
+@pytest.mark.parametrize("model", [(), ("qwen1.5-0.5b-chat",), ("someone/some-model",)])
+def test_what_cannot_be_run_here_is_not_downloaded(
+    bmqwen: Run, environment: dict[str, str], tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    # Where it is not in the cache, a look at a hub would be told as "offline".
+    refused = bmqwen("chat", *model, "-p", "hi", "--offline", "--engine", "tpu", BMQWEN_CACHE=str(tmp_path))
+    assert_refused(refused, "engine tpu", "compile the model")
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [environment.get("PYTHONPATH")])])
+    bare = bmqwen("chat", *model, "-p", "hi", "--offline", BMQWEN_CACHE=str(tmp_path), PYTHONPATH=path)
+    assert_refused(bare, "needs onnxruntime", "bmqwen[cpu]", code=1)
+
+
 def test_a_prompt_that_cannot_fit_is_refused_with_the_numbers(bmqwen: Run, talker: Path) -> None:
     bmqwen("chat", talker, "-p", "hi")  # converted, so that no progress is on stderr
     done = bmqwen("chat", talker, stdin="a" * 100_000)

@@ -26,6 +26,15 @@ CHUNK = 256
 FIRST_ROWS = 512
 
 
+def onnxruntime_package() -> Any:
+    """The package. Raises MissingDependencyError."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("the CPU engine needs onnxruntime: pip install 'bmqwen[cpu]'") from error
+    return onnxruntime
+
+
 class OrtRuntime:
     """Runs an ONNX bundle (dialect "onnxruntime") on the CPU.
 
@@ -42,12 +51,7 @@ class OrtRuntime:
     def __init__(
         self, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None
     ) -> None:
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the CPU engine needs onnxruntime: pip install 'bmqwen[cpu]'"
-            ) from error
+        ort = onnxruntime_package()
         if bundle.kind != "onnx" or bundle.details.get("dialect") != "onnxruntime":
             raise BundleError(
                 f"{bundle.folder} is a plain export for other tools: export it without --plain to run it"
