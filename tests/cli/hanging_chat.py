@@ -57,9 +57,9 @@ class Hanging:
         pass
 
 
-def open_hanging(bundle: Bundle, folder: Path | None, context_length: int | None) -> Hanging:
+def open_hanging(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Hanging:
     """In the simulator's process."""
-    del bundle, folder, context_length
+    del bundle, folder, context_length, device
     return Hanging()
 
 
