@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bmqwen.progress import Progress
-from bmqwen.quality.model_pair import FLOAT, Arithmetic, open_pair
-from bmqwen.quality.text_score import TextScore, evaluate_text
+from bmqwen.evaluation.model_pair import FLOAT, Arithmetic, open_pair
+from bmqwen.evaluation.text_score import TextScore, evaluate_text
 from bmqwen.quant.precision import Precision
+from bmqwen.util.progress import Progress
 
 Scores = Mapping[str, Mapping[str, TextScore]]
 """By grid and text."""

@@ -18,16 +18,16 @@ from typing import Any
 
 from agreement import markdown as agreement_table
 from agreement import score_grids
-from bmqwen.bundle import Bundle
-from bmqwen.checkpoint.checkpoint import open_checkpoint
-from bmqwen.checkpoint.hub import Hub
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.cli.output import progress_bar
 from bmqwen.cli.terminal import STDERR, use_utf8
-from bmqwen.convert import bundle_of
 from bmqwen.errors import BmqwenError, InputError, MissingDependencyError
 from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
-from bmqwen.storage import write_file
+from bmqwen.resolve import resolve_bundle
+from bmqwen.util.storage import write_file
+from bmqwen.weights.checkpoint import open_checkpoint
 from comparison import Comparison
 from machine import Machine
 from q4_0 import q4_0_file
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         path = Hub().resolve(options.model, progress=bar)
         if path.suffix != ".gguf":
             raise InputError(f"{path} is no GGUF file, which llama.cpp needs: name one with --model")
-        bundle = bundle_of(str(path), Precision(), progress=bar)
+        bundle = resolve_bundle(str(path), Precision(), progress=bar)
         with open_checkpoint(path) as checkpoint:
             name, shipped = checkpoint.name, checkpoint.precision
             started = partial(bar.start, "making the Q4_0 file for llama.cpp (once)", None)

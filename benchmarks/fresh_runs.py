@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bmqwen.engine import Engine
-from bmqwen.generate.detokenizer import tokens_showing
 from bmqwen.generate.params import Completion, SamplingParams, TokenLogprob
 from bmqwen.generate.template import Message
+from bmqwen.generate.text_stream import tokens_showing
 from traffic import Exchange, Said
 
 # Of the natural logarithm of two tokens' probabilities: so close, rounding may decide.

@@ -12,20 +12,20 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bmqwen.cache import cache_folder
-from bmqwen.checkpoint.checkpoint import open_checkpoint
-from bmqwen.checkpoint.hub import Hub
-from bmqwen.convert import bundle_of
+from bmqwen.emit.export import export_onnx
 from bmqwen.errors import BmqwenError
+from bmqwen.evaluation.model_pair import FLOAT, ModelPair
+from bmqwen.evaluation.text_score import evaluate_text, read_text
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.network.export import export_onnx
-from bmqwen.progress import Silent
-from bmqwen.quality.model_pair import FLOAT, ModelPair
-from bmqwen.quality.text_score import evaluate_text, read_text
+from bmqwen.hub.hub import Hub
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import FORMATS, Precision
-from bmqwen.runtime.ort import OrtRuntime
-from bmqwen.storage import storage_errors
+from bmqwen.resolve import resolve_bundle
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.progress import Silent
+from bmqwen.util.storage import storage_errors
+from bmqwen.weights.checkpoint import open_checkpoint
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def open_nearest(model: str | None, precision: Precision) -> Iterator[ModelPair]
         precision: formats of the weights; GPTQ and AWQ grids stay as they are stored.
 
     Raises:
-        BmqwenError: what `Hub.resolve`, `open_checkpoint`, `export_onnx` and `OrtRuntime` raise.
+        BmqwenError: what `Hub.resolve`, `open_checkpoint`, `export_onnx` and `CpuRuntime` raise.
     """
     with ExitStack() as stack:
         source = stack.enter_context(open_checkpoint(Hub().resolve(model)))
@@ -49,9 +49,9 @@ def open_nearest(model: str | None, precision: Precision) -> Iterator[ModelPair]
         rounded = replace(source, weights=weights, config=weights.config)
         bundles = [
             export_onnx(rounded, scratch / "nearest", FLOAT),
-            bundle_of(str(source.path.absolute()), FLOAT, offline=True, progress=Silent()),
+            resolve_bundle(str(source.path.absolute()), FLOAT, offline=True, progress=Silent()),
         ]
-        model_runtime, reference = (stack.enter_context(closing(OrtRuntime(bundle))) for bundle in bundles)
+        model_runtime, reference = (stack.enter_context(closing(CpuRuntime(bundle))) for bundle in bundles)
         yield ModelPair(
             name=source.name,
             precision=precision,

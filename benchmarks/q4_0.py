@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from bmqwen.cache import cache_folder
-from bmqwen.checkpoint.checkpoint import Checkpoint
-from bmqwen.checkpoint.gguf_file import gguf_package
 from bmqwen.errors import InputError
-from bmqwen.storage import require_free, storage_errors
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.storage import require_free, storage_errors
+from bmqwen.weights.checkpoint import Checkpoint
+from bmqwen.weights.gguf_file import gguf_package
 
 HEAD = "output.weight"
 

@@ -23,7 +23,7 @@ from typing import Any
 from bmqwen.cli.terminal import STDERR, use_utf8
 from bmqwen.engine import Engine, load
 from bmqwen.errors import BmqwenError, InputError
-from bmqwen.storage import write_file
+from bmqwen.util.storage import write_file
 from fresh_runs import FreshRuns
 from machine import Machine
 from served_model import ServedModel

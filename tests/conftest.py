@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from bmqwen.checkpoint.hub import Hub
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
+from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Format
-from checkpoints import Kind
-from compiled_models import CompiledModel, compile_toy
+from support.checkpoints import Kind
+from support.compiled_models import CompiledModel, compile_toy
 
 # A busy machine must not fail a property test.
 settings.register_profile("untimed", deadline=None)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bmqwen.compiler.toolchain import open_toolchain
-from compiled_models import compile_toy
+from support.compiled_models import compile_toy
 
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", "modelscope_hub", "xllamacpp")
 # Of our own, what makes models; and the client of a hub, which loads much and is for downloads.
-MAKERS = ("bmqwen.compiler", "bmqwen.network", "huggingface_hub")
+MAKERS = ("bmqwen.compiler", "bmqwen.emit", "huggingface_hub")
 AS_ON_A_DEVICE = "import platform; platform.machine = lambda: 'aarch64'"
 
 
@@ -20,11 +20,11 @@ AS_ON_A_DEVICE = "import platform; platform.machine = lambda: 'aarch64'"
     "code",
     [
         "import bmqwen.engine",
-        "import bmqwen.cli.app, bmqwen.cli.repl, bmqwen.cli.answer",
+        "import bmqwen.cli.app, bmqwen.cli.repl.repl, bmqwen.cli.repl.answer",
         "import bmqwen.generate.conversation, bmqwen.runtime.base, bmqwen.runtime.bmodel.step_runtime",
         "from bmqwen.cli.app import run; run(['chat', '--help'])",
         "from bmqwen.cli.app import run; run(['doctor'])",
-        "import bmqwen.serve.app, bmqwen.serve.server",
+        "import bmqwen.serve.http.app, bmqwen.serve.http.server",
     ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
@@ -43,7 +43,9 @@ def test_doctor_on_a_device_loads_no_compiler() -> None:
 
 
 def test_the_server_loads_nothing_that_makes_models() -> None:
-    loaded = modules_after("import bmqwen.serve.app, bmqwen.serve.server, bmqwen.serve.replica")
+    loaded = modules_after(
+        "import bmqwen.serve.http.app, bmqwen.serve.http.server, bmqwen.serve.pool.replica"
+    )
     assert loaded & {*HEAVY, *MAKERS} == set()
 
 
@@ -70,9 +72,9 @@ def test_chat_with_a_bmodel_loads_nothing_that_makes_models(tmp_path: Path) -> N
             f"{AS_ON_A_DEVICE}\nfrom bmqwen.cli.app import run; run({arguments!r})",
             LD_LIBRARY_PATH=str(toolchain.simulator_folder) if arguments is words else "",
         )
-        wanted = "bmqwen.runtime.bmodel.step_runtime" if arguments is words else "bmqwen.fit"
+        wanted = "bmqwen.runtime.bmodel.step_runtime" if arguments is words else "bmqwen.artifact.fit"
         assert wanted in loaded
-        unwanted = {*HEAVY, *MAKERS} - ({"bmqwen.network"} if arguments is doctor else set())
+        unwanted = {*HEAVY, *MAKERS} - ({"bmqwen.emit"} if arguments is doctor else set())
         assert loaded & unwanted == set()
 
 

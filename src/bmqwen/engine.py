@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
 
-from bmqwen.bundle import Bundle
-from bmqwen.convert import bundle_of
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.conversation_cache import ConversationCache
@@ -16,9 +15,10 @@ from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.progress import Progress, Silent
 from bmqwen.quant.precision import Precision
+from bmqwen.resolve import resolve_bundle
 from bmqwen.runtime.base import Runtime
+from bmqwen.util.progress import Progress, Silent
 
 EngineName = Literal["auto", "cpu", "sim", "tpu", "tpu:sail", "tpu:bmrt"]
 # What opens a chip, where an engine's name says it.
@@ -115,7 +115,7 @@ def load(
     """
     if engine not in get_args(EngineName):
         raise InputError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
-    bundle = bundle_of(
+    bundle = resolve_bundle(
         None if model is None else str(model),
         precision or Precision(),
         offline=offline,
@@ -143,9 +143,9 @@ def _open_runtime(
     if device and not on_chip:
         raise InputError(f"there is no device {device} to choose: {bundle.place} does not run on a chip here")
     if bundle.kind == "onnx" and engine in ("auto", "cpu"):
-        from bmqwen.runtime.ort import OrtRuntime
+        from bmqwen.runtime.cpu import CpuRuntime
 
-        return OrtRuntime(bundle, threads=threads, context_length=context_length)
+        return CpuRuntime(bundle, threads=threads, context_length=context_length)
     if bundle.kind == "bmodel" and engine == "sim":
         # The simulator comes with the compiler; a chip needs neither.
         from bmqwen.compiler.toolchain import open_toolchain
@@ -175,11 +175,11 @@ def _check_cpu_engine(engine: EngineName) -> None:
     """Raise unless a checkpoint, which is converted for the CPU, can be run: before it is downloaded."""
     if engine not in ("auto", "cpu"):
         raise _unfit(engine, "onnx")
-    from bmqwen.runtime.ort import onnxruntime_package
+    from bmqwen.runtime.cpu import onnxruntime_package
 
     onnxruntime_package()
 
 
 def _unfit(engine: EngineName, kind: str) -> InputError:
-    cure = "name the model that it was made from" if engine == "cpu" else "compile the model for it first"
-    return InputError(f"the engine {engine} cannot run a bundle of the kind {kind}: {cure}")
+    fix = "name the model that it was made from" if engine == "cpu" else "compile the model for it first"
+    return InputError(f"the engine {engine} cannot run a bundle of the kind {kind}: {fix}")

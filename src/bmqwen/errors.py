@@ -1,6 +1,6 @@
 """The one exception tree. Each class carries the exit code and the HTTP status it maps to.
 
-A message is one sentence that names the cause, and where there is one, the cure.
+A message is one sentence that names the cause, and where there is one, the fix.
 """
 
 from typing import ClassVar

@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bmqwen.bmodel.description import BmodelDescription, read_description
-from bmqwen.bmodel.published import LAYOUT, PublishedModel, published_model
-from bmqwen.bundle import Bundle, FileEntry
-from bmqwen.checkpoint.cache import Cache
-from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.artifact.bmodel import BmodelDescription, read_description
+from bmqwen.artifact.bundle import Bundle, FileEntry
+from bmqwen.artifact.published_layout import LAYOUT, PublishedModel, published_model
 from bmqwen.errors import BundleError
 from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.hub.cache import Cache
+from bmqwen.model.config import ModelConfig
 from bmqwen.runtime.bmodel.nets import IO_ALONE
 
 # As the publisher calls them: qwen1.5-1.8b_int4_1dev.bmodel, qwen1.5-7b_int4_seq512_1dev.bmodel.

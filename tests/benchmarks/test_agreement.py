@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from agreement import markdown, score_grids
-from bmqwen.checkpoint.checkpoint import open_checkpoint
-from bmqwen.progress import Silent
-from checkpoints import tiny_config, write_gguf
+from bmqwen.util.progress import Silent
+from bmqwen.weights.checkpoint import open_checkpoint
 from q4_0 import q4_0_file
+from support.checkpoints import tiny_config, write_gguf
 
 
 @pytest.fixture

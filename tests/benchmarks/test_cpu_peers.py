@@ -11,13 +11,13 @@ import pytest
 
 from bmqwen.engine import load
 from bmqwen.errors import DeviceError, MissingDependencyError
+from bmqwen.evaluation.model_pair import FLOAT
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
-from bmqwen.quality.model_pair import FLOAT
-from checkpoints import tiny_config, write_gguf
 from cpu_peers import PEERS, PROMPT_TOKENS, TEXTS, require
 from endless_tokenizer import EndlessTokenizer
 from rounds import run_worker
+from support.checkpoints import tiny_config, write_gguf
 
 SCRIPT = TEXTS.with_name("cpu_peers.py")
 
@@ -110,7 +110,7 @@ def test_a_worker_that_fails_is_named_with_the_cause(model: Path) -> None:
 def test_a_peer_that_is_not_installed_is_one_line_with_the_cure() -> None:
     with pytest.raises(MissingDependencyError, match=r"^the peer other is not installed: pip install other$"):
         require("other", "no_such_module_at_all", "pip install other")
-    assert all("pip install" in cure for _, cure in PEERS.values())
+    assert all("pip install" in fix for _, fix in PEERS.values())
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.quality.model_pair import open_pair
-from bmqwen.quality.text_score import evaluate_text
+from bmqwen.evaluation.model_pair import open_pair
+from bmqwen.evaluation.text_score import evaluate_text
 from bmqwen.quant.precision import Precision
-from checkpoints import tiny_config, write_checkpoint
 from nearest import open_nearest
+from support.checkpoints import tiny_config, write_checkpoint
 
 TEXT = "hello you and the system, 你好。 They walked to the river. " * 4
 

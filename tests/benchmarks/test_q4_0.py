@@ -6,11 +6,11 @@ import gguf
 import numpy as np
 import pytest
 
-from bmqwen.checkpoint.checkpoint import open_checkpoint
-from bmqwen.checkpoint.gguf_file import GgufFile
 from bmqwen.errors import InputError
-from checkpoints import tiny_config, write_gguf
+from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.weights.gguf_file import GgufFile
 from q4_0 import q4_0_file
+from support.checkpoints import tiny_config, write_gguf
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bmqwen.engine import Engine, load
-from checkpoints import tiny_config, write_checkpoint
 from fresh_runs import FreshRuns
 from server_load import TEXTS, Sample, answer_checks, memory_check
-from talker import write_talker
+from support.checkpoints import tiny_config, write_checkpoint
+from support.talker import write_talker
 from traffic import MOST_TURNS, Asker, Exchange, Question, Said
 
 TEXT = "All that the clients ask about. " * 100

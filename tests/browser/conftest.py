@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from served_page import ServedPage, Visit
 
-from talker import write_talker
+from support.served_page import ServedPage, Visit
+from support.talker import write_talker
 
 # Nothing of the browser's own may go out either.
 FLAGS = (
@@ -66,7 +66,7 @@ def endless(page_folder: Path) -> Iterator[ServedPage]:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """Opens a server's page in a browser that has never been there; `phone` is 360 pixels wide and has no mouse."""
-    contexts, troubles = [], []
+    contexts, problems = [], []
 
     def open_page(
         served: ServedPage, *, locale: str = "en-US", phone: bool = False, dark: bool = False, path: str = "/"
@@ -86,17 +86,17 @@ def visit(browser: Browser) -> Iterator[Visit]:
         contexts.append(context)
 
         def watch(page: Page) -> None:
-            page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+            page.on("pageerror", lambda error: problems.append(f"error: {error}"))
             page.on("console", lambda message: check(message.type, message.text))
             page.on("request", lambda request: check_address(request.url))
 
         def check(kind: str, text: str) -> None:
             if kind in ("error", "warning") and not text.startswith(EXPECTED):
-                troubles.append(f"{kind}: {text}")
+                problems.append(f"{kind}: {text}")
 
         def check_address(url: str) -> None:
             if not url.startswith((served.address + "/", "data:", f"blob:{served.address}/")):
-                troubles.append(f"request: {url}")
+                problems.append(f"request: {url}")
 
         context.on("page", watch)
         page = context.new_page()
@@ -107,4 +107,4 @@ def visit(browser: Browser) -> Iterator[Visit]:
     yield open_page
     for context in contexts:
         context.close()
-    assert troubles == []
+    assert problems == []

@@ -4,9 +4,9 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from served_page import ServedPage, Visit, answers, expect_answers, questions, send, titles
 
-from talker import SAYS
+from support.served_page import ServedPage, Visit, answers, expect_answers, questions, send, titles
+from support.talker import SAYS
 
 pytestmark = pytest.mark.browser
 

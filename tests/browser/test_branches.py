@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from served_page import ServedPage, Visit, expect_answers, questions, reply_with, send
+
+from support.served_page import ServedPage, Visit, expect_answers, questions, reply_with, send
 
 pytestmark = pytest.mark.browser
 

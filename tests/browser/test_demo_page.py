@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from served_page import ServedPage, Visit, send
+
+from support.served_page import ServedPage, Visit, send
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from served_page import ServedPage, Visit, expect_answers, refuse_with, reply_with, send, stream_of
 
-from talker import SAYS, write_talker
+from support.served_page import ServedPage, Visit, expect_answers, refuse_with, reply_with, send, stream_of
+from support.talker import SAYS, write_talker
 
 pytestmark = pytest.mark.browser
 

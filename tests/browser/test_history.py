@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from served_page import (
+
+from support.served_page import (
     ServedPage,
     Visit,
     act_on,

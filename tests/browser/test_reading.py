@@ -4,7 +4,8 @@ import re
 
 import pytest
 from playwright.sync_api import Page, expect
-from served_page import ServedPage, Visit, expect_answers, questions, reply_with, send, titles
+
+from support.served_page import ServedPage, Visit, expect_answers, questions, reply_with, send, titles
 
 pytestmark = pytest.mark.browser
 

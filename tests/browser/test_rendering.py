@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
-from served_page import ServedPage, Visit, expect_answers, questions, reply_with, send, titles
 
 from bmqwen import serve
+from support.served_page import ServedPage, Visit, expect_answers, questions, reply_with, send, titles
 
 pytestmark = pytest.mark.browser
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import Run
 
-from talker import write_talker
+from support.program import Run
+from support.talker import write_talker
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from program import Run, assert_refused, document
 
 from bmqwen.quant.precision import Format
-from checkpoints import Kind
-from compiled_models import CompiledModel
+from support.checkpoints import Kind
+from support.compiled_models import CompiledModel
+from support.program import Run, assert_refused, document
 
 QUICK = ("--max-tokens", "4", "--repeats", "2", "--warmup", "0")
 

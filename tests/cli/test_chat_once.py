@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from program import Run, assert_refused, document, heed_ctrl_c
 
-from bmqwen.bundle import read_bundle
-from talker import REPEATS, SAYS
+from bmqwen.artifact.bundle import read_bundle
+from support.program import Run, assert_refused, document, heed_ctrl_c
+from support.talker import REPEATS, SAYS
 
 
 def test_the_answer_goes_to_stdout_and_its_cost_to_stderr(bmqwen: Run, talker: Path) -> None:

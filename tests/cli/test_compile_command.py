@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.cli.app import run
-from checkpoints import tiny_config, write_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.bundle import Bundle, write_manifest
+from bmqwen.artifact.bundle import Bundle, write_manifest
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.cli.app import run
 from bmqwen.quant.precision import Precision
-from bmqwen.steps import StepNets, StepShape
-from checkpoints import tiny_config
+from support.checkpoints import tiny_config
 
 CYCLES = {StepShape(1, 64): 1_000_000, StepShape(1, 128): 1_100_000, StepShape(32, 0): 2_000_000}
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from program import Run, assert_refused, document, heed_ctrl_c
 
-from checkpoints import tiny_config, write_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
+from support.program import Run, assert_refused, document, heed_ctrl_c
 
 SENTENCE = "hello you and the system, 你好。 "
 QUESTIONS = "id,question,A,B,C,D,answer\n0,hello?,1,2,3,4,A\n1,you?,1,2,3,4,B\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program import Run, assert_refused, document, heed_ctrl_c
 
-from bmqwen.bundle import read_bundle
-from checkpoints import random_weights, tiny_config, write_checkpoint
+from bmqwen.artifact.bundle import read_bundle
+from support.checkpoints import random_weights, tiny_config, write_checkpoint
+from support.program import Run, assert_refused, document, heed_ctrl_c
 
 
 @pytest.fixture(name="checkpoint")

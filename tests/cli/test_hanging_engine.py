@@ -10,12 +10,12 @@ from typing import Any
 
 import pexpect
 import pytest
-from program import PROMPT, heed_ctrl_c
 
-from processes import wait_for_end
+from support.processes import wait_for_end
+from support.program import PROMPT, heed_ctrl_c
 
 CTRL_C = "\x03"
-PROGRAM = Path(__file__).with_name("hanging_chat.py")
+PROGRAM = Path(__file__).parents[1] / "support/hanging_chat.py"
 ENDS = {
     "worker": "bmqwen: interrupted",
     "stopped": "bmqwen: interrupted",

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from program import Run, assert_refused, document
 
 from bmqwen.compiler.toolchain import open_toolchain
 from bmqwen.compiler.tpuc import Recipe
-from simulator_nets import compile_text, linear_text
+from support.program import Run, assert_refused, document
+from support.simulator_nets import compile_text, linear_text
 
 pytestmark = pytest.mark.simulator
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bmqwen.cli.entry import Entry, is_open, parse
+from bmqwen.cli.repl.entry import Entry, is_open, parse
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from program import Run
 
-from bmqwen.cli.commands import COMMANDS, is_script
-from talker import SAYS, write_talker
+from bmqwen.cli.repl.commands import COMMANDS, is_script
+from support.program import Run
+from support.talker import SAYS, write_talker
 
 
 def test_lines_are_taken_as_if_typed(say: Run) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pexpect
 import pytest
-from program import PROMPT, heed_ctrl_c
 
-from talker import SAYS
+from support.program import PROMPT, heed_ctrl_c
+from support.talker import SAYS
 
 ENTER, CTRL_C, CTRL_D, CTRL_J, UP, TAB = "\r", "\x03", "\x04", "\n", "\x1b[A", "\t"
 ALT_ENTER = "\x1b\r"

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-from stand_in_compiler import compiled, stand_in
 
-from bmqwen.cache import cache_folder
-from bmqwen.compiler.estimate.representative import time_nets
 from bmqwen.compiler.plan import Plan, plan_model
 from bmqwen.errors import CompileError
-from bmqwen.progress import Silent
+from bmqwen.estimate.representative import time_nets
 from bmqwen.quant.precision import Precision
-from checkpoints import tiny_config
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.progress import Silent
+from support.checkpoints import tiny_config
+from support.stand_in_compiler import compiled, stand_in
 
 
 def plan(layers: int = 6) -> Plan:

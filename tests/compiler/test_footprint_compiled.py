@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.bmodel.description import read_description
-from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.artifact.bmodel import read_description
+from bmqwen.artifact.footprint import footprint
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import describe
 from bmqwen.doctor.candidate import bmodel_footprint
-from bmqwen.footprint import footprint
 from bmqwen.quant.precision import Format, Precision
-from checkpoints import tiny_config, write_checkpoint
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
 
 pytestmark = pytest.mark.simulator
 

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in_compiler import compiled, stand_in
 
-from bmqwen.bundle import read_bundle
-from bmqwen.cache import cache_folder
-from bmqwen.checkpoint.checkpoint import open_checkpoint
-from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.bundle import read_bundle
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CheckpointError, CompileError, InputError, MissingDependencyError, StorageError
-from bmqwen.half import from_half
-from bmqwen.io_layout import IoLayout
+from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
-from bmqwen.steps import StepNets, StepShape
-from checkpoints import random_weights, tiny_config, write_checkpoint
+from bmqwen.util.float16 import from_half
+from bmqwen.util.paths import cache_folder
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import random_weights, tiny_config, write_checkpoint
+from support.stand_in_compiler import compiled, stand_in
 
 INT4 = Precision("int4", 32, "int8")
 SHAPES = ["64-0", "32-64", "32-0", "8-64", "1-64"]
@@ -275,8 +275,8 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from stand_in_compiler import stand_in
-from bmqwen.checkpoint.checkpoint import open_checkpoint
+from support.stand_in_compiler import stand_in
+from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.errors import BmqwenError
 from bmqwen.quant.precision import Precision

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import describe
 from bmqwen.quant.precision import Format, Precision
-from bmqwen.steps import StepNets, StepShape
-from checkpoints import tiny_config, write_checkpoint
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
 
 pytestmark = pytest.mark.simulator
 # On a full disk a program is refused more bytes; a limit on the size of its files does the same to the compiler.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.profile import Profile, read_profile
 from bmqwen.compiler.sizes import (
     available_memory,
@@ -16,10 +16,10 @@ from bmqwen.compiler.sizes import (
 from bmqwen.compiler.stage_clock import StageClock, duration_text
 from bmqwen.compiler.stages import check_context, step_shapes
 from bmqwen.errors import CompileError, InputError
-from bmqwen.progress import Silent
+from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
-from bmqwen.steps import StepNets, StepShape
-from checkpoints import tiny_config
+from bmqwen.util.progress import Silent
+from support.checkpoints import tiny_config
 
 INT4 = Precision("int4", 64, "int8")
 

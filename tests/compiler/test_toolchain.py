@@ -14,7 +14,7 @@ from bmqwen.compiler.toolchain import NEEDED, check_host, is_wanted, open_toolch
 from bmqwen.compiler.toolchain_fetch import WHEEL_BYTES, steps
 from bmqwen.compiler.wheel_archive import WheelArchive, unpack
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError, StorageError
-from index_server import IndexServer, use_only
+from support.index_server import IndexServer, use_only
 
 STARTS = "#!/bin/sh\necho version\n"
 FOREIGN = "tpu_mlir/lib/third_party/libc.so.6"

@@ -10,7 +10,7 @@ import pytest
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, combine, compile_net, describe, forget_time
 from bmqwen.errors import CompileError
-from simulator_nets import attention_text, compile_text, linear_text
+from support.simulator_nets import attention_text, compile_text, linear_text
 
 
 def stand_in(folder: Path, script: str) -> Toolchain:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.compiler.work_lock import DOOR, work_lock
 from bmqwen.errors import StorageError
+from bmqwen.util.work_lock import DOOR, work_lock
 
 # Without the lock, two of them would read the same number.
 COUNT = """

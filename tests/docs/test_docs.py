@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import typer
 
-from bmqwen.checkpoint.published_configs import published_config
+from bmqwen.artifact.footprint import fits, footprint, longest_context
 from bmqwen.chip.layout import SE7, largest_heaps, plan_layout
 from bmqwen.cli.app import app
-from bmqwen.cli.commands import COMMANDS
+from bmqwen.cli.repl.commands import COMMANDS
 from bmqwen.compiler.sizes import sizes
 from bmqwen.compiler.stages import step_shapes
-from bmqwen.footprint import fits, footprint, longest_context
+from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Precision
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ PROGRAM: Any = typer.main.get_command(app)
 
 # Options of other programs that the pages name.
 FOREIGN_OPTIONS = {"--merge", "--quality", "--rounds"}
-# Messages of other programs in the pages on trouble.
+# Messages of other programs in the pages on problem.
 FOREIGN_MESSAGES = ("ensurepip is not", "requires a different Python", "externally-managed")
 # A piece of a message in the source this long is no coincidence.
 TELLING = 9

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recorded import recorded
 
 from bmqwen.cli.app import run
+from support.recorded import recorded
 
 Doctor = Callable[..., tuple[int, str]]
 
@@ -40,9 +40,9 @@ def test_a_script_gets_findings_with_their_cures(doctor: Doctor) -> None:
     found = json.loads(said)
     assert (code, found["healthy"], found["model"]) == (1, False, None)
     (error,) = [item for item in found["findings"] if item["level"] == "error"]
-    assert set(error) == {"area", "level", "text", "cure"}
+    assert set(error) == {"area", "level", "text", "fix"}
     assert error["area"] == "chip"
-    assert "`sudo modprobe bmsophon`" in error["cure"]
+    assert "`sudo modprobe bmsophon`" in error["fix"]
     assert {item["level"] for item in found["findings"]} <= {"ok", "warning", "error"}
 
 

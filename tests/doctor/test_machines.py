@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from recorded import PACKAGES, recorded
 
-from bmqwen.checkpoint.published_configs import published_config
+from bmqwen.artifact.fit import MemoryRequest
 from bmqwen.chip.libsophon import Libsophon, find_libsophon
 from bmqwen.chip.machine import look
-from bmqwen.chip.troubles import (
-    Trouble,
+from bmqwen.chip.problems import (
+    Problem,
     dead_chip,
     no_device,
     no_driver,
@@ -20,13 +19,14 @@ from bmqwen.chip.troubles import (
     sail_of_other_python,
     separate_memory,
 )
-from bmqwen.cli.doctor import _lines
+from bmqwen.cli.commands.doctor import _lines
 from bmqwen.doctor.candidate import of_config
 from bmqwen.doctor.examination import Examination, examine
 from bmqwen.doctor.probe import Answer
 from bmqwen.doctor.software import Host
-from bmqwen.fit import Candidate
+from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Precision
+from support.recorded import PACKAGES, recorded
 
 MIB = 1 << 20
 BOX = Host(python=(3, 10, 12), machine="aarch64", cache=Path("/data/cache"), free=20_000_000_000)
@@ -42,7 +42,7 @@ def examined(
     *,
     answer: Answer = CARD,
     device: int | None = None,
-    candidate: Candidate | None = None,
+    candidate: MemoryRequest | None = None,
 ) -> Examination:
     """A recorded machine, whose chips all say the same."""
     return examine(
@@ -52,14 +52,12 @@ def examined(
 
 def told(result: Examination, level: str = "") -> str:
     """The findings of a level as text."""
-    return "\n".join(f"{f.text} -> {f.cure}" for f in result.findings if level in ("", f.level))
+    return "\n".join(f"{f.text} -> {f.fix}" for f in result.findings if level in ("", f.level))
 
 
-def has(result: Examination, trouble: Trouble, level: str = "error") -> bool:
-    """Whether a trouble is told in the words of the runtimes, with its cure."""
-    return any(
-        trouble.cause in f.text and f.cure == trouble.cure for f in result.findings if f.level == level
-    )
+def has(result: Examination, problem: Problem, level: str = "error") -> bool:
+    """Whether a problem is told in the words of the runtimes, with its fix."""
+    return any(problem.cause in f.text and f.fix == problem.fix for f in result.findings if f.level == level)
 
 
 def test_a_laptop_is_ready_for_the_cpu(tmp_path: Path) -> None:
@@ -128,7 +126,7 @@ def test_only_the_device_that_matters_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "trouble"),
+    ("name", "problem"),
     [
         ("sc7_dead_chip", dead_chip(2)),
         ("sc7_no_library", no_libraries()),
@@ -137,10 +135,10 @@ def test_only_the_device_that_matters_is_told(tmp_path: Path) -> None:
         ("se7_old", old_libsophon("0.4.9")),
     ],
 )
-def test_what_is_broken_is_named_with_its_cure(name: str, trouble: Trouble, tmp_path: Path) -> None:
+def test_what_is_broken_is_named_with_its_cure(name: str, problem: Problem, tmp_path: Path) -> None:
     result = examined(name, tmp_path, PC)
     assert not result.healthy
-    assert has(result, trouble)
+    assert has(result, problem)
     # One cause, one error.
     assert len([f for f in result.findings if f.level == "error"]) == 1
 
@@ -167,8 +165,8 @@ def test_a_sail_that_this_python_cannot_load_is_a_warning(tmp_path: Path) -> Non
     module.touch()
     assert "SAIL 3.10.3" in told(examined("se7", tmp_path, BOX), "ok")
     module.rename(module.with_name("sail.cpython-38-aarch64-linux-gnu.so"))
-    trouble = sail_of_other_python("3.10.3", BOX.python)
-    assert has(examined("se7", tmp_path, BOX), trouble, "warning")
+    problem = sail_of_other_python("3.10.3", BOX.python)
+    assert has(examined("se7", tmp_path, BOX), problem, "warning")
 
 
 def test_who_holds_the_memory(tmp_path: Path) -> None:

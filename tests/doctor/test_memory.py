@@ -4,22 +4,22 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from recorded import recorded
 
-from bmodel_files import FakeBmodel, FakeNet
-from bmqwen.checkpoint.published_configs import published_config
+from bmqwen.artifact.fit import MemoryRequest, memory_findings, why_too_large
+from bmqwen.artifact.footprint import fits, footprint, longest_context
 from bmqwen.chip.heaps import Heap, parse_summary, place
 from bmqwen.chip.layout import MIB, SE7, SYSTEM_NEEDS, Layout, largest_heaps, plan_layout, read_board
 from bmqwen.chip.machine import look
-from bmqwen.chip.troubles import larger_than_heap, too_little_memory
+from bmqwen.chip.problems import larger_than_heap, too_little_memory
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.doctor.candidate import find_candidate, of_config
 from bmqwen.doctor.examination import examine
 from bmqwen.doctor.probe import Answer
-from bmqwen.fit import Candidate, memory_findings, why_too_large
-from bmqwen.footprint import fits, footprint, longest_context
-from bmqwen.progress import Silent
+from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Format, Precision
+from bmqwen.util.progress import Silent
+from support.bmodel_files import FakeBmodel, FakeNet
+from support.recorded import recorded
 
 
 def precision(form: Format) -> Precision:
@@ -27,7 +27,7 @@ def precision(form: Format) -> Precision:
     return Precision.choose(form, 64, form)
 
 
-def candidate(name: str, form: Format, context: int = 512) -> Candidate:
+def candidate(name: str, form: Format, context: int = 512) -> MemoryRequest:
     """A published model, as it would be compiled."""
     config = published_config(name)
     assert config is not None
@@ -113,8 +113,8 @@ def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
     assert (
         "`./memory_edit.sh -c -npu 7424 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
         "sudo reboot`"
-    ) in found[1].cure
-    assert "the boot.itb that a guide in circulation names belongs to BM1688" in found[1].cure
+    ) in found[1].fix
+    assert "the boot.itb that a guide in circulation names belongs to BM1688" in found[1].fix
 
 
 def test_a_model_for_no_chip(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_model_for_no_chip(tmp_path: Path) -> None:
         memory_findings(f16, recorded(name, tmp_path / name))[1] for name in ("se7_new", "sc7", "bare")
     )
     assert on_box.level == on_card.level == "error"
-    assert "no division of this box's memory has room for it" in on_box.cure
+    assert "no division of this box's memory has room for it" in on_box.fix
     assert "the largest heap (heap0) has 7,615 MiB" in on_card.text
     assert nowhere.level == "warning"
     assert "it does not fit on a BM1684X with 16 GB" in nowhere.text
@@ -145,10 +145,10 @@ def test_a_runtime_that_keeps_stages_apart_takes_more(tmp_path: Path) -> None:
 def test_memory_that_others_hold(tmp_path: Path) -> None:
     asked = candidate("qwen1.5-1.8b-chat", "int4")
     found = memory_findings(asked, recorded("se7_busy", tmp_path))[1]
-    trouble = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
+    problem = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
     assert found.level == "error"
     assert "MiB of device memory, but device 0 has only 617 MiB free" in found.text
-    assert found.cure == trouble.cure
+    assert found.fix == problem.fix
 
 
 def test_what_a_pc_is_told_of_boxes(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_a_pc_is_told_of_boxes(tmp_path: Path) -> None:
     large = memory_findings(candidate("qwen1.5-7b-chat", "int8"), system)[1]
     assert small.text.startswith("it fits on an SE7 box as delivered")
     assert "on an SE7 box once its memory is divided anew" in large.text
-    assert "memory_edit.sh" in large.cure
+    assert "memory_edit.sh" in large.fix
 
 
 def test_inputs_and_outputs_beyond_four_gigabytes_do_not_fit() -> None:
@@ -202,5 +202,5 @@ def test_a_bmodel_that_no_runtime_takes(tmp_path: Path) -> None:
     )
     told = next(f for f in result.findings if f.level == "error")
     assert "unknown nets (yolo; without embedding)" in told.text
-    assert told.cure.startswith("bundles of bmqwen compile")
+    assert told.fix.startswith("bundles of bmqwen compile")
     assert not result.healthy

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_runtime import NextToken, ToyRuntime, drain, script
-from toy_tokenizer import CHATML, toy_template, toy_tokenizer
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError, StorageError
 from bmqwen.generate.conversation import Conversation, Turn
 from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.session import STEP, Session
 from bmqwen.generate.template import Message
+from support.toy_runtime import NextToken, ToyRuntime, drain, script
+from support.toy_tokenizer import CHATML, toy_template, toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 END, START = TOKENIZER.control_tokens["<|im_end|>"], TOKENIZER.control_tokens["<|im_start|>"]

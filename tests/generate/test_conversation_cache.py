@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_runtime import ToyRuntime, drain
-from toy_tokenizer import toy_tokenizer
 
 from bmqwen.generate.conversation_cache import FEWEST, ConversationCache
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.prefix_store import PrefixStore
 from bmqwen.generate.session import STEP, Session
+from support.toy_runtime import ToyRuntime, drain
+from support.toy_tokenizer import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 GREEDY = SamplingParams(max_tokens=6)

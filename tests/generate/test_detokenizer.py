@@ -2,9 +2,9 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_tokenizer import toy_tokenizer
 
-from bmqwen.generate.detokenizer import Detokenizer, tokens_showing
+from bmqwen.generate.text_stream import Detokenizer, tokens_showing
+from support.toy_tokenizer import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 IDS = st.lists(st.integers(0, TOKENIZER.vocab_size + 2))

@@ -5,13 +5,13 @@ import sys
 from typing import Any
 
 import pytest
-from toy_runtime import ToyRuntime, drain
-from toy_tokenizer import toy_tokenizer
 
 from bmqwen.errors import MissingDependencyError, SchemaError
 from bmqwen.generate.grammar import GrammarMaker, schema_text
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import Session
+from support.toy_runtime import ToyRuntime, drain
+from support.toy_tokenizer import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 PROMPT = TOKENIZER.encode("a question")

@@ -8,10 +8,10 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmqwen.generate.detokenizer import Detokenizer
 from bmqwen.generate.template import ChatTemplate, Message
+from bmqwen.generate.text_stream import Detokenizer
 from bmqwen.generate.tokenizer import Tokenizer
-from qwen15 import qwen15_folder
+from support.qwen15 import qwen15_folder
 
 MARKERS = ("<tool_call>", "</tool_call>")
 

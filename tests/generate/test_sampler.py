@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from toy_tokenizer import toy_tokenizer
 
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.sampler import Sampler, draw, largest, token_logprob
+from support.toy_tokenizer import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 

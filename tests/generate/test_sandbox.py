@@ -1,10 +1,10 @@
 """A hostile template neither escapes nor hangs."""
 
 import pytest
-from toy_tokenizer import toy_template
 
 from bmqwen.errors import InputError
 from bmqwen.generate.template import Message
+from support.toy_tokenizer import toy_template
 
 CHAT = [Message("user", "hello"), Message("assistant", "hi"), Message("user", "bye")]
 

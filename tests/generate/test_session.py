@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_runtime import NextToken, ToyRuntime, drain
-from toy_tokenizer import toy_tokenizer
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import STEP, Session
+from support.toy_runtime import NextToken, ToyRuntime, drain
+from support.toy_tokenizer import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 END = TOKENIZER.control_tokens["<|im_end|>"]

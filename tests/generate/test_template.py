@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_tokenizer import CHATML, MARKERS, SPECIAL, toy_library_tokenizer, toy_template, toy_tokenizer
 
 from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.template import ChatTemplate, Message, Role
+from support.toy_tokenizer import CHATML, MARKERS, SPECIAL, toy_library_tokenizer, toy_template, toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 LIBRARY = toy_library_tokenizer()

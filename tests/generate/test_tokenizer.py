@@ -7,10 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders
-from toy_tokenizer import MARKERS, SPECIAL, toy_library_tokenizer, toy_tokenizer, write_tokenizer_folder
 
 from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.tokenizer import Tokenizer
+from support.toy_tokenizer import (
+    MARKERS,
+    SPECIAL,
+    toy_library_tokenizer,
+    toy_tokenizer,
+    write_tokenizer_folder,
+)
 
 TOKENIZER = toy_tokenizer()
 LIBRARY = toy_library_tokenizer()

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bmqwen.bundle import Bundle
-from bmqwen.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from bmqwen.checkpoint.layout import expected_tensors
-from bmqwen.network.export import MODEL_FILE, export_onnx
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.emit.export import MODEL_FILE, export_onnx
+from bmqwen.model.tensors import expected_tensors
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import quantize
-from bmqwen.runtime.ort import OrtRuntime
-from checkpoints import tiny_config, write_checkpoint
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 TABLE = "model.embed_tokens.weight"
@@ -91,11 +91,11 @@ def test_a_float_model_of_them_computes_what_an_export_computes(
     grid = grid_of(checkpoint, precision)
     rounded = replace(checkpoint, weights=grid, config=grid.config)
     floats = export_onnx(rounded, tmp_path / "floats", Precision.choose("f32"))
-    got = OrtRuntime(floats, threads=1).feed(TOKENS, every_row=True).logits()
+    got = CpuRuntime(floats, threads=1).feed(TOKENS, every_row=True).logits()
     expected = run_plain(export_onnx(checkpoint, tmp_path / "plain", precision, plain=True))
     np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
     exact = export_onnx(checkpoint, tmp_path / "exact", Precision.choose("f32"))
-    assert np.abs(OrtRuntime(exact, threads=1).feed(TOKENS, every_row=True).logits() - expected).max() > 3e-4
+    assert np.abs(CpuRuntime(exact, threads=1).feed(TOKENS, every_row=True).logits() - expected).max() > 3e-4
 
 
 def run_plain(bundle: Bundle) -> NDArray[np.float32]:

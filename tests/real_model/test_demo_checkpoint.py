@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.emit.export import export_onnx
 from bmqwen.engine import Engine
 from bmqwen.generate.template import Message
-from bmqwen.network.export import export_onnx
 from bmqwen.quant.precision import Precision
-from bmqwen.runtime.ort import OrtRuntime
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.weights.checkpoint import open_checkpoint
 
 pytestmark = [pytest.mark.real_model, pytest.mark.reference]
 PROMPT = "Write a haiku about sorting, then explain it in one sentence. 再用中文说一遍。"
@@ -24,7 +24,7 @@ TOLERANCE = 1e-3
 def engine_fixture(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with open_checkpoint(demo_model) as checkpoint:
         bundle = export_onnx(checkpoint, tmp_path_factory.mktemp("demo") / "f32", Precision("f32", 32, "f32"))
-    with Engine(bundle, OrtRuntime(bundle, context_length=512)) as engine:
+    with Engine(bundle, CpuRuntime(bundle, context_length=512)) as engine:
         yield engine
 
 

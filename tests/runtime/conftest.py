@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.bundle import Bundle
-from bmqwen.checkpoint.checkpoint import open_checkpoint
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
-from bmqwen.network.export import export_onnx
+from bmqwen.emit.export import export_onnx
 from bmqwen.quant.precision import Precision
-from checkpoints import tiny_config, write_checkpoint
-from published_bmodel import Variant, published_bundle
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
+from support.published_bmodel import Variant, published_bundle
 
 PROMPT_LENGTH = 40
 

@@ -10,7 +10,7 @@ from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, combine
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
-from simulator_nets import WIDTH, compile_text, linear_text, square_weight
+from support.simulator_nets import WIDTH, compile_text, linear_text, square_weight
 
 pytestmark = pytest.mark.simulator
 
@@ -36,7 +36,7 @@ def bmodel(toolchain: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def start(toolchain: Toolchain, bmodel: Path, memory: int = 1 << 30) -> Worker:
     """A worker with the net."""
     return Worker(
-        "bmrt_probe:linear",
+        "support.bmrt_probe:linear",
         {"bmodel": bmodel, "folder": toolchain.simulator_folder},
         what="the simulator",
         environment=simulator_environment(memory),

@@ -11,13 +11,13 @@ import pytest
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.runtime.bmrt.worker import Worker
-from processes import interrupted, runs, wait_for_end
+from support.processes import interrupted, runs, wait_for_end
 
 
 @pytest.fixture
 def worker() -> Iterator[Worker]:
     """A worker with an Echo."""
-    with Worker("bmrt_probe:echo", {}, what="the simulator") as started:
+    with Worker("support.bmrt_probe:echo", {}, what="the simulator") as started:
         yield started
 
 
@@ -60,7 +60,7 @@ def test_closing_twice_ends_the_process(worker: Worker) -> None:
 
 def test_factory_that_fails_leaves_no_process() -> None:
     with pytest.raises(InputError, match="no such model"):
-        Worker("bmrt_probe:refusing", {}, what="the simulator")
+        Worker("support.bmrt_probe:refusing", {}, what="the simulator")
 
 
 def test_interrupted_call_does_not_answer_the_next_one(worker: Worker) -> None:
@@ -73,7 +73,7 @@ def test_interrupted_call_does_not_answer_the_next_one(worker: Worker) -> None:
 
 def test_a_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bmqwen.runtime.bmrt.worker.STOP_SECONDS", 100_000.0)
-    with Worker("bmrt_probe:echo", {}, what="the simulator") as worker:
+    with Worker("support.bmrt_probe:echo", {}, what="the simulator") as worker:
         pid = worker.call("wait", 0)
         with pytest.raises(KeyboardInterrupt), interrupted():
             worker.call("stop")

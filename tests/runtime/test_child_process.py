@@ -6,12 +6,12 @@ import time
 import pytest
 
 from bmqwen.runtime.child_process import ChildProcess, descendants
-from processes import interrupted, runs, state_of, wait_for_end
+from support.processes import interrupted, runs, state_of, wait_for_end
 
 
 def start(**environment: str) -> ChildProcess:
     """A child that starts one itself, and stops both, as a chip's driver might."""
-    child = ChildProcess("stopped_child", what="the engine", environment=environment)
+    child = ChildProcess("support.stopped_child", what="the engine", environment=environment)
     deadline = time.monotonic() + 30
     while [state_of(pid) for pid in [child.pid, *descendants(child.pid)]] != ["T", "T"]:
         assert time.monotonic() < deadline

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from bmodel_files import FakeBmodel, FakeNet, published_nets
 from bmqwen.chip.system import System
 from bmqwen.cli.device_ids import device_ids, one_device
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.runtime.device_check import check_heaps, closed_device, missing_device, require_memory
+from support.bmodel_files import FakeBmodel, FakeNet, published_nets
 
 
 class Machine(System):
@@ -52,8 +52,8 @@ def test_no_driver_no_permission_no_device(tmp_path: Path) -> None:
     assert "there is no device 3: 1 found: choose with --device" in str(missing_device(3, 1, card))
     assert closed_device(0, card) is None
     card.denied = ("/dev/bm-sophon0",)
-    for trouble in (missing_device(0, 0, card), closed_device(0, card)):
-        assert "no permission to open /dev/bm-sophon0: `sudo chmod a+rw /dev/bm-sophon0`" in str(trouble)
+    for problem in (missing_device(0, 0, card), closed_device(0, card)):
+        assert "no permission to open /dev/bm-sophon0: `sudo chmod a+rw /dev/bm-sophon0`" in str(problem)
 
 
 def test_dead_chip(tmp_path: Path) -> None:

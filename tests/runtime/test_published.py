@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-from published_bmodel import Variant
+from support.published_bmodel import Variant
 
 pytestmark = pytest.mark.simulator
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from bmodel_files import FakeBmodel, published_nets
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.published_bundle import open_published
 from bmqwen.runtime import tpu
 from bmqwen.runtime.bmodel.opening import open_bmodel
 from bmqwen.runtime.sail import open_files
+from bmqwen.runtime.sail.backend import SailBackend
 from bmqwen.runtime.sail.module import load_sail, sail_installed, sail_version
-from bmqwen.runtime.sail.session import SailSession
-from checkpoints import tiny_config, write_checkpoint
+from support.bmodel_files import FakeBmodel, published_nets
+from support.checkpoints import tiny_config, write_checkpoint
 
 # Where the real module is installed, it stays out of these tests.
 pytestmark = pytest.mark.usefixtures("no_sail")
@@ -237,22 +237,22 @@ def test_memory_that_is_not_told_or_not_there(install: Callable[..., None], bund
         return [8000, 100, 0]
 
     install(EngineLLM=Empty, get_dev_stat=stat)
-    session = SailSession(bundle.bmodel, index=1)
+    session = SailBackend(bundle.bmodel, index=1)
     assert (session.memory_used(), session.memory_used(), asked) == (100 << 20, 100 << 20, [1, 1, 1])
     session.close()
     # There each call leaves the device open once more, and a server asks after every answer.
     install(EngineLLM=Empty, Tensor=Viewless, get_dev_stat=stat)
-    session = SailSession(bundle.bmodel, index=0)
+    session = SailBackend(bundle.bmodel, index=0)
     assert (session.memory_used(), asked) == (None, [1, 1, 1, 0])
 
     def fail(_: int) -> list[int]:
         raise RuntimeError("bm_get_stat failed")
 
     install(EngineLLM=Empty, get_dev_stat=fail)
-    assert SailSession(bundle.bmodel).memory_used() is None
+    assert SailBackend(bundle.bmodel).memory_used() is None
     install(Tensor=Nothing)
     with pytest.raises(DeviceError, match=r"Tensor of SAIL failed on device 0: no device memory for \[2\]"):
-        SailSession(bundle.bmodel)
+        SailBackend(bundle.bmodel)
 
 
 def test_room_for_the_files_that_sail_keeps_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_dead_device_and_refused_bmodel(install: Callable[..., None], bundle: Bu
     # The simulator does not tell a chip's name, and of memory what happened to be there.
     install(Handle=Unnamed, get_dev_stat=lambda _: [9, 9, 0])
     with pytest.raises(DeviceError, match=r"loading qwen.* of SAIL failed on device 0: Engine related error"):
-        open_bmodel(bundle, SailSession)
+        open_bmodel(bundle, SailBackend)
     assert tpu.chip_answers()
 
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sail_stand_in import write_package
 
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.generate.params import SamplingParams
 from bmqwen.quant.precision import Format
 from bmqwen.runtime.sail.module import sail_installed
-from checkpoints import Kind
-from compiled_models import CompiledModel
-from published_bmodel import Variant
+from support.checkpoints import Kind
+from support.compiled_models import CompiledModel
+from support.published_bmodel import Variant
+from support.sail_stand_in import write_package
 
 pytestmark = pytest.mark.simulator
 Compile = Callable[[Kind, Format, int], CompiledModel]

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sail_stand_in import write_package
 
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import Engine, load
 from bmqwen.errors import DeviceError
@@ -16,9 +15,10 @@ from bmqwen.quant.precision import Format
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.runtime.sail.module import sail_installed
-from checkpoints import Kind
-from compiled_models import CompiledModel, compile_toy
-from published_bmodel import Variant
+from support.checkpoints import Kind
+from support.compiled_models import CompiledModel, compile_toy
+from support.published_bmodel import Variant
+from support.sail_stand_in import write_package
 
 pytestmark = pytest.mark.simulator
 Compile = Callable[[Kind, Format, int], CompiledModel]
@@ -27,7 +27,7 @@ Publish = Callable[[Variant], tuple[Bundle, Path]]
 
 def by_sail(bundle: Bundle, simulator: Toolchain, form: str = "current", device: int = 0) -> SimulatedRuntime:
     """The bundle, opened by a form of SAIL."""
-    opener = f"sail_probe:{form}"
+    opener = f"support.sail_probe:{form}"
     return SimulatedRuntime(bundle, simulator.simulator_folder, device=device, opener=opener)
 
 

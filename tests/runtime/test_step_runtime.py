@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmqwen.bundle import MANIFEST, Bundle, read_bundle, write_manifest
+from bmqwen.artifact.bundle import MANIFEST, Bundle, read_bundle, write_manifest
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
@@ -18,9 +19,8 @@ from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.quant.precision import Format
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-from bmqwen.steps import StepNets, StepShape
-from checkpoints import Kind
-from compiled_models import CONTEXT, CompiledModel, compile_toy
+from support.checkpoints import Kind
+from support.compiled_models import CONTEXT, CompiledModel, compile_toy
 
 pytestmark = pytest.mark.simulator
 Compile = Callable[[Kind, Format, int], CompiledModel]

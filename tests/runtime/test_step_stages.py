@@ -7,16 +7,16 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.bmodel.nets import Network, Port, Stage
 from bmqwen.runtime.bmodel.step_stages import StepStages
+from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import Libraries
 from bmqwen.runtime.bmrt.model import Model
-from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.bmrt.structs import DeviceMem
-from bmqwen.steps import StepNets, StepShape
-from checkpoints import tiny_config
+from support.checkpoints import tiny_config
 
 CONTEXT, WIDE, LAST = 32, StepShape(8, 32), StepShape(1, 32)
 CONFIG = tiny_config(layers=1, hidden_size=16, heads=2, kv_heads=1, head_dim=8, vocab_size=50)
@@ -106,7 +106,7 @@ class Bench:
             for number, shape in enumerate((WIDE, LAST))
         ]
         self.model = Launches(stages, self.library.calls)
-        session = Session(self.device, cast(Model, self.model))
+        session = BmrtBackend(self.device, cast(Model, self.model))
         nets = StepNets(CONTEXT, {WIDE: 100, LAST: 50}, half=half)
         self.stages = StepStages(session, nets, CONFIG)
         self.library.calls.clear()
@@ -256,7 +256,7 @@ def test_another_chip_or_another_net_is_refused() -> None:
     with pytest.raises(DeviceError, match="compiled for BM1684X, but device 0 is a BM1688"):
         Bench(chip=0x1688)
     bench = Bench()
-    session = Session(bench.device, cast(Model, bench.model))
+    session = BmrtBackend(bench.device, cast(Model, bench.model))
     with pytest.raises(BundleError, match="no stage for 4 tokens after 32: it does not fit its manifest"):
         StepStages(session, StepNets(CONTEXT, {StepShape(4, 32): 1}), CONFIG)
     with pytest.raises(BundleError, match="has no net 'other'"):

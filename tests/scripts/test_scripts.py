@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import typer
 
-from bmqwen.checkpoint.catalog import PUBLISHED, find
 from bmqwen.cli.app import app
+from bmqwen.hub.catalog import PUBLISHED, find
 
 FOLDER = Path(__file__).parents[2] / "scripts"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import KEY, LiveServer, live_server
 
-from checkpoints import tiny_config, write_checkpoint
-from talker import write_talker
+from support.checkpoints import tiny_config, write_checkpoint
+from support.live_server import KEY, LiveServer, live_server
+from support.talker import write_talker
 
 
 @pytest.fixture(scope="session")

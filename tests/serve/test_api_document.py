@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from live_server import live_server
 
-from bmqwen.serve.api_document import numbers_below
-from talker import write_talker
+from bmqwen.serve.http.api_document import numbers_below
+from support.live_server import live_server
+from support.talker import write_talker
 
 
 @pytest.mark.parametrize("limit", [1, 2, 9, 10, 11, 100, 101, 320, 1937])

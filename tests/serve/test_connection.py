@@ -9,9 +9,10 @@ import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
-from bmqwen.serve import connection, guard
-from bmqwen.serve.connection import Connection
-from bmqwen.serve.guard import Guard, GuardRules
+from bmqwen.serve.http import connection
+from bmqwen.serve.http import middleware as guard
+from bmqwen.serve.http.connection import Connection
+from bmqwen.serve.http.middleware import Guard, GuardRules
 
 CHUNK = b"x" * 65536
 

@@ -1,8 +1,8 @@
 """Clients take turns."""
 
 from bmqwen.generate.params import SamplingParams
-from bmqwen.serve.fair_queue import FairQueue
-from bmqwen.serve.job import Job
+from bmqwen.serve.pool.fair_queue import FairQueue
+from bmqwen.serve.pool.job import Job
 
 
 def job(client: str) -> Job:

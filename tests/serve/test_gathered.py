@@ -1,7 +1,7 @@
 """Pieces that come fast are sent together, in order, and none is lost."""
 
 from bmqwen.generate.params import Piece, TokenLogprob
-from bmqwen.serve.gathered import SECONDS, Gathered
+from bmqwen.serve.pool.gathered import SECONDS, Gathered
 
 
 def logprob(token: int) -> TokenLogprob:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.errors import InputError, KeyRefusedError
-from bmqwen.serve.keys import ApiKeys
+from bmqwen.serve.http.keys import ApiKeys
 
 
 def test_keys_of_options_and_file(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import KEY, LiveServer, content, error_of, live_server, until
 
-from talker import SAYS
+from support.live_server import KEY, LiveServer, content, error_of, live_server, until
+from support.talker import SAYS
 
 
 def test_a_client_that_leaves_frees_the_engine(endless: LiveServer) -> None:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import httpx
-from live_server import live_server
+
+from support.live_server import live_server
 
 
 def test_health_is_503_while_the_model_loads(talker: Path, serve_folder: Path) -> None:

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from live_server import LiveServer, live_server
 
 from bmqwen.serve.metrics import Metrics
-from bmqwen.serve.replica import EngineState
-from bmqwen.serve.scheduler import Scheduler
+from bmqwen.serve.pool.replica import EngineState
+from bmqwen.serve.pool.scheduler import Scheduler
+from support.live_server import LiveServer, live_server
 
 GUIDES = Path(__file__).parents[2] / "docs"
 

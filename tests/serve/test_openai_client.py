@@ -5,9 +5,9 @@ import json
 
 import openai
 import pytest
-from live_server import LiveServer
 
-from talker import SAYS
+from support.live_server import LiveServer
+from support.talker import SAYS
 
 pytestmark = pytest.mark.filterwarnings("default")
 ASK: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "say it"}]

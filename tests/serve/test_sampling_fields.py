@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from live_server import LiveServer
+
+from support.live_server import LiveServer
 
 
 def answers(server: LiveServer, **fields: Any) -> list[str]:

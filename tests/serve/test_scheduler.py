@@ -7,15 +7,15 @@ import pytest
 
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
 from bmqwen.generate.params import Completion, Piece, SamplingParams, Usage
-from bmqwen.serve.job import Job, Started
-from bmqwen.serve.replica import EngineFacts, EngineOrder, Listener, Replica
-from bmqwen.serve.scheduler import Scheduler
+from bmqwen.serve.pool.job import Job, Started
+from bmqwen.serve.pool.replica import EngineConfig, EngineFacts, Listener, Replica
+from bmqwen.serve.pool.scheduler import Scheduler
 
 
 class PlayedReplica(Replica):
     """Ready at once; a test says what it answers."""
 
-    def __init__(self, index: int, order: EngineOrder, listener: Listener) -> None:
+    def __init__(self, index: int, order: EngineConfig, listener: Listener) -> None:
         super().__init__(index, order, listener)
         self.cancelled: list[Job] = []
         self.held.budget = 10
@@ -56,7 +56,7 @@ def run(
 
     async def body() -> None:
         scheduler = Scheduler(
-            [EngineOrder("x")] * engines, queue_limit=queue_limit, seconds=seconds, make=PlayedReplica
+            [EngineConfig("x")] * engines, queue_limit=queue_limit, seconds=seconds, make=PlayedReplica
         )
         scheduler.open()
         replicas = [replica for replica in scheduler.replicas if isinstance(replica, PlayedReplica)]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from live_server import live_server
+from support.live_server import live_server
 
 KEYS = ("first-key-1", "second-key-2")
 

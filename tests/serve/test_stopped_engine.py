@@ -8,13 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import LiveServer, error_of, in_background, live_server, until
 
 from bmqwen.quant.precision import Format
 from bmqwen.runtime.child_process import descendants
-from checkpoints import Kind
-from compiled_models import CompiledModel
-from processes import wait_for_end
+from support.checkpoints import Kind
+from support.compiled_models import CompiledModel
+from support.live_server import LiveServer, error_of, in_background, live_server, until
+from support.processes import wait_for_end
 
 QUESTION = {"messages": [{"role": "user", "content": "talk"}]}
 SHORT = QUESTION | {"max_tokens": 3}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import content, error_of, in_background, live_server, until
 
-from talker import SAYS
+from support.live_server import content, error_of, in_background, live_server, until
+from support.talker import SAYS
 
 
 def test_a_killed_engine_is_started_again(chatterbox: Path, serve_folder: Path) -> None:

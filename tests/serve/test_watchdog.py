@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bmqwen.serve.watchdog import PARTS, Watchdog
+from bmqwen.serve.pool.watchdog import PARTS, Watchdog
 
 
 class Clock:

@@ -13,7 +13,7 @@ from bmqwen.errors import (
     SchemaError,
 )
 from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob, Usage
-from bmqwen.serve import wire
+from bmqwen.serve.pool import wire
 
 TOKENS = st.builds(
     lambda data, logprob, top: TokenLogprob(3, data.decode("utf-8", "replace"), data, logprob, tuple(top)),

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bmqwen.chip.troubles import Trouble
+from bmqwen.chip.problems import Problem
 
 Level = Literal["ok", "warning", "error"]
 
@@ -16,21 +16,21 @@ class Finding:
         area: "software", "chip" or "model".
         level: error where something does not work that this machine should be able to do.
         text: what was found.
-        cure: what to do about it; commands in backticks.
+        fix: what to do about it; commands in backticks.
     """
 
     area: str
     level: Level
     text: str
-    cure: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.text}: {self.cure}" if self.cure else self.text
+        return f"{self.text}: {self.fix}" if self.fix else self.text
 
     @classmethod
-    def of(cls, area: str, trouble: Trouble, level: Level = "error") -> "Finding":
-        """A trouble that the runtimes would report as well."""
-        return cls(area, level, trouble.cause, trouble.cure)
+    def of(cls, area: str, problem: Problem, level: Level = "error") -> "Finding":
+        """A problem that the runtimes would report as well."""
+        return cls(area, level, problem.cause, problem.fix)
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""

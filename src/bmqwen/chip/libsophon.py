@@ -4,8 +4,8 @@ import posixpath
 import re
 from dataclasses import dataclass
 
+from bmqwen.chip.problems import LIBRARY_FOLDER
 from bmqwen.chip.system import System
-from bmqwen.chip.troubles import LIBRARY_FOLDER
 
 # The runtime keeps inputs and outputs of a net's stages in one memory since the end of 2024; the last public source
 # that does not is of January 2025 (libsophon, branches main, v23.09-LTS and SGTPUV8: fill of io_mem in

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bmqwen.cli import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
-from bmqwen.cli import compile as compile_command
+from bmqwen.cli.commands import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
+from bmqwen.cli.commands import compile as compile_command
 from bmqwen.cli.terminal import hush_stdout, open_streams, use_utf8
 from bmqwen.cli.value_names import name_values
 from bmqwen.errors import BmqwenError

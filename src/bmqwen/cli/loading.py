@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from bmqwen.cli.ctrl_c import left_by_ctrl_c
 from bmqwen.cli.options import EngineName
 from bmqwen.cli.output import progress_bar
+from bmqwen.cli.repl.ctrl_c import left_by_ctrl_c
 
 if TYPE_CHECKING:
     from bmqwen.engine import Engine

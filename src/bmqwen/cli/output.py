@@ -11,7 +11,7 @@ from bmqwen.cli.terminal import STDERR, put
 
 
 class Bar:
-    """Shows a `bmqwen.progress.Progress` on stderr: a bar on a terminal, else a line a stretch.
+    """Shows a `bmqwen.util.progress.Progress` on stderr: a bar on a terminal, else a line a stretch.
 
     With `sizes` what is counted is shown, as bytes.
     """

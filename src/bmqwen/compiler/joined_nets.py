@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.profile import Profile
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import combine
-from bmqwen.steps import StepShape
-from bmqwen.storage import file_sha256, storage_errors, write_file
+from bmqwen.util.storage import file_sha256, storage_errors, write_file
 
 STATE = "joined.json"
 

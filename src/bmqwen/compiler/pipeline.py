@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bmqwen.bundle import (
+from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.bundle import (
     BMODEL_FILE,
     EMBEDDING_FILE,
     Bundle,
@@ -22,7 +23,9 @@ from bmqwen.bundle import (
     reusable_bundle,
     write_manifest,
 )
-from bmqwen.checkpoint.checkpoint import Checkpoint
+from bmqwen.artifact.fit import MemoryRequest, memory_findings
+from bmqwen.artifact.footprint import longest_context
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.system import System
 from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
@@ -33,18 +36,15 @@ from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net, describe
 from bmqwen.compiler.work_folder import ADDRESSES, WorkFolder
+from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CompileError, StorageError
-from bmqwen.fit import Candidate, memory_findings
-from bmqwen.footprint import longest_context
-from bmqwen.half import Half, to_half
-from bmqwen.io_layout import IoLayout
-from bmqwen.network.weight_blocks import WeightBlocks
-from bmqwen.progress import Progress, Silent
 from bmqwen.quant.precision import Precision
-from bmqwen.steps import StepNets, StepShape
-from bmqwen.storage import new_folder, require_free, storage_errors
+from bmqwen.util.float16 import Half, to_half
+from bmqwen.util.progress import Progress, Silent
+from bmqwen.util.storage import new_folder, require_free, storage_errors
+from bmqwen.util.text import counted
 from bmqwen.version import __version__
-from bmqwen.words import counted
+from bmqwen.weights.checkpoint import Checkpoint
 
 # Before a stage has been measured: weights that a compilation takes in a second.
 BYTES_A_SECOND = 20e6
@@ -194,8 +194,8 @@ def _compile_stages(
     return stages
 
 
-def _candidate(checkpoint: Checkpoint, plan: Plan) -> Candidate:
-    return Candidate(
+def _candidate(checkpoint: Checkpoint, plan: Plan) -> MemoryRequest:
+    return MemoryRequest(
         title=f"{checkpoint.name}, {plan.precision}",
         context=plan.context,
         footprint=plan.size.chip,

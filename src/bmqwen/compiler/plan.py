@@ -5,24 +5,24 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bmqwen.checkpoint.checkpoint import Checkpoint
-from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.sizes import Sizes, check_device_memory, sizes
 from bmqwen.compiler.stages import check_context, step_shapes
 from bmqwen.compiler.toolchain import WHEEL
 from bmqwen.compiler.tpuc import Mode
 from bmqwen.compiler.work_folder import NET, WEIGHTS
+from bmqwen.emit.mlir import MlirOps
+from bmqwen.emit.mlir_file import MlirFile, WeightFile
+from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
-from bmqwen.half import Half
-from bmqwen.io_layout import IoLayout
-from bmqwen.network.mlir_file import MlirFile, WeightFile
-from bmqwen.network.mlir_ops import MlirOps
-from bmqwen.network.qwen2 import emit
-from bmqwen.network.weight_blocks import WeightBlocks
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.qwen2 import emit
 from bmqwen.quant.precision import Precision
-from bmqwen.steps import StepShape
-from bmqwen.storage import storage_errors
-from bmqwen.words import counted
+from bmqwen.util.float16 import Half
+from bmqwen.util.storage import storage_errors
+from bmqwen.util.text import counted
+from bmqwen.weights.checkpoint import Checkpoint
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is made anew.
 EMITTER = 2

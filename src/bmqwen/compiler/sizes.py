@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmqwen.checkpoint.config import ModelConfig
-from bmqwen.checkpoint.layout import expected_tensors
+from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
+from bmqwen.artifact.steps import StepShape
 from bmqwen.chip.layout import SE7, largest_heaps
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.errors import InputError
-from bmqwen.footprint import Footprint, fits, footprint, longest_context, weight_bytes
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.tensors import expected_tensors
 from bmqwen.quant.precision import BITS, Precision
-from bmqwen.steps import StepShape
 
 # Peak of a compiler process in terms of the net's weights, and what it takes besides (measured).
 COMPILER_FACTOR = {"grid": 3.3, "float": 4.6}
@@ -88,7 +88,7 @@ def check_device_memory(config: ModelConfig, precision: Precision, context: int,
     if fits(size.chip, heaps):
         return
     longest = longest_context(config, precision, step_shapes, lambda chip: fits(chip, heaps))
-    cure = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
+    fix = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
     parts = size.chip
     needed, weights, cache, work = (
         f"{n / 2**30:.1f}"
@@ -98,7 +98,7 @@ def check_device_memory(config: ModelConfig, precision: Precision, context: int,
     raise InputError(
         f"--seq-len {context} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
         f"rest {work}), but a BM1684X has at most {most / 2**30:.1f}, the largest piece of it "
-        f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {cure}"
+        f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {fix}"
     )
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Hashable
 
-from bmqwen.progress import Progress
+from bmqwen.util.progress import Progress
 
 # A running stage that takes longer than expected is shown as nearly done.
 NEARLY = 0.95

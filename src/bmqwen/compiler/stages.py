@@ -1,8 +1,8 @@
 """Which step nets a context length gets: few enough to compile, enough that every prompt is fed cheaply."""
 
-from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.artifact.steps import StepShape
 from bmqwen.errors import InputError
-from bmqwen.steps import StepShape
+from bmqwen.model.config import ModelConfig
 
 # Lengths of steps, and the histories that each has a net of its own for, besides the context's. 0 begins a
 # conversation. Decoding is worth the most of them: its cost is all reading, a history of 384 in place of 512 saves 3 %

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmqwen.cache import cache_folder
 from bmqwen.compiler.toolchain_fetch import Report, fetch_toolchain
 from bmqwen.compiler.wheel_archive import WheelArchive
 from bmqwen.errors import InputError, MissingDependencyError
-from bmqwen.storage import storage_errors
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.storage import storage_errors
 
 WHEEL = WheelArchive("tpu_mlir", "1.30.2", "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909")
 GLIBC = (2, 34)
@@ -207,10 +207,10 @@ def _require_whole(folder: Path) -> None:
     _require_files(folder / "tpu_mlir", "report this as a bug of bmqwen")
 
 
-def _require_files(root: Path, cure: str) -> None:
+def _require_files(root: Path, fix: str) -> None:
     missing = [name for name in NEEDED if not (root / name).is_file()]
     if missing:
-        raise MissingDependencyError(f"the compiler in {root} lacks {missing[0]}: {cure}")
+        raise MissingDependencyError(f"the compiler in {root} lacks {missing[0]}: {fix}")
 
 
 def _host_libraries() -> list[str]:

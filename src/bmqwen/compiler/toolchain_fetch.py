@@ -7,11 +7,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bmqwen.checkpoint.disk import size_below
-from bmqwen.checkpoint.hub import offline_wanted
 from bmqwen.compiler.wheel_archive import WheelArchive, unpack
 from bmqwen.errors import DownloadError, MissingDependencyError
-from bmqwen.storage import new_folder, require_free, storage_errors
+from bmqwen.hub.hub import offline_wanted
+from bmqwen.util.disk import size_below
+from bmqwen.util.storage import new_folder, require_free, storage_errors
 
 WHEEL_BYTES = 312 << 20
 UNPACKED_BYTES = 300 << 20

@@ -13,8 +13,8 @@ from typing import Literal
 
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CompileError
-from bmqwen.storage import storage_errors
-from bmqwen.words import counted
+from bmqwen.util.storage import storage_errors
+from bmqwen.util.text import counted
 
 Mode = Literal["F16", "BF16", "W8F16", "W8BF16", "W4F16", "W4BF16"]
 AddressMode = Literal["basic", "io_alone", "io_reloc"]

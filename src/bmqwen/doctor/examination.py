@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bmqwen.artifact.fit import MemoryRequest, memory_findings
 from bmqwen.chip.finding import Finding
 from bmqwen.chip.machine import Machine, look
 from bmqwen.chip.system import System
 from bmqwen.doctor.chips import check_chips, with_answers
 from bmqwen.doctor.probe import Probe, ask
 from bmqwen.doctor.software import Host, check_software
-from bmqwen.fit import Candidate, memory_findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Examination:
 
     machine: Machine
     findings: Sequence[Finding]
-    candidate: Candidate | None = None
+    candidate: MemoryRequest | None = None
 
     @property
     def healthy(self) -> bool:
@@ -48,7 +48,7 @@ def examine(
     host: Host | None = None,
     probe: Probe = ask,
     device: int | None = None,
-    candidate: Candidate | None = None,
+    candidate: MemoryRequest | None = None,
 ) -> Examination:
     """Look at everything.
 
@@ -65,9 +65,9 @@ def examine(
         *check_software(system, host, has_chip=bool(machine.chips)),
         *check_chips(system, machine, device, host.python),
     ]
-    if candidate is not None and candidate.trouble:
-        cause, _, cure = candidate.trouble.rpartition(": ")
-        findings.append(Finding("model", "error", cause, cure))
+    if candidate is not None and candidate.problem:
+        cause, _, fix = candidate.problem.rpartition(": ")
+        findings.append(Finding("model", "error", cause, fix))
     elif candidate is not None:
         findings += memory_findings(candidate, system, machine, device)
     return Examination(machine, findings, candidate)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bmqwen.cache import cache_folder
 from bmqwen.chip.finding import Finding
 from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError
+from bmqwen.util.paths import cache_folder
 
 AREA = "software"
 PYTHON = ((3, 10), (3, 13))
@@ -78,8 +78,8 @@ def check_software(system: System, host: Host, *, has_chip: bool) -> Iterator[Fi
     yield from _compiler(system, host)
     free = f"{host.free / 1e9:,.1f} GB free in {host.cache}"
     if not host.writable:
-        cure = "mend its permissions, or name another folder in BMQWEN_CACHE"
-        yield Finding(AREA, "error", f"the cache {host.cache} is no folder that you may write to", cure)
+        fix = "mend its permissions, or name another folder in BMQWEN_CACHE"
+        yield Finding(AREA, "error", f"the cache {host.cache} is no folder that you may write to", fix)
     elif host.free < SMALL_DISK:
         yield Finding(
             AREA, "warning", free, "`bmqwen remove NAME` frees some, or set BMQWEN_CACHE to a larger disk"
@@ -102,10 +102,10 @@ def _cpu_engine(system: System, has_chip: bool) -> Finding:
     version = system.package_version("onnxruntime")
     if version is not None:
         return Finding(AREA, "ok", f"CPU engine: onnxruntime {version}")
-    cure = f"`{INSTALL.format('cpu')}`"
+    fix = f"`{INSTALL.format('cpu')}`"
     if has_chip:
-        return Finding(AREA, "ok", "CPU engine: not installed, which a chip does not need", cure)
-    return Finding(AREA, "error", "nothing here runs a model: no chip, and no CPU engine (onnxruntime)", cure)
+        return Finding(AREA, "ok", "CPU engine: not installed, which a chip does not need", fix)
+    return Finding(AREA, "error", "nothing here runs a model: no chip, and no CPU engine (onnxruntime)", fix)
 
 
 def _compiler(system: System, host: Host) -> Iterator[Finding]:
@@ -130,8 +130,8 @@ def _compiler(system: System, host: Host) -> Iterator[Finding]:
                 AREA, "ok", f"BM1684X compiler: {sdk_root(host.toolchain)}, named by BMQWEN_TOOLCHAIN"
             )
         except BmqwenError as error:
-            text, _, cure = str(error).rpartition(": ")
-            yield Finding(AREA, "error", f"BMQWEN_TOOLCHAIN: {text}", cure)
+            text, _, fix = str(error).rpartition(": ")
+            yield Finding(AREA, "error", f"BMQWEN_TOOLCHAIN: {text}", fix)
         return
     unpacked = host.cache / "toolchain" / WHEEL.version / "tpu_mlir" / TPUC_OPT
     if unpacked.is_file():

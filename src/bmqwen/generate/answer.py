@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.generate.detokenizer import Detokenizer
 from bmqwen.generate.params import Piece, SamplingParams, TokenLogprob
 from bmqwen.generate.sampler import token_logprob
 from bmqwen.generate.stop_strings import StopStrings
+from bmqwen.generate.text_stream import Detokenizer
 from bmqwen.generate.tokenizer import Tokenizer
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate import transcript
-from bmqwen.generate.detokenizer import tokens_showing
 from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.session import Cancelled, Progress, Session
 from bmqwen.generate.template import ChatTemplate, Message
+from bmqwen.generate.text_stream import tokens_showing
 
 _RESERVE = 512  # tokens, where the context allows it
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.errors import InputError
-from bmqwen.storage import write_file
+from bmqwen.util.storage import write_file
 
 _FORMAT, _VERSION = "bmqwen conversation", 1
 _LARGEST = 100_000_000  # bytes

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.checkpoint.config import ModelConfig
-from bmqwen.checkpoint.weights import Weights
+from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import BITS, Precision
 from bmqwen.quant.rounding import quantize
 from bmqwen.quant.stored import keeps_grid
+from bmqwen.weights.weights import Weights
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bmqwen.checkpoint.packed_weights import GridSource
-from bmqwen.checkpoint.weights import Weights
 from bmqwen.quant.grid import Grid
+from bmqwen.weights.packed import GridSource
+from bmqwen.weights.weights import Weights
 
 
 def keeps_grid(weights: Weights, name: str, bits: int, group_size: int) -> bool:

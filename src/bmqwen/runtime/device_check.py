@@ -2,30 +2,30 @@
 
 from pathlib import Path
 
-from bmqwen.bmodel.description import read_description
-from bmqwen.chip import troubles
+from bmqwen.artifact.bmodel import read_description
+from bmqwen.chip import problems
 from bmqwen.chip.machine import Chip, Machine, look, memory_holders
+from bmqwen.chip.problems import Problem
 from bmqwen.chip.system import System
-from bmqwen.chip.troubles import Trouble
 from bmqwen.errors import DeviceError
 
 
-def missing_device(index: int, count: int, system: System | None = None) -> Trouble:
+def missing_device(index: int, count: int, system: System | None = None) -> Problem:
     """Why there is no device of that number, where the vendor's library finds `count`."""
     system = system or System()
     machine = look(system)
     if not machine.denied and not machine.chips and (machine.unclaimed or machine.kind == "soc"):
-        return troubles.no_driver()
-    return closed_device(index, system) or troubles.no_device(index, count)
+        return problems.no_driver()
+    return closed_device(index, system) or problems.no_device(index, count)
 
 
-def closed_device(index: int, system: System | None = None) -> Trouble | None:
+def closed_device(index: int, system: System | None = None) -> Problem | None:
     """Why a device cannot be opened; None where the machine's files tell nothing of it."""
     machine = look(system or System())
     if machine.denied:
-        return troubles.no_permission(machine.denied)
+        return problems.no_permission(machine.denied)
     chip = _chip(machine, index)
-    return troubles.dead_chip(index) if chip is not None and chip.state == "Fault" else None
+    return problems.dead_chip(index) if chip is not None and chip.state == "Fault" else None
 
 
 def require_memory(
@@ -45,7 +45,7 @@ def require_memory(
     system = system or System()
     chip = _chip(look(system), index)
     holders = memory_holders(system, chip) if chip else []
-    raise DeviceError(str(troubles.too_little_memory(purpose, needed, device, free, holders)))
+    raise DeviceError(str(problems.too_little_memory(purpose, needed, device, free, holders)))
 
 
 def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
@@ -64,7 +64,7 @@ def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
     said = read_description(bmodel)
     piece = max(said.pieces, default=0)
     if piece > largest.total:
-        raise DeviceError(str(troubles.larger_than_heap(bmodel.name, piece, largest.name, largest.total)))
+        raise DeviceError(str(problems.larger_than_heap(bmodel.name, piece, largest.name, largest.total)))
     if machine.libsophon is None or machine.libsophon.shares_memory:
         return
     # Such a runtime ends the process where memory runs out.
@@ -72,7 +72,7 @@ def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
     if needed > free:
         holders = memory_holders(system, chip)
         raise DeviceError(
-            str(troubles.too_little_memory(bmodel.name, needed, f"device {index}", free, holders))
+            str(problems.too_little_memory(bmodel.name, needed, f"device {index}", free, holders))
         )
 
 

@@ -5,20 +5,20 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, MissingDependencyError
-from bmqwen.runtime.bmodel.layer import LayerOpener
+from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.opening import open_bmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt import simulated
+from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import find_libraries, library_folders, load_libraries, load_simulator
-from bmqwen.runtime.bmrt.session import Session
 from bmqwen.runtime.c_output import c_output_on_stderr
 from bmqwen.runtime.device_check import check_heaps, missing_device
+from bmqwen.runtime.sail.backend import SailBackend, available_devices
 from bmqwen.runtime.sail.module import load_sail, sail_installed
-from bmqwen.runtime.sail.session import SailSession, available_devices
 
 Library = Literal["sail", "bmrt"]
 # Of PCIe cards, and of a SoC.
@@ -53,12 +53,12 @@ def open_on_chip(
         return simulated.SimulatedRuntime(
             bundle, None, context_length=context_length, device=device, opener=opener
         )
-    open_layer: LayerOpener = (
-        partial(SailSession, index=device) if chosen == "sail" else partial(Session.open, index=device)
+    open_backend: BackendOpener = (
+        partial(SailBackend, index=device) if chosen == "sail" else partial(BmrtBackend.open, index=device)
     )
     check_heaps(bundle.bmodel, device)
     with c_output_on_stderr():
-        return open_bmodel(bundle, open_layer, context_length=context_length)
+        return open_bmodel(bundle, open_backend, context_length=context_length)
 
 
 def has_hardware() -> bool:
@@ -78,8 +78,8 @@ def open_sail(
     for place in library_folders() if folder is None else [folder]:
         if load_simulator(place):
             break
-    open_layer = partial(SailSession, index=device)
-    return simulated.Target(open_bmodel(bundle, open_layer, context_length=context_length))
+    open_backend = partial(SailBackend, index=device)
+    return simulated.Target(open_bmodel(bundle, open_backend, context_length=context_length))
 
 
 def chip_answers() -> bool:

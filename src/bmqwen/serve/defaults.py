@@ -7,7 +7,7 @@ from typing import Any
 from bmqwen.errors import RequestError
 from bmqwen.generate.grammar import schema_text
 from bmqwen.generate.params import SamplingParams
-from bmqwen.serve.fields import (
+from bmqwen.serve.http.protocol import (
     ChatRequest,
     CompletionRequest,
     JsonSchemaFormat,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from bmqwen.errors import ContextLengthError, RequestError
-from bmqwen.generate.detokenizer import tokens_showing
 from bmqwen.generate.template import ChatTemplate, Message, Role
+from bmqwen.generate.text_stream import tokens_showing
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
-from bmqwen.serve.fields import ChatMessage, CompletionRequest
+from bmqwen.serve.http.protocol import ChatMessage, CompletionRequest
 
 _MOST_ANSWERS = 1000
 

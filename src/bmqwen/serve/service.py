@@ -14,10 +14,10 @@ from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Defaults, Limits
-from bmqwen.serve.job import Job, Started
 from bmqwen.serve.metrics import Metrics
+from bmqwen.serve.pool.job import Job, Started
+from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.prompts import Prompts
-from bmqwen.serve.scheduler import Scheduler
 from bmqwen.version import __version__
 
 

@@ -1,8 +1,8 @@
 """What every runtime of a bmodel has: the device that holds it, its limits, and the number of its last feed."""
 
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import FeedInterruptedError, InputError
-from bmqwen.runtime.bmodel.layer import LayerOpener
+from bmqwen.runtime.bmodel.backend import BackendOpener
 
 
 class LoadedBmodel:
@@ -11,36 +11,36 @@ class LoadedBmodel:
     _vocab_size: int
     _context_length: int
 
-    def __init__(self, bundle: Bundle, open_layer: LayerOpener) -> None:
+    def __init__(self, bundle: Bundle, open_backend: BackendOpener) -> None:
         """Open the device and load the bmodel.
 
         Raises:
             MissingDependencyError: no libraries.
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
-        self._layer = open_layer(bundle.bmodel, device_bytes(bundle))
+        self._backend = open_backend(bundle.bmodel, device_bytes(bundle))
         self._serial = 0
         self._interrupted = False
 
     @property
     def name(self) -> str:
         """Chip, device, and the library that opened it."""
-        return f"{self._layer.chip}, {self._layer}, {self._layer.library}"
+        return f"{self._backend.chip}, {self._backend}, {self._backend.library}"
 
     @property
     def chip(self) -> str:
         """The chip's name."""
-        return self._layer.chip
+        return self._backend.chip
 
     @property
     def library(self) -> str:
         """What opened the device, for people."""
-        return self._layer.library
+        return self._backend.library
 
     @property
     def memory_used(self) -> int | None:
         """Bytes of device memory in use, by whomever; None when the device does not tell."""
-        return self._layer.memory_used()
+        return self._backend.memory_used()
 
     @property
     def vocab_size(self) -> int:
@@ -58,7 +58,7 @@ class LoadedBmodel:
 
     def close(self) -> None:
         """Free everything. May be called twice."""
-        self._layer.close()
+        self._backend.close()
 
     def _begin_feed(self) -> None:
         """What was computed before is no longer to be had."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.base import (
     HostOutput,
@@ -16,8 +16,8 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
+from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.layer import LayerOpener
 from bmqwen.runtime.bmodel.loaded_bmodel import LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
 
@@ -50,14 +50,16 @@ class PublishedOutput:
 class PublishedRuntime(LoadedBmodel):
     """A `bmqwen.runtime.base.Runtime` of a bundle whose details have the layout "sophon-demo"."""
 
-    def __init__(self, bundle: Bundle, open_layer: LayerOpener, *, context_length: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
+    ) -> None:
         """Load the bundle; arguments and errors are those of `StepRuntime`."""
-        super().__init__(bundle, open_layer)
+        super().__init__(bundle, open_backend)
         try:
-            self._nets = PublishedNets(self._layer, bundle.config)
+            self._nets = PublishedNets(self._backend, bundle.config)
             self._context_length = chosen_context(context_length, self._nets.context, "the bundle's")
         except BaseException:
-            self._layer.close()
+            self._backend.close()
             raise
         self._vocab_size = bundle.config.vocab_size
         self._tokens: list[int] = []

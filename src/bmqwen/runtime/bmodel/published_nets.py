@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.checkpoint.config import ModelConfig
 from bmqwen.errors import BundleError, DeviceError
-from bmqwen.half import from_half, to_half
+from bmqwen.model.config import ModelConfig
+from bmqwen.runtime.bmodel.backend import DeviceBackend, Launch
 from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.layer import Launch, Layer
 from bmqwen.runtime.bmodel.memory import Memory
 from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
+from bmqwen.util.float16 import from_half, to_half
 
 CLOSED = -10000.0
 CHIP = "BM1684X"
@@ -29,17 +29,17 @@ class PublishedNets:
         counters: calls and bytes since loading.
     """
 
-    def __init__(self, layer: Layer, config: ModelConfig) -> None:
+    def __init__(self, backend: DeviceBackend, config: ModelConfig) -> None:
         """Find the nets and lay out memory.
 
         Raises:
             BundleError: nets are missing, or do not fit `config`.
             DeviceError: another chip, or not enough memory.
         """
-        self._layer, self._config = layer, config
+        self._backend, self._config = backend, config
         self.counters, self._pending = Counters(), False
-        if layer.chip != CHIP:
-            raise DeviceError(f"the bundle was compiled for {CHIP}, but {layer} is a {layer.chip}")
+        if backend.chip != CHIP:
+            raise DeviceError(f"the bundle was compiled for {CHIP}, but {backend} is a {backend.chip}")
         layers = range(config.num_hidden_layers)
         blocks = [self._net(f"block_{i}").stages[0] for i in layers]
         steps = [self._net(f"block_cache_{i}") for i in layers]
@@ -48,7 +48,7 @@ class PublishedNets:
         self._row_bytes = steps[0].stages[0].outputs[1].nbytes
         state = blocks[0].inputs[0]
         # Memory of our own between the nets: where they keep theirs, the next one may compute.
-        states = [layer.allocate(state) for _ in range(2)]
+        states = [backend.allocate(state) for _ in range(2)]
         cache = self._histories = [self._cache(net, index) for net in steps for index in (-2, -1)]
         self._prompt = _Pass(self, self._stage("embedding"), blocks, states, cache, step=False)
         self._step = _Pass(
@@ -60,11 +60,11 @@ class PublishedNets:
         self._result = self._head.outputs[0]
         self._choice: Launch | None = None
         self._token = self._result
-        if self.has_logits and "greedy_head" in self._layer.networks:
+        if self.has_logits and "greedy_head" in self._backend.networks:
             greedy = self._stage("greedy_head")
             self._token = greedy.outputs[0]
             memory = [self._result.memory], [self._token.memory]
-            self._choice = self._layer.prepare(greedy, *memory)
+            self._choice = self._backend.prepare(greedy, *memory)
 
     @property
     def has_logits(self) -> bool:
@@ -100,7 +100,7 @@ class PublishedNets:
     def run_head(self, row: int) -> None:
         """Norm and head for one row of what was computed last (0 after a single token)."""
         state = self._last.view(row * self._state_bytes, self._state_bytes)
-        self._start(self._layer.prepare(self._head, [state], [self._result.memory]), 0)
+        self._start(self._backend.prepare(self._head, [state], [self._result.memory]), 0)
 
     def token_id(self) -> int:
         """The most likely token after the row that the head was run for."""
@@ -114,7 +114,7 @@ class PublishedNets:
         """Logits float32 [1, vocab] of that row. Raises DeviceError where the head gives a token only."""
         if not self.has_logits:
             raise DeviceError(
-                f"{self._layer.path.name} computes only the most likely token: it can neither sample nor tell "
+                f"{self._backend.path.name} computes only the most likely token: it can neither sample nor tell "
                 "probabilities"
             )
         return self._read(self._result).astype(np.float32).reshape(1, -1)
@@ -166,22 +166,24 @@ class PublishedNets:
 
     def _settle(self) -> None:
         if self._pending:
-            self._layer.synchronize()
+            self._backend.synchronize()
             self._pending = False
 
     def _cache(self, net: Network, index: int) -> Memory:
         """Zeroed memory for a layer's keys (-2) or values (-1)."""
         port = net.stages[0].inputs[index]
         # Only this mode keeps a net's inputs apart from what others compute; there they need no copying.
-        memory = port.memory if net.address_mode == IO_ALONE else self._layer.allocate(port)
+        memory = port.memory if net.address_mode == IO_ALONE else self._backend.allocate(port)
         memory.write(np.zeros(port.nbytes, np.uint8))
         return memory
 
     def _net(self, name: str) -> Network:
-        net = self._layer.networks.get(name)
+        net = self._backend.networks.get(name)
         if net is None:
-            found = ", ".join(list(self._layer.networks)[:4])
-            raise BundleError(f"{self._layer.path} has no net {name}: it is of another layout ({found}, ...)")
+            found = ", ".join(list(self._backend.networks)[:4])
+            raise BundleError(
+                f"{self._backend.path} has no net {name}: it is of another layout ({found}, ...)"
+            )
         return net
 
     def _stage(self, name: str) -> Stage:
@@ -200,11 +202,11 @@ class PublishedNets:
             found = [port.shape for port in stage.outputs]
             if found != wanted[stage.net] or len(stage.inputs) not in inputs:
                 raise BundleError(
-                    f"{self._layer.path}: net {stage.net} has the outputs {found}, which do not fit the model"
+                    f"{self._backend.path}: net {stage.net} has the outputs {found}, which do not fit the model"
                 )
-        if f"block_{c.num_hidden_layers}" in self._layer.networks:
+        if f"block_{c.num_hidden_layers}" in self._backend.networks:
             raise BundleError(
-                f"{self._layer.path} has more than the {c.num_hidden_layers} layers of the model"
+                f"{self._backend.path} has more than the {c.num_hidden_layers} layers of the model"
             )
 
 
@@ -221,17 +223,17 @@ class _Pass:
         *,
         step: bool,
     ) -> None:
-        layer, first = owner._layer, blocks[0]
+        backend, first = owner._backend, blocks[0]
         small = [embedding.inputs[0], *first.inputs[1 : -2 if step else None]]
-        self.block = layer.inputs(small, None)
+        self.block = backend.inputs(small, None)
         self.arrays = [self.block.arrays[port.name] for port in small]
         shared = [self.block.memory[port.name] for port in small]
-        self.launches = [layer.prepare(embedding, shared[:1], states[:1])]
+        self.launches = [backend.prepare(embedding, shared[:1], states[:1])]
         for i, stage in enumerate(blocks):
             source, target = states[i % 2], states[(i + 1) % 2]
             rows = cache[2 * i : 2 * i + 2]
             self.launches.append(
-                layer.prepare(
+                backend.prepare(
                     stage,
                     [source, *shared[1:], *(rows if step else ())],
                     [target, *rows],

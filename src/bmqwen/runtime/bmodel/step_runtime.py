@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.bundle import EMBEDDING_FILE, Bundle
+from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.base import (
     HostOutput,
@@ -16,12 +17,11 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
+from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.layer import LayerOpener
 from bmqwen.runtime.bmodel.loaded_bmodel import LoadedBmodel
 from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.runtime.embedding import EmbeddingTable
-from bmqwen.steps import StepNets, StepShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,14 @@ class StepOutput:
 class StepRuntime(LoadedBmodel):
     """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process."""
 
-    def __init__(self, bundle: Bundle, open_layer: LayerOpener, *, context_length: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
+    ) -> None:
         """Load the bundle.
 
         Args:
             bundle: of the kind "bmodel".
-            open_layer: opens the device with the bundle's bmodel.
+            open_backend: opens the device with the bundle's bmodel.
             context_length: most tokens to keep; None: what the nets were compiled for.
 
         Raises:
@@ -76,11 +78,11 @@ class StepRuntime(LoadedBmodel):
         config = bundle.config
         table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._embedding = table
-        super().__init__(bundle, open_layer)
+        super().__init__(bundle, open_backend)
         try:
-            self._stages = StepStages(self._layer, nets, config)
+            self._stages = StepStages(self._backend, nets, config)
         except BaseException:
-            self._layer.close()
+            self._backend.close()
             raise
         self._vocab_size = self._stages.vocab_size
         self._position = 0

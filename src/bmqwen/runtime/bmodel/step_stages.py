@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.checkpoint.config import ModelConfig
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
-from bmqwen.half import from_half, to_half
+from bmqwen.model.config import ModelConfig
+from bmqwen.runtime.bmodel.backend import DeviceBackend
 from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.layer import Layer
 from bmqwen.runtime.bmodel.memory import Memory
 from bmqwen.runtime.bmodel.nets import Port, Stage
-from bmqwen.steps import StepNets, StepShape
+from bmqwen.util.float16 import from_half, to_half
 
 # What a mask adds to the score of a row that must not be seen.
 CLOSED = -10000.0
@@ -27,21 +27,21 @@ class StepStages:
     What was computed stays there until it is asked for.
     """
 
-    def __init__(self, layer: Layer, nets: StepNets, config: ModelConfig) -> None:
-        """Find the stages in the layer's bmodel and zero the cache.
+    def __init__(self, backend: DeviceBackend, nets: StepNets, config: ModelConfig) -> None:
+        """Find the stages in the backend's bmodel and zero the cache.
 
         Raises:
             BundleError: the bmodel is not what `nets` and `config` describe.
             DeviceError: the device is of another kind, or fails.
         """
-        self._layer = layer
+        self._backend = backend
         self._nets, self._config, self.counters = nets, config, Counters()
         self._pending = False
-        if layer.chip != nets.chip:
-            raise DeviceError(f"the bundle was compiled for {nets.chip}, but {layer} is a {layer.chip}")
-        network = layer.networks.get(nets.name)
+        if backend.chip != nets.chip:
+            raise DeviceError(f"the bundle was compiled for {nets.chip}, but {backend} is a {backend.chip}")
+        network = backend.networks.get(nets.name)
         if network is None:
-            raise BundleError(f"{layer.path} has no net {nets.name!r}: it is of another kind")
+            raise BundleError(f"{backend.path} has no net {nets.name!r}: it is of another kind")
         stages = {shape: self._find(network.stages, shape) for shape in nets.cycles}
         longest = max(nets.cycles, key=lambda shape: (shape.history, shape.tokens))
         self._cache = [stages[longest].input(name).memory for name in self._histories()]
@@ -135,7 +135,7 @@ class StepStages:
     def _settle(self) -> None:
         """Wait for the last launch: its inputs may then be overwritten and its outputs read."""
         if self._pending:
-            self._layer.synchronize()
+            self._backend.synchronize()
             self._pending = False
 
     def _histories(self) -> list[str]:
@@ -156,7 +156,7 @@ class StepStages:
             if {port.name: port.shape for port in stage.inputs} == wanted:
                 return stage
         raise BundleError(
-            f"{self._layer.path} has no stage for {shape}: it does not fit its manifest, make the bundle again"
+            f"{self._backend.path} has no stage for {shape}: it does not fit its manifest, make the bundle again"
         )
 
 
@@ -172,7 +172,7 @@ class _Launch:
         busy: Sequence[Port],
     ) -> None:
         self.stage = stage
-        self.block = owner._layer.inputs([stage.input(name) for name in DATA], busy)
+        self.block = owner._backend.inputs([stage.input(name) for name in DATA], busy)
         # Where a runtime gives each stage memory of its own, the device copies the rows that the stage sees.
         # Without history it sees none: the row that is named nevertheless stays as it is.
         histories = dict(zip(owner._histories(), cache, strict=True)) if shape.history else {}
@@ -188,7 +188,7 @@ class _Launch:
             for port in stage.outputs
         ]
         moving = [i for i, port in enumerate(stage.outputs) if port.name in rows]
-        self.prepared = owner._layer.prepare(stage, inputs, outputs, moving)
+        self.prepared = owner._backend.prepare(stage, inputs, outputs, moving)
         self.token_id = stage.output("token_id").memory
         # The compiler adds to the name of an output that it converts.
         logits = next((port.name for port in stage.outputs if port.name.startswith("logits")), "logits")

@@ -129,8 +129,8 @@ class Device:
             self._check("bm_dev_request", libraries.bmlib.bm_dev_request(c.byref(handle), index))
         except DeviceError as error:
             self._handle = None
-            if trouble := closed_device(index):
-                raise DeviceError(str(trouble)) from error
+            if problem := closed_device(index):
+                raise DeviceError(str(problem)) from error
             raise
 
     @staticmethod

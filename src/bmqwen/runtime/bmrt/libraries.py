@@ -4,8 +4,8 @@ import ctypes as c
 from dataclasses import dataclass
 from pathlib import Path
 
+from bmqwen.chip.problems import LIBRARY_FOLDER, no_libraries
 from bmqwen.chip.system import System
-from bmqwen.chip.troubles import LIBRARY_FOLDER, no_libraries
 from bmqwen.errors import MissingDependencyError
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat, NetInfo, Tensor
 

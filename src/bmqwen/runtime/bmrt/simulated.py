@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.steps import StepShape
 from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
 from bmqwen.runtime.bmodel.counters import Counters
@@ -15,9 +16,8 @@ from bmqwen.runtime.bmodel.loaded_bmodel import device_bytes
 from bmqwen.runtime.bmodel.opening import open_bmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
-from bmqwen.runtime.bmrt.session import Session
+from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
-from bmqwen.steps import StepShape
 
 # The simulator's memory beyond what the bundle needs: its own commands, and what an estimate may be short of.
 SPARE = 512 << 20
@@ -36,7 +36,7 @@ class Target:
         runtime = self._runtime
         name = f"simulator of a {runtime.chip}"
         # By libbmrt it is as usual.
-        name += f", {runtime.library}" if runtime.library != Session.library else ""
+        name += f", {runtime.library}" if runtime.library != BmrtBackend.library else ""
         return name, runtime.vocab_size, runtime.context_length
 
     def counters(self) -> Counters:
@@ -44,7 +44,7 @@ class Target:
         return self._runtime.counters
 
     def memory_used(self) -> int | None:
-        """As `Layer.memory_used`."""
+        """As `DeviceBackend.memory_used`."""
         return self._runtime.memory_used
 
     def plan(self, position: int, count: int) -> list[int]:
@@ -91,8 +91,8 @@ class Target:
 
 def open_target(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Target:
     """Load the bundle, in the simulator's process."""
-    open_layer = partial(Session.open, folder=folder, index=device)
-    return Target(open_bmodel(bundle, open_layer, context_length=context_length))
+    open_backend = partial(BmrtBackend.open, folder=folder, index=device)
+    return Target(open_bmodel(bundle, open_backend, context_length=context_length))
 
 
 class SimulatedOutput:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bmqwen.chip import troubles
+from bmqwen.chip import problems
 from bmqwen.chip.libsophon import number
 from bmqwen.chip.sail_package import find_sail
 from bmqwen.chip.system import System
@@ -47,9 +47,9 @@ def load_sail() -> Any:
     """
     if not sail_installed():
         package, python = find_sail(System()), sys.version_info[:2]
-        absent = troubles.no_sail()
+        absent = problems.no_sail()
         if package is not None and not package.fits(python):
-            absent = troubles.sail_of_other_python(package.version, python)
+            absent = problems.sail_of_other_python(package.version, python)
         raise MissingDependencyError(str(absent))
     try:
         sail = importlib.import_module(NAME)
@@ -60,9 +60,9 @@ def load_sail() -> Any:
         ) from error
     if not hasattr(sail, "EngineLLM"):
         version = sail_version(sail)
-        known = number(version) >= number(".".join(map(str, troubles.SAIL_NEEDED)))
-        trouble = troubles.sail_without_engine(version) if known else troubles.old_sail(version)
-        raise MissingDependencyError(str(trouble))
+        known = number(version) >= number(".".join(map(str, problems.SAIL_NEEDED)))
+        problem = problems.sail_without_engine(version) if known else problems.old_sail(version)
+        raise MissingDependencyError(str(problem))
     return sail
 
 

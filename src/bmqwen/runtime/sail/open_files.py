@@ -3,7 +3,7 @@
 import resource
 from pathlib import Path
 
-from bmqwen.bmodel.description import read_description
+from bmqwen.artifact.bmodel import read_description
 
 # Of one opening: the device, and on a SoC its video scaler, memory and cipher (libsophon, bm_create_ctx).
 FILES = 4

@@ -1,0 +1,169 @@
+"""What a bmodel says of its nets: shapes, types, memory. Read from the file alone, on any machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmqwen.artifact.bmodel_header import read_head
+from bmqwen.artifact.flatbuffer import Table
+from bmqwen.errors import BundleError
+
+# bm_data_type_t.
+TYPES = {
+    0: "f32",
+    1: "f16",
+    2: "int8",
+    3: "uint8",
+    4: "int16",
+    5: "uint16",
+    6: "int32",
+    7: "uint32",
+    8: "bf16",
+}
+# A description of hundreds of nets has some MB.
+LARGEST = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDescription:
+    """An input or output: its name, type ("f16") and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageDescription:
+    """One set of shapes of a net.
+
+    Attributes:
+        inputs, outputs: in order.
+        weights: bytes of weights by their hash (hex); stages with the same hash share them.
+        instruction_bytes, neuron_bytes, io_bytes: device memory of commands, intermediate results, and of inputs and
+            outputs where they are kept apart.
+    """
+
+    inputs: tuple[TensorDescription, ...]
+    outputs: tuple[TensorDescription, ...]
+    weights: Mapping[str, int]
+    instruction_bytes: int
+    neuron_bytes: int
+    io_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetDescription:
+    """A net: `address_mode` 0 is basic, 1 io_alone."""
+
+    name: str
+    address_mode: int
+    dynamic: bool
+    stages: tuple[StageDescription, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BmodelDescription:
+    """A bmodel.
+
+    Attributes:
+        path: its file.
+        chip: what it was compiled for, "BM1684X".
+        compiler: version of that.
+        chips: how many of them it needs.
+        nets: by name.
+        bytes: size of the file.
+    """
+
+    path: Path
+    chip: str
+    compiler: str
+    chips: int
+    nets: Mapping[str, NetDescription]
+    bytes: int
+
+    @property
+    def pieces(self) -> list[int]:
+        """Bytes of each allocation of device memory: equal weights and the inputs of a net's stages once, intermediate
+        results of one net at a time, commands."""
+        stages = [stage for net in self.nets.values() for stage in net.stages]
+        weights = {key: size for stage in stages for key, size in stage.weights.items()}
+        kept = [max((s.io_bytes for s in net.stages), default=0) for net in self.nets.values()]
+        neurons = max((stage.neuron_bytes for stage in stages), default=0)
+        return [*weights.values(), *kept, neurons, *(s.instruction_bytes for s in stages)]
+
+    @property
+    def further_stages(self) -> list[int]:
+        """Bytes of inputs and outputs of each net's other stages, which an old runtime allocates as well."""
+        return [size for net in self.nets.values() for size in sorted(s.io_bytes for s in net.stages)[:-1]]
+
+    @property
+    def device_bytes(self) -> int:
+        """Device memory that it takes, within 2 %."""
+        return sum(self.pieces)
+
+
+def read_description(path: Path) -> BmodelDescription:
+    """Read it. Raises BundleError for a file that cannot be read, is no bmodel, is truncated or damaged."""
+    start, size = read_head(path)
+    if size > LARGEST:
+        raise BundleError(f"{path} is damaged: its description is said to have {size:,} bytes")
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            model = Table.root(file.read(size))
+        nets = [_net(net) for net in model.tables(4)]
+        return BmodelDescription(
+            path=path,
+            chip=model.text(3),
+            compiler=model.text(1),
+            chips=max(1, model.integer(7, "<I")),
+            nets={net.name: net for net in nets},
+            bytes=path.stat().st_size,
+        )
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is damaged ({error}): download or compile it again") from error
+
+
+def _net(net: Table) -> NetDescription:
+    stages = net.tables(3)
+    return NetDescription(
+        name=net.text(0),
+        address_mode=net.integer(5),
+        dynamic=any(stage.integer(5) for stage in stages),
+        stages=tuple(_stage(stage) for stage in stages),
+    )
+
+
+def _stage(stage: Table) -> StageDescription:
+    weights = stage.table(4)
+    hashed = {weights.octets(1).hex(): weights.pair(2)[1]} if weights else {}
+    parts = stage.numbers(14, "<Q")
+    return StageDescription(
+        inputs=tuple(_tensor(tensor) for tensor in stage.tables(0)),
+        outputs=tuple(_tensor(tensor) for tensor in stage.tables(1)),
+        weights=hashed,
+        instruction_bytes=_instructions(stage),
+        neuron_bytes=sum(parts) if parts else stage.integer(3, "<Q"),
+        io_bytes=stage.integer(18, "<Q"),
+    )
+
+
+def _instructions(stage: Table) -> int:
+    """Bytes of the commands of all parts of a net."""
+    groups = [
+        *stage.tables(8),
+        *(group for part in stage.tables(12) for group in part.tables(1)),
+        *(group for part in stage.tables(12) for core in part.tables(14) for group in core.tables(0)),
+    ]
+    # Parts may point at the same commands.
+    return sum(size for _, size in {group.pair(field) for group in groups for field in (2, 3)})
+
+
+def _tensor(tensor: Table) -> TensorDescription:
+    shapes = tensor.tables(5)
+    dims = shapes[0].numbers(0, "<Q") if shapes else []
+    kind = tensor.integer(1, "<I")
+    return TensorDescription(tensor.text(0), TYPES.get(kind, f"type {kind}"), tuple(dims))

@@ -1,0 +1,190 @@
+"""The folder that a runtime loads: manifest, nets, tokenizer files."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bmqwen.errors import BundleError, ConfigError, InputError
+from bmqwen.model.config import ModelConfig
+from bmqwen.util.storage import file_sha256, write_file
+
+MANIFEST = "bmqwen.json"
+FORMAT = 1
+# Files of a bundle of the kind "bmodel".
+BMODEL_FILE = "model.bmodel"
+EMBEDDING_FILE = "embedding.bin"
+# Files below this size are hashed at every load; the large ones by `verify_files` on request.
+SMALL_FILE = 32 << 20
+
+Kind = Literal["onnx", "bmodel"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file's size in bytes and its SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What the manifest says, and where the files are.
+
+    Attributes:
+        folder: the bundle's folder.
+        kind: which family of runtimes loads it.
+        model: the model's name, for people.
+        config: the model's configuration.
+        precision: how weights are stored: weights, group_size, lm_head, ...
+        details: what only this kind has (nets of a bmodel, dialect of an ONNX graph).
+        source: identity of the checkpoint it was made from.
+        made_by: version of bmqwen.
+        files: every file of the folder but the manifest.
+        tokenizer: folder of the tokenizer, where that is not the bundle's.
+    """
+
+    folder: Path
+    kind: Kind
+    model: str
+    config: ModelConfig
+    precision: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    made_by: str = ""
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    tokenizer: Path | None = None
+
+    @property
+    def bmodel(self) -> Path:
+        """The file with the nets of a bundle of that kind. Raises BundleError where there is none."""
+        return self.path(str(self.details.get("bmodel", BMODEL_FILE)))
+
+    @property
+    def place(self) -> Path:
+        """What names it: its folder, or the published bmodel that it stands for."""
+        return self.bmodel if self.tokenizer else self.folder
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer and the chat template are."""
+        return self.tokenizer or self.folder
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.bytes for entry in self.files.values())
+
+    def path(self, name: str) -> Path:
+        """Path of one of its files. Raises BundleError for a name that it does not have."""
+        if name not in self.files:
+            raise BundleError(f"the bundle {self.folder} has no file {name}")
+        return self.folder / name
+
+    def verify_files(self, *, everything: bool = True) -> None:
+        """Compare sizes, and hashes of the small or of all files, with the manifest. Raises BundleError."""
+        for name, entry in self.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise BundleError(f"the bundle {self.folder} lacks its file {name}: make the bundle again")
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(
+                    f"{path} has {size:,} bytes, but the manifest says {entry.bytes:,}: make the bundle again"
+                )
+            if (everything or size < SMALL_FILE) and file_sha256(path) != entry.sha256:
+                raise BundleError(
+                    f"{path} was changed after the bundle was made (its hash differs): make it again"
+                )
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is a folder with a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def write_manifest(bundle: Bundle) -> Bundle:
+    """Hash the folder's files and write its manifest last, which completes the bundle."""
+    names = sorted(p.name for p in bundle.folder.iterdir() if p.is_file() and p.name != MANIFEST)
+    files = {n: FileEntry((bundle.folder / n).stat().st_size, file_sha256(bundle.folder / n)) for n in names}
+    content = {
+        "format": FORMAT,
+        "kind": bundle.kind,
+        "model": bundle.model,
+        "config": bundle.config.to_dict(),
+        "precision": bundle.precision,
+        "details": bundle.details,
+        "source": bundle.source,
+        "made_by": bundle.made_by,
+        "files": {n: {"bytes": e.bytes, "sha256": e.sha256} for n, e in files.items()},
+    }
+    write_file(bundle.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    return read_bundle(bundle.folder)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check a manifest (sizes of all files, hashes of the small ones).
+
+    Raises:
+        BundleError: no manifest, a damaged one, one of another format, or files that differ from it.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != FORMAT:
+            raise BundleError(
+                f"{path} has format {content['format']}, this version of bmqwen reads format {FORMAT}: make it again"
+            )
+        bundle = Bundle(
+            folder=folder,
+            kind=content["kind"],
+            model=str(content["model"]),
+            config=ModelConfig.from_dict(content["config"], str(path)),
+            precision=dict(content["precision"]),
+            details=dict(content["details"]),
+            source=str(content["source"]),
+            made_by=str(content["made_by"]),
+            files={str(n): FileEntry(int(e["bytes"]), str(e["sha256"])) for n, e in content["files"].items()},
+        )
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from error
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path} is damaged ({error!r}): make the bundle again") from error
+    if bundle.kind not in ("onnx", "bmodel"):
+        raise BundleError(f"{path}: unknown kind {bundle.kind!r}")
+    if any("/" in name or name.startswith(".") for name in bundle.files):
+        raise BundleError(f"{path} names a file outside of the bundle")
+    bundle.verify_files(everything=False)
+    return bundle
+
+
+def reusable_bundle(folder: Path, source: str, *, replace: bool) -> Bundle | None:
+    """The bundle at `folder` if it was made from `source` (an identity as in the manifest); None if one is to be made.
+
+    Args:
+        folder: where a bundle is to be.
+        source: identity of everything that decides its content.
+        replace: another bundle at that place may be replaced.
+
+    Raises:
+        InputError: something else is there.
+    """
+    # Looked at first: a bundle appears complete, and another process may be about to put it there.
+    exists = folder.exists()
+    if is_bundle(folder):
+        try:
+            existing = read_bundle(folder)
+        except BundleError:
+            existing = None
+        if existing is not None and existing.source == source:
+            return existing
+        if not replace:
+            raise InputError(f"{folder} holds another bundle: remove it, name another folder or use --force")
+    elif exists:
+        raise InputError(f"{folder} exists and is not a bundle: name a new folder")
+    return None

@@ -1,0 +1,160 @@
+"""What a compiled model takes of a chip's memory, by arithmetic: from the configuration alone, without compiling."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.steps import StepShape
+from bmqwen.chip.heaps import Heap, place
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.qwen2 import head_weight
+from bmqwen.model.tensors import expected_tensors
+from bmqwen.quant.precision import BITS, Precision
+
+# The compiler starts every tensor at a multiple of this.
+ALIGNMENT = 4096
+# Commands of one stage, of each layer in it, and of each value of a layer's and of the head's weights: the mean of all
+# lengths (measured at 1.8B and small sizes). The compiler's own figure counts the longest stage's for every stage.
+STAGE_COMMANDS, LAYER_COMMANDS, VALUE_COMMANDS, HEAD_COMMANDS = 12_000, 16_000, 0.0007, 0.000_36
+# A net's inputs and outputs are one allocation, whose size the vendor's runtime holds in 32 bits.
+LARGEST_IO = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of device memory.
+
+    Attributes:
+        weights: of all nets, once.
+        instructions: the chip's commands, of all stages.
+        cache: K/V rows.
+        activations: the nets' other inputs and outputs, and intermediate results.
+        pieces: those of the sizes above that are one allocation each, in the order in which they are made.
+        stages: bytes of inputs and outputs of each net's stages after the first: a runtime that keeps them apart
+            allocates them, too.
+        copies: what such a runtime takes besides.
+    """
+
+    weights: int
+    instructions: int
+    cache: int
+    activations: int
+    pieces: tuple[int, ...]
+    stages: tuple[int, ...] = ()
+    copies: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.instructions + self.cache + self.activations + self.copies
+
+    def apart(self) -> "Footprint":
+        """With a runtime that gives each stage inputs, outputs and K/V rows of its own."""
+        return replace(self, pieces=(*self.pieces, *self.stages), stages=(), copies=sum(self.stages))
+
+    def to_dict(self) -> dict[str, int]:
+        """For scripts."""
+        return {
+            "total": self.total,
+            "weights": self.weights,
+            "instructions": self.instructions,
+            "copies": self.copies,
+            "cache": self.cache,
+            "activations": self.activations,
+            "largest_piece": max(self.pieces),
+        }
+
+
+def footprint(
+    config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]
+) -> Footprint:
+    """What step nets take.
+
+    Args:
+        config: of the model.
+        precision: formats of the weights.
+        context: rows of the K/V cache.
+        shapes: of the nets.
+    """
+    weights = sum(weight_bytes(config, precision).values())
+    # Cosines and sines of every position.
+    weights += 2 * aligned(2 * context * config.head_dim)
+    most = max(shape.tokens for shape in shapes)
+    io = IoLayout(config, shapes)
+    # At its widest three tensors of the MLP's width live at once, beside what is added later.
+    wide = 2 * most * (3 * config.intermediate_size + config.hidden_size + 2 * config.head_dim)
+    instructions = len(shapes) * _stage_commands(config)
+    return Footprint(
+        weights=weights,
+        instructions=instructions,
+        cache=io.cache,
+        activations=io.size - io.cache + wide,
+        pieces=(weights, instructions, wide, io.size),
+        stages=(io.size,) * (len(shapes) - 1),
+    )
+
+
+def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
+    """Bytes of each weight on the chip, by its name in the checkpoint; what stays on the host is not among them."""
+    head = f"{head_weight(config)}.weight"
+    found = {}
+    for name, shape in expected_tensors(config).items():
+        if name == "model.embed_tokens.weight" and name != head:
+            continue
+        if len(shape) == 1:
+            found[name] = aligned(2 * shape[0])
+            continue
+        plain = name.removesuffix(".weight")
+        form, values = precision.of(plain), shape[0] * shape[1]
+        if form in BITS:
+            groups = values // precision.group_of(plain, shape[1])
+            found[name] = aligned(values * BITS[form] // 8) + aligned(2 * groups) + aligned(groups)
+        else:
+            found[name] = aligned(2 * values)
+    return found
+
+
+def longest_context(
+    config: ModelConfig,
+    precision: Precision,
+    shapes_of: Callable[[int], Sequence[StepShape]],
+    fits: Callable[[Footprint], bool],
+    multiple: int = 128,
+) -> int | None:
+    """The longest context whose nets fit, a multiple of `multiple`; None: not even the shortest does.
+
+    Args:
+        config: of the model.
+        precision: formats of the weights.
+        shapes_of: the nets for a context.
+        fits: whether a footprint does; where one does, every smaller one must.
+        multiple: what it is a multiple of.
+    """
+    low, high = 0, config.max_position_embeddings // multiple
+    while low < high:
+        middle = (low + high + 1) // 2
+        context = middle * multiple
+        if fits(footprint(config, precision, context, shapes_of(context))):
+            low = middle
+        else:
+            high = middle - 1
+    return low * multiple or None
+
+
+def fits(footprint: Footprint, heaps: Sequence[Heap]) -> bool:
+    """Whether every allocation finds room in what is free."""
+    return footprint.pieces[-1] <= LARGEST_IO and place(footprint.pieces, heaps) is not None
+
+
+def aligned(size: int) -> int:
+    """Bytes that a tensor takes."""
+    return math.ceil(size / ALIGNMENT) * ALIGNMENT
+
+
+def _stage_commands(config: ModelConfig) -> int:
+    head = config.vocab_size * config.hidden_size
+    layers = sum(math.prod(shape) for shape in expected_tensors(config).values()) - head
+    layers -= 0 if config.tie_word_embeddings else head
+    commands = STAGE_COMMANDS + LAYER_COMMANDS * config.num_hidden_layers
+    return int(commands + VALUE_COMMANDS * layers + HEAD_COMMANDS * head)

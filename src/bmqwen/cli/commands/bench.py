@@ -1,0 +1,70 @@
+"""`bmqwen bench`."""
+
+from typing import Annotated
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.device_ids import one_device
+from bmqwen.cli.loading import load_shown
+from bmqwen.cli.output import print_json
+from bmqwen.cli.terminal import STDERR
+
+
+def bench(
+    model: options.Model = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "-p",
+            "--prompt",
+            metavar="TEXT",
+            help="The question; default: that of the published tables.",
+            show_default=False,
+        ),
+    ] = None,
+    new_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Most tokens of an answer.")] = 128,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Counted runs; the median is quoted.")] = 5,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before them.")] = 1,
+    engine: options.Engine = "auto",
+    quant: options.Quant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.LmHead = None,
+    device: options.Device = "0",
+    threads: options.Threads = None,
+    context: options.Context = None,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Measure first-token latency and tokens/s; print a row of the published table in Markdown."""
+    from bmqwen.evaluation.bench import PUBLISHED_PROMPT
+    from bmqwen.evaluation.bench import bench as measure
+    from bmqwen.quant.precision import Precision
+
+    chip = one_device(device)
+    loaded = load_shown(
+        model,
+        engine,
+        Precision.choose(quant, group_size, lm_head),
+        device=chip,
+        threads=threads,
+        context=context,
+        offline=offline,
+    )
+    with loaded, STDERR.status("measuring") as status:
+
+        def step(done: int, total: int) -> None:
+            status.update(f"run {done + 1} of {total}")
+
+        result = measure(
+            loaded,
+            prompt=prompt or PUBLISHED_PROMPT,
+            new_tokens=new_tokens,
+            repeats=repeats,
+            warmup=warmup,
+            step=step,
+        )
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(result.markdown())

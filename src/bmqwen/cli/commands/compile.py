@@ -1,0 +1,91 @@
+"""`bmqwen compile`."""
+
+import signal
+from typing import Annotated, Literal
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.output import print_json, progress_bar, size_text
+from bmqwen.util.text import counted
+
+
+def compile_(
+    output: options.Output,
+    model: options.Model = None,
+    quant: Annotated[
+        Literal["f16", "int8", "int4"], typer.Option("--quant", help="Format of the weights.")
+    ] = "int4",
+    seq_len: Annotated[
+        int, typer.Option("--seq-len", help="Most tokens of a conversation: a multiple of 8.")
+    ] = 512,
+    group_size: options.GroupSize = 64,
+    lm_head: Annotated[
+        Literal["f16", "int8", "int4"] | None,
+        typer.Option(
+            "--lm-head",
+            help="Format of the head; default: as --quant.",
+            show_default=False,
+        ),
+    ] = None,
+    bf16: options.Bf16 = False,
+    layers: Annotated[
+        int | None,
+        typer.Option(
+            "--layers", metavar="N", help="Only the first N layers, for trials.", show_default=False
+        ),
+    ] = None,
+    jobs: options.Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another bundle at the same place.")] = False,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Compile MODEL for a BM1684X chip: a folder that `bmqwen chat` runs on the chip or its simulator.
+
+    Interrupted, the same command goes on with the nets that are finished.
+    """
+    from bmqwen.artifact.bundle import is_bundle
+    from bmqwen.compiler.pipeline import compile_model
+    from bmqwen.errors import InputError
+    from bmqwen.hub.hub import Hub
+    from bmqwen.quant.precision import Precision
+    from bmqwen.weights.checkpoint import open_checkpoint
+
+    # Being told to end must end the compilers too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    precision = Precision.choose(quant, group_size, lm_head)
+    with progress_bar(sizes=False) as bar:
+        path = Hub(offline=offline or None).resolve(model, progress=bar)
+        if is_bundle(path):
+            raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
+        with open_checkpoint(path) as checkpoint:
+            bundle = compile_model(
+                checkpoint,
+                output,
+                precision,
+                seq_len=seq_len,
+                half="bf16" if bf16 else "f16",
+                layers=layers,
+                jobs=jobs,
+                replace=force,
+                progress=bar,
+            )
+    facts = {
+        "path": str(output),
+        "model": bundle.model,
+        "bytes": bundle.total_bytes,
+        "layers": bundle.config.num_hidden_layers,
+        "precision": bundle.precision,
+        "details": bundle.details,
+    }
+    if json:
+        print_json(facts)
+        return
+    details = bundle.details
+    decode = max((s for s in details["stages"] if s["tokens"] == 1), key=lambda s: s["history"])
+    typer.echo(
+        f"{output}: {bundle.model}, {precision}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
+        f"{details['context']} tokens, {size_text(bundle.total_bytes)}; "
+        f"on the chip {size_text(details['device_bytes'])}, "
+        f"about {decode['cycles'] / 1e6:.1f} ms a token at a full history"
+    )

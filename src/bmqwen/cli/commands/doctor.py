@@ -1,0 +1,81 @@
+"""`bmqwen doctor`."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.output import print_json, progress_bar
+
+if TYPE_CHECKING:
+    from bmqwen.chip.finding import Finding
+
+_MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
+
+
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL_OR_BUNDLE]",
+            help="Also tell whether this fits into the chip's memory.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        int | None,
+        typer.Option("--device", min=0, help="The only chip that matters; default: all.", show_default=False),
+    ] = None,
+    quant: options.ChipQuant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.ChipHead = None,
+    seq_len: options.SeqLen = None,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Is this machine ready: drivers, chips, memory, versions; what is wrong, and the command that mends it.
+
+    The exit code is 1 where something that is needed is broken.
+    """
+    from bmqwen.chip.system import System
+    from bmqwen.doctor.candidate import find_candidate
+    from bmqwen.doctor.examination import examine
+    from bmqwen.quant.precision import Precision
+
+    candidate = None
+    if model is not None:
+        precision = Precision.choose(quant, group_size, lm_head)
+        with progress_bar() as bar:
+            candidate = find_candidate(model, precision, seq_len, offline=offline, progress=bar)
+    result = examine(System(), device=device, candidate=candidate)
+    if json:
+        print_json(result.to_dict())
+    else:
+        for line in _lines(result.findings):
+            typer.echo(line)
+    if not result.healthy:
+        raise typer.Exit(1)
+
+
+def _lines(findings: "Sequence[Finding]") -> Iterator[str]:
+    """A line a finding under its area, and its fix below it."""
+    area = ""
+    for finding in findings:
+        if finding.area != area:
+            area = finding.area
+            yield area
+        yield f"  {_MARKS[finding.level]:9}{finding.text}"
+        if finding.fix:
+            yield f"  {'':9}-> {finding.fix}"
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    if errors or warnings:
+        parts = [
+            f"{count} {noun}{'' if count == 1 else 's'}"
+            for count, noun in ((errors, "error"), (warnings, "warning"))
+            if count
+        ]
+        yield f"\n{' and '.join(parts)}"
+    else:
+        yield "\neverything is ready"

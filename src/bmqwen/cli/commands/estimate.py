@@ -1,0 +1,127 @@
+"""`bmqwen estimate`."""
+
+import signal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.output import print_json, progress_bar
+
+
+def estimate(
+    model: options.Model = None,
+    quant: options.ChipQuant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.ChipHead = None,
+    seq_len: options.SeqLen = None,
+    bf16: options.Bf16 = False,
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N", help="Tokens to read.")] = 26,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--new-tokens",
+            metavar="N",
+            help="Tokens of the answer; default: 350, or as many as fit.",
+            show_default=False,
+        ),
+    ] = None,
+    history: Annotated[
+        int, typer.Option("--history", metavar="N", help="Tokens that are cached before the prompt.")
+    ] = 0,
+    recipe: Annotated[
+        Literal["ours", "sophon-demo"],
+        typer.Option("--recipe", help="Our nets, or those of the vendor's published programs."),
+    ] = "ours",
+    every: Annotated[
+        bool, typer.Option("--all", help="All published figures, beside the predicted ones.")
+    ] = False,
+    host: Annotated[
+        Literal["se7", "pcie"], typer.Option("--host", help="The machine that the chip is in.")
+    ] = "se7",
+    host_op_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--host-op-ms",
+            metavar="X",
+            help="Milliseconds of a call of the device library there; default: the host's.",
+            show_default=False,
+        ),
+    ] = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option(
+            "--chart",
+            metavar="FILE",
+            help="Draw the nets' timelines: FILE.html or FILE.svg.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: options.Jobs = None,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Predict first-token latency and tokens/s of MODEL on a BM1684X, and show where the time goes.
+
+    No chip and no weights are needed: nets with random weights are compiled, once. A bundle needs no compiler.
+    Interrupted, the same command goes on with the nets that are finished.
+    """
+    from bmqwen.artifact.bundle import is_bundle, read_bundle
+    from bmqwen.cli.commands.estimate_view import demo_lines, lines, show, table_lines
+    from bmqwen.errors import InputError
+    from bmqwen.estimate.chart import check_chart, write_chart
+    from bmqwen.estimate.estimate import Question, estimate_bundle, estimate_model
+    from bmqwen.estimate.forecast import check_lengths
+    from bmqwen.estimate.host import HOSTS, Host
+    from bmqwen.estimate.sophon_demo import GROUP, estimate_demo
+    from bmqwen.estimate.table import predict_published
+    from bmqwen.hub.known_config import known_config
+    from bmqwen.quant.precision import Precision
+
+    # Being told to end must end the compilers too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    machine = HOSTS[host] if host_op_ms is None else Host(f"{host_op_ms:g} ms a call", host_op_ms)
+    question = Question(prompt_tokens, new_tokens, history)
+    precision = Precision.choose(quant, group_size, lm_head)
+    context = 512 if seq_len is None else seq_len
+    if every and model is not None:
+        raise InputError(f"--all is about the published models: leave {model} out")
+    if chart is not None:
+        check_chart(chart)
+        if every:
+            raise InputError("--chart draws the nets of one model: name it in place of --all")
+    if recipe == "sophon-demo" and (precision != Precision(quant, GROUP, quant) or bf16):
+        raise InputError(
+            f"the published programs compute in F16, with groups of {GROUP} and a head like the layers: "
+            "leave --group-size, --lm-head and --bf16 out"
+        )
+    path = Path(model).expanduser() if model else None
+    with progress_bar(sizes=False) as bar:
+        if every:
+            rows = predict_published(recipe, machine, question, jobs=jobs, progress=bar)
+            bar.close()
+            if json:
+                print_json([result.to_dict() for _, result in rows])
+            else:
+                show(table_lines(rows, machine))
+            return
+        if path is not None and is_bundle(path) and recipe == "ours":
+            ours = estimate_bundle(read_bundle(path), machine, question)
+        else:
+            name, config = known_config(model, offline=offline, progress=bar)
+            if recipe == "sophon-demo":
+                check_lengths(context, prompt_tokens, question.answer_in(context), history)
+                demo = estimate_demo(name, config, quant, context, machine, jobs=jobs, progress=bar)
+                bar.close()
+                if chart is not None:
+                    write_chart(demo, chart)
+                print_json(demo.to_dict()) if json else show(demo_lines(demo))
+                return
+            ours = estimate_model(
+                name, config, precision, context, machine, question,
+                half="bf16" if bf16 else "f16", jobs=jobs, progress=bar,
+            )  # fmt: skip
+    if chart is not None:
+        write_chart(ours, chart)
+    print_json(ours.to_dict()) if json else show(lines(ours))

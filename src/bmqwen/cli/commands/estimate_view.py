@@ -1,0 +1,181 @@
+"""An estimate for people: figures, bars, and a curve."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.text import Text
+
+from bmqwen.cli.output import size_text
+from bmqwen.estimate.chart_page import PART_LABELS
+from bmqwen.estimate.estimate import Estimate
+from bmqwen.estimate.forecast import BUS_BYTES_PER_S, Forecast, cost_at
+from bmqwen.estimate.host import Host
+from bmqwen.estimate.published import Published
+from bmqwen.estimate.sophon_demo import DemoEstimate
+from bmqwen.util.text import counted
+
+WIDTH = 40
+CURVE = 60
+LEVELS = "▁▂▃▄▅▆▇█"
+STYLES = {
+    "weights": "blue",
+    "kv": "green",
+    "lm_head": "magenta",
+    "other": "yellow",
+    "device": "blue",
+    "host": "red",
+}
+
+
+def show(text: Iterable[Text]) -> None:
+    """Print lines on stdout."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    for line in text:
+        console.print(line)
+
+
+def lines(estimate: Estimate) -> Iterator[Text]:
+    """An estimate of our nets."""
+    f = estimate.forecast
+    yield Text(
+        f"{estimate.model}, {estimate.precision}, {counted(estimate.layers, 'layer')}, {f.context:,} tokens: "
+        f"predicted on a BM1684X, {f.host.name}, {f.host.op_ms:g} ms a call"
+    )
+    yield Text("")
+    after = f" after {f.history:,} cached" if f.history else ""
+    launches = ", ".join(_launches(f))
+    yield Text(
+        f"first token   {f.first_token_s:8.3f} s          {counted(f.prompt_tokens, 'prompt token')}{after}: {launches}"
+    )
+    yield Text(f"decoding      {f.tokens_per_s:8.2f} tokens/s   {f.new_tokens:,} new tokens")
+    yield Text(
+        f"a token       {f.token_s * 1e3:8.2f} ms         chip {f.answer.device_ns / 1e6 / (f.new_tokens - 1):.2f} ms, "
+        f"host {f.answer.host_ops / (f.new_tokens - 1):g} calls (libbmrt; SAIL makes two more)"
+    )
+    yield Text(
+        f"memory bus    {f.bandwidth / 1e9:8.1f} GB/s       {f.bandwidth / BUS_BYTES_PER_S:.0%} of 68.3, "
+        f"{size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token{_idle(f)}"
+    )
+    yield from _published(estimate.published, f.first_token_s, f.tokens_per_s)
+    yield Text("")
+    yield from _shares(f)
+    yield Text("")
+    yield from _curve(f)
+    yield Text("")
+    yield from _nets(f)
+
+
+def _launches(f: Forecast) -> Iterator[str]:
+    """The nets that read the prompt; equal ones in a row are counted."""
+    for (shape, used), equal in groupby(f.prompt_launches):
+        count = len(list(equal))
+        yield f"{count} x {shape}" if count > 1 else f"{shape} ({used} used)"
+
+
+def _idle(f: Forecast) -> str:
+    return (
+        f", idle {f.answer.bus_idle_ns / f.answer.device_ns:.1%} of the chip's time"
+        if f.answer.part_ns
+        else ""
+    )
+
+
+def _shares(f: Forecast) -> Iterator[Text]:
+    """A bar for each part of a token's time."""
+    yield Text(
+        "where a token's time goes" + (" (and the bytes that the chip moves)" if f.byte_shares else "")
+    )
+    for part, share in f.time_shares.items():
+        moved = f" {f.byte_shares[part]:6.1%} of bytes" if part in f.byte_shares else ""
+        yield Text.assemble(
+            f"  {PART_LABELS[part]:22}{share * f.token_s * 1e3:8.2f} ms {share:6.1%}  ",
+            (_bar(share, WIDTH), STYLES[part]),
+            moved,
+        )
+    if not f.byte_shares:
+        yield Text("  (bundles made by an older version do not say how the chip's time divides)")
+
+
+def _bar(share: float, width: int) -> str:
+    filled = round(share * width)
+    return "█" * filled + "·" * (width - filled)
+
+
+def _curve(f: Forecast) -> Iterator[Text]:
+    """Cost of a token over the history, as a line of blocks."""
+    points = [cost_at(f.curve, i * f.context // CURVE) for i in range(CURVE)]
+    yield Text(
+        f"a token as the history grows: {points[0] * 1e3:.2f} ms after 0, {points[-1] * 1e3:.2f} ms after "
+        f"{f.context - 1:,}"
+    )
+    yield Text.assemble("  ", (sparkline(points), "cyan"), f"  0 to {f.context:,}")
+    for start, seconds in f.curve:
+        yield Text(f"  from {start:6,} cached tokens on {seconds * 1e3:8.2f} ms")
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A block a value; the line's foot is half of the greatest, so that steps of a few per cent can be seen."""
+    top = max(values)
+    steps = (round((2 * value / top - 1) * (len(LEVELS) - 1)) for value in values)
+    return "".join(LEVELS[max(0, step)] for step in steps)
+
+
+def _nets(f: Forecast) -> Iterator[Text]:
+    yield Text("nets: new tokens, after cached ones at most, and a launch as predicted")
+    yield Text(f"{'tokens':>8}{'history':>9}{'time':>13}{'a token':>12}{'bytes':>10}{'bus idle':>10}")
+    for shape, profile in f.nets:
+        idle = f"{profile.bus_idle / profile.cycles:.1%}" if profile.part_cycles else "-"
+        yield Text(
+            f"{shape.tokens:8}{shape.history:9}{profile.cycles / 1e6:10.3f} ms"
+            f"{profile.cycles / 1e6 / shape.tokens:9.3f} ms{size_text(profile.bytes_moved):>10}{idle:>10}"
+        )
+
+
+def _published(row: Published | None, first_token_s: float, tokens_per_s: float) -> Iterator[Text]:
+    if row:
+        yield Text(
+            f"published     {row.first_token_s:8.3f} s          {row.tokens_per_s:.3f} tokens/s: predicted is "
+            f"{row.first_token_s / first_token_s:.2f} and {tokens_per_s / row.tokens_per_s:.2f} times as fast"
+        )
+
+
+def demo_lines(estimate: DemoEstimate) -> Iterator[Text]:
+    """An estimate of a published program."""
+    e = estimate
+    yield Text(
+        f"{e.model}, {e.form}, {counted(e.layers, 'layer')}, {e.context:,} tokens, nets of the published program: "
+        f"predicted on a BM1684X, {e.host.name}, {e.host.op_ms:g} ms a call"
+    )
+    yield Text("")
+    yield Text(
+        f"first token   {e.first_token_s:8.3f} s          of which the chip {e.first.device_ns / 1e9:.3f}"
+    )
+    yield Text(
+        f"decoding      {e.tokens_per_s:8.2f} tokens/s   chip {e.token.device_ns / 1e6:.2f} ms a token, "
+        f"host {e.token.host_ops} calls, {size_text(e.token.bytes_moved)}"
+    )
+    yield from _published(e.published, e.first_token_s, e.tokens_per_s)
+    yield Text("")
+    yield Text(f"{'net':16}{'time':>13}{'bytes':>10}{'bus idle':>10}")
+    for name, timing in e.timings.items():
+        profile = timing.profile
+        yield Text(
+            f"{name:16}{profile.cycles / 1e6:10.3f} ms{size_text(profile.bytes_moved):>10}"
+            f"{profile.bus_idle / profile.cycles:>10.1%}"
+        )
+
+
+def table_lines(rows: Iterable[tuple[Published, Estimate | DemoEstimate]], host: Host) -> Iterator[Text]:
+    """Published figures and predicted ones, as a table in Markdown."""
+    yield Text(f"predicted on a BM1684X, {host.name}, {host.op_ms:g} ms a call")
+    yield Text("")
+    yield Text("| model | context | first token | published | ratio | tokens/s | published | ratio |")
+    yield Text("|---|---|---|---|---|---|---|---|")
+    for row, found in rows:
+        yield Text(
+            f"| {row.model} {row.form} | {row.context} | {found.first_token_s:.4f} s | {row.first_token_s:.3f} s "
+            f"| {found.first_token_s / row.first_token_s:.3f} | {found.tokens_per_s:.2f} | {row.tokens_per_s:.3f} "
+            f"| {found.tokens_per_s / row.tokens_per_s:.3f} |"
+        )

@@ -1,0 +1,164 @@
+"""`bmqwen evaluate`."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+from bmqwen.cli import options
+from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.terminal import STDERR
+
+_Meter = Callable[[int, int, str], None]
+
+
+def evaluate(
+    model: options.Model = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="UTF-8 text to predict; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    choices: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--choices",
+            metavar="FILE",
+            help="Questions in C-Eval's layout, CSV: id,question,A,B,C,D,answer; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    dev: Annotated[
+        Path | None,
+        typer.Option(
+            "--dev",
+            metavar="FILE|FOLDER",
+            help="Solved questions to show first: a file of the same layout, or a folder with SUBJECT_dev.csv.",
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="MODEL",
+            help="The float model: another checkpoint, or the one a bundle was made from. Default: MODEL itself.",
+            show_default=False,
+        ),
+    ] = None,
+    arithmetic: Annotated[
+        Literal["float", "int8"],
+        typer.Option(
+            "--arithmetic",
+            help="float: the weights' grid alone, as on the chip. int8: as the CPU engine, with int8 activations.",
+        ),
+    ] = "float",
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Without the float model: half the memory and time.")
+    ] = False,
+    quant: options.Quant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.LmHead = None,
+    window: Annotated[
+        int | None,
+        typer.Option("--context-window", help="Tokens read at once; default: 512.", show_default=False),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(
+            "--stride", help="Tokens from one window to the next; default: half a window.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Only so many tokens of each text.", show_default=False)
+    ] = None,
+    threads: options.Threads = None,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Perplexity, nearness to the float model (KL, top-1 agreement) and multiple choice, all on the CPU.
+
+    The float32 conversion stays in the cache for the next time (2.5 GB for the demo model); `bmqwen remove` frees it.
+    """
+    from bmqwen.errors import InputError
+    from bmqwen.evaluation.model_pair import open_pair
+    from bmqwen.evaluation.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of
+    from bmqwen.evaluation.text_score import evaluate_text, read_text
+    from bmqwen.quant.precision import Precision
+
+    if not text and not choices:
+        raise InputError("nothing to evaluate on: give a text with --text or questions with --choices")
+    # Files are read before anything large is downloaded or converted.
+    texts = {path: read_text(path) for path in text or ()}
+    papers = {
+        path: (read_questions(path), read_examples(dev, path) if dev is not None else ())
+        for path in choices or ()
+    }
+    precision = Precision.choose(quant, group_size, lm_head)
+    result: dict[str, Any] = {"texts": [], "choices": []}
+    with progress_bar() as bar:
+        opening = open_pair(
+            model,
+            precision,
+            against=against,
+            arithmetic=arithmetic,
+            alone=alone,
+            threads=threads,
+            offline=offline,
+            progress=bar,
+        )
+        with opening as pair:
+            bar.close()
+            result = pair.to_dict() | result
+            if not json:
+                typer.echo(str(pair))
+            for path, content in texts.items():
+                with _meter(path.name) as meter:
+
+                    def scored(done: int, total: int, perplexity: float, meter: _Meter = meter) -> None:
+                        meter(done, total, f"tokens, perplexity {perplexity:.3f}")
+
+                    score = evaluate_text(
+                        pair, content, window=window, stride=stride, limit=limit, step=scored
+                    )
+                result["texts"].append({"file": str(path)} | score.to_dict())
+                if not json:
+                    typer.echo(f"\n{path}: {score}")
+            for path, (questions, examples) in papers.items():
+                with _meter(path.name) as meter:
+
+                    def answered(done: int, total: int, right: int, meter: _Meter = meter) -> None:
+                        meter(done, total, f"questions, {right:,} right")
+
+                    paper = evaluate_choices(
+                        pair, questions, subject=subject_of(path), examples=examples, step=answered
+                    )
+                result["choices"].append({"file": str(path)} | paper.to_dict())
+                if not json:
+                    typer.echo(f"\n{path}: {paper}")
+    if json:
+        print_json(result)
+
+
+@contextmanager
+def _meter(name: str) -> Iterator[_Meter]:
+    """Shows how far a file is and how long it will take: (done, all, what and how it looks so far)."""
+    if not STDERR.is_terminal:
+        STDERR.print(f"evaluating on {name} ...", markup=False, soft_wrap=True)
+    began = time.monotonic()
+    name = escape(name)
+    with STDERR.status(f"{name}: starting") as status:
+
+        def show(done: int, total: int, figure: str) -> None:
+            left = (time.monotonic() - began) * (total - done) / done
+            status.update(f"{name}: {done:,} of {total:,} {figure}, {left:.0f} s left")
+
+        yield show

@@ -1,0 +1,41 @@
+"""`bmqwen export`."""
+
+from typing import Annotated
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.output import print_json, progress_bar, size_text
+
+
+def export(
+    output: options.Output,
+    model: options.Model = None,
+    quant: options.Quant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.LmHead = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Standard ONNX operations only (opset 21), for other tools.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace another bundle at the same place.")] = False,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Write MODEL as ONNX: a folder with graph, weights and tokenizer that `bmqwen chat` and other tools open."""
+    from bmqwen.quant.precision import Precision
+    from bmqwen.resolve import convert
+
+    precision = Precision.choose(quant, group_size, lm_head)
+    with progress_bar() as bar:
+        bundle = convert(model, output, precision, plain=plain, replace=force, offline=offline, progress=bar)
+    if json:
+        print_json(
+            {
+                "path": str(output),
+                "bytes": bundle.total_bytes,
+                "precision": bundle.precision,
+                "details": bundle.details,
+            }
+        )
+    else:
+        typer.echo(f"{output}: {bundle.model}, {precision}, {size_text(bundle.total_bytes)}")

@@ -1,0 +1,143 @@
+"""`bmqwen info`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.output import print_json, progress_bar, size_text
+from bmqwen.util.text import counted
+
+# Names of a manifest, as people say them.
+_LABELS = {
+    "chip_kv_cache_bytes_per_token": "K/V cache a token, chip",
+    "cpu_kv_cache_bytes_per_token": "K/V cache a token, CPU",
+    "bytes": "size",
+    "half": "computes in",
+    "context": "longest conversation",
+    "toolchain": "compiler",
+    "device_bytes": "memory on the chip",
+    "checkpoint": "made from",
+    "checkpoint_layers": "layers of that",
+}
+
+
+def info(
+    model: options.Model = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare every file of a bundle with its hash.")
+    ] = False,
+    quant: options.ChipQuant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.ChipHead = None,
+    seq_len: options.SeqLen = None,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Describe a checkpoint, a bundle or a bmodel: sizes, precision, bytes, memory on the chip."""
+    from bmqwen.artifact.bmodel import read_description
+    from bmqwen.artifact.bundle import is_bundle, read_bundle
+    from bmqwen.artifact.fit import memory_findings
+    from bmqwen.artifact.summary import describe_bmodel, describe_bundle, describe_checkpoint
+    from bmqwen.chip.system import System
+    from bmqwen.doctor.candidate import find_candidate
+    from bmqwen.errors import InputError
+    from bmqwen.hub.hub import Hub
+    from bmqwen.quant.precision import Precision
+    from bmqwen.util.progress import Silent
+    from bmqwen.weights.checkpoint import open_checkpoint
+
+    with progress_bar() as bar:
+        path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
+    if check and not is_bundle(path):
+        raise InputError(f"{path} is no bundle: --check compares a bundle's files with its manifest")
+    if path.suffix == ".bmodel":
+        facts = describe_bmodel(read_description(path))
+    elif is_bundle(path):
+        bundle = read_bundle(path)
+        facts = describe_bundle(bundle)
+        if check:
+            bundle.verify_files()
+            facts["files_checked"] = True
+    else:
+        with open_checkpoint(path) as checkpoint:
+            facts = describe_checkpoint(checkpoint)
+    found = None
+    if facts["kind"] != "onnx":
+        precision = Precision.choose(quant, group_size, lm_head)
+        found = find_candidate(str(path), precision, seq_len, offline=True, progress=Silent())
+    if json:
+        print_json(facts if found is None else {**facts, "chip_memory": found.to_dict()})
+        return
+    for line in _lines(facts):
+        typer.echo(line)
+    if found is not None:
+        typer.echo("\nmemory on the chip")
+        for finding in memory_findings(found, System()):
+            typer.echo(f"  {finding}")
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """For people: a line a fact, then tables of nets and of files."""
+    details = facts.get("details", {})
+    plain = {key: value for key, value in facts.items() if key not in ("details", "files", "nets")}
+    plain |= {key: value for key, value in details.items() if key != "stages"}
+    for key, value in plain.items():
+        yield f"{_LABELS.get(key, key.replace('_', ' ')):28}{_text(key, value)}"
+    if details.get("stages"):
+        yield from _nets(details["stages"])
+    for net in facts.get("nets", ()):
+        yield from _net(net)
+    if facts.get("files"):
+        wide = max(len(name) for name in facts["files"])
+        yield "\nfiles"
+        for name, size in facts["files"].items():
+            yield f"  {name:{wide}}{size_text(size):>12}"
+
+
+def _net(net: dict[str, Any]) -> Iterator[str]:
+    """A net of a bmodel and its stages; a row of layers' tensors is one line."""
+    kind, stages = "dynamic" if net["dynamic"] else "static", net["stages"]
+    yield f"\nnet {net['name']}: {kind}, address mode {net['address_mode']}, {counted(len(stages), 'stage')}"
+    for number, stage in enumerate(stages):
+        yield f"  stage {number}"
+        for side, label in (("inputs", "in"), ("outputs", "out")):
+            rows: dict[tuple[str, str, str], list[str]] = {}
+            for tensor in stage[side]:
+                shape = ", ".join(map(str, tensor["shape"]))
+                key = (tensor["name"].rstrip("0123456789"), tensor["dtype"], shape)
+                rows.setdefault(key, []).append(tensor["name"])
+            for (_, dtype, shape), names in rows.items():
+                name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+                yield f"    {label:4}{name:36} {dtype:7} [{shape}]"
+
+
+def _nets(stages: list[dict[str, Any]]) -> Iterator[str]:
+    """A row a net; what its maker did not measure is a dash."""
+    yield "\nnets: tokens they take, cached tokens before these at most, and a launch on the chip as predicted"
+    yield f"{'tokens':>8}{'history':>9}{'time':>12}{'bytes read':>13}"
+    for stage in stages:
+        cycles, read = stage.get("cycles"), stage.get("bytes_read")
+        time = "-" if cycles is None else f"{cycles / 1e6:,.3f} ms"
+        size = "-" if read is None else size_text(read)
+        yield f"{stage['tokens']:8}{stage['history']:9}{time:>12}{size:>13}"
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "precision" and isinstance(value, dict):
+        return _precision(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
+    if isinstance(value, int) and "bytes" in key:
+        return size_text(value) if value < 1000 else f"{size_text(value)} ({value:,} bytes)"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _precision(parts: dict[str, Any]) -> str:
+    """ "int4 in groups of 64, head int8"."""
+    groups = f" in groups of {parts['group_size']}" if parts.get("weights") == "int4" else ""
+    return f"{parts.get('weights')}{groups}, head {parts.get('lm_head')}"

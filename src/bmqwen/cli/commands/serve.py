@@ -1,0 +1,193 @@
+"""`bmqwen serve`."""
+
+import logging
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.device_ids import device_ids
+from bmqwen.cli.output import progress_bar
+from bmqwen.cli.terminal import note
+from bmqwen.errors import InputError, MissingDependencyError
+
+KEY_VARIABLE = "BMQWEN_API_KEY"
+
+
+def serve(
+    model: options.Model = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key",
+            metavar="KEY",
+            help="Key that clients must send; repeatable. Others see it in the list of processes: rather use "
+            f"{KEY_VARIABLE} or --api-key-file.",
+            show_default=False,
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", metavar="FILE", help="File of keys, one a line.", show_default=False),
+    ] = None,
+    insecure_no_key: Annotated[
+        bool, typer.Option("--insecure-no-key", help="Let everybody who reaches --host use the server.")
+    ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            metavar="ORIGIN",
+            help="Web page elsewhere that may call, such as https://chat.example.org; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", help="What requests call the model; default: its own name.", show_default=False
+        ),
+    ] = None,
+    engine: options.Engine = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", metavar="LIST", help="Chips to serve on, such as 0,1,2.", show_default=False
+        ),
+    ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option("--replicas", min=1, max=64, help="Engines side by side, on a CPU or the simulator."),
+    ] = 1,
+    cache_mb: Annotated[
+        int,
+        typer.Option(
+            "--cache-mb", min=0, help="Host memory of each engine for conversations that wait, in MB."
+        ),
+    ] = 1024,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Most requests that wait.")] = 128,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", min=1, help="Most seconds of a request, from its arrival.")
+    ] = 600.0,
+    stop_seconds: Annotated[
+        float, typer.Option("--stop-seconds", min=0, help="How long answers may go on after Ctrl-C.")
+    ] = 30.0,
+    hang_seconds: Annotated[
+        float,
+        typer.Option(
+            "--hang-seconds",
+            min=1,
+            help="How long an engine that is to end an answer may give no sign of life before it is killed and started "
+            "again; on the simulator more than a launch takes.",
+        ),
+    ] = 300.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", help="Where a request has none; default: the model's.", show_default=False
+        ),
+    ] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Likewise.", show_default=False)] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Likewise.", show_default=False)] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", min=1, help="Most tokens of an answer where a request does not say."),
+    ] = 4096,
+    quant: options.Quant = "int4",
+    group_size: options.GroupSize = 64,
+    lm_head: options.LmHead = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    offline: options.Offline = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
+) -> None:
+    """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C stops it once running answers are finished."""
+    # First, for the rooms of the server need the same packages.
+    server = _server()
+    from bmqwen.engine import precision_of
+    from bmqwen.quant.precision import Precision
+    from bmqwen.resolve import resolve_bundle
+    from bmqwen.serve.defaults import Limits
+    from bmqwen.serve.http.keys import ApiKeys
+    from bmqwen.serve.http.middleware import LOCAL_NAMES, GuardRules
+    from bmqwen.serve.pool.replica import EngineConfig, load_orders
+
+    given = api_key or []
+    if variable := os.environ.pop(KEY_VARIABLE, ""):
+        given = [*given, variable]
+    keys = ApiKeys.read(given, api_key_file)
+    local = server.is_local(host)
+    rules = GuardRules(
+        keys,
+        hosts=frozenset({*LOCAL_NAMES, host}) if local and not keys else None,
+        origins=[_origin(text) for text in cors_origin or ()],
+    )
+    server.check_exposure(host, rules, waived=insecure_no_key)
+    chips = device_ids(device) if device is not None else []
+    if chips and replicas > 1:
+        raise InputError("give either --device or --replicas")
+    with server.bind(host, port) as listener:
+        with progress_bar() as bar:
+            bundle = resolve_bundle(
+                model, Precision.choose(quant, group_size, lm_head), offline=offline, progress=bar
+            )
+        chosen = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
+        order = EngineConfig(
+            str(bundle.folder),
+            engine,
+            threads or max(1, len(os.sched_getaffinity(0)) // replicas),
+            context,
+            saved_bytes=cache_mb << 20,
+            hang_seconds=hang_seconds,
+        )
+        settings = server.ServerSettings(
+            name or bundle.model,
+            load_orders(order, chips, replicas),
+            rules,
+            server.defaults_of(bundle, chosen),
+            Limits(queue=queue, seconds=time_limit),
+            stop_seconds,
+        )
+        _log(quiet)
+        address = server.url(listener)
+        note(f"{settings.name} \u00b7 {precision_of(bundle)} \u00b7 loading ...")
+
+        def ready(engine_name: str) -> None:
+            note(f"{engine_name} \u00b7 page {address} \u00b7 API {address}/v1 \u00b7 Ctrl-C stops")
+
+        server.serve(bundle, settings, listener, on_ready=ready)
+    note("stopped")
+
+
+def _server() -> ModuleType:
+    """The server's module. Raises MissingDependencyError where what it stands on is not installed."""
+    try:
+        from bmqwen.serve.http import server
+    except ImportError as error:
+        raise MissingDependencyError(f"the server needs {error.name}: pip install 'bmqwen[serve]'") from error
+    return server
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it. Raises InputError for anything else."""
+    found = re.fullmatch(r"(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)/?", text.lower())
+    if found is None:
+        raise InputError(f"--cors-origin is {text!r}, but must be like https://chat.example.org")
+    return found[1]
+
+
+def _log(quiet: bool) -> None:
+    """Lines of the server go to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("bmqwen.serve")
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)

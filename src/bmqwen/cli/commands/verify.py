@@ -1,0 +1,118 @@
+"""`bmqwen verify`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.terminal import STDERR
+from bmqwen.errors import InputError
+from bmqwen.util.text import counted
+
+if TYPE_CHECKING:
+    from bmqwen.evaluation.verify import VerifyReport
+
+# Beyond this a run needs --yes.
+PATIENCE_SECONDS = 3600
+
+
+def verify(
+    bundle: Annotated[
+        Path,
+        typer.Argument(metavar="BUNDLE", help="A bundle that `bmqwen compile` made.", show_default=False),
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="MODEL",
+            help="What it was compiled from; default: as the bundle says.",
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=0, help="Cached tokens that nets are run after, at most.")
+    ] = 64,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            "--stages",
+            metavar="LIST",
+            help='Only these nets: "1,8x512" is those of 1 token, and that of 8 after 512.',
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin even where it takes hours.")] = False,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Compare a bundle's nets on the vendor's simulator with the float model; exit code 1 if one is off."""
+    from bmqwen.artifact.bundle import read_bundle
+    from bmqwen.compiler.toolchain import open_toolchain
+    from bmqwen.evaluation.bundle_source import source_of
+    from bmqwen.evaluation.verify import choose_stages, duration, estimate_seconds
+    from bmqwen.evaluation.verify import verify as compare
+    from bmqwen.hub.hub import Hub
+    from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+
+    opened = read_bundle(bundle)
+    if opened.kind != "bmodel" or "layout" in opened.details:
+        raise InputError(f"{bundle} was not made by `bmqwen compile`: only such a bundle can be verified")
+    shapes = choose_stages(opened, stages)
+    seconds = estimate_seconds(opened.config, shapes)
+    if seconds > PATIENCE_SECONDS and not yes:
+        least = min(shapes, key=lambda shape: estimate_seconds(opened.config, [shape]))
+        raise InputError(
+            f"the simulator would take about {duration(seconds)} for {counted(len(shapes), 'net')}: name some "
+            f"(--stages {least.tokens}x{least.history}: about "
+            f"{duration(estimate_seconds(opened.config, [least]))}), compile a model with --layers 1 for the "
+            "purpose, or add --yes"
+        )
+    STDERR.print(f"{counted(len(shapes), 'net')}, about {duration(seconds)} on the simulator", markup=False)
+    opened.verify_files()
+    with progress_bar() as bar:
+        named = None if against is None else Hub(offline=offline or None).resolve(against, progress=bar)
+        toolchain = open_toolchain(report=bar.note)
+    with source_of(opened, named) as checkpoint:
+        runtime = SimulatedRuntime(opened, toolchain.simulator_folder)
+        try:
+            with STDERR.status("starting") as status:
+
+                def tell(line: str) -> None:
+                    status.update(line)
+                    if not STDERR.is_terminal:
+                        STDERR.print(line, markup=False, soft_wrap=True)
+
+                result = compare(opened, checkpoint, runtime, shapes, tokens=tokens, report=tell)
+        finally:
+            runtime.close()
+    if json:
+        print_json(result.to_dict())
+    else:
+        _print(result)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _print(result: "VerifyReport") -> None:
+    quantised = any(stage.to_grid for stage in result.stages)
+    wide = f"{'to its grid':>22}" if quantised else ""
+    typer.echo(f"{'':16}{wide}{'to float32':>22}")
+    columns = f"{'logits':>13}{'K/V':>9}"
+    typer.echo(f"{'net':>9}{'cached':>7}{columns * (2 if quantised else 1)}   error  token")
+    for stage in result.stages:
+        deciding = stage.to_grid or stage.to_float
+        cosines = "".join(
+            f"{s.logits_cosine:13.6f}{s.cache_cosine:9.6f}" for s in (stage.to_grid, stage.to_float) if s
+        )
+        typer.echo(
+            f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{cosines}{deciding.logits_error:8.4f}  "
+            f"{'same' if deciding.same_token else 'differs'}{'' if stage.passed else '  FAILED'}"
+        )
+    against = "the float result of the same grid" if quantised else "float32"
+    typer.echo(
+        f"{result.model}, {result.precision}: {'passed' if result.passed else 'FAILED'}; "
+        f"{len(result.stages)} of {counted(result.nets, 'net')}, cosine to {against} at least {result.threshold}"
+    )

@@ -1,0 +1,225 @@
+"""The conversation in a terminal."""
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from bmqwen.cli.repl import commands, entry, settings
+from bmqwen.cli.repl.answer import drop_note
+from bmqwen.cli.repl.commands import is_script
+from bmqwen.cli.repl.ctrl_c import Insisted
+from bmqwen.cli.repl.entry import Entry
+from bmqwen.cli.repl.line_source import Interrupted, LineSource, PlainTerminal, Script
+from bmqwen.cli.repl.stream_view import Ask, print_end, stats_line, stream
+from bmqwen.cli.repl.totals import Totals
+from bmqwen.cli.terminal import can_edit, complain, note, put
+from bmqwen.engine import Engine
+from bmqwen.errors import BmqwenError, InputError
+from bmqwen.generate import transcript
+from bmqwen.generate.conversation import Conversation
+from bmqwen.generate.params import Completion
+from bmqwen.util.text import counted
+
+__all__ = ["Repl", "is_script"]
+
+PROMPT, MORE = ">>> ", "... "
+
+
+class Repl:
+    """Reads messages and commands, shows answers. An error is one line, and the conversation goes on."""
+
+    def __init__(self, engine: Engine, conversation: Conversation) -> None:
+        self._engine = engine
+        self._conversation = conversation
+        self._conversation.on_drop = drop_note
+        self._source: LineSource = Script("")
+        self._totals = Totals()
+        self._actions: dict[str, Callable[[str], None]] = {
+            "/help": lambda _: _say(commands.help_text()),
+            "/show": lambda _: self._show(),
+            "/reset": lambda _: self._reset(),
+            "/system": self._system,
+            "/regen": lambda _: self._regenerate(),
+            "/edit": self._edit,
+            "/set": self._set,
+            "/stats": lambda _: self._stats(),
+            "/save": self._save,
+            "/load": self._load,
+            "/exit": lambda _: self._exit(),
+        }
+
+    def run(self, script: str | None = None) -> None:
+        """Talk until the user leaves. With `script`, its lines are taken as if they were typed.
+
+        A script leaves with the exit code of its first error, if there was one.
+        """
+        if script is not None:
+            self._source = Script(script)
+            code = self._talk(scripted=True)
+            if code:
+                raise typer.Exit(code)
+            return
+        self._source = _terminal()
+        note(self.banner(), dim=False)
+        self._talk(scripted=False)
+
+    def banner(self) -> str:
+        """What is loaded: model and precision, then engine and context."""
+        runtime = self._engine.runtime
+        return (
+            f"{self._engine.model} · {self._engine.precision}\n"
+            f"{runtime.name} · context {runtime.context_length:,} tokens · /help for commands\n"
+        )
+
+    def _talk(self, *, scripted: bool) -> int:
+        """Take entries until the end; the exit code of the first error, or 0."""
+        code = 0
+        interrupts = 0
+        while True:
+            try:
+                text = entry.read(partial(self._source.read, PROMPT), partial(self._source.read, MORE))
+                interrupts = 0
+                if not text.strip():
+                    continue
+                self._do(entry.parse(text))
+            except Interrupted as press:
+                interrupts = 1 if press.had_text else interrupts + 1
+                if interrupts > 1:
+                    return code
+                note("Ctrl-C again or Ctrl-D leaves")
+                continue
+            except KeyboardInterrupt as press:
+                if scripted or isinstance(press, Insisted):
+                    raise
+                note("stopped")
+            except EOFError:
+                return code
+            except BmqwenError as error:
+                code = code or error.exit_code
+                complain(error)
+            if not scripted:
+                note("")
+
+    def _do(self, given: Entry) -> None:
+        if given.command:
+            self._actions[commands.find(given.command, given.text).name](given.text)
+        else:
+            self._answer(partial(self._conversation.reply, given.text))
+
+    def _answer(self, ask: Ask) -> Completion:
+        completion = stream(ask)
+        self._totals.add(completion.usage)
+        print_end(completion, self._conversation.params.max_tokens)
+        if completion.finish_reason == "cancelled" and isinstance(self._source, Script):
+            raise typer.Exit(128 + signal.SIGINT)
+        return completion
+
+    def _show(self) -> None:
+        conversation = self._conversation
+        blocks = [] if conversation.system is None else [f"system: {conversation.system}"]
+        for number, turn in enumerate(conversation.turns, 1):
+            unseen = "  (no longer seen by the model)" if number <= conversation.dropped_turns else ""
+            blocks += [f"[{number}] {turn.user}{unseen}", turn.answer.rstrip()]
+        _say("\n\n".join(blocks) if conversation.turns else "\n".join([*blocks, "nothing was said yet"]))
+
+    def _reset(self) -> None:
+        self._conversation.reset()
+        note("new conversation" + ("" if self._conversation.system is None else ", same system message"))
+
+    def _system(self, text: str) -> None:
+        if text:
+            self._conversation.set_system("" if text in ('""', "''") else text)
+            note("no system message" if self._conversation.system is None else "system message changed")
+        else:
+            _say(self._conversation.system or "no system message of your own")
+
+    def _regenerate(self) -> None:
+        conversation = self._conversation
+        before = conversation.turns[-1].answer if conversation.turns else None
+        again = self._answer(conversation.regenerate)
+        if again.text == before and conversation.params.temperature == 0:
+            note("the same answer, since temperature is 0: `/set temperature 0.7` lets it vary")
+
+    def _edit(self, argument: str) -> None:
+        number, *rest = argument.split(maxsplit=1)
+        turns = self._conversation.turns
+        if not 1 <= int(number) <= len(turns):
+            raise InputError(
+                f"there is no turn {number}: the conversation has {len(turns)} (/show numbers them)"
+            )
+        text = rest[0] if rest else self._read_again(f"[{number}] ", turns[int(number) - 1].user)
+        if text:
+            self._answer(partial(self._conversation.edit, int(number) - 1, text))
+
+    def _read_again(self, prompt: str, old: str) -> str:
+        """What the user makes of an old text; nothing if it is given up."""
+        try:
+            return entry.unwrap(
+                entry.read(partial(self._source.read, prompt, old), partial(self._source.read, MORE))
+            )
+        except Interrupted:
+            note("nothing changed")
+            return ""
+
+    def _set(self, text: str) -> None:
+        if not text:
+            _say(settings.settings_text(self._conversation.params))
+            return
+        self._conversation.params, line = settings.changed(self._conversation.params, text)
+        note(line)
+
+    def _stats(self) -> None:
+        session = self._conversation.session
+        _say(f"  model       {self._engine.model}, {self._engine.precision}")
+        _say(f"  engine      {self._engine.runtime.name}")
+        _say(f"  context     {len(session.tokens):,} of {session.runtime.context_length:,} tokens used")
+        turns, dropped = len(self._conversation.turns), self._conversation.dropped_turns
+        _say(f"  turns       {turns}" + (f", of which {dropped} no longer fit" if dropped else ""))
+        if self._conversation.last is not None:
+            _say(f"  last        {stats_line(self._conversation.last.usage)}")
+        if self._totals.answers:
+            _say(f"  all         {self._totals.line()}")
+
+    def _save(self, text: str) -> None:
+        path = _path(text)
+        if os.path.lexists(path):
+            try:
+                transcript.read(path)
+            except InputError:
+                raise InputError(f"{path} exists and is no saved conversation: choose another name") from None
+        self._conversation.save(path)
+        note(f"saved {counted(len(self._conversation.turns), 'turn')} to {path}")
+
+    def _load(self, text: str) -> None:
+        path = _path(text)
+        self._conversation.load(path)
+        note(f"loaded {counted(len(self._conversation.turns), 'turn')} from {path}; /show prints them")
+
+    def _exit(self) -> None:
+        raise EOFError
+
+
+def _terminal() -> LineSource:
+    """What reads from this terminal."""
+    if not can_edit():
+        return PlainTerminal()
+    # Takes a moment, and only a terminal needs it.
+    from bmqwen.cli.repl.line_editor import LineEditor
+
+    return LineEditor()
+
+
+def _say(text: str) -> None:
+    put(text + "\n")
+
+
+def _path(text: str) -> Path:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    try:
+        return Path(text[1:-1] if quoted else text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text} cannot be used as a path: {error}") from None

@@ -1,0 +1,281 @@
+"""The Top-MLIR dialect: what the vendor's compiler turns into a net of the chip."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.artifact.steps import StepShape
+from bmqwen.emit.mlir_file import MlirFile, Value, WeightFile
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.errors import InputError
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.rope import rope_angles
+from bmqwen.model.tensors import expected_tensors
+from bmqwen.quant.grid import pack_nibbles
+from bmqwen.quant.precision import BITS, Precision
+
+Rows = tuple[Value, ...]
+
+# Queries that one attention kernel takes: longer steps are cut, and what a part cannot see is not computed.
+MOST_QUERIES = 256
+# The kernel cuts fewer than so many queries into tiny blocks: it is faster with copies of them. One has its own way.
+FEWEST_QUERIES = 32
+
+
+class MlirOps:
+    """Emits one step net. A value is a tuple of tensors [1, C, width]; projections that share an input stay apart.
+
+    Inputs: `input_states` [1, C, hidden] half, embedded by the host; `position_ids` int32 [1, C];
+    `attention_mask` half [1, 1, C, history + C]: 0 where a row may look, -10000 where not, the history's columns first;
+    `last_row` int32 [1], the row whose logits are wanted; `history_k.N` and `history_v.N` half
+    [1, history, kv_heads, head_dim], keys after rotation. A step without history has one row there, the one before
+    the cache's first, and does not look at it: stages of one net have equally many inputs.
+    Outputs: `token_id` int32 [1, 1], `logits` float32 [1, vocab], then `k_cache.N` and `v_cache.N` half
+    [1, C, kv_heads, head_dim]. Inputs and outputs are the same at every length: stages of one net.
+
+    With `weights` and `blocks` None only the text is made: the weights are in an npz already.
+    """
+
+    def __init__(
+        self,
+        file: MlirFile,
+        config: ModelConfig,
+        shape: StepShape,
+        context: int,
+        precision: Precision,
+        weights: WeightFile | None,
+        blocks: WeightBlocks | None,
+    ) -> None:
+        self.file, self.config, self.shape, self.precision = file, config, shape, precision
+        self.context = context
+        self._weights, self._blocks = weights, blocks
+        self._caches: list[Value] = []
+
+    def embed(self, weight: str) -> Rows:  # noqa: ARG002  (the table stays with the host)
+        """The host looks the rows up."""
+        f, c, tokens = self.file, self.config, self.shape.tokens
+        states = f.input("input_states", [1, tokens, c.hidden_size])
+        positions = f.input("position_ids", [1, tokens], np.int32)
+        self._mask = f.input("attention_mask", [1, 1, tokens, self.shape.history + tokens])
+        self._last_row = f.input("last_row", [1], np.int32)
+        self._masks: dict[int, Value] = {}
+        history = [1, self.shape.history or 1, c.num_key_value_heads, c.head_dim]
+        self._history = [
+            (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history))
+            for i in range(c.num_hidden_layers)
+        ]
+        tables = self._rope_tables()
+        self._cos, self._sin = (
+            f.op("Gather", [table, positions], [1, tokens, 1, c.head_dim], f"{name}.rows", axis="0 : si32")
+            for name, table in tables.items()
+        )
+        return (states,)
+
+    def rms_norm(self, x: Rows, weight: str) -> Rows:
+        """One operation."""
+        name = f"{weight}.weight"
+        shape = (1, 1, self.config.hidden_size)
+        self._store(name, np.float32, shape, lambda blocks: [blocks.vector(name)])
+        eps = f"{self.config.rms_norm_eps:.12e} : f64"
+        return (
+            self.file.op(
+                "RMSNorm", [x[0], self.file.weight(name, shape)], x[0].shape, f"{weight}.out", eps=eps
+            ),
+        )
+
+    def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
+        """Sum, then norm."""
+        total = (self.file.op("Add", [x[0], delta[0]], x[0].shape, f"{weight}.residual"),)
+        return total, self.rms_norm(total, weight)
+
+    def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
+        """A product for each weight, the first one last: what is made of it follows at once, as one layer group."""
+        return tuple(self._product(x[0], weight, bias) for weight in reversed(weights))[::-1]
+
+    def attention(self, qkv: Rows, layer: int) -> Rows:
+        """Rotation, history and new rows side by side without a copy, one kernel for the rest."""
+        f, c, tokens = self.file, self.config, self.shape.tokens
+        heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        place = f"layer.{layer}"
+        q, k = (
+            f.op("Reshape", [part], [1, tokens, n, dim], f"{place}.{label}.heads")
+            for part, n, label in zip(qkv, (heads, kv_heads), "qk", strict=False)
+        )
+        value = f.op("Reshape", [qkv[2]], [1, tokens, kv_heads, dim], f"v_cache.{layer}")
+        mode = '"contiguous_halves"'
+        query = f.op("Rope", [q, self._sin, self._cos], q.shape, f"{place}.q.rotated", rope_mode=mode)
+        key = f.op("Rope", [k, self._sin, self._cos], k.shape, f"k_cache.{layer}", rope_mode=mode)
+        self._caches += [key, value]
+        keys, values = (
+            self._seen(old, new, f"{place}.{label}")
+            for old, new, label in zip(self._history[layer], (key, value), "kv", strict=True)
+        )
+        parts = [
+            self._attention_part(query, keys, values, start, place)
+            for start in range(0, tokens, MOST_QUERIES)
+        ]
+        if len(parts) == 1:
+            return (parts[0],)
+        return (self._side_by_side(parts, 1, f"{place}.attention"),)
+
+    def swiglu(self, gate_up: Rows) -> Rows:
+        """silu(gate) * up."""
+        gate, up = gate_up
+        active = self.file.op("SiLU", [gate], gate.shape, f"{gate.name}.silu")
+        return (self.file.op("Mul", [active, up], up.shape, f"{up.name}.swiglu"),)
+
+    def wanted_rows(self, x: Rows) -> Rows:
+        """The one row that `last_row` names."""
+        shape = [1, 1, self.config.hidden_size]
+        return (self.file.op("Gather", [x[0], self._last_row], shape, "last_hidden", axis="1 : si32"),)
+
+    def logits(self, x: Rows, weight: str) -> Rows:
+        """The head, and the most likely token beside it."""
+        f = self.file
+        logits = f.op(
+            "Reshape", [self._product(x[0], weight, bias=False)], [1, self.config.vocab_size], "logits"
+        )
+        for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
+            f.output(value)
+        return (logits,)
+
+    def _seen(self, old: Value, new: Value, location: str) -> Value:
+        """Rows of K or V that the step may look at: history and new ones, where they lie."""
+        rows = self._side_by_side([old, new], 1, f"{location}.all")
+        return rows if self.shape.history else self.file.slice(rows, 1, 1, rows.shape[1], f"{location}.own")
+
+    def _attention_part(self, query: Value, keys: Value, values: Value, start: int, place: str) -> Value:
+        """Attention of the queries from `start` on over all rows that they may see."""
+        f, c = self.file, self.config
+        heads, dim = c.num_attention_heads, c.head_dim
+        stop = min(start + MOST_QUERIES, self.shape.tokens)
+        count, rows = stop - start, self.shape.history + stop
+        place = f"{place}.{start}"
+        query = f.slice(query, 1, start, stop, f"{place}.q")
+        keys, values = (f.slice(x, 1, 0, rows, f"{place}.{n}") for x, n in ((keys, "k"), (values, "v")))
+        copies = -(-FEWEST_QUERIES // count) if 1 < count < FEWEST_QUERIES else 1
+        if start not in self._masks:
+            mask = f.slice(self._mask, 2, start, stop, f"mask.rows.{start}")
+            mask = f.slice(mask, 3, 0, rows, f"mask.part.{start}")
+            self._masks[start] = f.concat([mask] * copies, 2, f"mask.copies.{start}") if copies > 1 else mask
+        if copies > 1:
+            query = f.concat([query] * copies, 1, f"{place}.q.copies")
+        made = f.op(
+            "FAttention",
+            [query, keys, values, self._masks[start], f.none],
+            [1, count * copies, heads * dim],
+            f"{place}.attention",
+            scale=f"{dim**-0.5:.12e} : f64",
+            batch="1 : i64",
+            q_head=f"{heads} : i64",
+            kv_head=f"{c.num_key_value_heads} : i64",
+            dim=f"{dim} : i64",
+            mq=f"{count * copies} : i64",
+            mk=f"{rows} : i64",
+            keep_dims="false",
+        )
+        return f.slice(made, 1, 0, count, f"{place}.attention.own")
+
+    def _side_by_side(self, parts: Sequence[Value], axis: int, location: str) -> Value:
+        """Parts that are laid out side by side in memory instead of being copied together."""
+        return self.file.concat(parts, axis, location, only_merge="true")
+
+    def _product(self, x: Value, weight: str, bias: bool) -> Value:
+        """x @ W^T (+ b), in the weight's own format."""
+        f, form, name = self.file, self.precision.of(weight), f"{weight}.weight"
+        rows, columns = self._shape(weight)
+        out = [*x.shape[:-1], rows]
+        added = f.none
+        if bias:
+            vector = f"{weight}.bias"
+            self._store(vector, np.float32, (1, 1, rows), lambda blocks: [blocks.vector(vector)])
+            added = f.weight(vector, (1, 1, rows))
+        if form not in BITS:
+            # As [K, N]: with right_transpose a step of one token takes 30 % longer.
+            self._store(name, np.float32, (columns, rows), lambda blocks: [_turned(blocks, name)])
+            return f.op(
+                "MatMul", [x, f.weight(name, (columns, rows)), added], out, f"{weight}.out", do_relu="false"
+            )
+        bits, size = BITS[form], self.precision.group_of(weight, columns)
+        if columns % size:
+            raise InputError(
+                f"{name} has {columns} columns, which the group size {size} does not divide: "
+                "choose another --group-size"
+            )
+        codes, scales, zeros = (f"{weight}.{part}" for part in ("qweight", "scales", "qzeros"))
+        self._store_grid(name, codes, scales, zeros, bits, size)
+        groups = columns // size
+        return f.op(
+            "A16MatMul",
+            [
+                x,
+                f.weight(codes, (rows, columns * bits // 8), np.uint8),
+                f.weight(scales, (rows, groups)),
+                f.weight(zeros, (rows, groups), np.uint8),
+                added,
+            ],
+            out,
+            f"{weight}.out",
+            right_transpose="true",
+            q_group_size=f"{size} : i64",
+            weight_bits=f"{bits} : i64",
+        )
+
+    def _store_grid(self, name: str, codes: str, scales: str, zeros: str, bits: int, size: int) -> None:
+        rows, columns = self._shape(name.removesuffix(".weight"))
+        all_scales: list[NDArray[np.float32]] = []
+        all_zeros: list[NDArray[np.uint8]] = []
+
+        def packed(blocks: WeightBlocks) -> Iterator[NDArray[np.uint8]]:
+            for grid in blocks.grids([name], bits, size):
+                all_scales.append(grid.scales)
+                all_zeros.append(grid.zeros)
+                yield pack_nibbles(grid.codes) if bits == 4 else grid.codes
+
+        self._store(codes, np.uint8, (rows, columns * bits // 8), packed)
+        self._store(scales, np.float32, (rows, columns // size), lambda _: all_scales)
+        self._store(zeros, np.uint8, (rows, columns // size), lambda _: all_zeros)
+
+    def _store(
+        self,
+        name: str,
+        dtype: Any,
+        shape: Sequence[int],
+        parts: Callable[[WeightBlocks], Iterable[NDArray[Any]]],
+    ) -> None:
+        """Stream a weight to the npz, if there is one to write."""
+        if self._weights is not None and self._blocks is not None:
+            self._weights.add(name, dtype, shape, parts(self._blocks))
+
+    def _shape(self, weight: str) -> tuple[int, int]:
+        """Shape [N, K] of a weight, from the configuration alone."""
+        shape = expected_tensors(self.config)[f"{weight}.weight"]
+        return shape[0], shape[1]
+
+    def _rope_tables(self) -> dict[str, Value]:
+        """Cosines and sines [context, 1, head_dim], both halves alike."""
+        half = rope_angles(self.config, self.context)
+        angles = np.concatenate([half, half], axis=1)[:, None]
+        tables = {"rope.cos": np.cos(angles), "rope.sin": np.sin(angles)}
+        for name, table in tables.items():
+            self._store(name, np.float32, table.shape, partial(_alone, table))
+        return {name: self.file.weight(name, table.shape) for name, table in tables.items()}
+
+
+def _alone(table: NDArray[np.float32], _blocks: WeightBlocks) -> list[NDArray[np.float32]]:
+    """A tensor that comes from no checkpoint, as `_store` takes it."""
+    return [table]
+
+
+def _turned(blocks: WeightBlocks, name: str) -> NDArray[np.float32]:
+    """A matrix [N, K] as [K, N]; in memory once."""
+    rows, columns = blocks.shape([name])
+    turned = np.empty((columns, rows), np.float32)
+    start = 0
+    for block in blocks.floats([name], np.float32):
+        turned[:, start : start + len(block)] = block.T
+        start += len(block)
+    return turned

@@ -1,0 +1,89 @@
+"""The network computed in float32 by numpy: slow, needs one matrix in memory at a time, and easy to trust."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.rope import rope_angles
+
+Rows = NDArray[np.float32]
+
+
+class NumpyOps:
+    """Evaluates a whole sequence while the network is emitted: `emit` returns the logits of the wanted rows.
+
+    Attributes:
+        cache: keys (after rotation) and values of each layer in turn, float32 [tokens, kv_heads, head_dim].
+    """
+
+    def __init__(
+        self, config: ModelConfig, blocks: WeightBlocks, tokens: Sequence[int], wanted: Sequence[int]
+    ) -> None:
+        """`tokens` start at position 0; `wanted` are the rows whose logits are computed."""
+        self.config, self.cache = config, list[Rows]()
+        self._blocks, self._tokens, self._wanted = blocks, tokens, wanted
+        angles = rope_angles(config, len(tokens))
+        self._cos, self._sin = (np.concatenate([f(angles)] * 2, 1)[:, None] for f in (np.cos, np.sin))
+
+    def embed(self, weight: str) -> Rows:
+        """The tokens' rows of the table."""
+        rows = {t: self._blocks.weights.read_rows(f"{weight}.weight", t, t + 1)[0] for t in set(self._tokens)}
+        return np.stack([rows[t] for t in self._tokens])
+
+    def rms_norm(self, x: Rows, weight: str) -> Rows:
+        """As defined."""
+        mean = np.mean(x * x, axis=-1, keepdims=True)
+        scaled: Rows = x / np.sqrt(mean + np.float32(self.config.rms_norm_eps))
+        return scaled * self._blocks.vector(f"{weight}.weight")
+
+    def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
+        """Sum, then norm."""
+        total = x + delta
+        return total, self.rms_norm(total, weight)
+
+    def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
+        """Products side by side, a block of a matrix at a time."""
+        y = np.concatenate([self._product(x, weight) for weight in weights], axis=1)
+        return y + self._blocks.vector(*(f"{weight}.bias" for weight in weights)) if bias else y
+
+    def attention(self, qkv: Rows, layer: int) -> Rows:  # noqa: ARG002  (layers come in turn)
+        """Causal attention from position 0 on."""
+        c, count = self.config, len(qkv)
+        q, k, v = (
+            part.reshape(count, -1, c.head_dim) for part in np.split(qkv, [c.q_size, c.q_size + c.kv_size], 1)
+        )
+        q, k = self._rotate(q), self._rotate(k)
+        self.cache += [k, v]
+        k, v = (np.repeat(part, c.group, axis=1) for part in (k, v))
+        scores = np.einsum("qhd,khd->hqk", q, k) * np.float32(c.head_dim**-0.5)
+        scores += np.triu(np.full((count, count), -np.inf, np.float32), 1)
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+        y: Rows = np.einsum("hqk,khd->qhd", scores, v).reshape(count, -1)
+        return y
+
+    def swiglu(self, gate_up: Rows) -> Rows:
+        """silu(gate) * up."""
+        gate, up = np.split(gate_up, 2, axis=1)
+        y: Rows = gate * 0.5 * (1 + np.tanh(gate * 0.5)) * up
+        return y
+
+    def wanted_rows(self, x: Rows) -> Rows:
+        """The rows asked for."""
+        return x[list(self._wanted)]
+
+    def logits(self, x: Rows, weight: str) -> Rows:
+        """x @ W^T."""
+        return self._product(x, weight)
+
+    def _product(self, x: Rows, weight: str) -> Rows:
+        blocks = self._blocks.floats([f"{weight}.weight"], np.float32)
+        return np.concatenate([x @ block.T for block in blocks], axis=1).astype(np.float32, copy=False)
+
+    def _rotate(self, x: Rows) -> Rows:
+        first, second = np.split(x, 2, axis=2)
+        y: Rows = x * self._cos + np.concatenate([-second, first], axis=2) * self._sin
+        return y

@@ -1,0 +1,91 @@
+"""What both ONNX dialects have in common: embedding, norms, the graph's ends."""
+
+import numpy as np
+
+from bmqwen.emit.onnx_file import OnnxFile
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.rope import rope_angles
+from bmqwen.quant.precision import Precision
+
+# TensorProto.DataType; fixed by the ONNX standard.
+FLOAT, UINT8, FLOAT16, UINT4 = 1, 2, 10, 21
+FLOAT_TYPES: dict[str, tuple[int, type[np.floating]]] = {
+    "f32": (FLOAT, np.float32),
+    "f16": (FLOAT16, np.float16),
+}
+
+
+class OnnxOps:
+    """Common half of the two emitters. Values are names of float32 tensors [1, C, width].
+
+    Inputs of every graph: `input_ids` int64 [1, C]; `logits_from` int64 [1], the first of the C rows whose logits are
+    wanted (C - 1: only the last); `past_key_values.N.key` and `.value` float32 [1, kv_heads, past, head_dim].
+    Outputs: `logits` float32 [1, C - logits_from, vocab]; `present.N.key` and `.value`, the cache with the C new rows.
+    """
+
+    def __init__(
+        self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
+    ) -> None:
+        self.file, self.config, self.blocks, self.precision = file, config, blocks, precision
+        self.input_ids = file.input("input_ids", np.int64, [1, "C"])
+
+    def embed(self, weight: str) -> str:
+        """Rows of the table, which is kept in half precision unless the head is float32."""
+        onnx_type, dtype = FLOAT_TYPES["f32" if self.precision.of(weight) == "f32" else "f16"]
+        name = f"{weight}.weight"
+        table = self.file.weight(
+            f"{name}.table", onnx_type, self.blocks.shape([name]), self.blocks.floats([name], dtype)
+        )
+        rows = self.file.value("Gather", table, self.input_ids, axis=0)
+        return rows if onnx_type == FLOAT else self.file.value("Cast", rows, to=FLOAT)
+
+    def rms_norm(self, x: str, weight: str) -> str:
+        """RMS norm in standard operations."""
+        f = self.file
+        eps = f.constant("rms_norm_eps", np.array(self.config.rms_norm_eps, np.float32))
+        axis = f.constant("last_axis", np.array([-1], np.int64))
+        mean = f.value("ReduceMean", f.value("Mul", x, x), axis, keepdims=1)
+        scaled = f.value("Div", x, f.value("Sqrt", f.value("Add", mean, eps)))
+        return f.value("Mul", scaled, self.norm_weight(weight))
+
+    def norm_weight(self, weight: str) -> str:
+        """The norm's weight as a constant [hidden]."""
+        return self.file.constant(f"{weight}.weight", self.blocks.vector(f"{weight}.weight"))
+
+    def bias(self, *weights: str) -> str:
+        """The biases of projections, joined, as a constant [sum of widths]."""
+        name = "+".join(f"{w}.bias" for w in weights)
+        return self.file.constant(name, self.blocks.vector(*(f"{w}.bias" for w in weights)))
+
+    def wanted_rows(self, x: str) -> str:
+        """Rows from `logits_from` on."""
+        f = self.file
+        start = f.input("logits_from", np.int64, [1])
+        end = f.constant("end", np.array([np.iinfo(np.int64).max], np.int64))
+        return f.value("Slice", x, start, end, f.constant("row_axis", np.array([1], np.int64)))
+
+    def cache_inputs(self, layer: int, past: str) -> tuple[str, str]:
+        """Declare a layer's past keys and values, with `past` rows."""
+        shape: list[int | str] = [1, self.config.num_key_value_heads, past, self.config.head_dim]
+        key, value = (
+            self.file.input(f"past_key_values.{layer}.{part}", np.float32, shape) for part in ("key", "value")
+        )
+        return key, value
+
+    def cache_outputs(self, layer: int, rows: str) -> tuple[str, str]:
+        """Declare a layer's present keys and values, with `rows` rows."""
+        shape: list[int | str] = [1, self.config.num_key_value_heads, rows, self.config.head_dim]
+        key, value = (
+            self.file.output(f"present.{layer}.{part}", np.float32, shape) for part in ("key", "value")
+        )
+        return key, value
+
+    def rope_tables(self) -> tuple[str, str]:
+        """Cosines and sines of all positions, float32 [max_position_embeddings, head_dim / 2]."""
+        angles = rope_angles(self.config, self.config.max_position_embeddings)
+        shape = angles.shape
+        return (
+            self.file.weight("rope.cos", FLOAT, shape, [np.cos(angles)]),
+            self.file.weight("rope.sin", FLOAT, shape, [np.sin(angles)]),
+        )

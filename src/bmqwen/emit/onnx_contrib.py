@@ -1,0 +1,125 @@
+"""The fast ONNX dialect: ONNX Runtime's own operations where they are faster than the standard's."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.emit.onnx import FLOAT, FLOAT_TYPES, UINT8, OnnxOps
+from bmqwen.emit.onnx_file import OnnxFile
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.model.config import ModelConfig
+from bmqwen.quant.grid import pack_nibbles
+from bmqwen.quant.precision import BITS, Precision
+
+OPSET = 21
+MICROSOFT = "com.microsoft"
+# MatMulNBits: compute with int8 activations (a scale for each block of a row), the fastest on every x86 and ARM.
+INT8_ACTIVATIONS = 4
+
+
+class ContribOps(OnnxOps):
+    """Emits MatMulNBits, GroupQueryAttention and SkipSimplifiedLayerNormalization.
+
+    Beyond the common inputs: `seqlens_k` int32 [1], tokens after this step minus one; `total_sequence_length` int32 [],
+    tokens after this step. Past and present may be the same memory.
+    """
+
+    def __init__(
+        self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
+    ) -> None:
+        super().__init__(file, config, blocks, precision)
+        self.lengths = (
+            file.input("seqlens_k", np.int32, [1]),
+            file.input("total_sequence_length", np.int32, []),
+        )
+        self.tables = self.rope_tables()
+
+    def add_rms_norm(self, x: str, delta: str, weight: str) -> tuple[str, str]:
+        """One operation; its fourth output is the sum."""
+        normed, _, _, total = self.file.node(
+            "SkipSimplifiedLayerNormalization",
+            [x, delta, self.norm_weight(weight)],
+            outputs=[f"{weight}.normed", "", "", f"{weight}.sum"],
+            domain=MICROSOFT,
+            epsilon=self.config.rms_norm_eps,
+        )
+        return total, normed
+
+    def linear(self, x: str, *weights: str, bias: bool = False) -> str:
+        """Projections that share an input as one product."""
+        names = [f"{w}.weight" for w in weights]
+        label = "+".join(names)
+        form = self.precision.of(weights[0])
+        if form in BITS:
+            rows, columns = self.blocks.shape(names)
+            group_size = self.precision.group_of(weights[0], columns)
+            inputs = [x, *self._grid(label, names, BITS[form], group_size)]
+            if bias:
+                inputs += ["", self.bias(*weights)]
+            return self.file.value(
+                "MatMulNBits",
+                *inputs,
+                domain=MICROSOFT,
+                N=rows,
+                K=columns,
+                bits=BITS[form],
+                block_size=group_size,
+                accuracy_level=INT8_ACTIVATIONS,
+            )
+        onnx_type, dtype = FLOAT_TYPES[form]
+        weight = self.file.weight(
+            label, onnx_type, self.blocks.shape(names), self.blocks.floats(names, dtype)
+        )
+        if onnx_type != FLOAT:
+            weight = self.file.value("Cast", weight, to=FLOAT)
+        product = self.file.value("FusedMatMul", x, weight, domain=MICROSOFT, transB=1)
+        return self.file.value("Add", product, self.bias(*weights)) if bias else product
+
+    def attention(self, qkv: str, layer: int) -> str:
+        """GroupQueryAttention with the rotation inside."""
+        past = self.cache_inputs(layer, "past")
+        present = self.cache_outputs(layer, "rows")
+        attended = self.file.node(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, *self.lengths, *self.tables],
+            outputs=[f"attention.{layer}", *present],
+            domain=MICROSOFT,
+            num_heads=self.config.num_attention_heads,
+            kv_num_heads=self.config.num_key_value_heads,
+            scale=self.config.head_dim**-0.5,
+            do_rotary=1,
+            rotary_interleaved=0,
+        )
+        return attended[0]
+
+    def swiglu(self, gate_up: str) -> str:
+        """QuickGelu with alpha 1 is SiLU in one operation."""
+        gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)
+        return self.file.value("Mul", self.file.value("QuickGelu", gate, domain=MICROSOFT, alpha=1.0), up)
+
+    def logits(self, x: str, weight: str) -> str:
+        """The head's product, as the graph's output."""
+        self.file.node("Identity", [self.linear(x, weight)], outputs=["logits"])
+        return self.file.output("logits", np.float32, [1, "rows_wanted", self.config.vocab_size])
+
+    def _grid(self, label: str, names: list[str], bits: int, size: int) -> list[str]:
+        """Codes [N, groups, bytes], scales [N, groups] and packed zero points of a MatMulNBits."""
+        rows, columns = self.blocks.shape(names)
+        groups = -(-columns // size)
+        scales: list[NDArray[np.float32]] = []
+        zeros: list[NDArray[np.uint8]] = []
+
+        def codes() -> Iterator[NDArray[np.uint8]]:
+            for grid in self.blocks.grids(names, bits, size):
+                scales.append(grid.scales)
+                zeros.append(pack_nibbles(grid.zeros) if bits == 4 else grid.zeros)
+                padded = np.pad(grid.codes, ((0, 0), (0, groups * size - columns)))
+                yield pack_nibbles(padded) if bits == 4 else padded
+
+        zero_bytes = -(-groups * bits // 8)
+        return [
+            self.file.weight(f"{label}.codes", UINT8, (rows, groups, size * bits // 8), codes()),
+            self.file.weight(f"{label}.scales", FLOAT, (rows, groups), scales),
+            self.file.weight(f"{label}.zeros", UINT8, (rows, zero_bytes), zeros),
+        ]

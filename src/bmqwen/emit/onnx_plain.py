@@ -1,0 +1,141 @@
+"""The portable ONNX dialect: operations of the ONNX standard only, for other tools."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.emit.onnx import FLOAT, FLOAT_TYPES, UINT4, UINT8, OnnxOps
+from bmqwen.emit.onnx_file import OnnxFile
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.model.config import ModelConfig
+from bmqwen.quant.grid import pack_nibbles
+from bmqwen.quant.precision import BITS, Precision
+
+# DequantizeLinear knows 4-bit types and blocks since opset 21.
+OPSET = 21
+
+
+class PlainOps(OnnxOps):
+    """Emits standard operations. Beyond the common inputs: `position_ids` int64 [1, C], the absolute positions."""
+
+    def __init__(
+        self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
+    ) -> None:
+        super().__init__(file, config, blocks, precision)
+        positions = file.input("position_ids", np.int64, [1, "C"])
+        # [1, C, head_dim / 2] -> [1, 1, C, head_dim / 2], to broadcast over heads
+        head_axis = self._ints("head_axis", 1)
+        self.cos, self.sin = (
+            file.value("Unsqueeze", file.value("Gather", table, positions, axis=0), head_axis)
+            for table in self.rope_tables()
+        )
+        # [1, C] -> [1, 1, 1, C, 1]: the query's position, to compare with each key's
+        self.query_positions = file.value("Unsqueeze", positions, self._ints("position_axes", 1, 2, 4))
+
+    def add_rms_norm(self, x: str, delta: str, weight: str) -> tuple[str, str]:
+        """Sum, then norm."""
+        total = self.file.value("Add", x, delta)
+        return total, self.rms_norm(total, weight)
+
+    def linear(self, x: str, *weights: str, bias: bool = False) -> str:
+        """One product of the stacked weights, dequantised in the graph where they are quantised."""
+        names = [f"{w}.weight" for w in weights]
+        transposed = self.file.value("Transpose", self._weight(weights[0], names), perm=[1, 0])
+        product = self.file.value("MatMul", x, transposed)
+        return self.file.value("Add", product, self.bias(*weights)) if bias else product
+
+    def attention(self, qkv: str, layer: int) -> str:
+        """Attention in grouped form: queries [1, kv_heads, heads / kv_heads, C, head_dim]."""
+        f, c = self.file, self.config
+        heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        sizes = self._ints("qkv_sizes", heads * dim, kv_heads * dim, kv_heads * dim)
+        query, key, value = (
+            f.value(
+                "Transpose",
+                f.value("Reshape", part, self._ints(f"heads_{n}", 1, -1, n, dim)),
+                perm=[0, 2, 1, 3],
+            )
+            for part, n in zip(
+                f.node("Split", [qkv, sizes], outputs=3, axis=-1), (heads, kv_heads, kv_heads), strict=True
+            )
+        )
+        query, key = self._rotate(query), self._rotate(key)
+        past_key, past_value = self.cache_inputs(layer, "past")
+        present_key, present_value = self.cache_outputs(layer, "rows")
+        f.node("Concat", [past_key, key], outputs=[present_key], axis=2)
+        f.node("Concat", [past_value, value], outputs=[present_value], axis=2)
+
+        group_axis = self._ints("group_axis", 2)
+        grouped = f.value("Reshape", query, self._ints("grouped", 1, kv_heads, heads // kv_heads, -1, dim))
+        scale = f.constant("attention_scale", np.array(dim**-0.5, np.float32))
+        keys = f.value("Unsqueeze", f.value("Transpose", present_key, perm=[0, 1, 3, 2]), group_axis)
+        scores = f.value("Mul", f.value("MatMul", grouped, keys), scale)
+        probabilities = f.value("Softmax", self._masked(scores, present_key), axis=-1)
+        mixed = f.value("MatMul", probabilities, f.value("Unsqueeze", present_value, group_axis))
+        by_head = f.value("Reshape", mixed, self._ints("ungrouped", 1, heads, -1, dim))
+        return f.value(
+            "Reshape",
+            f.value("Transpose", by_head, perm=[0, 2, 1, 3]),
+            self._ints("joined", 1, -1, heads * dim),
+        )
+
+    def swiglu(self, gate_up: str) -> str:
+        """silu(gate) * up."""
+        gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)
+        return self.file.value("Mul", self.file.value("Mul", gate, self.file.value("Sigmoid", gate)), up)
+
+    def logits(self, x: str, weight: str) -> str:
+        """The head's product, as the graph's output."""
+        self.file.node("Identity", [self.linear(x, weight)], outputs=["logits"])
+        return self.file.output("logits", np.float32, [1, "rows_wanted", self.config.vocab_size])
+
+    def _rotate(self, x: str) -> str:
+        """Rotary embedding of [1, heads, C, head_dim], halves paired."""
+        f = self.file
+        a, b = f.node("Split", [x], outputs=2, axis=-1, num_outputs=2)
+        first = f.value("Sub", f.value("Mul", a, self.cos), f.value("Mul", b, self.sin))
+        second = f.value("Add", f.value("Mul", b, self.cos), f.value("Mul", a, self.sin))
+        return f.value("Concat", first, second, axis=-1)
+
+    def _masked(self, scores: str, keys: str) -> str:
+        """Scores [..., C, rows] with keys after the query closed."""
+        f = self.file
+        zero, one = (f.constant(f"int_{i}", np.array(i, np.int64)) for i in (0, 1))
+        rows = f.value("Squeeze", f.value("Shape", keys, start=2, end=3))
+        visible = f.value("LessOrEqual", f.value("Range", zero, rows, one), self.query_positions)
+        return f.value(
+            "Where", visible, scores, f.constant("closed", np.array(np.finfo(np.float32).min, np.float32))
+        )
+
+    def _weight(self, weight: str, names: list[str]) -> str:
+        """The stacked matrix [N, K] as float32."""
+        f = self.file
+        form, label, shape = self.precision.of(weight), "+".join(names), self.blocks.shape(names)
+        if form not in BITS:
+            onnx_type, dtype = FLOAT_TYPES[form]
+            stored = f.weight(label, onnx_type, shape, self.blocks.floats(names, dtype))
+            return stored if onnx_type == FLOAT else f.value("Cast", stored, to=FLOAT)
+        bits, size = BITS[form], self.precision.group_of(weight, shape[1])
+        onnx_type = UINT4 if bits == 4 else UINT8
+        scales: list[NDArray[np.float32]] = []
+        zeros: list[NDArray[np.uint8]] = []
+
+        def codes() -> Iterator[NDArray[np.uint8]]:
+            for grid in self.blocks.grids(names, bits, size):
+                scales.append(grid.scales)
+                zeros.append(grid.zeros)
+                # 4-bit tensors are packed without regard to rows; every K here is even.
+                yield pack_nibbles(grid.codes) if bits == 4 else grid.codes
+
+        groups = -(-shape[1] // size)
+        stored = f.weight(f"{label}.codes", onnx_type, shape, codes())
+        scale = f.weight(f"{label}.scales", FLOAT, (shape[0], groups), scales)
+        flat = np.concatenate(zeros).reshape(1, -1)
+        zero = f.weight(
+            f"{label}.zeros", onnx_type, (shape[0], groups), [pack_nibbles(flat) if bits == 4 else flat]
+        )
+        return f.value("DequantizeLinear", stored, scale, zero, axis=1, block_size=size)
+
+    def _ints(self, name: str, *values: int) -> str:
+        return self.file.constant(name, np.array(values, np.int64))

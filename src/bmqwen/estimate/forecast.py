@@ -1,0 +1,250 @@
+"""A conversation followed through the nets that the runtime would choose, and what it costs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.compiler.profile import Profile
+from bmqwen.errors import InputError
+from bmqwen.estimate.host import LAUNCH_OPS, READ_OPS, Host
+
+# LPDDR4X-4266 on 128 bits.
+BUS_BYTES_PER_S = 68.3e9
+# Of a copy in the chip's own memory, each byte read and written (measured on the simulator).
+COPY_BYTES_PER_S = 26e9
+
+
+@dataclass(slots=True)
+class Spent:
+    """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model.
+
+    `copied_bytes` are those of K/V rows that the chip copied to their place after they were computed.
+    """
+
+    device_ns: int = 0
+    host_ops: int = 0
+    bytes_moved: int = 0
+    bus_idle_ns: int = 0
+    copied_bytes: int = 0
+    part_ns: dict[str, int] = field(default_factory=dict)
+    part_bytes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, profile: Profile, host_ops: int, times: int = 1) -> None:
+        """Count launches of a net, and the calls that they take together."""
+        self.device_ns += times * profile.cycles
+        self.host_ops += host_ops
+        self.bytes_moved += times * profile.bytes_moved
+        self.bus_idle_ns += times * profile.bus_idle
+        for mine, its in ((self.part_ns, profile.part_cycles), (self.part_bytes, profile.part_bytes)):
+            for part, count in its.items():
+                mine[part] = mine.get(part, 0) + times * count
+
+    def copy(self, size: int) -> None:
+        """Count a copy of K/V rows, which the compiler's timing does not know of."""
+        spent = round(size / COPY_BYTES_PER_S * 1e9)
+        self.copied_bytes += size
+        self.device_ns += spent
+        self.bytes_moved += 2 * size
+        if self.part_ns:
+            self.part_ns["kv"] = self.part_ns.get("kv", 0) + spent
+            self.part_bytes["kv"] = self.part_bytes.get("kv", 0) + 2 * size
+
+    def seconds(self, host: Host) -> float:
+        """Until the last call has returned: the chip and its host do not work at the same time."""
+        return self.device_ns / 1e9 + self.host_ops * host.op_ms / 1e3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a question and its answer cost.
+
+    Attributes:
+        host: the machine.
+        context: rows of the K/V cache.
+        history, prompt_tokens, new_tokens: cached before, read, answered.
+        prompt_launches: the nets that read the prompt, with the tokens that each really takes.
+        first: until the first token of the answer is known.
+        answer: the tokens after it.
+        curve: history from which on a token costs so many seconds, ascending.
+        nets: every net and its profile.
+    """
+
+    host: Host
+    context: int
+    history: int
+    prompt_tokens: int
+    new_tokens: int
+    prompt_launches: tuple[tuple[StepShape, int], ...]
+    first: Spent
+    answer: Spent
+    curve: tuple[tuple[int, float], ...]
+    nets: tuple[tuple[StepShape, Profile], ...]
+
+    @property
+    def first_token_s(self) -> float:
+        """From the request to the first token, seconds."""
+        return self.first.seconds(self.host)
+
+    @property
+    def token_s(self) -> float:
+        """A token of the answer, on average, seconds."""
+        return self.answer.seconds(self.host) / (self.new_tokens - 1)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens after the first one over the time that they take."""
+        return 1 / self.token_s
+
+    @property
+    def time_shares(self) -> dict[str, float]:
+        """Of a token's time: the parts of the model and the host. Without timelines the parts are one: device."""
+        total = self.answer.seconds(self.host)
+        parts = self.answer.part_ns or {"device": self.answer.device_ns}
+        shares = {part: count / 1e9 / total for part, count in parts.items()}
+        return shares | {"host": self.answer.host_ops * self.host.op_ms / 1e3 / total}
+
+    @property
+    def byte_shares(self) -> dict[str, float]:
+        """Of what the chip moves over its memory bus; empty without timelines."""
+        total = sum(self.answer.part_bytes.values())
+        return {part: count / total for part, count in self.answer.part_bytes.items()} if total else {}
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second over the memory bus while the chip works."""
+        return self.answer.bytes_moved / (self.answer.device_ns / 1e9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: what `bench --json` has as well comes first."""
+        tokens = self.new_tokens - 1
+        return {
+            "first_token_s": self.first_token_s,
+            "tokens_per_s": self.tokens_per_s,
+            "device_s_per_token": self.answer.device_ns / 1e9 / tokens,
+            "host_ops_per_token": self.answer.host_ops / tokens,
+            "bytes_per_token": self.answer.bytes_moved / tokens,
+            "copied_bytes_per_token": self.answer.copied_bytes / tokens,
+            "first_token_device_s": self.first.device_ns / 1e9,
+            "first_token_host_ops": self.first.host_ops,
+            "host": self.host.name,
+            "host_op_s": self.host.op_ms / 1e3,
+            "time_shares": self.time_shares,
+            "byte_shares": self.byte_shares,
+            "bandwidth_bytes_per_s": self.bandwidth,
+            "bus_share": self.bandwidth / BUS_BYTES_PER_S,
+            "bus_idle_share": self.answer.bus_idle_ns / self.answer.device_ns
+            if self.answer.part_ns
+            else None,
+            "context": self.context,
+            "history": self.history,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
+            "prompt_launches": [
+                {"tokens": shape.tokens, "history": shape.history, "used": used}
+                for shape, used in self.prompt_launches
+            ],
+            "curve": [{"history": history, "token_s": seconds} for history, seconds in self.curve],
+            "nets": [net_dict(shape, profile) for shape, profile in self.nets],
+        }
+
+
+def net_dict(shape: StepShape, profile: Profile) -> dict[str, Any]:
+    """A net for JSON."""
+    return {
+        "tokens": shape.tokens,
+        "history": shape.history,
+        "cycles": profile.cycles,
+        "bytes_read": profile.bytes_read,
+        "bytes_written": profile.bytes_written,
+        "bytes_copied": profile.bytes_copied,
+        "bus_idle_cycles": profile.bus_idle if profile.part_cycles else None,
+        "part_cycles": profile.part_cycles,
+        "part_bytes": profile.part_bytes,
+    }
+
+
+def follow(
+    nets: StepNets,
+    profiles: Mapping[StepShape, Profile],
+    host: Host,
+    *,
+    prompt_tokens: int,
+    new_tokens: int,
+    history: int = 0,
+    row_bytes: int = 0,
+) -> Forecast:
+    """Go through a question and its answer as the step runtime does, with its own planner.
+
+    Args:
+        nets: which there are; their cycles decide what the planner chooses.
+        profiles: of each of them.
+        host: the machine.
+        prompt_tokens: new tokens to read.
+        new_tokens: tokens of the answer, at least 2.
+        history: tokens that are cached before.
+        row_bytes: of a token's keys and values, all layers.
+
+    Raises:
+        InputError: it does not fit into the context, or makes no sense.
+    """
+    check_lengths(nets.context, prompt_tokens, new_tokens, history)
+    start = history + prompt_tokens
+    launches = nets.plan(history, prompt_tokens)
+    first, answer = Spent(), Spent()
+    position = history
+    for shape, used in launches:
+        _launch(first, profiles[shape], shape, position, row_bytes)
+        position += used
+    first.host_ops += READ_OPS
+    # Each token is fed to find the next one; the answer's last token is not.
+    for position in range(start, start + new_tokens - 1):
+        for shape, _ in nets.plan(position, 1):
+            _launch(answer, profiles[shape], shape, position, row_bytes)
+        answer.host_ops += READ_OPS
+    return Forecast(
+        host, nets.context, history, prompt_tokens, new_tokens, tuple(launches), first, answer,
+        tuple(_curve(nets, profiles, host, row_bytes)),
+        tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)),
+    )  # fmt: skip
+
+
+def check_lengths(context: int, prompt_tokens: int, new_tokens: int, history: int = 0) -> None:
+    """Raise InputError unless a question and its answer fit into the context."""
+    if history < 0 or prompt_tokens < 1 or new_tokens < 2:
+        raise InputError(
+            "an estimate needs at least 1 token of a prompt, 2 new tokens (--new-tokens) and no negative --history"
+        )
+    if history + prompt_tokens + new_tokens > context:
+        before = f"{history:,} cached tokens, " if history else ""
+        raise InputError(
+            f"{before}{prompt_tokens:,} prompt tokens and {new_tokens:,} new ones do not fit into a context of "
+            f"{context:,}: choose fewer, or a longer --seq-len"
+        )
+
+
+def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
+    """Seconds of a token after so many cached ones."""
+    return [seconds for start, seconds in curve if start <= history][-1]
+
+
+def _launch(spent: Spent, profile: Profile, shape: StepShape, position: int, row_bytes: int) -> None:
+    """Count a launch. Rows that do not follow the net's whole history go to their place by a copy."""
+    spent.add(profile, LAUNCH_OPS)
+    if position != shape.history and row_bytes:
+        spent.copy(shape.tokens * row_bytes)
+
+
+def _curve(
+    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, row_bytes: int
+) -> Iterator[tuple[int, float]]:
+    """Where the cost of a token changes as the history grows."""
+    last: list[tuple[StepShape, int]] = []
+    for position in range(nets.context):
+        row = nets.plan(position, 1)
+        if row != last:
+            spent = Spent(host_ops=READ_OPS)
+            for shape, _ in row:
+                _launch(spent, profiles[shape], shape, position, row_bytes)
+            yield position, spent.seconds(host)
+            last = row

@@ -1,0 +1,152 @@
+"""Timings of nets in the cache: a net is compiled once, whatever asks for it."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from bmqwen.compiler.joined_nets import link_or_copy
+from bmqwen.compiler.profile import Profile, read_profile
+from bmqwen.compiler.timeline import Command, Timeline, read_timeline
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.compiler.tpuc import Recipe, compile_net
+from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans
+from bmqwen.errors import CompileError
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.storage import storage_errors, write_file
+from bmqwen.util.work_lock import work_lock
+
+# Raised when what is read from a compilation changes, so that older timings are made anew.
+READER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """What a timing is of.
+
+    Attributes:
+        text: Top-MLIR.
+        recipe: how it is lowered.
+        addresses: of inputs and outputs, as the compiler reads them; empty: anywhere.
+    """
+
+    text: str
+    recipe: Recipe
+    addresses: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetTiming:
+    """What is kept of a compiled net."""
+
+    profile: Profile
+    timeline: Timeline
+
+
+class NetStore:
+    """Compiles nets for their timing alone, in a `with` statement; what is finished is never compiled again.
+
+    A timing is known by the net and the compiler. Weights are in one file for all nets.
+
+    Attributes:
+        folder: where timings are kept.
+    """
+
+    def __init__(self, toolchain: Toolchain, key: str, note: Callable[[str], None] = lambda _: None) -> None:
+        """Describe it.
+
+        Args:
+            toolchain: the compiler.
+            key: names the folder for work under way: one process at a time works there.
+            note: told when the folder has to be waited for.
+        """
+        self._toolchain, self._note = toolchain, note
+        self.folder = cache_folder("estimate")
+        self._work = self.folder / f"work-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        self._weights = self._work / WEIGHTS
+
+    def find(self, net: Net) -> NetTiming | None:
+        """The timing of a net that was compiled before."""
+        try:
+            stated = json.loads(gzip.decompress(self._path(net).read_bytes()))
+            commands = tuple(Command(*row) for row in stated["commands"])
+            timeline = Timeline(int(stated["profile"]["cycles"]), commands, dict(stated["names"]))
+            return NetTiming(Profile.from_dict(stated["profile"]), timeline)
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
+            return None
+
+    @contextmanager
+    def working(self, write_weights: Callable[[Path], None]) -> Iterator[None]:
+        """The folder for compilations, with the weights that `write_weights` puts there; gone afterwards."""
+        waits = "another process compiles the same nets: waiting for it"
+        with work_lock(self._work, lambda: self._note(waits)):
+            try:
+                end_orphans(self._work)
+                shutil.rmtree(self._work, ignore_errors=True)
+                with storage_errors(self._work):
+                    self._work.mkdir()
+                write_weights(self._weights)
+                yield
+            except KeyboardInterrupt:
+                self._note(
+                    f"the nets timed so far are kept in {self.folder}: the same command goes on from there"
+                )
+                raise
+            finally:
+                shutil.rmtree(self._work, ignore_errors=True)
+
+    def compile(self, name: str, net: Net, cancelled: threading.Event) -> NetTiming:
+        """Compile a net in a folder called `name`, unless it is known. Only while `working`.
+
+        Raises:
+            CompileError: the compiler failed (its log is kept), or was cancelled.
+            StorageError: the disk is full.
+        """
+        known = self.find(net)
+        if known is not None:
+            return known
+        folder = self._work / name
+        mlir = folder / "step.mlir"
+        with storage_errors(folder):
+            folder.mkdir()
+            mlir.write_text(net.text)
+            link_or_copy(self._weights, folder / WEIGHTS)
+            recipe = net.recipe
+            if net.addresses:
+                (folder / ADDRESSES).write_text(net.addresses)
+                recipe = replace(recipe, addresses=folder / ADDRESSES)
+        try:
+            made = compile_net(self._toolchain, mlir, recipe, cancelled=cancelled)
+            timing = NetTiming(read_profile(made.profile), read_timeline(made.profile))
+        except CompileError as error:
+            raise self._with_log(error, folder, cancelled) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        stated = {
+            "profile": asdict(timing.profile),
+            "names": dict(timing.timeline.names),
+            "commands": [
+                [c.operation, c.part, c.bus, c.start, c.end, c.bytes] for c in timing.timeline.commands
+            ],
+        }
+        write_file(self._path(net), gzip.compress(json.dumps(stated).encode(), 6))
+        return timing
+
+    def _path(self, net: Net) -> Path:
+        key = json.dumps([net.text, repr(net.recipe), net.addresses, *self._toolchain.identity, READER])
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json.gz"
+
+    def _with_log(self, error: CompileError, folder: Path, cancelled: threading.Event) -> CompileError:
+        """The error, its log moved out of the folder that is about to go."""
+        log = folder / "compiler.log"
+        if cancelled.is_set() or not log.is_file():
+            return error
+        kept = self.folder / f"{folder.name}.log"
+        with storage_errors(kept):
+            shutil.move(log, kept)
+        return CompileError(str(error).replace(str(log), str(kept)))

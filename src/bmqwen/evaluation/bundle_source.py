@@ -1,0 +1,63 @@
+"""Which checkpoint a bundle was made from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.compiler.plan import make_plan
+from bmqwen.emit.export import source_key
+from bmqwen.errors import BmqwenError, InputError
+from bmqwen.hub.hub import Hub
+from bmqwen.quant.precision import Precision
+from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
+
+
+def source_of(bundle: Bundle, named: Path | None = None) -> Checkpoint:
+    """Open the checkpoint that a bundle was made from: the one named, the one it records, or a downloaded one.
+
+    Raises:
+        InputError: the one named is another, or nothing was named and none is found.
+        CheckpointError, ConfigError: the one named cannot be opened.
+    """
+    if named is not None:
+        checkpoint = open_checkpoint(named)
+        if is_source(bundle, checkpoint):
+            return checkpoint
+        checkpoint.close()
+        raise InputError(
+            f"{bundle.folder} was not made from {named}, or by another version of bmqwen: name its checkpoint, "
+            "or make the bundle again"
+        )
+    for path in _candidates(bundle):
+        try:
+            checkpoint = open_checkpoint(path)
+        except BmqwenError:
+            continue
+        if is_source(bundle, checkpoint):
+            return checkpoint
+        checkpoint.close()
+    raise InputError(
+        f"the checkpoint that {bundle.folder} was made from ({bundle.model}) is not among the downloaded models: "
+        "name it with --against"
+    )
+
+
+def is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
+    """Whether making the bundle again from this checkpoint would give the same content."""
+    precision = Precision(**bundle.precision)
+    if bundle.kind == "onnx":
+        plain = bundle.details.get("dialect") == "plain"
+        return bundle.source == source_key(checkpoint, precision, plain=plain)
+    layers = bundle.config.num_hidden_layers
+    try:
+        plan = make_plan(checkpoint, precision, bundle.details["context"], bundle.details["half"], layers)
+    except (InputError, KeyError, TypeError):
+        return False
+    return bundle.source == plan.key
+
+
+def _candidates(bundle: Bundle) -> Iterator[Path]:
+    recorded = bundle.details.get("checkpoint")
+    if isinstance(recorded, str):
+        yield Path(recorded)
+    yield from (model.path for model in Hub().cache.models() if model.complete)

@@ -1,0 +1,209 @@
+"""A model at some precision beside its float model, both on the CPU: what an evaluation compares."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from filelock import FileLock, Timeout
+
+from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
+from bmqwen.compiler.sizes import available_memory
+from bmqwen.emit.export import estimated_bytes, export_onnx
+from bmqwen.errors import InputError
+from bmqwen.evaluation.bundle_source import source_of
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.hub.hub import Hub
+from bmqwen.quant.grid_weights import GridWeights
+from bmqwen.quant.precision import Precision
+from bmqwen.resolve import resolve_bundle
+from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.progress import Progress, Silent
+from bmqwen.util.storage import storage_errors
+from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
+
+Arithmetic = Literal["float", "int8"]
+FLOAT = Precision.choose("f32")
+_WORDS = {
+    "float": "the weights' grid in float32 arithmetic, as on the chip save for its half-precision activations",
+    "int8": "the CPU engine's own arithmetic, which rounds activations to int8 for int4 and int8 weights",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPair:
+    """Two open models with one tokenizer.
+
+    Attributes:
+        name: the model's name.
+        precision: of its weights.
+        arithmetic: what the quantised products are computed in.
+        model: the model at that precision.
+        reference: the float model; None where it is not wanted.
+        reference_name: its name.
+        tokenizer: of both.
+    """
+
+    name: str
+    precision: Precision
+    arithmetic: Arithmetic
+    model: Runtime
+    reference: Runtime | None
+    reference_name: str
+    tokenizer: Tokenizer
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": self.name,
+            "precision": self.precision.to_dict(),
+            "arithmetic": self.arithmetic,
+            "float_model": self.reference_name if self.reference else None,
+            "engine": self.model.name,
+        }
+
+    def __str__(self) -> str:
+        beside = f" beside {self.reference_name} in float32" if self.reference else ""
+        return f"{self.name}, {self.precision}{beside}\n{_WORDS[self.arithmetic]}; {self.model.name}"
+
+
+@contextmanager
+def open_pair(
+    model: str | None,
+    precision: Precision,
+    *,
+    against: str | None = None,
+    arithmetic: Arithmetic = "float",
+    alone: bool = False,
+    threads: int | None = None,
+    offline: bool = False,
+    memory: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[ModelPair]:
+    """Open a model and its float model for the time of the body.
+
+    The float32 export stays in the conversion cache; the one of the grid (as large) is removed at the end.
+
+    Args:
+        model: what `Hub.resolve` takes, or a bundle, which brings its own precision.
+        precision: the one to evaluate, for a checkpoint.
+        against: the float model: another checkpoint, or the one that a bundle was made from. None: the model itself;
+            for a bundle, the downloaded model that it was made from.
+        arithmetic: "float" or "int8", see `ModelPair`.
+        alone: without a float model: half the memory and time.
+        threads: CPU threads; None: all cores.
+        offline: use only what is on this machine.
+        memory: bytes that may be used; None: what this machine has free.
+        progress: is told how far downloads and conversions are.
+
+    Raises:
+        InputError: models that do not belong together, or more memory needed than there is.
+        BmqwenError: what `Hub.resolve`, `open_checkpoint`, `export_onnx` and `CpuRuntime` raise.
+    """
+    if arithmetic not in get_args(Arithmetic):
+        raise InputError(f"unknown arithmetic {arithmetic!r}: choose float or int8")
+    progress = progress or Silent()
+    with ExitStack() as stack:
+        path = Hub(offline=offline or None).resolve(model, progress=progress)
+        other = None if against is None else Hub(offline=offline or None).resolve(against, progress=progress)
+        bundle = read_bundle(path) if is_bundle(path) else None
+        if bundle is None:
+            source = stack.enter_context(open_checkpoint(path))
+        else:
+            precision = Precision(**bundle.precision)
+            source = stack.enter_context(source_of(bundle, other))
+            other = None
+            if bundle.config != source.config:
+                raise InputError(
+                    f"{bundle.folder} holds only a part of {source.name}, which predicts nothing"
+                )
+        reference = source if other is None else stack.enter_context(open_checkpoint(other))
+        if reference.config.vocab_size != source.config.vocab_size:
+            raise InputError(
+                f"{reference.name} has a vocabulary of {reference.config.vocab_size:,} and {source.name} one of "
+                f"{source.config.vocab_size:,}: only models with the same tokenizer can be compared"
+            )
+        grid = arithmetic == "float" and precision != FLOAT
+        needed = estimated_bytes(source, FLOAT if grid else precision)
+        needed += 0 if alone else estimated_bytes(reference, FLOAT)
+        _require_memory(source.name, needed, memory, progress)
+
+        def run(bundle: Bundle) -> Runtime:
+            return stack.enter_context(closing(CpuRuntime(bundle, threads=threads)))
+
+        def convert(checkpoint: Checkpoint, form: Precision) -> Bundle:
+            return resolve_bundle(str(checkpoint.path.absolute()), form, offline=True, progress=progress)
+
+        beside = None if alone else run(convert(reference, FLOAT))
+        if grid:
+            made = _export_grid(source, precision, stack.enter_context(_scratch()), progress)
+        else:
+            made = bundle if bundle is not None and _runs_here(bundle) else convert(source, precision)
+        yield ModelPair(
+            name=source.name if bundle is None else bundle.folder.resolve().name,
+            precision=precision,
+            arithmetic=arithmetic,
+            model=run(made),
+            reference=beside,
+            reference_name=reference.name,
+            tokenizer=Tokenizer.from_folder(made.folder),
+        )
+
+
+def _export_grid(source: Checkpoint, precision: Precision, folder: Path, progress: Progress) -> Bundle:
+    """Float32 export of the values that the grid of `precision` stands for."""
+    weights = GridWeights(source.weights, source.config, precision)
+    rounded = replace(source, weights=weights, config=weights.config)
+    progress.start(f"rounding {source.name} to {precision}", rounded.parameters)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.advance(done)
+
+    return export_onnx(rounded, folder / "grid", FLOAT, advance=advance)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder in the cache, where there is room for models; it is gone afterwards.
+
+    What a killed process left behind is removed: nobody holds its lock any more.
+    """
+    parent = cache_folder("evaluate")
+    with storage_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob("*.lock"):
+        with suppress(Timeout, OSError), FileLock(left, timeout=0):
+            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+            left.unlink(missing_ok=True)
+    folder = parent / uuid.uuid4().hex[:8]
+    mine = folder.with_suffix(".lock")
+    with ExitStack() as held:
+        with storage_errors(parent):
+            held.enter_context(FileLock(mine))
+            held.callback(mine.unlink, missing_ok=True)
+            folder.mkdir()
+        held.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+def _runs_here(bundle: Bundle) -> bool:
+    return bundle.kind == "onnx" and bundle.details.get("dialect") != "plain"
+
+
+def _require_memory(name: str, needed: int, free: int | None, progress: Progress) -> None:
+    """Raise InputError unless the weights fit, which ONNX Runtime keeps in memory; say what is needed."""
+    free = available_memory() if free is None else free
+    if needed > free:
+        raise InputError(
+            f"evaluating {name} takes about {needed / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free: "
+            "use a smaller model, or leave the float model out with --alone"
+        )
+    progress.note(f"this takes about {needed / 1e9:.1f} GB of memory, and as much of the cache folder's disk")

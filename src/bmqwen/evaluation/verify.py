@@ -1,0 +1,276 @@
+"""Is a compiled model right? Its nets on the simulator, compared with the float result of the same weights."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.emit.numpy import NumpyOps
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.errors import InputError
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.qwen2 import emit
+from bmqwen.model.tensors import expected_tensors
+from bmqwen.quant.grid_weights import GridWeights
+from bmqwen.quant.precision import BITS, Precision
+from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
+from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from bmqwen.util.text import counted
+from bmqwen.weights.checkpoint import Checkpoint
+from bmqwen.weights.weights import Weights
+
+# Least cosine to pass: of logits, and of every layer's new rows of K and of V.
+# BF16 has three bits less than F16, which makes the angle about eight times as large.
+THRESHOLDS = {"f16": 0.9999, "bf16": 0.999}
+# Multiply-accumulates that the simulator does in a second, about.
+SIMULATED_PER_SECOND = 1e6
+TEXT = (
+    "The quick brown fox jumps over the lazy dog. 今天天气很好，我们去公园散步。 def area(r): return 3.14159 * r ** 2\n"
+    "In 1969 two people walked on the moon for the first time. 请用一句话介绍你自己。 for i in range(10): print(i)\n"
+)
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """How close a net's results are to a reference.
+
+    Attributes:
+        logits_cosine, logits_error: cosine, and the largest absolute difference.
+        cache_cosine, cache_error: of new K/V rows: the least cosine of any layer's keys or values, and the largest
+            absolute difference.
+        same_token: both find the same token the most likely.
+    """
+
+    logits_cosine: float
+    logits_error: float
+    cache_cosine: float
+    cache_error: float
+    same_token: bool
+
+    @property
+    def cosine(self) -> float:
+        """The smaller of the two."""
+        return min(self.logits_cosine, self.cache_cosine)
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """One net.
+
+    Attributes:
+        tokens, history: its lengths.
+        cached: rows that the cache held.
+        to_float: against the checkpoint in float32.
+        to_grid: against the float result of the same grid; None where nothing is quantised.
+        passed: the one that counts reaches the threshold.
+        seconds: that the simulator took.
+    """
+
+    tokens: int
+    history: int
+    cached: int
+    to_float: Similarity
+    to_grid: Similarity | None
+    passed: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """All nets that were looked at, of `nets` that there are."""
+
+    model: str
+    precision: str
+    threshold: float
+    nets: int
+    stages: tuple[StageReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every net did."""
+        return all(stage.passed for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What some weights compute for the whole text: cache rows, and logits by number of tokens."""
+
+    cache: NDArray[np.float32]
+    logits: dict[int, NDArray[np.float32]]
+
+
+def verify(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    runtime: StepRuntime | SimulatedRuntime,
+    shapes: Sequence[StepShape],
+    *,
+    tokens: int = 64,
+    report: Report = lambda _: None,
+) -> VerifyReport:
+    """Run nets on the simulator (or a chip) and compare logits and new K/V rows with what they should be.
+
+    Each net gets a cache that the reference computed, so that an error of one does not show in another.
+
+    Args:
+        bundle: of the kind "bmodel".
+        checkpoint: what it was compiled from.
+        runtime: the bundle, loaded.
+        shapes: the nets to look at.
+        tokens: rows of the cache to run them after, at most.
+        report: told in a line what is being done.
+
+    Raises:
+        InputError: the checkpoint is not of this bundle.
+        CheckpointError, DeviceError: as they say.
+    """
+    check_same_model(bundle, checkpoint)
+    nets = StepNets.from_dict(bundle.details, str(bundle.folder))
+    threshold = THRESHOLDS[nets.half]
+    precision = Precision(**bundle.precision)
+    quantised = bool({precision.weights, precision.lm_head} & BITS.keys())
+    cached = {shape: cached_rows(shape, nets.context, tokens) for shape in shapes}
+    ends = sorted({cached[shape] + shape.tokens for shape in shapes})
+    text = _text(bundle, ends[-1])
+    report(f"computing {ends[-1]} tokens in float32")
+    floats = _reference(checkpoint.weights, bundle.config, text, ends)
+    grid = None
+    if quantised:
+        report(f"computing them with the weights of {precision}")
+        weights = GridWeights(checkpoint.weights, bundle.config, precision)
+        grid = _reference(weights, weights.config, text, ends)
+    truth = grid or floats
+    stages = []
+    for number, shape in enumerate(shapes, 1):
+        seconds = estimate_seconds(bundle.config, [shape])
+        report(f"net {number} of {len(shapes)}, {shape}: about {duration(seconds)}")
+        start, position = time.perf_counter(), cached[shape]
+        end = position + shape.tokens
+        result = runtime.run_stage(shape, text[position:end], truth.cache[:, :position])
+        to_grid = None if grid is None else _compare(result, grid, position, end)
+        to_float = _compare(result, floats, position, end)
+        stages.append(
+            StageReport(
+                shape.tokens,
+                shape.history,
+                position,
+                to_float,
+                to_grid,
+                (to_grid or to_float).cosine >= threshold,
+                time.perf_counter() - start,
+            )
+        )
+    return VerifyReport(bundle.model, str(precision), threshold, len(nets.cycles), tuple(stages))
+
+
+def cached_rows(shape: StepShape, context: int, most: int) -> int:
+    """Rows of the cache to run a net after: `most`, as far as its history lets it.
+
+    New rows that would overlap what the net reads must lie right behind it: then it is the whole history.
+    """
+    room = shape.history - shape.tokens
+    if room < min(most, shape.history) and shape.history + shape.tokens <= context:
+        return shape.history
+    return max(0, min(most, room))
+
+
+def choose_stages(bundle: Bundle, wanted: str | None) -> list[StepShape]:
+    """The nets that a user's list names: "1,8x512" is those of 1 token and that of 8 after 512. None: all.
+
+    Raises:
+        InputError: no such net.
+    """
+    shapes = sorted(StepNets.from_dict(bundle.details, str(bundle.folder)).cycles)
+    if wanted is None:
+        return shapes
+    chosen: list[StepShape] = []
+    for part in wanted.split(","):
+        tokens, _, history = part.strip().partition("x")
+        found = [s for s in shapes if str(s.tokens) == tokens and history in ("", str(s.history))]
+        if not found:
+            names = ", ".join(f"{s.tokens}x{s.history}" for s in shapes)
+            raise InputError(f"the bundle has no net {part.strip()[:40]!r}: it has {names}")
+        chosen += [shape for shape in found if shape not in chosen]
+    return chosen
+
+
+def estimate_seconds(config: ModelConfig, shapes: Sequence[StepShape]) -> float:
+    """How long the simulator will take for one run of each net, in seconds; within a factor of two or three."""
+    head = config.vocab_size * config.hidden_size
+    matrices = [
+        (name, shape)
+        for name, shape in expected_tensors(config).items()
+        if len(shape) == 2 and name.startswith("model.layers.")
+    ]
+    body = sum(shape[0] * shape[1] for _, shape in matrices)
+    attention = 2 * config.num_hidden_layers * config.q_size
+    products = sum(s.tokens * (body + attention * (s.history + s.tokens)) + head for s in shapes)
+    return products / SIMULATED_PER_SECOND + len(shapes)
+
+
+def check_same_model(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    """Raise InputError unless the bundle's layers are the first ones of a model like the checkpoint's."""
+    ours, theirs = bundle.config, checkpoint.config
+    if replace(ours, num_hidden_layers=theirs.num_hidden_layers) != theirs or (
+        ours.num_hidden_layers > theirs.num_hidden_layers
+    ):
+        raise InputError(
+            f"{checkpoint.path} is not what {bundle.folder} was compiled from: their configurations differ"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words."""
+    if seconds < 90:
+        return counted(round(seconds), "second")
+    return counted(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _text(bundle: Bundle, count: int) -> list[int]:
+    """Tokens of a text that is repeated as often as it takes."""
+    ids = Tokenizer.from_folder(bundle.folder).encode(TEXT)
+    return (ids * (count // len(ids) + 1))[:count]
+
+
+def _reference(weights: Weights, config: ModelConfig, text: Sequence[int], ends: Sequence[int]) -> _Reference:
+    ops = NumpyOps(config, WeightBlocks(weights), text, [end - 1 for end in ends])
+    logits = emit(config, ops)
+    return _Reference(np.stack(ops.cache), dict(zip(ends, logits, strict=True)))
+
+
+def _compare(result: StageResult, reference: _Reference, start: int, end: int) -> Similarity:
+    logits, rows = reference.logits[end], reference.cache[:, start:end]
+    return Similarity(
+        _cosine(result.logits, logits),
+        _error(result.logits, logits),
+        min(_cosine(got, want) for got, want in zip(result.rows, rows, strict=True)),
+        _error(result.rows, rows),
+        result.token_id == int(logits.argmax()),
+    )
+
+
+def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Cosine of two arrays; 0 where the first holds what is no number."""
+    if not np.isfinite(a).all():
+        return 0.0
+    x, y = (v.astype(np.float64).ravel() for v in (a, b))
+    return float(x @ y) / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-300)
+
+
+def _error(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Largest difference; the largest float32 where the first holds what is no number, which JSON cannot."""
+    if not np.isfinite(a).all():
+        return float(np.finfo(np.float32).max)
+    return float(np.abs(a - b).max())

@@ -1,0 +1,47 @@
+"""Configurations of the models that have a short name, for questions about a model that was not downloaded."""
+
+from bmqwen.model.config import ModelConfig
+
+# Hidden size, MLP, layers, heads, K/V heads, tied embeddings: as published in each config.json.
+_SHAPES: dict[str, tuple[int, int, int, int, int, bool]] = {
+    "qwen1.5-0.5b-chat": (1024, 2816, 24, 16, 16, True),
+    "qwen1.5-1.8b-chat": (2048, 5504, 24, 16, 16, False),
+    "qwen1.5-4b-chat": (2560, 6912, 40, 20, 20, False),
+    "qwen1.5-7b-chat": (4096, 11008, 32, 32, 32, False),
+    "qwen2-0.5b-instruct": (896, 4864, 24, 14, 2, True),
+    "qwen2-1.5b-instruct": (1536, 8960, 28, 12, 2, True),
+    "qwen2-7b-instruct": (3584, 18944, 28, 28, 4, False),
+    "qwen2.5-3b-instruct": (2048, 11008, 36, 16, 2, True),
+}
+_ALIKE = {
+    "qwen2.5-0.5b-instruct": "qwen2-0.5b-instruct",
+    "qwen2.5-1.5b-instruct": "qwen2-1.5b-instruct",
+    "qwen2.5-7b-instruct": "qwen2-7b-instruct",
+    "qwen2.5-coder-0.5b-instruct": "qwen2-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct": "qwen2-1.5b-instruct",
+    "qwen2.5-coder-0.5b-instruct-q4_k_m": "qwen2-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct-q4_k_m": "qwen2-1.5b-instruct",
+}
+
+
+def published_config(name: str) -> ModelConfig | None:
+    """The configuration of a model by its short name; None for any other."""
+    shape = _SHAPES.get(_ALIKE.get(name, name))
+    if shape is None:
+        return None
+    hidden, inner, layers, heads, kv_heads, tied = shape
+    return ModelConfig(
+        model_type="qwen2",
+        vocab_size=152_064 if hidden == 3584 else 151_936,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        rms_norm_eps=1e-6,
+        rope_theta=5e6 if name == "qwen1.5-4b-chat" else 1e6,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=tied,
+        qkv_bias=True,
+    )

@@ -1,0 +1,172 @@
+"""What a source offers for a model, and which of it is wanted."""
+
+import fnmatch
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from bmqwen.errors import DownloadError, InputError
+from bmqwen.hub.catalog import Model
+from bmqwen.util.progress import Progress, Report
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+WEIGHTS = "*.safetensors"
+_WANTED = (
+    "config.json",
+    "generation_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "*.safetensors.index.json",
+)
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class UnreachableError(DownloadError):
+    """A source gave no answer at all."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at a source.
+
+    Attributes:
+        name: its name, without folders.
+        size: bytes; 0 where the source does not say.
+        sha256: of the content, where the source says it.
+        git_sha1: Git's id of the content, what hubs know of small files.
+    """
+
+    name: str
+    size: int
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+    def hasher(self) -> "_Hash":
+        """A fresh hash of the kind that `verified_by` wants."""
+        if self.sha256 is None and self.git_sha1 is not None:
+            return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        return hashlib.sha256()
+
+    def verified_by(self, hasher: "_Hash") -> bool:
+        """Whether the content that went through the hash is the right one (true where no hash is known)."""
+        return hasher.hexdigest() == (self.sha256 or self.git_sha1 or hasher.hexdigest())
+
+
+@dataclass(frozen=True)
+class Release:
+    """The files of a model at one source, at one state.
+
+    Attributes:
+        model: what was asked for.
+        origin: the source's name ("huggingface").
+        repo: id there.
+        revision: what pins the state, usable in a file name.
+        files: all files wanted.
+        scratch: bytes that the download needs beside them.
+    """
+
+    model: Model
+    origin: str
+    repo: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+    scratch: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class Source(Protocol):
+    """A place that models come from. Its title is for people ("Hugging Face")."""
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+
+    def offers(self, model: Model) -> bool:
+        """Whether it makes sense to ask for the model here; decided without network."""
+
+    def find(self, model: Model, patience: float) -> Release:
+        """Look up a model. May be called on another thread.
+
+        Args:
+            model: what is wanted.
+            patience: seconds after which an answer comes too late.
+
+        Raises:
+            InputError: the source answered, and has no such model or none in a usable form.
+            UnreachableError: the source could not be reached.
+            DownloadError: its answer makes no sense.
+            MissingDependencyError: a package or program is not installed.
+        """
+
+    def fetch(
+        self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
+    ) -> None:
+        """Bring one file to `target`, going on with what an earlier run left there.
+
+        Args:
+            release: what `find` returned.
+            file: one of its files.
+            target: path of the unfinished file; complete and verified when this returns.
+            report: is told how many bytes of the file are there.
+            progress: for remarks.
+
+        Raises:
+            DownloadError: the network failed, or the content is wrong (it is deleted then).
+            StorageError: the file could not be written.
+            MissingDependencyError: a package or program is not installed.
+        """
+
+
+def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[RemoteFile, ...]:
+    """Those of a repository's files that are needed: configuration, tokenizer, safetensors; or one GGUF file.
+
+    Args:
+        model: what is wanted.
+        files: what there is, in the repository's top folder.
+        where: the repository, for messages.
+
+    Raises:
+        InputError: no usable weights, or several GGUF files to choose from.
+    """
+    known = {file.name: file for file in files}
+    if model.file is not None:
+        if model.file not in known:
+            raise InputError(f"{where} has no file {model.file}")
+        return (known[model.file],)
+    # A model cut into several GGUF files cannot be read.
+    ggufs = sorted(name for name in fnmatch.filter(known, "*.gguf") if "-of-" not in name)
+    weights = fnmatch.filter(known, "model" + WEIGHTS) or fnmatch.filter(known, WEIGHTS)
+    if model.variant is not None or (ggufs and not weights):
+        wanted = (model.variant or "").lower()
+        fitting = [name for name in ggufs if wanted in name.lower()]
+        if len(fitting) != 1:
+            choice = ", ".join(fitting or ggufs) or "no GGUF file at all"
+            raise InputError(f"{where} has {choice}: name one by a part of its name, as in owner/name:q4_k_m")
+        return (known[fitting[0]],)
+    if not weights:
+        if any(fnmatch.filter(known, pattern) for pattern in _PICKLED):
+            raise InputError(
+                f"{where} has only pickled weights, which can run code and are not read: "
+                "choose a repository with safetensors, or convert it"
+            )
+        raise InputError(f"{where} has no weights (*.safetensors or *.gguf)")
+    if "config.json" not in known:
+        raise InputError(f"{where} has no config.json")
+    others = [name for name in known if any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)]
+    return tuple(known[name] for name in (*sorted(others), *sorted(weights)))

@@ -1,0 +1,1 @@
+"""Architectures: configuration, tensor names, and the network written in operations."""

@@ -1,0 +1,172 @@
+"""From whatever MODEL names to a bundle on disk: download, conversion, and the cache of both."""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
+from bmqwen.errors import BundleError, InputError
+from bmqwen.hub.catalog import find, is_short
+from bmqwen.hub.hub import Hub
+from bmqwen.published_bundle import open_published, published_in
+from bmqwen.quant.precision import Precision
+from bmqwen.util.paths import cache_folder
+from bmqwen.util.progress import Progress
+from bmqwen.util.storage import storage_errors
+from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
+
+
+def convert(
+    model: str | None,
+    folder: Path,
+    precision: Precision,
+    *,
+    plain: bool = False,
+    replace: bool = False,
+    offline: bool = False,
+    progress: Progress,
+) -> Bundle:
+    """Export a model to a folder.
+
+    Raises what `Hub.resolve` and `export_onnx` raise, and InputError for a bundle as MODEL.
+    """
+    path = Hub(offline=offline or None).resolve(model, progress=progress)
+    if is_bundle(path):
+        raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
+    with open_checkpoint(path) as checkpoint:
+        return _export(checkpoint, folder, precision, plain=plain, replace=replace, progress=progress)
+
+
+def resolve_bundle(
+    model: str | None,
+    precision: Precision,
+    *,
+    offline: bool = False,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
+) -> Bundle:
+    """The bundle to run for MODEL: itself where it is one or a published bmodel, else its conversion, made on first use
+    and kept.
+
+    Args:
+        model: as users name it.
+        precision: of a conversion.
+        offline: use only what is on this machine.
+        progress: told how far downloads and conversion are.
+        check: called before a checkpoint is downloaded or converted; raises where it could not be run.
+
+    Raises what `Hub.resolve`, `read_bundle`, `export_onnx` and `check` raise.
+    """
+    if _is_known_checkpoint(model):
+        check()
+    path = Hub(offline=offline or None).resolve(model, progress=progress)
+    if is_bundle(path):
+        return read_bundle(path)
+    if published := path if path.suffix == ".bmodel" else published_in(path):
+        return open_published(published)
+    check()
+    with open_checkpoint(path) as checkpoint:
+        # A device runs bundles and never exports one.
+        from bmqwen.emit.export import source_key
+
+        key = source_key(checkpoint, precision, plain=False)
+        name = re.sub(r"[^\w.-]", "_", checkpoint.name)
+        folder = cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
+        with storage_errors(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        # A second process waits here and then finds the bundle made.
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            return _export(
+                checkpoint, folder, precision, plain=False, replace=True, kept=True, progress=progress
+            )
+
+
+def _is_known_checkpoint(model: str | None) -> bool:
+    """Whether MODEL, before it is looked for, is known to be no file here, no bundle and no published bmodel."""
+    if model and not is_short(model):
+        with contextlib.suppress(OSError, RuntimeError):  # a name too long, an unknown ~user
+            if Path(model).expanduser().exists():
+                return False
+    with contextlib.suppress(InputError):
+        return not (find(model or "demo").file or "").endswith(".bmodel")
+    return False
+
+
+def conversions() -> list[Bundle]:
+    """The cache's converted models that can be read, by name."""
+    folder = cache_folder("bundles")
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        with contextlib.suppress(BundleError):
+            found.append(read_bundle(path))
+    return found
+
+
+def remove_model(name: str) -> int:
+    """Delete a downloaded model and its conversions from the cache, or a conversion by its folder's name.
+
+    Returns:
+        Bytes freed.
+
+    Raises:
+        InputError: nothing of that name is there.
+    """
+    hub = Hub()
+    made = [bundle for bundle in conversions() if name in (bundle.folder.name, bundle.model)]
+    freed = 0
+    cached = {m.name: m.path.name for m in hub.cache.models()}
+    if not made and not _names(name) & cached.keys():
+        there = ", ".join([*cached, *(bundle.folder.name for bundle in conversions())]) or "nothing"
+        raise InputError(f"{name[:200]} is not in the cache, which holds {there}")
+    try:
+        freed = hub.remove(name)
+        # A short name in any spelling was removed: whatever is gone from the list is what it meant.
+        gone = set(cached) - {m.name for m in hub.cache.models()}
+        made += [b for b in conversions() if b.model in {cached[n] for n in gone} and b not in made]
+    except InputError:
+        if not made:
+            raise
+    for bundle in made:
+        with storage_errors(bundle.folder):
+            shutil.rmtree(bundle.folder)
+    return freed + sum(bundle.total_bytes for bundle in made)
+
+
+def _names(text: str) -> set[str]:
+    """What may be called so in the cache."""
+    with contextlib.suppress(InputError):
+        return {text, find(text).name}
+    return {text}
+
+
+def _export(
+    checkpoint: Checkpoint,
+    folder: Path,
+    precision: Precision,
+    *,
+    plain: bool,
+    replace: bool,
+    kept: bool = False,
+    progress: Progress,
+) -> Bundle:
+    from bmqwen.emit.export import export_onnx
+
+    done = 0
+    # What is kept in the cache is not converted again.
+    label = f"converting {checkpoint.name} to {precision}" + (" (once)" if kept else "")
+
+    def advance(count: int) -> None:
+        nonlocal done
+        if not count:
+            return
+        if not done:
+            # Started late: where the bundle is there already, nothing is shown.
+            progress.start(label, checkpoint.parameters)
+        done += count
+        progress.advance(done)
+
+    return export_onnx(checkpoint, folder, precision, plain=plain, replace=replace, advance=advance)

@@ -1,0 +1,1 @@
+"""The HTTP side: application, request and response models, routes, middleware, page files."""

@@ -1,0 +1,219 @@
+"""What every request has to pass before anything is done for it: host, origin, key, size and time of its body."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bmqwen.errors import (
+    BmqwenError,
+    LargeRequestError,
+    MediaTypeError,
+    OriginRefusedError,
+    RequestError,
+    SlowRequestError,
+)
+from bmqwen.serve.http.errors import error_response
+from bmqwen.serve.http.keys import ApiKeys
+
+LOG = logging.getLogger("bmqwen.serve")
+BODY_SECONDS = 30.0
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+# No script or style but the page's own, and no other place that it could talk to.
+CONTENT_POLICY = (
+    "default-src 'self'; connect-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = (
+    (b"content-security-policy", CONTENT_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+)
+# The page itself holds no secret; it asks its user for the key.
+PUBLIC = ("/", "/favicon.ico", "/health", "/api/info")
+PUBLIC_FOLDER = "/page/"
+ALLOWED_METHODS = "GET, POST, OPTIONS"
+# What a web page elsewhere may send beside these names is what OpenAI's client says of itself.
+ALLOWED_HEADERS = ("authorization", "content-type")
+ALLOWED_PREFIX = "x-stainless-"
+READABLE_HEADERS = "retry-after"
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRules:
+    """Who may talk to the server.
+
+    Attributes:
+        keys: API keys; none: everybody.
+        hosts: names in the Host header, where a foreign name means that a web page tricked a browser; None: any.
+        origins: web pages elsewhere that may call, such as "https://chat.example.org", or "*".
+        body_bytes: largest body.
+    """
+
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    hosts: frozenset[str] | None = LOCAL_NAMES
+    origins: Sequence[str] = ()
+    body_bytes: int = 4 << 20
+
+
+class Guard:
+    """ASGI middleware. It sets scope["owner"] to a name of the key that was used."""
+
+    def __init__(self, app: ASGIApp, rules: GuardRules, count: Callable[[str, int], None]) -> None:
+        """`count` is told the endpoint (as the program names it) and the status of every answer."""
+        self._app, self._rules, self._count = app, rules, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        status = 0
+        sent = False
+
+        async def send_more(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                sent, status = True, message["status"]
+                message["headers"] = [*message["headers"], *HEADERS, *self._cors(headers, origin, scope)]
+            await send(message)
+
+        try:
+            try:
+                self._check_place(headers, origin)
+                if scope["method"] == "OPTIONS" and origin:
+                    await send_more({"type": "http.response.start", "status": 204, "headers": []})
+                    await send_more({"type": "http.response.body", "body": b""})
+                    return
+                path = scope["path"]
+                public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
+                scope["owner"] = "" if public else self._rules.keys.owner(headers.get(b"authorization"))
+                self._check_size(headers)
+                if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+                    self._check_type(headers)
+                await self._app(scope, self._limited(receive), send_more)
+            except BmqwenError as error:
+                if sent:
+                    raise
+                await error_response(error)(scope, receive, send_more)
+        except Exception as error:
+            LOG.error("%s %s failed: %r", scope["method"], _path(scope), error, exc_info=error)
+            if not sent:
+                internal = BmqwenError("the server is at fault; its log says more")
+                await error_response(internal)(scope, receive, send_more)
+        finally:
+            seconds = time.perf_counter() - begin
+            note = scope.get("note", "")
+            self._count(getattr(scope.get("route"), "path", "other"), status)
+            LOG.info("%s %s %s %.3f s%s", scope["method"], _path(scope), status, seconds, note and f" {note}")
+
+    def _check_place(self, headers: dict[bytes, bytes], origin: str) -> None:
+        """Refuse web pages that are not ours: those of other origins, and those that took our address for theirs."""
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = urlsplit(f"//{host}").hostname or "" if _is_host(host) else ""
+        hosts = self._rules.hosts
+        if hosts is not None and host and name not in hosts:
+            raise OriginRefusedError(
+                f"this server does not answer as {host[:100]}: call it by the address that it printed"
+            )
+        if not origin or origin in self._rules.origins or "*" in self._rules.origins:
+            return
+        if not host or urlsplit(origin).netloc != host:
+            raise OriginRefusedError(
+                f"web pages of {origin[:100]} may not use this server: allow them with --cors-origin"
+            )
+
+    def _check_size(self, headers: dict[bytes, bytes]) -> None:
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 18:
+            raise RequestError("the header Content-Length is no number")
+        if int(length) > self._rules.body_bytes:
+            raise self._too_large()
+
+    def _check_type(self, headers: dict[bytes, bytes]) -> None:
+        """Only JSON: a browser asks first before it sends that to another origin."""
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise MediaTypeError("send the request as JSON, with the header Content-Type: application/json")
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive` that gives up on bodies that are too large or too slow."""
+        got = 0
+        complete = False
+        end = time.monotonic() + BODY_SECONDS
+
+        async def receive_some() -> Message:
+            nonlocal got, complete
+            if complete:  # waits for the client to leave
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+            except asyncio.TimeoutError:
+                raise SlowRequestError(
+                    f"the request did not arrive within {BODY_SECONDS:g} seconds"
+                ) from None
+            if message["type"] == "http.request":
+                got += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
+                if got > self._rules.body_bytes:
+                    raise self._too_large()
+            return message
+
+        return receive_some
+
+    def _too_large(self) -> LargeRequestError:
+        return LargeRequestError(
+            f"the request is larger than this server takes, {self._rules.body_bytes:,} bytes"
+        )
+
+    def _cors(self, headers: dict[bytes, bytes], origin: str, scope: Scope) -> list[tuple[bytes, bytes]]:
+        origins = self._rules.origins
+        if not origins or not origin:
+            return []
+        if origin not in origins and "*" not in origins:
+            return []
+        allowed = [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", READABLE_HEADERS.encode()),
+            (b"vary", b"Origin"),
+        ]
+        if scope["method"] == "OPTIONS":
+            allowed += [
+                (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
+                (
+                    b"access-control-allow-headers",
+                    ", ".join((*ALLOWED_HEADERS, *_own_headers(headers))).encode(),
+                ),
+                (b"access-control-max-age", b"600"),
+            ]
+        return allowed
+
+
+def _own_headers(headers: dict[bytes, bytes]) -> list[str]:
+    """Of the headers that a web page asks to send, those of OpenAI's client."""
+    asked = headers.get(b"access-control-request-headers", b"").decode("latin-1").lower()
+    names = [name.strip() for name in asked.split(",")]
+    return [name for name in names if re.fullmatch(rf"{ALLOWED_PREFIX}[a-z0-9-]{{1,40}}", name)][:20]
+
+
+def _is_host(host: str) -> bool:
+    try:
+        urlsplit(f"//{host}").port  # noqa: B018  (raises for one that is no number)
+    except ValueError:
+        return False
+    return not set(host) & set("/@\\ ?#")
+
+
+def _path(scope: Scope) -> str:
+    """Without the query, which might hold a secret, and without line breaks."""
+    return ascii(scope["path"][:200])[1:-1]

@@ -1,0 +1,202 @@
+"""Runs the application on a socket until it is told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.engine import precision_of
+from bmqwen.errors import InputError
+from bmqwen.generate.template import ChatTemplate
+from bmqwen.generate.tokenizer import Tokenizer, read_config
+from bmqwen.serve.defaults import Defaults, Limits
+from bmqwen.serve.http.app import create_app
+from bmqwen.serve.http.connection import Connection
+from bmqwen.serve.http.middleware import GuardRules
+from bmqwen.serve.pool.replica import EngineConfig
+from bmqwen.serve.pool.scheduler import Scheduler
+from bmqwen.serve.service import Model, Service, now
+
+KEEP_ALIVE_SECONDS = 75
+# After the running answers were told that they end.
+LAST_SECONDS = 3
+LOG = logging.getLogger("bmqwen.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How to serve.
+
+    Attributes:
+        name: what requests call the model.
+        orders: one for each engine.
+        stop_seconds: how long running answers may go on when the server is told to stop.
+    """
+
+    name: str
+    orders: list[EngineConfig]
+    rules: GuardRules
+    defaults: Defaults
+    limits: Limits
+    stop_seconds: float = 30.0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket, before anything is loaded. Raises InputError for an address that cannot be used."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"cannot listen on {host}, port {port}: {reason}; choose another --port or --host"
+        ) from error
+    return listener
+
+
+def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
+    """What the server itself needs of a bundle. Raises ConfigError for a tokenizer or template that cannot be used."""
+    return Model(
+        settings.name,
+        precision_of(bundle),
+        Tokenizer.from_folder(bundle.tokenizer_folder),
+        ChatTemplate.from_folder(bundle.tokenizer_folder),
+        settings.defaults,
+        settings.limits,
+        now(),
+        bundle.config.vocab_size,
+    )
+
+
+def defaults_of(bundle: Bundle, chosen: Mapping[str, object]) -> Defaults:
+    """Sampling where requests say nothing. Raises InputError for values out of range."""
+    return Defaults.of_model(read_config(bundle.tokenizer_folder / "generation_config.json"), chosen)
+
+
+def url(listener: socket.socket) -> str:
+    """Where a bound socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    bundle: Bundle,
+    settings: ServerSettings,
+    listener: socket.socket,
+    *,
+    on_ready: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; `on_ready` gets the engine's name once it is loaded.
+
+    Raises:
+        BmqwenError: the engine cannot be loaded.
+    """
+    try:
+        asyncio.run(_serve(model_of(bundle, settings), settings, listener, on_ready))
+    except OSError as error:
+        # Two servers may have bound the port before either listened.
+        raise InputError(f"cannot listen on {url(listener)}: {error.strerror or error}") from error
+
+
+async def _serve(
+    model: Model, settings: ServerSettings, listener: socket.socket, on_ready: Callable[[str], None]
+) -> None:
+    scheduler = Scheduler(settings.orders, queue_limit=settings.limits.queue, seconds=settings.limits.seconds)
+    app = create_app(Service(model, scheduler), settings.rules)
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+        proxy_headers=False,
+    )
+    # What goes wrong with a request the guard writes down; this would add what was cut while stopping.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _heard, stop, hurry)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    watcher = asyncio.create_task(_report(scheduler, on_ready))
+    stopping, hurrying = asyncio.create_task(stop.wait()), asyncio.create_task(hurry.wait())
+    first: list[asyncio.Future[Any]] = [running, stopping, scheduler.failure]
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    watcher.cancel()
+    if stop.is_set():
+        LOG.info("stopping: no new requests, running answers may take %g more seconds", settings.stop_seconds)
+        draining = asyncio.create_task(scheduler.drain(settings.stop_seconds))
+        await asyncio.wait([draining, running, hurrying], return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        await scheduler.drain(0)
+    server.should_exit = True
+    await running
+    stopping.cancel()
+    hurrying.cancel()
+    if scheduler.failure.done():
+        raise scheduler.failure.result()
+
+
+async def _report(scheduler: Scheduler, on_ready: Callable[[str], None]) -> None:
+    while (facts := scheduler.facts) is None or not scheduler.ready:
+        await asyncio.sleep(0.05)
+    on_ready(facts.name)
+
+
+def _heard(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """The first signal lets running answers finish, the second one does not wait for them."""
+    if stop.is_set():
+        hurry.set()
+    stop.set()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+
+def check_exposure(host: str, rules: GuardRules, *, waived: bool) -> None:
+    """Raise InputError for an address that others reach, without a key."""
+    if not is_local(host) and not rules.keys and not waived:
+        raise InputError(
+            f"on {host} others reach this server: give it an API key with --api-key-file or BMQWEN_API_KEY, or let "
+            "everybody use it with --insecure-no-key"
+        )
+
+
+def is_local(host: str) -> bool:
+    """Whether an address is one of this machine's own that others do not reach."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return bool(found) and all(
+        address[0].startswith("127.") or address[0] == "::1"
+        for *_, address in found
+        if isinstance(address[0], str)
+    )

@@ -1,0 +1,206 @@
+"""Many clients, few engines: who is served when, and where."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
+from bmqwen.serve.pool.fair_queue import FairQueue
+from bmqwen.serve.pool.job import Job
+from bmqwen.serve.pool.replica import EngineConfig, EngineFacts, Replica
+
+# Weight of the newest answer in the average that Retry-After is computed from.
+NEWEST = 0.2
+LONGEST_RETRY = 120
+
+
+class Scheduler:
+    """A queue in front of replicas. All methods are for the event loop's thread.
+
+    Attributes:
+        queue_limit: most jobs that wait.
+        seconds: most seconds from a job's arrival to its end.
+        failure: is set to the error of an engine that cannot be loaded at its first start.
+    """
+
+    def __init__(
+        self,
+        orders: Sequence[EngineConfig],
+        *,
+        queue_limit: int,
+        seconds: float,
+        make: Callable[[int, EngineConfig, "Scheduler"], Replica] = Replica,
+    ) -> None:
+        """`make` makes a replica of its number, its order and this scheduler."""
+        self.queue_limit, self.seconds = queue_limit, seconds
+        self.replicas = [make(index, order, self) for index, order in enumerate(orders)]
+        self.failure: asyncio.Future[BmqwenError] = asyncio.get_running_loop().create_future()
+        self._queue = FairQueue()
+        self._timers: dict[Job, asyncio.TimerHandle] = {}
+        self._again: asyncio.TimerHandle | None = None
+        self._draining = False
+        self._average = 5.0
+
+    @property
+    def facts(self) -> EngineFacts | None:
+        """Of the engines, which are all alike; None before one was loaded."""
+        return next((replica.facts for replica in self.replicas if replica.facts is not None), None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether an engine is there and new jobs are taken."""
+        return not self._draining and any(replica.state == "ready" for replica in self.replicas)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is going down."""
+        return self._draining
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Jobs that are being answered."""
+        return sum(replica.current is not None for replica in self.replicas)
+
+    def open(self) -> None:
+        """Load the engines."""
+        for replica in self.replicas:
+            replica.open()
+
+    def check(self) -> EngineFacts:
+        """The engines' facts. Raises NotReadyError while none was loaded yet, or when the server is going down."""
+        facts = self.facts
+        if self._draining:
+            raise NotReadyError("the server is shutting down; try another one")
+        if facts is None:
+            raise NotReadyError("the model is still being loaded; try again in a few seconds")
+        return facts
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            NotReadyError: no model yet, or shutting down.
+            BusyError: the queue is full.
+        """
+        self.check()
+        if len(self._queue) >= self.queue_limit and not any(replica.idle for replica in self.replicas):
+            seconds = min(LONGEST_RETRY, max(1, round(self._average * len(self._queue) / len(self.replicas))))
+            raise BusyError(
+                f"{len(self._queue)} requests are waiting already; try again in {seconds} seconds", seconds
+            )
+        job.state = "queued"
+        self._queue.put(job)
+        self._timers[job] = asyncio.get_running_loop().call_later(self.seconds, self._expire, job)
+        self._dispatch()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this job any more. May be called at any time."""
+        timer = self._timers.pop(job, None)
+        if timer is not None:
+            timer.cancel()
+        if self._queue.remove(job):
+            job.state = "over"
+        for replica in self.replicas:
+            if replica.current is job:
+                job.state = "over"
+                replica.cancel(job)
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more jobs, tell those that wait, and those that still run after `seconds`.
+
+        Answers that nobody waits for any more are not waited for: the engine of one may hang.
+        """
+        self._draining = True
+        for job in list(self._queue):
+            self._queue.remove(job)
+            job.tell(NotReadyError("the server is shutting down; try another one"))
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while self._awaited() and loop.time() < end:
+            await asyncio.sleep(0.05)
+        for replica in self.replicas:
+            if (job_now := replica.current) is not None:
+                job_now.tell(NotReadyError("the server is shutting down; this answer was cut"))
+                replica.cancel(job_now)
+
+    async def close(self) -> None:
+        """End the engines."""
+        self._draining = True
+        for timer in self._timers.values():
+            timer.cancel()
+        await asyncio.gather(*(replica.close() for replica in self.replicas))
+
+    def changed(self, replica: Replica) -> None:
+        """A replica is free, or gone."""
+        del replica
+        self._dispatch()
+
+    def failed(self, replica: Replica, error: BmqwenError) -> None:
+        """A replica cannot be loaded."""
+        del replica
+        if not self.failure.done():
+            self.failure.set_result(error)
+
+    def note(self, seconds: float) -> None:
+        """An answer took so long: for telling others when to try again."""
+        self._average += NEWEST * (seconds - self._average)
+
+    def _awaited(self) -> bool:
+        """Whether somebody waits for a running answer."""
+        jobs = [replica.current for replica in self.replicas]
+        return any(job is not None and job.state != "over" for job in jobs)
+
+    def _expire(self, job: Job) -> None:
+        """A job's time is up: what it said so far is its answer, as if it had reached its length."""
+        self._timers.pop(job, None)
+        job.expired = True
+        if self._queue.remove(job):
+            job.tell(BusyError(f"no engine was free within {self.seconds:g} seconds; try again later", 30))
+        elif not job.said:
+            job.tell(
+                SlowRequestError(
+                    f"the answer did not begin within {self.seconds:g} seconds; shorten the prompt"
+                )
+            )
+        for replica in self.replicas:
+            replica.cancel(job)
+
+    def _dispatch(self) -> None:
+        idle = [replica for replica in self.replicas if replica.idle]
+        if not idle:
+            return
+        for job in list(self._queue):
+            replica = self._choose(job, idle)
+            if replica is None:
+                continue
+            self._queue.take(job)
+            replica.start(job)
+            idle.remove(replica)
+            if not idle:
+                return
+
+    def _choose(self, job: Job, idle: Sequence[Replica]) -> Replica | None:
+        """The idle replica that has most of the prompt cached.
+
+        None while a busy one has so much more of it that reading it again takes longer than the job waited so far.
+        """
+        if len(self.replicas) == 1:
+            return idle[0]
+        known = {
+            replica: replica.held.find(job.owner, job.tokens)[1]
+            for replica in self.replicas
+            if replica.state == "ready"
+        }
+        best = max(idle, key=lambda replica: (known[replica], -replica.served))
+        owner = max(known, key=lambda replica: known[replica])
+        patience = (known[owner] - known[best]) / owner.read_rate - job.queue_s
+        if owner in idle or patience <= 0:
+            return best
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(patience, self._dispatch)
+        return None

@@ -1,0 +1,260 @@
+"""A model on disk: a Hugging Face folder or a GGUF file, opened and checked."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from bmqwen.errors import CheckpointError, ConfigError
+from bmqwen.model.config import ModelConfig, read_config
+from bmqwen.model.packing import read_packing
+from bmqwen.model.tensors import expected_tensors
+from bmqwen.util.json_file import parse_json_object, read_json_object
+from bmqwen.weights.gguf import GgufWeights, gguf_config
+from bmqwen.weights.gguf_file import GgufFile, gguf_package
+from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
+from bmqwen.weights.packed import PackedWeights
+from bmqwen.weights.raw_file import RawFile
+from bmqwen.weights.safetensors import SafetensorsWeights
+from bmqwen.weights.tensor_checks import check_layout
+from bmqwen.weights.weights import Weights
+
+_TOKENIZER = "tokenizer.json"
+_TOKENIZER_EXTRAS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+_MOST_TOKENIZER_BYTES = 64 << 20
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+class _Source(Protocol):
+    """The file format behind a checkpoint."""
+
+    def precision(self) -> str: ...
+    def bytes_on_disk(self) -> int: ...
+    def tokenizer_files(self) -> dict[str, bytes]: ...
+    def fingerprint(self) -> list[object]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open model. Close it, or use it in a `with` statement.
+
+    Attributes:
+        path: the folder or file.
+        config: its configuration.
+        weights: exactly the tensors that the configuration demands, in the shapes it demands; safe to
+            read from several threads.
+    """
+
+    path: Path
+    config: ModelConfig
+    weights: Weights
+    _source: _Source
+
+    @property
+    def name(self) -> str:
+        """Name of the folder or file."""
+        return self.path.resolve().name
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in all tensors; a tied head counts once."""
+        return sum(math.prod(shape) for shape in expected_tensors(self.config).values())
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the files of weights."""
+        return self._source.bytes_on_disk()
+
+    @property
+    def precision(self) -> str:
+        """How most values are stored, for people: "BF16", "Q4_K_M"."""
+        return self._source.precision()
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json and
+        chat_template.jinja: content by file name.
+
+        Raises:
+            CheckpointError: there is no tokenizer, or a file is damaged.
+            ConfigError: a GGUF file's tokenizer is of an unsupported kind.
+        """
+        return self._source.tokenizer_files()
+
+    def identity(self) -> str:
+        """A fingerprint that changes with the content (64 hexadecimal digits), cheap: names, sizes and
+        times of the files and the hashes of their headers, not of all weights.
+        """
+        parts = [self.config.to_dict(), self._source.fingerprint()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def close(self) -> None:
+        """Close the files. May be called twice."""
+        self._source.close()
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a Hugging Face folder (config.json and safetensors) or a GGUF file. Weights are not read yet.
+
+    Raises:
+        CheckpointError: nothing there, pickled weights only, a damaged file, or tensors that are not
+            those of the configuration.
+        ConfigError: the configuration is damaged or describes something unsupported.
+        MissingDependencyError: a GGUF file, and no `gguf` package.
+    """
+    try:
+        if path.is_dir():
+            return _open_folder(path)
+        if path.suffix.lower() == ".gguf":
+            return _open_gguf(path)
+        exists = path.exists()
+    except OSError as error:  # no permission, a name that is too long
+        raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror or error}") from None
+    if not exists:
+        raise CheckpointError(f"{path} does not exist; name a model's folder or GGUF file")
+    raise CheckpointError(
+        f"{path} is neither a folder nor a *.gguf file; name the folder that holds the model"
+    )
+
+
+class _Folder:
+    def __init__(
+        self, folder: Path, weights: SafetensorsWeights | PackedWeights, config: ModelConfig
+    ) -> None:
+        self._folder, self._weights, self._config = folder, weights, config
+
+    def precision(self) -> str:
+        if isinstance(self._weights, PackedWeights):
+            return str(self._weights.packing)
+        return _dominant(self._weights, self._config)
+
+    def bytes_on_disk(self) -> int:
+        return self._weights.bytes_on_disk
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        if not (self._folder / _TOKENIZER).is_file():
+            raise CheckpointError(
+                f"{self._folder} has no {_TOKENIZER}; download that file of the model as well"
+            )
+        names = (_TOKENIZER, *(name for name in _TOKENIZER_EXTRAS if (self._folder / name).is_file()))
+        files: dict[str, bytes] = {}
+        for name in names:
+            with RawFile(self._folder / name) as file:
+                if file.size > _MOST_TOKENIZER_BYTES:
+                    raise CheckpointError(f"{file.path} has {file.size:,} bytes, too many for such a file")
+                files[name] = file.read(0, file.size).tobytes()
+            if name.endswith(".json"):
+                parse_json_object(files[name], str(self._folder / name), CheckpointError)
+        return files
+
+    def fingerprint(self) -> list[object]:
+        prints = self._weights.fingerprint()
+        for name in (_TOKENIZER, *_TOKENIZER_EXTRAS):
+            if (self._folder / name).is_file():
+                with RawFile(self._folder / name) as file:
+                    prints.append(file.fingerprint())
+        return prints
+
+    def close(self) -> None:
+        self._weights.close()
+
+
+class _Gguf:
+    def __init__(self, file: GgufFile, weights: GgufWeights, config: ModelConfig) -> None:
+        self._file, self._weights, self._config = file, weights, config
+
+    def precision(self) -> str:
+        number = self._file.metadata.get("general.file_type")
+        kinds = {int(kind): str(kind.name) for kind in gguf_package().LlamaFileType}
+        if isinstance(number, int) and kinds.get(number, "").startswith(("MOSTLY_", "ALL_")):
+            return kinds[number].partition("_")[2]
+        return _dominant(self._weights, self._config)
+
+    def bytes_on_disk(self) -> int:
+        return self._file.raw.size
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        return gguf_tokenizer_files(self._file)
+
+    def fingerprint(self) -> list[object]:
+        return [self._file.raw.fingerprint(), self._file.header_hash]
+
+    def close(self) -> None:
+        self._file.raw.close()
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    file = _weights_file(folder)
+    if file.suffix.lower() == ".gguf":
+        return _open_gguf(file)
+    config = read_config(folder / "config.json")
+    packing = read_packing(read_json_object(folder / "config.json", ConfigError), str(folder / "config.json"))
+    stored = SafetensorsWeights(file)
+    weights: SafetensorsWeights | PackedWeights = stored
+    try:
+        if packing is not None:
+            weights = PackedWeights(stored, packing, expected_tensors(config))
+        check_layout(config, weights, file, str(folder / "config.json"))
+    except BaseException:
+        stored.close()
+        raise
+    return Checkpoint(folder, config, weights, _Folder(folder, weights, config))
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    file = GgufFile(path)
+    try:
+        config = gguf_config(file)
+        weights = GgufWeights(file, config)
+        check_layout(config, weights, path, "its metadata")
+    except BaseException:
+        file.raw.close()
+        raise
+    return Checkpoint(path, config, weights, _Gguf(file, weights, config))
+
+
+def _weights_file(folder: Path) -> Path:
+    """The one file of weights or index in a folder."""
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if (folder / name).is_file():
+            return folder / name
+    for pattern in ("*.safetensors", "*.gguf"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(
+                f"{folder} holds {len(found)} {pattern} files and no index; "
+                + (
+                    "name one of them"
+                    if pattern == "*.gguf"
+                    else "download model.safetensors.index.json as well"
+                )
+            )
+    pickles = [file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))]
+    if pickles:
+        raise CheckpointError(
+            f"{folder} has its weights in {pickles[0]} only, a pickle, which could run any program; get the "
+            "model's safetensors files, or convert it where you trust it with transformers' save_pretrained"
+        )
+    raise CheckpointError(f"{folder} holds no weights: expected *.safetensors or *.gguf")
+
+
+def _dominant(weights: SafetensorsWeights | PackedWeights | GgufWeights, config: ModelConfig) -> str:
+    """The type of most values."""
+    counts: Counter[str] = Counter()
+    for name, shape in expected_tensors(config).items():
+        counts[weights.dtype(name)] += math.prod(shape)
+    return counts.most_common(1)[0][0]

@@ -1,0 +1,168 @@
+"""Weights in a GGUF file, under their Hugging Face names and dequantised."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import CheckpointError, ConfigError
+from bmqwen.model.config import ModelConfig
+from bmqwen.weights.gguf_file import GgufFile, GgufTensor, Value, gguf_package
+from bmqwen.weights.tensor_checks import require_finite, require_rows
+
+_ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+_PARTS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_WHOLE = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_BLOCK_NAME = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.([a-z_]+)\.(weight|bias)")
+# Values dequantised at once: their temporary arrays stay within the processor's cache.
+_PIECE_VALUES = 1 << 16
+
+
+def hugging_face_name(name: str) -> str:
+    """The Hugging Face name of a GGUF tensor; an unknown one keeps its name."""
+    match = _BLOCK_NAME.fullmatch(name)
+    if match and match[2] in _PARTS:
+        return f"model.layers.{match[1]}.{_PARTS[match[2]]}.{match[3]}"
+    return _WHOLE.get(name, name)
+
+
+def gguf_config(file: GgufFile) -> ModelConfig:
+    """The model's configuration, from the metadata. Raises ConfigError."""
+    source = str(file.raw.path)
+    arch = file.metadata.get("general.architecture")
+    if not isinstance(arch, str) or arch not in _ARCHITECTURES:
+        raise ConfigError(
+            f"{source}: general.architecture = {str(arch)[:40]!r}, which is unsupported; supported are "
+            f"{' and '.join(_ARCHITECTURES)}"
+        )
+    table = file.tensors.get("token_embd.weight")
+    if table is None:
+        raise CheckpointError(f"{source} has no tensor token_embd.weight")
+    if "rope_freqs.weight" in file.tensors:
+        raise ConfigError(f"{source}: rope_freqs.weight is there, but scaled RoPE is unsupported")
+    values = _config_values(file.metadata, arch, source)
+    values |= {"vocab_size": table.shape[0], "tie_word_embeddings": "output.weight" not in file.tensors}
+    return ModelConfig.from_dict(values, source)
+
+
+def _config_values(metadata: Mapping[str, Value], arch: str, source: str) -> dict[str, object]:
+    """The metadata in the words of config.json."""
+    scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
+    values: dict[str, object] = {
+        "architectures": [_ARCHITECTURES[arch]],
+        "hidden_size": metadata.get(f"{arch}.embedding_length"),
+        "intermediate_size": metadata.get(f"{arch}.feed_forward_length"),
+        "num_hidden_layers": metadata.get(f"{arch}.block_count"),
+        "num_attention_heads": metadata.get(f"{arch}.attention.head_count"),
+        "num_key_value_heads": metadata.get(
+            f"{arch}.attention.head_count_kv", metadata.get(f"{arch}.attention.head_count")
+        ),
+        "head_dim": metadata.get(f"{arch}.attention.key_length"),
+        "rms_norm_eps": _shortest(metadata.get(f"{arch}.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _shortest(metadata.get(f"{arch}.rope.freq_base", 10000.0)),
+        "rope_scaling": None if scaling == "none" else {"rope_type": scaling},
+        "max_position_embeddings": metadata.get(f"{arch}.context_length"),
+    }
+    head_dim, hidden, heads = (values[key] for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if head_dim is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        head_dim = hidden // heads
+    for key in ("rope.dimension_count", "attention.value_length"):
+        value = metadata.get(f"{arch}.{key}", head_dim)
+        if value != head_dim:
+            raise ConfigError(f"{source}: {arch}.{key} = {str(value)[:40]} differs from a head's {head_dim}")
+    experts = metadata.get(f"{arch}.expert_count", 0)
+    if experts != 0:
+        raise ConfigError(f"{source}: {arch}.expert_count = {str(experts)[:40]}, but experts are unsupported")
+    return values
+
+
+def _shortest(value: object) -> object:
+    """A float32 as the float with the fewest digits that means it: 1e-06, not 9.999999974752427e-07."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+class GgufWeights:
+    """The tensors of a GGUF file. Keeps the `Weights` protocol."""
+
+    def __init__(self, file: GgufFile, config: ModelConfig) -> None:
+        """Serve the tensors of `file`, which stays the caller's to close."""
+        self._file = file
+        self._gguf = gguf_package()
+        self._tensors = {hugging_face_name(name): tensor for name, tensor in file.tensors.items()}
+        # llama.cpp rotates neighbours where Hugging Face rotates halves, so its converter reorders rows.
+        self._head_dim = config.head_dim if config.model_type == "llama" else 0
+
+    def names(self) -> frozenset[str]:
+        """Names of all tensors."""
+        return frozenset(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it. Raises CheckpointError for an unknown name."""
+        return self._find(name).shape
+
+    def dtype(self, name: str) -> str:
+        """GGUF's name of the type: "Q4_K". Raises CheckpointError for an unknown name."""
+        return self._find(name).type_name
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
+        tensor = self._find(name)
+        if len(tensor.shape) == 2:
+            return self.read_rows(name, 0, tensor.shape[0])
+        rows = tensor.bytes // tensor.row_bytes
+        return require_finite(self._rows(tensor, 0, rows), name, self._file.raw.path).reshape(tensor.shape)
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
+        tensor = self._find(name)
+        require_rows(name, tensor.shape, start, stop)
+        if self._head_dim and name.endswith(("q_proj.weight", "k_proj.weight")):
+            rows = self._reordered_rows(tensor, start, stop)
+        else:
+            rows = self._rows(tensor, start, stop)
+        return require_finite(rows, name, self._file.raw.path)
+
+    def _find(self, name: str) -> GgufTensor:
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise CheckpointError(f"{self._file.raw.path} has no tensor {name}") from None
+
+    def _reordered_rows(self, tensor: GgufTensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows in Hugging Face's order: within a head, all even ones of the file, then all odd ones."""
+        size = self._head_dim
+        first, last = start // size * size, min(-(-stop // size) * size, tensor.shape[0])
+        rows = self._rows(tensor, first, last)
+        pairs = rows.reshape(-1, size // 2, 2, tensor.shape[1])
+        return pairs.swapaxes(1, 2).reshape(rows.shape)[start - first : stop - first]
+
+    def _rows(self, tensor: GgufTensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) in the file's order, float32 [stop - start, columns]."""
+        columns = tensor.shape[-1]
+        out = np.empty((stop - start, columns), np.float32)
+        kind = self._gguf.GGMLQuantizationType[tensor.type_name]
+        step = max(1, _PIECE_VALUES // columns)
+        raw = self._file.raw.read(tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes)
+        raw = raw.reshape(stop - start, tensor.row_bytes)
+        with np.errstate(all="ignore"):  # damaged scales overflow; `require_finite` reports them
+            for row in range(0, stop - start, step):
+                piece = raw[row : row + step]
+                # One long row, since the package works through 16 rows at a time.
+                values = self._gguf.quants.dequantize(piece.reshape(1, -1), kind)
+                out[row : row + step] = values.reshape(piece.shape[0], columns)
+        return out

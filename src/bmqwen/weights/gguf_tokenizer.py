@@ -1,0 +1,183 @@
+"""Hugging Face's tokenizer files, built from a GGUF file's metadata."""
+
+import json
+
+from bmqwen.errors import CheckpointError, ConfigError
+from bmqwen.weights.gguf_file import GgufFile
+
+_UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5
+
+# The published tokenizer.json files of Qwen1.5/Qwen2.5 and of SmolLM2 have these parts.
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+_PRE_TOKENIZERS: dict[str, list[dict[str, object]]] = {
+    "qwen2": [
+        {"type": "Split", "pattern": {"Regex": _QWEN2_SPLIT}, "behavior": "Isolated", "invert": False},
+        dict(_BYTE_LEVEL),
+    ],
+    "smollm": [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+}
+_NORMALIZERS: dict[str, dict[str, str] | None] = {"qwen2": {"type": "NFC"}, "smollm": None}
+
+
+def gguf_tokenizer_files(file: GgufFile) -> dict[str, bytes]:
+    """tokenizer.json, tokenizer_config.json and generation_config.json, by name.
+
+    Raises:
+        CheckpointError: the file has no tokenizer, or a damaged one.
+        ConfigError: its kind of tokenizer is unsupported.
+    """
+    return _Vocabulary(file).files()
+
+
+class _Vocabulary:
+    """Tokens, their types and merges, checked against each other."""
+
+    def __init__(self, file: GgufFile) -> None:
+        self._file = file
+        self._source = str(file.raw.path)
+        tokens = file.strings("tokenizer.ggml.tokens")
+        if tokens is None:
+            raise CheckpointError(
+                f"{self._source} has no tokenizer (tokenizer.ggml.tokens); use a file made from a whole model"
+            )
+        model, self.kind = (file.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+        if model != "gpt2":
+            raise self._unsupported("model", model, "gpt2")
+        if self.kind not in _PRE_TOKENIZERS:
+            raise self._unsupported("pre", self.kind, " and ".join(_PRE_TOKENIZERS))
+        if len(set(tokens)) != len(tokens):
+            raise CheckpointError(f"{self._source}: tokenizer.ggml.tokens has a token twice")
+        types = file.metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
+        if not isinstance(types, list) or len(types) != len(tokens):
+            raise CheckpointError(
+                f"{self._source}: tokenizer.ggml.token_type does not match the {len(tokens):,} tokens"
+            )
+        self.tokens, self.types = tokens, types
+
+    def files(self) -> dict[str, bytes]:
+        tokenizer = json.dumps(self._tokenizer(), ensure_ascii=False)
+        self._check(tokenizer)
+        return {
+            "tokenizer.json": tokenizer.encode(),
+            "tokenizer_config.json": json.dumps(self._tokenizer_config(), ensure_ascii=False).encode(),
+            "generation_config.json": json.dumps(self._generation_config()).encode(),
+        }
+
+    def _added(self) -> dict[int, bool]:
+        """Ids of tokens that are found as whole texts; true for control tokens."""
+        special = (_CONTROL, _UNKNOWN)
+        return {
+            index: kind in special
+            for index, kind in enumerate(self.types)
+            if kind == _USER_DEFINED or kind in special
+        }
+
+    def _tokenizer(self) -> dict[str, object]:
+        added = self._added()
+        normal = [i for i, kind in enumerate(self.types) if kind != _UNUSED and i not in added]
+        # Added tokens after the vocabulary get the next ids; those in its midst must be part of it.
+        end = max(normal, default=-1) + 1
+        tail = [index for index in added if index >= end]
+        if tail != list(range(end, end + len(tail))):
+            end = tail[-1] + 1
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {
+                    "id": index,
+                    "content": self.tokens[index],
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": False,
+                    "special": special,
+                }
+                for index, special in added.items()
+            ],
+            "normalizer": _NORMALIZERS[str(self.kind)],
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[str(self.kind)]},
+            "post_processor": dict(_BYTE_LEVEL),
+            "decoder": dict(_BYTE_LEVEL),
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": "",
+                "end_of_word_suffix": "",
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "vocab": {token: index for index, token in enumerate(self.tokens[:end])},
+                "merges": self._file.strings("tokenizer.ggml.merges") or [],
+            },
+        }
+
+    def _check(self, text: str) -> None:
+        """Let the library load it, since it finds merges of tokens that are not there."""
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise CheckpointError(f"{self._source}: the tokenizer is damaged ({cause})") from None
+        for index in self._added():
+            if tokenizer.token_to_id(self.tokens[index]) != index:
+                raise CheckpointError(
+                    f"{self._source}: token {index} of the tokenizer has no place of its own"
+                )
+
+    def _tokenizer_config(self) -> dict[str, object]:
+        special = [self.tokens[index] for index, special in self._added().items() if special]
+        arch = self._file.metadata.get("general.architecture")
+        config: dict[str, object] = {
+            "add_bos_token": bool(self._file.metadata.get("tokenizer.ggml.add_bos_token", False)),
+            "add_prefix_space": False,
+            "additional_special_tokens": special,
+            "bos_token": self._token("bos_token_id"),
+            "eos_token": self._token("eos_token_id"),
+            "pad_token": self._token("padding_token_id"),
+            "unk_token": None,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": self._file.metadata.get(f"{arch}.context_length"),
+            "tokenizer_class": "Qwen2Tokenizer" if self.kind == "qwen2" else "GPT2Tokenizer",
+        }
+        template = self._file.metadata.get("tokenizer.chat_template")
+        if isinstance(template, str):
+            config["chat_template"] = template
+        return config
+
+    def _generation_config(self) -> dict[str, object]:
+        added = self._added()
+        ends = [self._id("eos_token_id"), self._id("eot_token_id")]
+        # Files name one of the two only, yet a chat model may end with either.
+        ends += [i for i in added if self.tokens[i] in ("<|im_end|>", "<|endoftext|>")]
+        return {
+            "bos_token_id": self._id("bos_token_id"),
+            "eos_token_id": list(dict.fromkeys(index for index in ends if index is not None)),
+            "pad_token_id": self._id("padding_token_id"),
+        }
+
+    def _id(self, key: str) -> int | None:
+        value = self._file.metadata.get(f"tokenizer.ggml.{key}")
+        if value is not None and not (type(value) is int and 0 <= value < len(self.tokens)):
+            raise CheckpointError(f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]} is no token")
+        return value if isinstance(value, int) else None
+
+    def _token(self, key: str) -> str | None:
+        index = self._id(key)
+        return None if index is None else self.tokens[index]
+
+    def _unsupported(self, key: str, value: object, supported: str) -> ConfigError:
+        return ConfigError(
+            f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]!r}, which is unsupported; "
+            f"supported: {supported}"
+        )

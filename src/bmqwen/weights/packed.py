@@ -1,0 +1,202 @@
+"""Weights of a GPTQ or AWQ checkpoint: read lazily, on just the grid that is stored."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import CheckpointError
+from bmqwen.model.packing import Packing
+from bmqwen.weights.safetensors import SafetensorsWeights
+from bmqwen.weights.tensor_checks import require_rows
+
+WORD = 32
+# AWQ: which of eight columns the codes of a word are of, the lowest bits first.
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+PARTS = ("qweight", "qzeros", "scales")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrid:
+    """Rows of a matrix as they are stored.
+
+    Attributes:
+        codes: uint8 [n, K].
+        scales: float32 [n, K / group_size], values of float16.
+        zeros: uint8 [n, K / group_size].
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.uint8]
+
+
+@runtime_checkable
+class GridSource(Protocol):
+    """Weights some of which are on a grid already."""
+
+    def grid_of(self, name: str) -> tuple[int, int] | None:
+        """Bits and group size of a weight's stored grid; None: it has none."""
+
+    def read_grid(self, name: str, start: int, stop: int) -> StoredGrid:
+        """Rows [start, stop) of such a weight."""
+
+
+class PackedWeights:
+    """Keeps the `Weights` protocol, and `GridSource`: a matrix X.weight is stored as X.qweight, X.qzeros, X.scales."""
+
+    def __init__(self, weights: SafetensorsWeights, packing: Packing, expected: Iterable[str]) -> None:
+        """Find the packed matrices.
+
+        Args:
+            weights: the file's tensors.
+            packing: how they are packed.
+            expected: names that the model demands. A bias beyond these may be stored if it is zero.
+
+        Raises:
+            CheckpointError: parts are missing, of the wrong shape, or packed in an order of activations.
+        """
+        self._weights, self.packing = weights, packing
+        stored = weights.names()
+        self._packed = {name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")}
+        known = set(expected)
+        dropped = {f"{plain}.{part}" for plain in self._packed for part in (*PARTS, "g_idx")}
+        for plain in self._packed:
+            self._check(plain, stored)
+            bias = f"{plain}.bias"
+            if bias in stored and bias not in known and not weights.read(bias).any():
+                dropped.add(bias)
+        self._names = (stored - dropped) | {f"{plain}.weight" for plain in self._packed}
+        self._words = lru_cache(maxsize=4)(self._read_words)
+
+    def names(self) -> frozenset[str]:
+        """Names of all tensors, as of a checkpoint that is not packed."""
+        return frozenset(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it. Raises CheckpointError for an unknown name."""
+        plain = name.removesuffix(".weight")
+        return self._shape(plain) if plain in self._packed else self._weights.shape(name)
+
+    def dtype(self, name: str) -> str:
+        """How it is stored, for people."""
+        packed = name.removesuffix(".weight") in self._packed
+        return str(self.packing) if packed else self._weights.dtype(name)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The tensor as float32. Raises CheckpointError if it is damaged or not finite."""
+        if name.removesuffix(".weight") in self._packed:
+            return self.read_rows(name, 0, self.shape(name)[0])
+        return self._weights.read(name)
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) of a two-dimensional tensor, a packed one as what its grid stands for."""
+        if name.removesuffix(".weight") not in self._packed:
+            return self._weights.read_rows(name, start, stop)
+        grid, size = self.read_grid(name, start, stop), self.packing.group_size
+        steps = grid.codes.astype(np.float32) - np.repeat(grid.zeros.astype(np.float32), size, axis=1)
+        values: NDArray[np.float32] = steps * np.repeat(grid.scales, size, axis=1)
+        return values
+
+    def grid_of(self, name: str) -> tuple[int, int] | None:
+        """Bits and group size of a weight's stored grid; None: it has none."""
+        packed = name.removesuffix(".weight") in self._packed
+        return (self.packing.bits, self.packing.group_size) if packed else None
+
+    def read_grid(self, name: str, start: int, stop: int) -> StoredGrid:
+        """Rows [start, stop) of a packed weight. Raises CheckpointError for damaged ones."""
+        plain, bits = name.removesuffix(".weight"), self.packing.bits
+        require_rows(name, self._shape(plain), start, stop)
+        words, packed_zeros, scales = self._words(plain)
+        per = WORD // bits
+        if self.packing.method == "gptq":
+            codes = _unpack(words[:, start:stop].T, bits)
+            zeros = _unpack(packed_zeros, bits)[:, start:stop]
+        else:
+            first, last = start // per, -(-stop // per)
+            columns = slice(start - first * per, stop - first * per)
+            codes = _unpack_awq(words[:, first:last], bits)[:, columns].T
+            zeros = _unpack_awq(packed_zeros[:, first:last], bits)[:, columns]
+        shifted = zeros.T.astype(np.int64) + self.packing.zero_offset
+        if (shifted >= 1 << bits).any():
+            raise CheckpointError(
+                f"{name} has a zero point of {1 << bits}, which {bits} bits cannot hold: "
+                "use the checkpoint that is not quantised"
+            )
+        return StoredGrid(
+            np.ascontiguousarray(codes, np.uint8),
+            np.ascontiguousarray(scales[:, start:stop].T, np.float32),
+            np.ascontiguousarray(shifted, np.uint8),
+        )
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of all files of weights."""
+        return self._weights.bytes_on_disk
+
+    def fingerprint(self) -> list[object]:
+        """Names, sizes, times and the hash of all headers, and how they are read."""
+        return [*self._weights.fingerprint(), str(self.packing), self.packing.zero_offset]
+
+    def close(self) -> None:
+        """Close all files. May be called twice."""
+        self._words.cache_clear()
+        self._weights.close()
+
+    def _shape(self, plain: str) -> tuple[int, int]:
+        """[N, K] of a packed matrix."""
+        rows, columns = self._weights.shape(f"{plain}.qweight")
+        per = WORD // self.packing.bits
+        return (columns, rows * per) if self.packing.method == "gptq" else (columns * per, rows)
+
+    def _check(self, plain: str, stored: frozenset[str]) -> None:
+        """Raise CheckpointError unless all parts of a matrix fit together."""
+        missing = [part for part in PARTS if f"{plain}.{part}" not in stored]
+        if missing:
+            raise CheckpointError(f"the checkpoint has {plain}.qweight, but not {plain}.{missing[0]}")
+        if len(self._weights.shape(f"{plain}.qweight")) != 2:
+            raise CheckpointError(f"tensor {plain}.qweight must have two dimensions")
+        rows, columns = self._shape(plain)
+        size, per = self.packing.group_size, WORD // self.packing.bits
+        wanted = {"qzeros": (columns // size, rows // per), "scales": (columns // size, rows)}
+        for part, shape in wanted.items():
+            found = self._weights.shape(f"{plain}.{part}")
+            if columns % size or rows % per or found != shape:
+                raise CheckpointError(
+                    f"tensor {plain}.{part} has shape {list(found)}, but the matrix {[rows, columns]} in groups of "
+                    f"{size} demands {list(shape)}"
+                )
+        index = f"{plain}.g_idx"
+        if index in stored:
+            groups = self._weights.read_words(index)
+            if groups.shape != (columns,) or (groups != np.arange(columns) // size).any():
+                raise CheckpointError(
+                    f"{plain} was quantised in the order of activations (desc_act), which the chip's grid cannot "
+                    "hold: use a checkpoint made without it, or the one that is not quantised"
+                )
+
+    def _read_words(self, plain: str) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+        words, zeros = (self._weights.read_words(f"{plain}.{part}") for part in ("qweight", "qzeros"))
+        scales = self._weights.read(f"{plain}.scales")
+        if self._weights.dtype(f"{plain}.scales") != "F16":
+            # What float16 does not hold is rounded to it, as the chip does.
+            scales = scales.astype(np.float16).astype(np.float32)
+        return words, zeros, scales
+
+
+def _unpack(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
+    """Codes of words [r, c] along the last axis, the lowest bits first: [r, c * 32 / bits]."""
+    shifts = np.arange(0, WORD, bits, dtype=np.uint32)
+    codes = (words[..., None] >> shifts) & np.uint32((1 << bits) - 1)
+    return codes.astype(np.uint8).reshape(words.shape[0], -1)
+
+
+def _unpack_awq(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
+    """As `_unpack`, the codes of a word in AWQ's order."""
+    codes = _unpack(words, bits).reshape(words.shape[0], -1, WORD // bits)
+    ordered = np.empty_like(codes)
+    ordered[..., AWQ_ORDER] = codes
+    return ordered.reshape(words.shape[0], -1)

@@ -1,0 +1,207 @@
+"""Weights in safetensors files, one or several with an index."""
+
+import hashlib
+import math
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.errors import CheckpointError
+from bmqwen.util.json_file import parse_json_object, read_json_object
+from bmqwen.weights.raw_file import RawFile
+from bmqwen.weights.tensor_checks import require_finite, require_rows
+
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
+# The format allows 100 MB; a header of 6,000 tensors has about 1 MB.
+_MOST_HEADER_BYTES = 32 << 20
+# Plain names only, so that an index cannot point out of its folder.
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One tensor of a file; `offset` counts from the file's start."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class SafetensorsWeights:
+    """The tensors of one file, or of a folder's shards. Keeps the `Weights` protocol; close it after use."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`: a *.safetensors file or a *.safetensors.index.json.
+
+        Raises:
+            CheckpointError: a file is missing, truncated, contradicts itself or the index, or holds a
+                type other than F32, F16, BF16 and I32.
+        """
+        self._path = path
+        self._tensors: dict[str, tuple[RawFile, _Entry]] = {}
+        self._hash = hashlib.sha256()
+        self._files: list[RawFile] = []
+        with ExitStack() as stack:
+            if path.name.endswith(".json"):
+                self._open_shards(path, stack)
+            else:
+                file, entries = self._open(path, stack)
+                self._tensors = {name: (file, entry) for name, entry in entries.items()}
+            self._stack = stack.pop_all()
+
+    def names(self) -> frozenset[str]:
+        """Names of all tensors."""
+        return frozenset(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it. Raises CheckpointError for an unknown name."""
+        return self._find(name)[1].shape
+
+    def dtype(self, name: str) -> str:
+        """ "F32", "F16", "BF16" or "I32". Raises CheckpointError for an unknown name."""
+        return self._find(name)[1].dtype
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
+        shape = self.shape(name)
+        return self._read(name, 0, math.prod(shape)).reshape(shape)
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
+        columns = require_rows(name, self.shape(name), start, stop)
+        return self._read(name, start * columns, stop * columns).reshape(stop - start, columns)
+
+    def read_words(self, name: str) -> NDArray[np.uint32]:
+        """A tensor of packed 32-bit words, or of indices. Raises CheckpointError for one of another type."""
+        file, entry = self._find(name)
+        if entry.dtype != "I32":
+            raise CheckpointError(f"{file.path}: tensor {name} has type {entry.dtype} where I32 is expected")
+        raw = file.read(entry.offset, 4 * math.prod(entry.shape))
+        return raw.view("<u4").astype(np.uint32, copy=False).reshape(entry.shape)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of all files of weights."""
+        return sum(file.size for file in self._files)
+
+    def fingerprint(self) -> list[object]:
+        """Names, sizes, times and the hash of all headers."""
+        return [*(file.fingerprint() for file in self._files), self._hash.hexdigest()]
+
+    def close(self) -> None:
+        """Close all files. May be called twice."""
+        self._stack.close()
+
+    def _find(self, name: str) -> tuple[RawFile, _Entry]:
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise CheckpointError(f"{self._path} has no tensor {name}") from None
+
+    def _read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        file, entry = self._find(name)
+        if entry.dtype == "I32":
+            raise CheckpointError(
+                f"{file.path}: tensor {name} holds whole numbers where weights are expected"
+            )
+        width = _ITEM_BYTES[entry.dtype]
+        raw = file.read(entry.offset + start * width, (stop - start) * width)
+        values: NDArray[np.float32]
+        if entry.dtype == "BF16":
+            bits = raw.view("<u2").astype(np.uint32)
+            bits <<= 16
+            values = bits.view(np.float32)
+        else:
+            with np.errstate(invalid="ignore"):
+                values = raw.view("<f4" if width == 4 else "<f2").astype(np.float32, copy=False)
+        return require_finite(values, name, file.path)
+
+    def _open(self, path: Path, stack: ExitStack) -> tuple[RawFile, dict[str, _Entry]]:
+        file = stack.enter_context(RawFile(path))
+        header, data_start = _read_header(file)
+        self._hash.update(header)
+        self._files.append(file)
+        return file, _entries(header, data_start, file)
+
+    def _open_shards(self, index: Path, stack: ExitStack) -> None:
+        weight_map = read_json_object(index, CheckpointError, _MOST_HEADER_BYTES).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index} has no weight_map that names the tensors' files")
+        opened: dict[str, tuple[RawFile, dict[str, _Entry]]] = {}
+        for name, file_name in weight_map.items():
+            if not isinstance(file_name, str) or not _SHARD_NAME.fullmatch(file_name):
+                raise CheckpointError(
+                    f"{index} places {name} in {str(file_name)[:80]!r}, which is no safetensors file"
+                )
+            if file_name not in opened:
+                if not (index.parent / file_name).exists():
+                    raise CheckpointError(f"{index} names {file_name}, which is missing; download it again")
+                opened[file_name] = self._open(index.parent / file_name, stack)
+            file, entries = opened[file_name]
+            if name not in entries:
+                raise CheckpointError(f"{index} places {name} in {file_name}, which has no such tensor")
+            self._tensors[name] = (file, entries[name])
+
+
+def _read_header(file: RawFile) -> tuple[bytes, int]:
+    """The JSON header of a safetensors file and where the data begin."""
+    length = int.from_bytes(file.read(0, 8).tobytes(), "little")
+    if length > min(_MOST_HEADER_BYTES, file.size - 8):
+        raise CheckpointError(
+            f"{file.path} is truncated or no safetensors file: its header would have {length:,} bytes of "
+            f"the file's {file.size:,}"
+        )
+    return file.read(8, length).tobytes(), 8 + length
+
+
+def _entries(header: bytes, data_start: int, file: RawFile) -> dict[str, _Entry]:
+    values = parse_json_object(header, f"the header of {file.path}", CheckpointError)
+    values.pop("__metadata__", None)
+    spans: list[tuple[int, int, str]] = []
+    entries: dict[str, _Entry] = {}
+    for name, value in values.items():
+        begin, end, dtype, shape = _fields(name, value, file.path)
+        if end - begin != math.prod(shape) * _ITEM_BYTES[dtype]:
+            raise CheckpointError(
+                f"{file.path}: tensor {name} of shape {list(shape)} and type {dtype} cannot have "
+                f"{end - begin:,} bytes"
+            )
+        spans.append((begin, end, name))
+        entries[name] = _Entry(dtype, shape, data_start + begin)
+    position = 0
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            raise CheckpointError(f"{file.path}: the bytes of tensor {name} overlap others or leave a gap")
+        position = end
+    if data_start + position > file.size:
+        raise CheckpointError(
+            f"{file.path} is truncated: it has {file.size:,} bytes where its header names "
+            f"{data_start + position:,}; download it again"
+        )
+    if data_start + position < file.size:
+        raise CheckpointError(
+            f"{file.path} has {file.size - data_start - position:,} bytes that its header does not name"
+        )
+    return entries
+
+
+def _fields(name: str, value: object, path: Path) -> tuple[int, int, str, tuple[int, ...]]:
+    entry = value if isinstance(value, dict) else {}
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (_is_sizes(shape) and len(shape) <= 8 and _is_sizes(offsets) and len(offsets) == 2):
+        raise CheckpointError(f"{path}: the header's entry of tensor {name[:200]} is damaged")
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise CheckpointError(
+            f"{path}: tensor {name} has type {str(dtype)[:20]}; supported are {', '.join(_ITEM_BYTES)}"
+        )
+    return offsets[0], offsets[1], dtype, tuple(shape)
+
+
+def _is_sizes(value: object) -> TypeGuard[list[int]]:
+    """Whether it is a list of integers that may be sizes or offsets."""
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)

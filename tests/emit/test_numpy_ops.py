@@ -1,0 +1,32 @@
+"""The network computed by numpy says what ONNX Runtime says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bmqwen.emit.export import export_onnx
+from bmqwen.emit.numpy import NumpyOps
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.model.qwen2 import emit
+from bmqwen.quant.precision import Precision
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import Kind, tiny_config, write_checkpoint
+
+
+@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "llama"])
+def test_logits_and_cache(tmp_path: Path, kind: Kind) -> None:
+    config = tiny_config(kind)
+    write_checkpoint(tmp_path / "model", config, seed=1)
+    ids = np.random.default_rng(0).integers(0, 300, 21).tolist()
+    with open_checkpoint(tmp_path / "model") as checkpoint:
+        bundle = export_onnx(checkpoint, tmp_path / "cpu", Precision("f32", 32, "f32"))
+        ops = NumpyOps(config, WeightBlocks(checkpoint.weights), ids, [4, 20])
+        logits = emit(config, ops)
+    runtime = CpuRuntime(bundle, threads=1)
+    wanted = runtime.feed(ids, every_row=True).logits()
+    runtime.close()
+    assert logits.dtype == np.float32
+    assert np.abs(logits - wanted[[4, 20]]).max() < 1e-4
+    assert [rows.shape for rows in ops.cache] == [(21, config.num_key_value_heads, config.head_dim)] * 4

@@ -1,0 +1,168 @@
+"""The emitted graphs against transformers: float32 logits on tiny checkpoints of every supported kind."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.emit.export import MODEL_FILE, estimated_bytes, export_onnx
+from bmqwen.errors import CheckpointError
+from bmqwen.model.config import ModelConfig
+from bmqwen.quant.precision import Format, Precision
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
+
+FLOAT = Precision("f32", 32, "f32")
+TOLERANCE = 1e-3
+KINDS = {
+    "qwen1.5 (multi-head, untied)": tiny_config("qwen1.5"),
+    "qwen1.5 tied": tiny_config("qwen1.5", tied=True),
+    "qwen2.5 (grouped, tied)": tiny_config("qwen2.5"),
+    "qwen2.5 untied, 1 kv head": tiny_config("qwen2.5", kv_heads=1, tied=False),
+    "llama (no biases)": tiny_config("llama"),
+    "wide heads": tiny_config("qwen2.5", head_dim=32, layers=3),
+}
+TOKENS = np.random.default_rng(7).integers(0, 300, 50).tolist()
+
+
+@pytest.fixture(params=list(KINDS), name="config")
+def config_fixture(request: pytest.FixtureRequest) -> ModelConfig:
+    return KINDS[request.param]
+
+
+@pytest.fixture(name="folder")
+def folder_fixture(config: ModelConfig, tmp_path: Path) -> Path:
+    write_checkpoint(tmp_path / "checkpoint", config, seed=3)
+    return tmp_path / "checkpoint"
+
+
+def export(folder: Path, name: str, precision: Precision, *, plain: bool = False) -> Bundle:
+    with open_checkpoint(folder) as checkpoint:
+        return export_onnx(checkpoint, folder.parent / name, precision, plain=plain)
+
+
+def reference_logits(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        logits: NDArray[np.float32] = model(torch.tensor([tokens])).logits[0].numpy()
+    return logits
+
+
+def run_plain(bundle: Bundle, config: ModelConfig, pieces: list[list[int]]) -> NDArray[np.float32]:
+    ort: Any = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(bundle.path(MODEL_FILE), providers=["CPUExecutionProvider"])
+    empty = np.zeros((1, config.num_key_value_heads, 0, config.head_dim), np.float32)
+    cache = {
+        f"past_key_values.{i}.{p}": empty for i in range(config.num_hidden_layers) for p in ("key", "value")
+    }
+    rows, position = [], 0
+    for piece in pieces:
+        feeds = {
+            "input_ids": np.array([piece], np.int64),
+            "position_ids": np.arange(position, position + len(piece), dtype=np.int64)[None],
+            "logits_from": np.zeros(1, np.int64),
+            **cache,
+        }
+        names = [output.name for output in session.get_outputs()]
+        results = dict(zip(names, session.run(names, feeds), strict=True))
+        rows.append(results.pop("logits")[0])
+        cache = {name.replace("present", "past_key_values"): value for name, value in results.items()}
+        position += len(piece)
+    return np.concatenate(rows)
+
+
+@pytest.mark.reference
+def test_float32_equals_transformers(config: ModelConfig, folder: Path) -> None:
+    expected = reference_logits(folder, TOKENS)
+    runtime = CpuRuntime(export(folder, "contrib", FLOAT), threads=1)
+    got = runtime.feed(TOKENS, every_row=True).logits()
+    assert np.abs(expected).max() > 0.1  # a reference of zeros would prove nothing
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
+    plain = run_plain(export(folder, "plain", FLOAT, plain=True), config, [TOKENS])
+    np.testing.assert_allclose(plain, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_cached_equals_fresh_and_chunked_equals_whole(folder: Path) -> None:
+    runtime = CpuRuntime(export(folder, "contrib", FLOAT), threads=1)
+    whole = runtime.feed(TOKENS, every_row=True).logits().copy()
+    runtime.truncate(0)
+    pieces = [
+        runtime.feed(TOKENS[a:b], every_row=True).logits().copy()
+        for a, b in ((0, 1), (1, 18), (18, 19), (19, 50))
+    ]
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4, rtol=0)
+    runtime.truncate(10)
+    again = runtime.feed(TOKENS[10:]).logits()
+    np.testing.assert_allclose(again[0], whole[-1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["f16", "int8", "int4"])
+def test_dialects_agree_on_quantised_weights(config: ModelConfig, folder: Path, form: Any) -> None:
+    precision = Precision(form, 32, form)
+    runtime = CpuRuntime(export(folder, "contrib", precision), threads=1)
+    fast = runtime.feed(TOKENS, every_row=True).logits()
+    bundle = export(folder, "plain", precision, plain=True)
+    plain = run_plain(bundle, config, [TOKENS[:20], TOKENS[20:]])
+    # The fast dialect rounds activations to int8 as well; the weights' grid is the same.
+    if form == "f16":
+        np.testing.assert_allclose(fast, plain, atol=1e-3, rtol=0)
+    cosine = (fast * plain).sum(1) / np.linalg.norm(fast, axis=1) / np.linalg.norm(plain, axis=1)
+    assert cosine.min() > 0.995
+
+
+def test_plain_export_passes_the_checker_with_standard_operations_only(folder: Path) -> None:
+    onnx: Any = pytest.importorskip("onnx")
+    for form in ("f32", "f16", "int8", "int4"):
+        bundle = export(folder, f"plain-{form}", Precision(form, 32, form), plain=True)
+        onnx.checker.check_model(str(bundle.path(MODEL_FILE)), full_check=True)
+        model = onnx.load(str(bundle.path(MODEL_FILE)), load_external_data=False)
+        assert {node.domain for node in model.graph.node} == {""}
+        assert [opset.version for opset in model.opset_import] == [21]
+
+
+def test_fast_export_passes_the_checker(folder: Path) -> None:
+    onnx: Any = pytest.importorskip("onnx")
+    bundle = export(folder, "contrib", Precision("int4", 32, "int8"))
+    onnx.checker.check_model(str(bundle.path(MODEL_FILE)))
+
+
+@pytest.mark.parametrize("lm_head", ["f32", "int4"])
+@pytest.mark.parametrize("weights", ["f32", "f16", "int8", "int4"])
+def test_the_room_that_is_asked_for_is_a_little_more_than_is_used(
+    tmp_path: Path, weights: Format, lm_head: Format
+) -> None:
+    config = tiny_config("qwen1.5", hidden_size=256, intermediate_size=1024, vocab_size=16384)
+    write_checkpoint(tmp_path / "checkpoint", config)
+    precision = Precision(weights, 64, lm_head)
+    used = export(tmp_path / "checkpoint", "bundle", precision).total_bytes
+    with open_checkpoint(tmp_path / "checkpoint") as checkpoint:
+        asked = estimated_bytes(checkpoint, precision) - (64 << 20)
+    assert 0.95 * used < asked < 1.2 * used
+
+
+def test_exporting_again_leaves_the_bundle_alone(folder: Path) -> None:
+    first = export(folder, "again", FLOAT)
+    before = first.path(MODEL_FILE).stat().st_mtime_ns
+    assert export(folder, "again", FLOAT).path(MODEL_FILE).stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused_before_the_work(
+    config: ModelConfig, tmp_path: Path
+) -> None:
+    write_checkpoint(tmp_path / "checkpoint", config, seed=3, with_tokenizer=False)
+    converted: list[int] = []
+    with (
+        open_checkpoint(tmp_path / "checkpoint") as checkpoint,
+        pytest.raises(CheckpointError, match="tokenizer"),
+    ):
+        export_onnx(checkpoint, tmp_path / "bundle", FLOAT, advance=converted.append)
+    assert not converted
+    assert not (tmp_path / "bundle").exists()

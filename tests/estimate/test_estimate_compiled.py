@@ -1,0 +1,123 @@
+"""Predictions against the real compiler and the runtime on the simulator, at toy size."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bmqwen.artifact.bundle import read_bundle
+from bmqwen.compiler.pipeline import compile_model
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.estimate.chart import write_chart
+from bmqwen.estimate.estimate import Estimate, Question, estimate_bundle, estimate_model
+from bmqwen.estimate.host import HOSTS
+from bmqwen.estimate.sophon_demo import estimate_demo
+from bmqwen.quant.precision import Format, Precision
+from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from bmqwen.util.progress import Silent
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import Kind, tiny_config, write_checkpoint
+from support.compiled_models import CompiledModel
+
+pytestmark = pytest.mark.simulator
+LAYERS, CONTEXT = 5, 64
+PRECISION = Precision("int4", 32, "int4")
+QUESTION = Question(11, 6)
+CONFIG = tiny_config("qwen1.5", layers=LAYERS, hidden_size=128, intermediate_size=256)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Timings of other runs are not to be found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BMQWEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BMQWEN_TOOLCHAIN", str(simulator.root))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole model, compiled from weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_checkpoint(folder / "model", CONFIG, seed=4)
+    with open_checkpoint(folder / "model") as checkpoint:
+        compile_model(checkpoint, folder / "bundle", PRECISION, seq_len=CONTEXT, toolchain=simulator)
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def estimated() -> Estimate:
+    """The same model from its configuration."""
+    return predict()
+
+
+def predict() -> Estimate:
+    return estimate_model("toy", CONFIG, PRECISION, CONTEXT, HOSTS["se7"], QUESTION, progress=Silent())
+
+
+def test_two_layers_foretell_the_whole_model(bundle: Path, estimated: Estimate) -> None:
+    whole = estimate_bundle(read_bundle(bundle), HOSTS["se7"], QUESTION).forecast
+    for (shape, found), (same, real) in zip(estimated.forecast.nets, whole.nets, strict=True):
+        assert shape == same
+        assert found.cycles == pytest.approx(real.cycles, rel=0.002)
+        assert found.bytes_moved == pytest.approx(real.bytes_moved, rel=0.002)
+        assert found.part_cycles == pytest.approx(real.part_cycles, rel=0.05)
+    assert estimated.first_token_s == pytest.approx(whole.first_token_s, rel=0.002)
+    assert estimated.tokens_per_s == pytest.approx(whole.tokens_per_s, rel=0.002)
+
+
+def test_calls_are_those_that_the_runtime_makes(
+    compiled: Callable[[Kind, Format, int], CompiledModel], simulator: Toolchain
+) -> None:
+    bundle = compiled("qwen2.5", "int4", 5).bundle
+    predicted = estimate_bundle(bundle, HOSTS["se7"], Question(11, 4)).forecast
+    runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
+    try:
+        before = runtime.counters
+        runtime.feed(list(range(1, 12))).greedy()
+        first = runtime.counters - before
+        assert first.launches == len(predicted.prompt_launches)
+        assert first.launches + first.writes + first.reads == predicted.first.host_ops
+        before = runtime.counters
+        for _ in range(3):
+            runtime.feed([7]).greedy()
+        answer = runtime.counters - before
+        assert answer.launches + answer.writes + answer.reads == predicted.answer.host_ops == 9
+        assert answer.device_copies == 0
+        assert first.row_bytes == predicted.first.copied_bytes
+        assert answer.row_bytes == predicted.answer.copied_bytes > 0
+    finally:
+        runtime.close()
+
+
+def test_known_timings_are_not_made_again(
+    estimated: Estimate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr("bmqwen.estimate.net_store.compile_net", fail)
+    again = predict()
+    assert again.to_dict() == estimated.to_dict()
+    for name in ("chart.html", "chart.svg"):
+        write_chart(again, tmp_path / name)
+        drawn = (tmp_path / name).read_text()
+        assert all(str(shape) in drawn for shape in again.timelines)
+        assert drawn.count("<rect") > 20 * len(again.timelines)
+        assert "src=" not in drawn
+        assert "<script" not in drawn
+
+
+def test_published_programs_have_their_calls() -> None:
+    found = estimate_demo("toy", CONFIG, "int4", CONTEXT, HOSTS["se7"], progress=Silent())
+    assert found.token.host_ops == 3 * LAYERS + 3
+    profiles = {name: timing.profile for name, timing in found.timings.items()}
+    one = profiles["embedding_cache"].cycles + profiles["lm_head"].cycles
+    assert found.token.device_ns == one + LAYERS * profiles["block_cache"].cycles
+    seconds = found.token.device_ns / 1e9 + (3 * LAYERS + 3) * 0.1425e-3
+    assert found.tokens_per_s == pytest.approx(1 / seconds)
+    # The history is read, and copied beside the new row.
+    history = 2 * 2 * CONTEXT * CONFIG.hidden_size
+    assert profiles["block_cache"].part_bytes["kv"] > history
+    assert json.loads(json.dumps(found.to_dict()))["recipe"] == "sophon-demo"

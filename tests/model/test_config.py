@@ -1,0 +1,185 @@
+"""config.json, read strictly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmqwen.errors import ConfigError
+from bmqwen.model.config import ModelConfig, read_config
+from support.checkpoints import Kind, tiny_config
+
+# As published with Qwen1.5-1.8B-Chat.
+QWEN15: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 5504,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 21,
+    "model_type": "qwen2",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 16,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.37.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "is_llama_config": True,
+    "max_position_embeddings": 8192,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 3,
+    "rms_norm_eps": 1e-05,
+    "rope_interleaved": False,
+    "rope_scaling": None,
+    "rope_theta": 100000,
+    "tie_word_embeddings": True,
+    "vocab_size": 49152,
+}
+
+
+def test_published_qwen15_config_is_read() -> None:
+    config = ModelConfig.from_dict(QWEN15, "config.json")
+    assert config == ModelConfig(
+        model_type="qwen2",
+        vocab_size=151936,
+        hidden_size=2048,
+        intermediate_size=5504,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        head_dim=128,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+        max_position_embeddings=32768,
+        tie_word_embeddings=False,
+        qkv_bias=True,
+    )
+    assert (config.group, config.q_size, config.kv_size) == (1, 2048, 2048)
+
+
+def test_published_llama_type_config_is_read() -> None:
+    config = ModelConfig.from_dict(LLAMA, "config.json")
+    assert (config.model_type, config.head_dim, config.group) == ("llama", 64, 3)
+    assert (config.tie_word_embeddings, config.qkv_bias, config.rope_theta) == (True, False, 100000.0)
+
+
+@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "llama"])
+def test_to_dict_round_trips_through_json(kind: Kind) -> None:
+    config = tiny_config(kind)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())), "config.json") == config
+
+
+def test_newer_spelling_of_rope_gives_the_same() -> None:
+    newer = {key: value for key, value in QWEN15.items() if key != "rope_theta"}
+    newer["rope_parameters"] = {"rope_theta": 1000000.0, "rope_type": "default"}
+    assert ModelConfig.from_dict(newer, "c") == ModelConfig.from_dict(QWEN15, "c")
+    assert ModelConfig.from_dict(QWEN15 | {"rope_scaling": {"type": "default"}}, "c").rope_theta == 1e6
+
+
+def test_llama_without_key_value_heads_is_multi_head() -> None:
+    values = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
+    assert ModelConfig.from_dict(values, "c").num_key_value_heads == 9
+    with pytest.raises(ConfigError, match="num_key_value_heads is missing"):
+        ModelConfig.from_dict({k: v for k, v in QWEN15.items() if k != "num_key_value_heads"}, "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"architectures": ["MistralForCausalLM"]},
+            ("architectures", "MistralForCausalLM", "Qwen2ForCausalLM"),
+        ),
+        ({"architectures": None}, ("architectures", "None")),
+        ({"model_type": "llama"}, ("model_type", "llama", "contradicts")),
+        ({"hidden_act": "gelu"}, ("hidden_act", "gelu", "silu")),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ("rope_scaling", "yarn")),
+        ({"rope_scaling": {"rope_type": "llama3"}}, ("rope_scaling", "llama3")),
+        ({"rope_scaling": {"factor": 2.0}}, ("rope_scaling", "factor", "2.0")),
+        ({"rope_scaling": "yarn"}, ("rope_scaling", "yarn")),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6}}, ("rope_parameters", "linear")),
+        ({"rope_parameters": {"rope_theta": 5.0}}, ("rope_theta", "twice")),
+        ({"use_sliding_window": True}, ("use_sliding_window", "True")),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types", "sliding_attention")),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ("quantization_config", "GPTQ")),
+        ({"quantization_config": {}}, ("quantization_config",)),
+        ({"hidden_size": 0}, ("hidden_size", "0")),
+        ({"hidden_size": -2048}, ("hidden_size", "-2048")),
+        ({"hidden_size": 10**4000}, ("hidden_size",)),
+        ({"hidden_size": 10**5000}, ("hidden_size",)),
+        ({"hidden_size": "2048"}, ("hidden_size", "'2048'")),
+        ({"hidden_size": 2048.0}, ("hidden_size", "2048.0")),
+        ({"hidden_size": True}, ("hidden_size", "True")),
+        ({"hidden_size": 2050}, ("hidden_size", "2050", "16")),
+        ({"hidden_size": None}, ("hidden_size is missing",)),
+        ({"num_key_value_heads": 5}, ("num_key_value_heads", "5", "16")),
+        ({"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 65}, ("head_dim", "65")),
+        ({"rms_norm_eps": 0}, ("rms_norm_eps", "0")),
+        ({"rms_norm_eps": float("nan")}, ("rms_norm_eps", "nan")),
+        ({"rope_theta": float("inf")}, ("rope_theta", "inf")),
+        ({"rope_theta": 10**400}, ("rope_theta",)),
+        ({"tie_word_embeddings": "yes"}, ("tie_word_embeddings", "yes")),
+    ],
+)
+def test_refusal_names_file_key_and_value(change: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig.from_dict(QWEN15 | change, "some/config.json")
+    message = str(caught.value)
+    assert all(word in message for word in ("some/config.json", *words)), message
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("key", ["attention_bias", "mlp_bias", "rope_interleaved"])
+def test_llama_features_that_are_unsupported(key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        ModelConfig.from_dict(LLAMA | {key: True}, "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"[]", "object"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"hidden_size": ' + b"9" * 10_000 + b"}", "not valid JSON"),
+        (b" " * (5 << 20), "larger"),
+    ],
+)
+def test_damaged_file(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="missing"):
+        read_config(tmp_path / "config.json")
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "config.json")

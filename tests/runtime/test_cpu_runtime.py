@@ -1,0 +1,107 @@
+"""The CPU runtime keeps the Runtime protocol, and says what is wrong with what it is given."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.emit.export import export_onnx
+from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
+from bmqwen.quant.precision import Precision
+from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.cpu import FIRST_ROWS, CpuRuntime
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
+
+
+@pytest.fixture(scope="module", name="bundle")
+def bundle_fixture(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("ort")
+    write_checkpoint(folder / "checkpoint", tiny_config("qwen2.5", max_position_embeddings=2048), seed=5)
+    with open_checkpoint(folder / "checkpoint") as checkpoint:
+        return export_onnx(checkpoint, folder / "bundle", Precision("f32", 32, "f32"))
+
+
+@pytest.fixture(name="runtime")
+def runtime_fixture(bundle: Bundle) -> Iterator[CpuRuntime]:
+    runtime = CpuRuntime(bundle, threads=1)
+    yield runtime
+    runtime.close()
+
+
+def test_it_is_a_runtime(runtime: CpuRuntime) -> None:
+    assert isinstance(runtime, Runtime)
+    assert runtime.vocab_size == 320
+    assert runtime.context_length == 2048
+    assert sum(runtime.plan(0, 1000)) == 1000
+
+
+def test_the_cache_grows_without_losing_anything(bundle: Bundle) -> None:
+    tokens = np.random.default_rng(0).integers(0, 300, FIRST_ROWS + 90).tolist()
+    small, whole = CpuRuntime(bundle, threads=1), CpuRuntime(bundle, threads=1)
+    for start in range(0, len(tokens), 50):
+        output = small.feed(tokens[start : start + 50])
+    expected = whole.feed(tokens).logits()
+    np.testing.assert_allclose(output.logits(), expected, atol=1e-4, rtol=0)
+    assert small.position == whole.position == len(tokens)
+
+
+def test_greedy_is_the_best_of_the_last_row(runtime: CpuRuntime) -> None:
+    output = runtime.feed([1, 2, 3], every_row=True)
+    assert output.logits().shape == (3, 320)
+    assert output.greedy() == int(output.logits()[-1].argmax())
+
+
+def test_a_refused_feed_changes_nothing(bundle: Bundle) -> None:
+    runtime = CpuRuntime(bundle, threads=1, context_length=8)
+    runtime.feed([1, 2, 3, 4, 5])
+    for tokens, error in (
+        ([], InputError),
+        ([320], InputError),
+        ([-1], InputError),
+        ([1] * 4, ContextLengthError),
+    ):
+        with pytest.raises(error):
+            runtime.feed(tokens)
+        assert runtime.position == 5
+    for position in (-1, 6):
+        with pytest.raises(InputError):
+            runtime.truncate(position)
+    runtime.feed([6, 7, 8])
+    assert runtime.position == 8
+
+
+def test_closing_twice_is_fine_and_using_it_afterwards_is_not(bundle: Bundle) -> None:
+    runtime = CpuRuntime(bundle, threads=1)
+    runtime.close()
+    runtime.close()
+    with pytest.raises(DeviceError, match="closed"):
+        runtime.feed([1])
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"threads": 0}, {"threads": 1000}, {"context_length": 0}, {"context_length": 4096}]
+)
+def test_numbers_out_of_range_are_refused(bundle: Bundle, arguments: dict[str, int]) -> None:
+    with pytest.raises(InputError):
+        CpuRuntime(bundle, **arguments)
+
+
+def test_a_plain_export_is_refused_with_the_cure(bundle: Bundle, tmp_path: Path) -> None:
+    with open_checkpoint(bundle.folder.parent / "checkpoint") as checkpoint:
+        plain = export_onnx(checkpoint, tmp_path / "plain", Precision("f32", 32, "f32"), plain=True)
+    with pytest.raises(BundleError, match="without --plain"):
+        CpuRuntime(plain)
+
+
+def test_a_damaged_graph_is_an_error_in_words(bundle: Bundle) -> None:
+    graph = bundle.path("model.onnx")
+    original = graph.read_bytes()
+    try:
+        graph.write_bytes(original[: len(original) // 2])
+        with pytest.raises(BundleError, match="cannot load"):
+            CpuRuntime(bundle)
+    finally:
+        graph.write_bytes(original)

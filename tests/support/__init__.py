@@ -1,0 +1,1 @@
+"""What the tests are made with: toys, stand-ins, live programs."""

@@ -1,0 +1,57 @@
+"""A toy model compiled for the chip, and the same weights for the CPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.compiler.pipeline import compile_model
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.emit.export import export_onnx
+from bmqwen.quant.grid_weights import GridWeights
+from bmqwen.quant.precision import Format, Precision
+from bmqwen.util.float16 import Half
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import Kind, tiny_config, write_checkpoint
+
+CONTEXT = 96
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """A toy model three times.
+
+    Attributes:
+        checkpoint: its folder.
+        bundle: compiled.
+        cpu: an ONNX bundle in float32 that computes with the same grid.
+    """
+
+    checkpoint: Path
+    bundle: Bundle
+    cpu: Bundle
+
+
+def compile_toy(
+    toolchain: Toolchain,
+    folder: Path,
+    kind: Kind,
+    form: Format,
+    seed: int,
+    *,
+    half: Half = "f16",
+    context: int = CONTEXT,
+) -> CompiledModel:
+    """Make it in an empty folder."""
+    config = tiny_config(kind, hidden_size=128, intermediate_size=256)
+    precision = Precision.choose(form, 32)
+    write_checkpoint(folder / "model", config, seed=seed)
+    with open_checkpoint(folder / "model") as checkpoint:
+        bundle = compile_model(
+            checkpoint, folder / "bundle", precision, seq_len=context, half=half, toolchain=toolchain
+        )
+        grid = GridWeights(checkpoint.weights, checkpoint.config, precision)
+        weights = {name: grid.read(name) for name in grid.names()}
+    write_checkpoint(folder / "grid", grid.config, weights=weights)
+    with open_checkpoint(folder / "grid") as checkpoint:
+        cpu = export_onnx(checkpoint, folder / "cpu", Precision("f32", 32, "f32"))
+    return CompiledModel(folder / "model", bundle, cpu)

@@ -1,0 +1,84 @@
+"""`bmqwen` with an engine that hangs when it is to read: `python hanging_chat.py HOW FILE ARGUMENTS`.
+
+HOW says where: "worker", in the simulator's process; "stopped", likewise, and that process is stopped; "library", in a
+call of a C library in the program itself. The id of the process that hangs is written to FILE.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bmqwen import engine
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.cli.app import run
+from bmqwen.cli.repl import ctrl_c
+from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+
+VOCABULARY, CONTEXT = 300, 512
+
+
+class Hanging:
+    """Both a Runtime and what the simulator's process holds, as far as a first question needs them."""
+
+    name, vocab_size, context_length, position = "hanging", VOCABULARY, CONTEXT, 0
+
+    def __init__(self) -> None:
+        self._how, self._told = os.environ["HANG_HOW"], Path(os.environ["HANG_TOLD"])
+
+    def facts(self) -> tuple[str, int, int]:
+        return self.name, self.vocab_size, self.context_length
+
+    def plan(self, position: int, count: int) -> list[int]:
+        del position
+        return [count]
+
+    def feed(self, *_: Any, **named: Any) -> None:
+        del named
+        self._told.write_text(str(os.getpid()))
+        if self._how == "library":
+            # A mutex that is locked twice is waited for whatever signals come.
+            mutex = ctypes.create_string_buffer(64)
+            for _attempt in range(2):
+                ctypes.CDLL(None).pthread_mutex_lock(mutex)
+        if self._how == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(600)
+
+    def truncate(self, position: int) -> None:
+        del position
+
+    def close(self) -> None:
+        pass
+
+
+def open_hanging(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Hanging:
+    """In the simulator's process."""
+    del bundle, folder, context_length, device
+    return Hanging()
+
+
+def _open_runtime(bundle: Bundle, *_: object) -> Any:
+    if os.environ["HANG_HOW"] == "library":
+        return Hanging()
+    bundle = replace(bundle, details={"device_bytes": 1})
+    return SimulatedRuntime(bundle, None, opener="support.hanging_chat:open_hanging")
+
+
+def main(how: str, told: str, arguments: Sequence[str]) -> int:
+    """Run the program; its exit code."""
+    os.environ |= {"HANG_HOW": how, "HANG_TOLD": told}
+    engine._open_runtime = _open_runtime  # type: ignore[assignment]
+    ctrl_c.LAST_SECONDS = 1.0
+    return run(list(arguments))
+
+
+if __name__ == "__main__":
+    # Its own children look for it in the package.
+    sys.path[0] = str(Path(__file__).parents[1])
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
