@@ -217,7 +217,7 @@ def parts(message: str) -> list[str]:
     return [part for part in found if len(part) >= TELLING]
 
 
-@pytest.mark.parametrize("page", ["docs/en/export-and-compile.md", "docs/zh/export-and-compile.md"])
+@pytest.mark.parametrize("page", ["docs/en/compile.md", "docs/zh/compile.md"])
 def test_sizes_are_those_that_the_compiler_estimates(page: str) -> None:
     rows = re.findall(
         r"^\| Qwen1\.5-(\S+) \| int4 / int8 / f16 \|(.*)\|$", text_of(ROOT / page), re.MULTILINE
