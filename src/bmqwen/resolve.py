@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.errors import BundleError, InputError
 from bmqwen.hub.catalog import find, is_short
@@ -16,7 +14,7 @@ from bmqwen.published_bundle import open_published, published_in
 from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress
-from bmqwen.util.storage import storage_errors
+from bmqwen.util.storage import path_lock, storage_errors
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -76,10 +74,8 @@ def resolve_bundle(
         key = source_key(checkpoint, precision, plain=False)
         name = re.sub(r"[^\w.-]", "_", checkpoint.name)
         folder = cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
-        with storage_errors(folder.parent):
-            folder.parent.mkdir(parents=True, exist_ok=True)
         # A second process waits here and then finds the bundle made.
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with path_lock(folder):
             return _export(
                 checkpoint, folder, precision, plain=False, replace=True, kept=True, progress=progress
             )

@@ -1,8 +1,6 @@
 """Bundles: written whole or not at all, and nothing damaged is loaded."""
 
-import fcntl
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from bmqwen.artifact.bundle import MANIFEST, Bundle, read_bundle, write_manifest
 from bmqwen.errors import BmqwenError, BundleError, InputError
-from bmqwen.util.storage import new_folder
+from bmqwen.util.storage import new_folder, path_lock
 from support.checkpoints import tiny_config
 
 
@@ -122,16 +120,13 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
         ".b.deadbeef.part",
     ):
         (tmp_path / name / "inner").mkdir(parents=True)
-    working = os.open(tmp_path / ".b.deadbeef.part", os.O_RDONLY)
-    fcntl.flock(working, fcntl.LOCK_EX)
-    with new_folder(tmp_path / "b") as part:
+    with path_lock(tmp_path / ".b.deadbeef.part"), new_folder(tmp_path / "b") as part:
         # A second process beside this one leaves its folder alone.
         with new_folder(tmp_path / "b", replace=True) as other:
             (other / "other").write_text("")
         assert part.is_dir()
         assert (tmp_path / "b" / "other").exists()
         (tmp_path / "b").rename(tmp_path / "c")
-    os.close(working)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [".b.deadbeef.part", ".b.mine.part", ".bb.0123abcd.part", "b", "c"]
 

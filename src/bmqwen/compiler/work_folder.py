@@ -18,8 +18,7 @@ from bmqwen.compiler.profile import read_profile
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import LOG, CompiledNet
 from bmqwen.util.paths import cache_folder
-from bmqwen.util.storage import file_sha256, storage_errors, write_file
-from bmqwen.util.work_lock import work_lock
+from bmqwen.util.storage import file_sha256, path_lock, storage_errors, write_file
 
 NET = "step"
 WEIGHTS = "weights.npz"
@@ -56,7 +55,7 @@ class WorkFolder:
     def __enter__(self) -> "WorkFolder":
         with contextlib.ExitStack() as held:
             waits = "another process compiles the same model: waiting for it"
-            held.enter_context(work_lock(self.path, lambda: self._note(waits)))
+            held.enter_context(path_lock(self.path, lambda: self._note(waits)))
             with storage_errors(self.path):
                 self.path.mkdir(exist_ok=True)
                 end_orphans(self.path)

@@ -18,8 +18,7 @@ from bmqwen.compiler.tpuc import Recipe, compile_net
 from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans
 from bmqwen.errors import CompileError
 from bmqwen.util.paths import cache_folder
-from bmqwen.util.storage import storage_errors, write_file
-from bmqwen.util.work_lock import work_lock
+from bmqwen.util.storage import path_lock, storage_errors, write_file
 
 # Raised when what is read from a compilation changes, so that older timings are made anew.
 READER = 1
@@ -84,7 +83,7 @@ class NetStore:
     def working(self, write_weights: Callable[[Path], None]) -> Iterator[None]:
         """The folder for compilations, with the weights that `write_weights` puts there; gone afterwards."""
         waits = "another process compiles the same nets: waiting for it"
-        with work_lock(self._work, lambda: self._note(waits)):
+        with path_lock(self._work, lambda: self._note(waits)):
             try:
                 end_orphans(self._work)
                 shutil.rmtree(self._work, ignore_errors=True)

@@ -1,17 +1,20 @@
-"""Writing without leaving halves: beside and rename, with storage errors in words."""
+"""Writing without leaving halves, one process at a time: locks, beside and rename, storage errors in words."""
 
 import errno
-import fcntl
 import glob
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from bmqwen.errors import InputError, StorageError
+
+POLL_SECONDS = 0.2
 
 
 @contextmanager
@@ -33,6 +36,40 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def path_lock(path: Path, on_wait: Callable[[], None] | None = None, *, wait: bool = True) -> Iterator[bool]:
+    """Keep other processes away from `path`, which need not exist, while the body runs: `PATH.lock`, gone afterwards.
+
+    Yields whether this process has it, which is always so unless `wait` is false.
+
+    Args:
+        path: whose lock; the folder above it is made.
+        on_wait: called once if another process holds the lock.
+        wait: until the lock is free.
+
+    Raises StorageError.
+    """
+    file = path.with_name(f"{path.name}.lock")
+    lock = FileLock(file, poll_interval=POLL_SECONDS)
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+        if wait and not lock.is_locked:
+            if on_wait:
+                on_wait()
+            lock.acquire()
+    try:
+        yield lock.is_locked
+    finally:
+        if lock.is_locked:
+            # Removed while it is held: who waits for a file that is gone takes the next one. A cache that was deleted
+            # meanwhile has none.
+            with suppress(OSError):
+                file.unlink()
+            lock.release()
+
+
+@contextmanager
 def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which appears as `final` only when the body ends well.
 
@@ -50,8 +87,10 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         _sweep(final)
-        beside, lock = _locked_folder(final)
+        beside = _beside(final, "part")
+    with path_lock(beside), storage_errors(final):
         try:
+            beside.mkdir()
             yield beside
             _refuse_existing(final, replace=replace)
             if final.exists():
@@ -64,7 +103,6 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
                 beside.rename(final)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-            os.close(lock)
 
 
 def _beside(final: Path, ending: str) -> Path:
@@ -76,41 +114,13 @@ def _refuse_existing(final: Path, *, replace: bool) -> None:
         raise InputError(f"{final} exists already: remove it or choose another name")
 
 
-def _locked_folder(final: Path) -> tuple[Path, int]:
-    """A new folder beside `final` and an open file that shows others that somebody works in it."""
-    while True:
-        beside = _beside(final, "part")
-        beside.mkdir()
-        # Another process may take a folder that is not locked yet for a leftover.
-        with suppress(FileNotFoundError):
-            lock = os.open(beside, os.O_RDONLY | os.O_DIRECTORY)
-            if _lock(lock) is not False and beside.exists():
-                return beside, lock
-            os.close(lock)
-
-
-def _lock(folder: int) -> bool | None:
-    """Whether the open folder was free and is now locked; None: its file system has no locks."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
 def _sweep(final: Path) -> None:
-    """Remove what killed processes left beside `final`: folders that nobody has locked."""
+    """Remove what killed processes left beside `final`: folders whose lock nobody holds."""
     for ending in ("part", "old"):
         for left in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.{ending}"):
-            with suppress(OSError):
-                folder = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    if _lock(folder):
-                        shutil.rmtree(left, ignore_errors=True)
-                finally:
-                    os.close(folder)
+            with path_lock(left, wait=False) as abandoned:
+                if abandoned:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from bmqwen.errors import StorageError
-from bmqwen.util.work_lock import DOOR, work_lock
+from bmqwen.util.storage import path_lock
 
 # Without the lock, two of them would read the same number.
 COUNT = """
 import sys, time
 from pathlib import Path
-from bmqwen.compiler import work_lock
+from bmqwen.util import storage
 
-work_lock.POLL_SECONDS = 0.001
+storage.POLL_SECONDS = 0.001
 folder, count = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(20):
-    with work_lock.work_lock(folder, lambda: None):
+    with storage.path_lock(folder):
         number = int(count.read_text())
         time.sleep(0.002)
         count.write_text(str(number + 1))
@@ -38,7 +38,7 @@ def test_processes_take_turns_and_leave_no_lock(tmp_path: Path) -> None:
     processes = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
     assert count.read_text() == "60"
-    assert left(tmp_path / "cache") == [DOOR]
+    assert left(tmp_path / "cache") == []
 
 
 def test_who_waits_is_told_once(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_who_waits_is_told_once(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with work_lock(folder, waits.release):
+        with path_lock(folder, waits.release):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with work_lock(folder, lambda: pytest.fail("nobody has it")):
+    with path_lock(folder, lambda: pytest.fail("nobody has it")):
         thread.start()
         assert waits.acquire(timeout=30)
         order.append("first")
@@ -59,21 +59,26 @@ def test_who_waits_is_told_once(tmp_path: Path) -> None:
     assert not waits.acquire(blocking=False)
 
 
-def test_locks_that_earlier_programs_left_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "gone.lock").touch()
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished.lock").touch()
-    with work_lock(tmp_path / "other", lambda: None), work_lock(tmp_path / "key", lambda: None):
+def test_who_does_not_wait_is_told_whether_it_is_free(tmp_path: Path) -> None:
+    with path_lock(tmp_path / "key", wait=False) as mine, path_lock(tmp_path / "key", wait=False) as other:
+        assert (mine, other) == (True, False)
+        assert left(tmp_path) == ["key.lock"]
+    assert left(tmp_path) == []
+
+
+def test_a_lock_that_a_killed_process_left_is_free(tmp_path: Path) -> None:
+    (tmp_path / "key.lock").touch()
+    with path_lock(tmp_path / "key", lambda: pytest.fail("nobody has it")):
         pass
-    assert left(tmp_path) == [DOOR, "unfinished", "unfinished.lock"]
+    assert left(tmp_path) == []
 
 
 def test_a_cache_that_is_deleted_meanwhile_is_no_error(tmp_path: Path) -> None:
-    with work_lock(tmp_path / "cache" / "key", lambda: None):
+    with path_lock(tmp_path / "cache" / "key"):
         shutil.rmtree(tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="file/key"), work_lock(tmp_path / "file" / "key", lambda: None):
+    with pytest.raises(StorageError, match=r"cannot write .*/file: "), path_lock(tmp_path / "file" / "key"):
         pass
