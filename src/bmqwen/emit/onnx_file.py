@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import MissingDependencyError
+from bmqwen.util.installation import install_command
 
 # ONNX Runtime maps external data into memory: whole pages for whatever is large.
 PAGE = 4096
@@ -22,7 +23,7 @@ class OnnxFile:
             import onnx
         except ImportError as error:
             raise MissingDependencyError(
-                "export needs the package onnx: pip install 'bmqwen[cpu]'"
+                f"export needs the package onnx: {install_command('cpu')}"
             ) from error
         self._onnx = onnx
         self._path = path

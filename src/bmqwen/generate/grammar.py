@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import MissingDependencyError, SchemaError
 from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.util.installation import install_command
 
 # Room for indented JSON, but no endless blanks, which small models fall into.
 _BLANKS = r"[\x20\x0A]{1,40}"
@@ -63,7 +64,7 @@ class GrammarMaker:
             import llguidance
         except ImportError as error:
             raise MissingDependencyError(
-                "answers that keep to a JSON schema need llguidance: pip install 'bmqwen[schema]'"
+                f"answers that keep to a JSON schema need llguidance: {install_command('schema')}"
             ) from error
         if self._tables is None:
             self._tables = llguidance.LLTokenizer(

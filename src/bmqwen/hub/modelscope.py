@@ -10,6 +10,7 @@ from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.hub.catalog import MODELSCOPE, Model
 from bmqwen.hub.source import Release, RemoteFile, UnreachableError, choose
 from bmqwen.hub.transfer import Body, describe, download
+from bmqwen.util.installation import install_command
 from bmqwen.util.progress import Progress, Report
 
 _DEFAULT_REVISION = "master"
@@ -37,7 +38,7 @@ class ModelScope:
             from modelscope_hub import HubApi, get_default_config
         except ImportError as error:
             raise MissingDependencyError(
-                f"{self.title} needs the package modelscope-hub (pip install 'bmqwen[modelscope]')"
+                f"{self.title} needs the package modelscope-hub: {install_command('modelscope')}"
             ) from error
         # It announces every retry on stderr, in the middle of a progress bar.
         logging.getLogger("modelscope_hub").setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ from typing import Any
 
 from bmqwen.errors import CheckpointError, MissingDependencyError
 from bmqwen.hub.web_file import WebFile
+from bmqwen.util.installation import install_command
 from bmqwen.util.json_file import read_json_object
 
 PACKAGE = "dfss"
@@ -40,7 +41,7 @@ def known_servers() -> list[Server]:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(
-            "the published bmodels are fetched with the package dfss: pip install 'bmqwen[sophgo]'"
+            f"the published bmodels are fetched with the package dfss: {install_command('sophgo')}"
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
     content = read_json_object(folder / "output" / "dfss-config.json", CheckpointError)

@@ -18,6 +18,7 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.huge_pages import use_huge_pages
+from bmqwen.util.installation import install_command
 from bmqwen.util.text import counted
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C is felt at once.
@@ -31,7 +32,7 @@ def onnxruntime_package() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError("the CPU engine needs onnxruntime: pip install 'bmqwen[cpu]'") from error
+        raise MissingDependencyError(f"the CPU engine needs onnxruntime: {install_command('cpu')}") from error
     return onnxruntime
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.errors import CheckpointError, MissingDependencyError
+from bmqwen.util.installation import install_command
 from bmqwen.weights.raw_file import RawFile
 
 _MAGIC = b"GGUF"
@@ -34,9 +35,7 @@ def gguf_package() -> Any:
     try:
         import gguf
     except ImportError:
-        raise MissingDependencyError(
-            "GGUF files need the package gguf: run pip install 'bmqwen[cpu]'"
-        ) from None
+        raise MissingDependencyError(f"GGUF files need the package gguf: {install_command('cpu')}") from None
     return gguf
 
 

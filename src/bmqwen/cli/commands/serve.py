@@ -14,6 +14,7 @@ from bmqwen.cli.device_ids import device_ids
 from bmqwen.cli.output import progress_bar
 from bmqwen.cli.terminal import note
 from bmqwen.errors import InputError, MissingDependencyError
+from bmqwen.util.installation import install_command
 
 KEY_VARIABLE = "BMQWEN_API_KEY"
 
@@ -172,7 +173,7 @@ def _server() -> ModuleType:
     try:
         from bmqwen.serve.http import server
     except ImportError as error:
-        raise MissingDependencyError(f"the server needs {error.name}: pip install 'bmqwen[serve]'") from error
+        raise MissingDependencyError(f"the server needs {error.name}: {install_command('serve')}") from error
     return server
 
 
