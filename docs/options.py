@@ -1,0 +1,80 @@
+"""Print the option tables of the guides, from the commands themselves: cog calls `table` where a guide says so.
+
+`cog -r -I docs docs/*/*.md` writes the tables into the guides; with `--check` it only says whether they are up to date.
+The meaning in Chinese stands in options.zh.json beside the English help that it translates.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+
+from bmqwen.cli.app import app
+
+TRANSLATIONS = Path(__file__).with_name("options.zh.json")
+HEADS = {
+    "en": ("option", "default", "meaning"),
+    "zh": ("选项", "默认值", "含义"),
+}
+JOINT = {"en": ", ", "zh": "、"}
+PROGRAM: Any = typer.main.get_command(app)
+
+
+def table(command: str, language: str) -> None:
+    """Print the table of a command's options in Markdown.
+
+    Raises SystemExit, with what to do, where a translation is missing or the English text has changed since.
+    """
+    print()
+    print("|", " | ".join(HEADS[language]), "|")
+    print("|---|---|---|")
+    for option in options(command):
+        names = JOINT[language].join(f"`{name}`" for name in option.opts)
+        print("|", " | ".join((names, _default(option), meaning(command, option, language))), "|")
+    print()
+
+
+def options(command: str) -> list[Any]:
+    """The options of a command that `--help` shows."""
+    found = PROGRAM.commands[command].params
+    return [param for param in found if param.param_type_name == "option" and not param.hidden]
+
+
+def meaning(command: str, option: Any, language: str) -> str:
+    """What `--help` says of an option, or its translation; with the values that it can take."""
+    text = option.help
+    if language == "zh":
+        text = translation(command, option)
+    listed = JOINT[language].join(f"`{choice}`" for choice in _choices(option.type_descriptor.annotation))
+    text = text.rstrip(".").replace("|", "\\|")
+    if not listed:
+        return str(text)
+    return f"{text}: {listed}" if language == "en" else f"{text}：{listed}"
+
+
+def translation(command: str, option: Any) -> str:
+    """The Chinese text of an option."""
+    known = json.loads(TRANSLATIONS.read_text(encoding="utf-8"))
+    for key in (f"{command} {option.opts[-1]}", option.opts[-1]):
+        if key in known and known[key][0] == option.help:
+            return str(known[key][1])
+    raise SystemExit(
+        f"docs/options.zh.json has no translation of `bmqwen {command} {option.opts[-1]}`: {option.help!r}"
+    )
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The values of a Literal, also of one that may be None."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((found for part in get_args(annotation) if (found := _choices(part))), ())
+
+
+def _default(option: Any) -> str:
+    """A default that can be typed; none for a switch."""
+    value = option.default
+    if option.is_flag or value is None or value == ():
+        return ""
+    value = getattr(value, "value", value)
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
