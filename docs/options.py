@@ -1,6 +1,6 @@
 """Print the option tables of the guides, from the commands themselves: cog calls `table` where a guide says so.
 
-`cog -r -I docs docs/*/*.md` writes the tables into the guides; with `--check` it only says whether they are up to date.
+`cog -P -r -I docs docs/*/*.md` writes the tables into the guides; with `--check` in place of `-r` it only compares.
 The meaning in Chinese stands in options.zh.json beside the English help that it translates.
 """
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cogapp
 import numpy as np
 import pytest
 import typer
@@ -269,3 +270,21 @@ def message_pieces() -> set[str]:
                 if len(piece) >= TELLING and " " in piece:
                     pieces.add(piece)
     return pieces
+
+
+def test_option_tables_are_those_of_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [str(page) for page in PAGES if page.parent.name in ("en", "zh")]
+    status = cogapp.Cog().main(["cog", "-P", "--check", "-I", str(ROOT / "docs"), *pages])
+    assert status == 0, f"run `cog -P -r -I docs docs/*/*.md`: {capsys.readouterr().out}"
+
+
+def test_no_translation_is_left_over() -> None:
+    """Translations of options that are gone, or whose English text has changed."""
+    known = json.loads((ROOT / "docs/options.zh.json").read_text(encoding="utf-8"))
+    texts: dict[str, set[str]] = {}
+    for command_name, command in PROGRAM.commands.items():
+        for param in command.params:
+            if param.param_type_name == "option":
+                for key in (f"{command_name} {param.opts[-1]}", param.opts[-1]):
+                    texts.setdefault(key, set()).add(param.help)
+    assert [key for key, (english, _) in known.items() if english not in texts.get(key, set())] == []
