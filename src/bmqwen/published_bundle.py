@@ -11,6 +11,7 @@ from bmqwen.errors import BundleError
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.cache import Cache
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.qwen2 import Qwen2
 from bmqwen.runtime.bmodel.nets import IO_ALONE
 
 # As the publisher calls them: qwen1.5-1.8b_int4_1dev.bmodel, qwen1.5-7b_int4_seq512_1dev.bmodel.
@@ -65,7 +66,7 @@ def published_in(folder: Path) -> Path | None:
 def _config(model: PublishedModel, tokenizer: Path) -> ModelConfig:
     """What is known of the model; 0 where the nets do not tell."""
     return ModelConfig(
-        model_type="qwen2",
+        architecture=Qwen2,
         vocab_size=model.vocab_size or Tokenizer.from_folder(tokenizer).vocab_size,
         hidden_size=model.hidden_size,
         intermediate_size=0,
@@ -77,7 +78,6 @@ def _config(model: PublishedModel, tokenizer: Path) -> ModelConfig:
         rope_theta=0.0,
         max_position_embeddings=model.context,
         tie_word_embeddings=False,
-        qkv_bias=True,
     )
 
 

@@ -8,7 +8,6 @@ import pytest
 from bmqwen.emit.export import export_onnx
 from bmqwen.emit.numpy import NumpyOps
 from bmqwen.emit.weight_blocks import WeightBlocks
-from bmqwen.model.qwen2 import emit
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
@@ -23,7 +22,7 @@ def test_logits_and_cache(tmp_path: Path, kind: Kind) -> None:
     with open_checkpoint(tmp_path / "model") as checkpoint:
         bundle = export_onnx(checkpoint, tmp_path / "cpu", Precision("f32", 32, "f32"))
         ops = NumpyOps(config, WeightBlocks(checkpoint.weights), ids, [4, 20])
-        logits = emit(config, ops)
+        logits = config.network.emit(ops)
     runtime = CpuRuntime(bundle, threads=1)
     wanted = runtime.feed(ids, every_row=True).logits()
     runtime.close()

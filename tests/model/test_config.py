@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from bmqwen.errors import ConfigError
-from bmqwen.model.config import ModelConfig, read_config
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.llama import Llama
+from bmqwen.model.qwen2 import Qwen2
+from bmqwen.model.registry import parse_config, read_config
 from support.checkpoints import Kind, tiny_config
 
 # As published with Qwen1.5-1.8B-Chat.
@@ -59,9 +62,9 @@ LLAMA = {
 
 
 def test_published_qwen15_config_is_read() -> None:
-    config = ModelConfig.from_dict(QWEN15, "config.json")
+    config = parse_config(QWEN15, "config.json")
     assert config == ModelConfig(
-        model_type="qwen2",
+        architecture=Qwen2,
         vocab_size=151936,
         hidden_size=2048,
         intermediate_size=5504,
@@ -73,35 +76,34 @@ def test_published_qwen15_config_is_read() -> None:
         rope_theta=1e6,
         max_position_embeddings=32768,
         tie_word_embeddings=False,
-        qkv_bias=True,
     )
     assert (config.group, config.q_size, config.kv_size) == (1, 2048, 2048)
 
 
 def test_published_llama_type_config_is_read() -> None:
-    config = ModelConfig.from_dict(LLAMA, "config.json")
-    assert (config.model_type, config.head_dim, config.group) == ("llama", 64, 3)
-    assert (config.tie_word_embeddings, config.qkv_bias, config.rope_theta) == (True, False, 100000.0)
+    config = parse_config(LLAMA, "config.json")
+    assert (config.architecture, config.head_dim, config.group) == (Llama, 64, 3)
+    assert (config.tie_word_embeddings, config.rope_theta) == (True, 100000.0)
 
 
 @pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "llama"])
 def test_to_dict_round_trips_through_json(kind: Kind) -> None:
     config = tiny_config(kind)
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())), "config.json") == config
+    assert parse_config(json.loads(json.dumps(config.to_dict())), "config.json") == config
 
 
 def test_newer_spelling_of_rope_gives_the_same() -> None:
     newer = {key: value for key, value in QWEN15.items() if key != "rope_theta"}
     newer["rope_parameters"] = {"rope_theta": 1000000.0, "rope_type": "default"}
-    assert ModelConfig.from_dict(newer, "c") == ModelConfig.from_dict(QWEN15, "c")
-    assert ModelConfig.from_dict(QWEN15 | {"rope_scaling": {"type": "default"}}, "c").rope_theta == 1e6
+    assert parse_config(newer, "c") == parse_config(QWEN15, "c")
+    assert parse_config(QWEN15 | {"rope_scaling": {"type": "default"}}, "c").rope_theta == 1e6
 
 
 def test_llama_without_key_value_heads_is_multi_head() -> None:
     values = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
-    assert ModelConfig.from_dict(values, "c").num_key_value_heads == 9
+    assert parse_config(values, "c").num_key_value_heads == 9
     with pytest.raises(ConfigError, match="num_key_value_heads is missing"):
-        ModelConfig.from_dict({k: v for k, v in QWEN15.items() if k != "num_key_value_heads"}, "c")
+        parse_config({k: v for k, v in QWEN15.items() if k != "num_key_value_heads"}, "c")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_llama_without_key_value_heads_is_multi_head() -> None:
 )
 def test_refusal_names_file_key_and_value(change: dict[str, Any], words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError) as caught:
-        ModelConfig.from_dict(QWEN15 | change, "some/config.json")
+        parse_config(QWEN15 | change, "some/config.json")
     message = str(caught.value)
     assert all(word in message for word in ("some/config.json", *words)), message
     assert "\n" not in message
@@ -154,7 +156,7 @@ def test_refusal_names_file_key_and_value(change: dict[str, Any], words: tuple[s
 @pytest.mark.parametrize("key", ["attention_bias", "mlp_bias", "rope_interleaved"])
 def test_llama_features_that_are_unsupported(key: str) -> None:
     with pytest.raises(ConfigError, match=key):
-        ModelConfig.from_dict(LLAMA | {key: True}, "c")
+        parse_config(LLAMA | {key: True}, "c")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.emit.export import MODEL_FILE, export_onnx
-from bmqwen.model.tensors import expected_tensors
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import quantize
@@ -61,7 +60,7 @@ def test_rounding_to_nearest_is_offered_for_comparison(checkpoint: Checkpoint) -
 
 def test_the_head_is_offered_beside_a_tied_table(checkpoint: Checkpoint) -> None:
     grid = grid_of(checkpoint, Precision("int4", 32, "int4"))
-    expected = expected_tensors(grid.config)
+    expected = grid.config.network.shapes()
     assert grid.names() >= set(expected)
     assert "lm_head.weight" in expected
     assert all(grid.shape(name) == shape for name, shape in expected.items())
@@ -75,7 +74,7 @@ def test_rows_are_those_of_the_whole(checkpoint: Checkpoint) -> None:
 
 def test_float32_changes_nothing(checkpoint: Checkpoint) -> None:
     grid = grid_of(checkpoint, Precision.choose("f32"))
-    for name in expected_tensors(checkpoint.config):
+    for name in checkpoint.config.network.shapes():
         np.testing.assert_array_equal(grid.read(name), checkpoint.weights.read(name))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.tensors import expected_tensors
+from bmqwen.model.llama import Llama
+from bmqwen.model.qwen2 import Qwen2
 
 Kind = Literal["qwen1.5", "qwen2.5", "llama"]
 
@@ -47,7 +48,7 @@ def tiny_config(
     """
     grouped = kind != "qwen1.5"
     return ModelConfig(
-        model_type="llama" if kind == "llama" else "qwen2",
+        architecture=Llama if kind == "llama" else Qwen2,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
@@ -59,7 +60,6 @@ def tiny_config(
         rope_theta=1000000.0 if kind == "qwen2.5" else 10000.0,
         max_position_embeddings=max_position_embeddings,
         tie_word_embeddings=grouped if tied is None else tied,
-        qkv_bias=kind != "llama",
     )
 
 
@@ -67,7 +67,7 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, NDArray[np.f
     """Every tensor of `config`, float32: norms around 1, matrices such that logits spread by about 1."""
     rng = np.random.default_rng(seed)
     weights: dict[str, NDArray[np.float32]] = {}
-    for name, shape in expected_tensors(config).items():
+    for name, shape in config.network.shapes().items():
         values = rng.standard_normal(shape, dtype=np.float32)
         if name.endswith("norm.weight"):
             weights[name] = np.float32(1.0) + np.float32(0.1) * values
@@ -206,7 +206,7 @@ def write_gguf(
     """
     import gguf
 
-    arch = config.model_type
+    arch = config.architecture.model_type
     writer = gguf.GGUFWriter(path, arch)
     metadata: dict[str, str | int | float] = {
         f"{arch}.block_count": config.num_hidden_layers,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from bmqwen.errors import CheckpointError, ConfigError
-from bmqwen.model.tensors import expected_tensors
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, random_weights, tiny_config, write_checkpoint, write_gguf
 
@@ -29,7 +28,7 @@ def test_folder(kind: Kind, tmp_path: Path) -> None:
         assert files["tokenizer.json"] == (tmp_path / "model" / "tokenizer.json").read_bytes()
 
 
-def test_expected_tensors_are_those_of_transformers() -> None:
+def test_tensors_are_those_of_transformers() -> None:
     """The names and shapes are the state dictionary's of the real class."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     for kind in ("qwen1.5", "qwen2.5", "llama"):
@@ -41,7 +40,7 @@ def test_expected_tensors_are_those_of_transformers() -> None:
         state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         if config.tie_word_embeddings:
             del state["lm_head.weight"]
-        assert state == expected_tensors(config)
+        assert state == config.network.shapes()
 
 
 def test_chat_template_file_is_taken_along(tmp_path: Path) -> None:

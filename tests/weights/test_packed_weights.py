@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CheckpointError, ConfigError
-from bmqwen.model.config import ModelConfig
+from bmqwen.model.registry import parse_config
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import open_checkpoint
@@ -211,4 +211,4 @@ def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
 def test_other_packings_are_refused(stated: object, message: str) -> None:
     values = tiny_config("qwen1.5").to_dict() | {"quantization_config": stated}
     with pytest.raises(ConfigError, match=message):
-        ModelConfig.from_dict(values, "some/config.json")
+        parse_config(values, "some/config.json")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from bmqwen.errors import BundleError, ConfigError, InputError
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.registry import parse_config
 from bmqwen.util.storage import file_sha256, write_file
 
 MANIFEST = "bmqwen.json"
@@ -140,7 +141,7 @@ def read_bundle(folder: Path) -> Bundle:
             folder=folder,
             kind=content["kind"],
             model=str(content["model"]),
-            config=ModelConfig.from_dict(content["config"], str(path)),
+            config=parse_config(content["config"], str(path)),
             precision=dict(content["precision"]),
             details=dict(content["details"]),
             source=str(content["source"]),

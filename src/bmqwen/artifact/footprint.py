@@ -8,8 +8,6 @@ from bmqwen.artifact.addresses import IoLayout
 from bmqwen.artifact.steps import StepShape
 from bmqwen.chip.heaps import Heap, place
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.qwen2 import head_weight
-from bmqwen.model.tensors import expected_tensors
 from bmqwen.quant.precision import BITS, Precision
 
 # The compiler starts every tensor at a multiple of this.
@@ -97,9 +95,9 @@ def footprint(
 
 def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
     """Bytes of each weight on the chip, by its name in the checkpoint; what stays on the host is not among them."""
-    head = f"{head_weight(config)}.weight"
+    head = f"{config.network.head_weight}.weight"
     found = {}
-    for name, shape in expected_tensors(config).items():
+    for name, shape in config.network.shapes().items():
         if name == "model.embed_tokens.weight" and name != head:
             continue
         if len(shape) == 1:
@@ -154,7 +152,7 @@ def aligned(size: int) -> int:
 
 def _stage_commands(config: ModelConfig) -> int:
     head = config.vocab_size * config.hidden_size
-    layers = sum(math.prod(shape) for shape in expected_tensors(config).values()) - head
+    layers = sum(math.prod(shape) for shape in config.network.shapes().values()) - head
     layers -= 0 if config.tie_word_embeddings else head
     commands = STAGE_COMMANDS + LAYER_COMMANDS * config.num_hidden_layers
     return int(commands + VALUE_COMMANDS * layers + HEAD_COMMANDS * head)

@@ -17,7 +17,6 @@ from bmqwen.emit.mlir_file import MlirFile, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.qwen2 import emit
 from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.storage import storage_errors
@@ -76,7 +75,8 @@ class Plan:
 
     def _emit(self, shape: StepShape, weights: WeightFile | None, blocks: WeightBlocks | None) -> str:
         file = MlirFile(NET)
-        emit(self.config, MlirOps(file, self.config, shape, self.context, self.precision, weights, blocks))
+        ops = MlirOps(file, self.config, shape, self.context, self.precision, weights, blocks)
+        self.config.network.emit(ops)
         return file.text(WEIGHTS)
 
 

@@ -12,7 +12,6 @@ from bmqwen.chip.layout import SE7, largest_heaps
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.tensors import expected_tensors
 from bmqwen.quant.precision import BITS, Precision
 
 # Peak of a compiler process in terms of the net's weights, and what it takes besides (measured).
@@ -61,7 +60,7 @@ class Sizes:
 def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]) -> Sizes:
     """Sizes from the configuration alone."""
     weight_file = total = 0
-    tensors = expected_tensors(config)
+    tensors = config.network.shapes()
     chip = footprint(config, precision, context, shapes)
     for name in weight_bytes(config, precision):
         shape = tensors[name]

@@ -11,7 +11,6 @@ from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.onnx_plain import PlainOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
-from bmqwen.model.qwen2 import emit
 from bmqwen.quant.precision import Precision
 from bmqwen.util.storage import new_folder, require_free
 from bmqwen.version import __version__
@@ -115,8 +114,11 @@ def _write_graph(
     file = OnnxFile(part / MODEL_FILE, opset=21, contrib=not plain)
     try:
         blocks = WeightBlocks(checkpoint.weights, advance)
-        ops = (PlainOps if plain else ContribOps)(file, checkpoint.config, blocks, precision)
-        emit(checkpoint.config, ops)
+        config = checkpoint.config
+        if plain:
+            config.network.emit(PlainOps(file, config, blocks, precision))
+        else:
+            config.network.emit(ContribOps(file, config, blocks, precision))
         file.save(__version__)
     finally:
         file.close()

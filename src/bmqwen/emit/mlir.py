@@ -1,6 +1,7 @@
 """The Top-MLIR dialect: what the vendor's compiler turns into a net of the chip."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,7 @@ from bmqwen.emit.mlir_file import MlirFile, Value, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.rope import rope_angles
-from bmqwen.model.tensors import expected_tensors
+from bmqwen.model.ops import Heads, rope_angles
 from bmqwen.quant.grid import pack_nibbles
 from bmqwen.quant.precision import BITS, Precision
 
@@ -53,6 +53,7 @@ class MlirOps:
         self.context = context
         self._weights, self._blocks = weights, blocks
         self._caches: list[Value] = []
+        self._shapes = config.network.shapes()
 
     def embed(self, weight: str) -> Rows:  # noqa: ARG002  (the table stays with the host)
         """The host looks the rows up."""
@@ -76,15 +77,7 @@ class MlirOps:
 
     def rms_norm(self, x: Rows, weight: str) -> Rows:
         """One operation."""
-        name = f"{weight}.weight"
-        shape = (1, 1, self.config.hidden_size)
-        self._store(name, np.float32, shape, lambda blocks: [blocks.vector(name)])
-        eps = f"{self.config.rms_norm_eps:.12e} : f64"
-        return (
-            self.file.op(
-                "RMSNorm", [x[0], self.file.weight(name, shape)], x[0].shape, f"{weight}.out", eps=eps
-            ),
-        )
+        return (self._norm(x[0], weight),)
 
     def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
         """Sum, then norm."""
@@ -95,26 +88,45 @@ class MlirOps:
         """A product for each weight, the first one last: what is made of it follows at once, as one layer group."""
         return tuple(self._product(x[0], weight, bias) for weight in reversed(weights))[::-1]
 
-    def attention(self, qkv: Rows, layer: int) -> Rows:
-        """Rotation, history and new rows side by side without a copy, one kernel for the rest."""
-        f, c, tokens = self.file, self.config, self.shape.tokens
-        heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
-        place = f"layer.{layer}"
-        q, k = (
-            f.op("Reshape", [part], [1, tokens, n, dim], f"{place}.{label}.heads")
-            for part, n, label in zip(qkv, (heads, kv_heads), "qk", strict=False)
+    def heads(self, qkv: Rows, layer: int) -> Heads[Value]:
+        """Parts [1, C, heads, head_dim]; the values are ready for the cache, and named so."""
+        dim, place = self.config.head_dim, f"layer.{layer}"
+        names = (f"{place}.q.heads", f"{place}.k.heads", f"v_cache.{layer}")
+        return Heads(
+            layer,
+            *(
+                self.file.op("Reshape", [part], [*part.shape[:2], part.shape[2] // dim, dim], name)
+                for part, name in zip(qkv, names, strict=True)
+            ),
         )
-        value = f.op("Reshape", [qkv[2]], [1, tokens, kv_heads, dim], f"v_cache.{layer}")
-        mode = '"contiguous_halves"'
-        query = f.op("Rope", [q, self._sin, self._cos], q.shape, f"{place}.q.rotated", rope_mode=mode)
-        key = f.op("Rope", [k, self._sin, self._cos], k.shape, f"k_cache.{layer}", rope_mode=mode)
-        self._caches += [key, value]
+
+    def head_norm(self, heads: Heads[Value], query: str, key: str) -> Heads[Value]:
+        """One operation each."""
+        return replace(heads, query=self._norm(heads.query, query), key=self._norm(heads.key, key))
+
+    def rope(self, heads: Heads[Value]) -> Heads[Value]:
+        """One operation each; the keys are then ready for the cache, and named so."""
+        query, key = (
+            self.file.op("Rope", [x, self._sin, self._cos], x.shape, name, rope_mode='"contiguous_halves"')
+            for x, name in (
+                (heads.query, f"layer.{heads.layer}.q.rotated"),
+                (heads.key, f"k_cache.{heads.layer}"),
+            )
+        )
+        return replace(heads, query=query, key=key)
+
+    def attend(self, heads: Heads[Value]) -> Rows:
+        """History and new rows side by side without a copy, one kernel for the rest."""
+        tokens, place = self.shape.tokens, f"layer.{heads.layer}"
+        self._caches += [heads.key, heads.value]
         keys, values = (
             self._seen(old, new, f"{place}.{label}")
-            for old, new, label in zip(self._history[layer], (key, value), "kv", strict=True)
+            for old, new, label in zip(
+                self._history[heads.layer], (heads.key, heads.value), "kv", strict=True
+            )
         )
         parts = [
-            self._attention_part(query, keys, values, start, place)
+            self._attention_part(heads.query, keys, values, start, place)
             for start in range(0, tokens, MOST_QUERIES)
         ]
         if len(parts) == 1:
@@ -182,6 +194,18 @@ class MlirOps:
     def _side_by_side(self, parts: Sequence[Value], axis: int, location: str) -> Value:
         """Parts that are laid out side by side in memory instead of being copied together."""
         return self.file.concat(parts, axis, location, only_merge="true")
+
+    def _norm(self, x: Value, weight: str) -> Value:
+        """RMS norm over the last axis."""
+        name, shape = f"{weight}.weight", (*[1] * (len(x.shape) - 1), x.shape[-1])
+        self._store(name, np.float32, shape, lambda blocks: [blocks.vector(name)])
+        return self.file.op(
+            "RMSNorm",
+            [x, self.file.weight(name, shape)],
+            x.shape,
+            f"{weight}.out",
+            eps=f"{self.config.rms_norm_eps:.12e} : f64",
+        )
 
     def _product(self, x: Value, weight: str, bias: bool) -> Value:
         """x @ W^T (+ b), in the weight's own format."""
@@ -252,7 +276,7 @@ class MlirOps:
 
     def _shape(self, weight: str) -> tuple[int, int]:
         """Shape [N, K] of a weight, from the configuration alone."""
-        shape = expected_tensors(self.config)[f"{weight}.weight"]
+        shape = self._shapes[f"{weight}.weight"]
         return shape[0], shape[1]
 
     def _rope_tables(self) -> dict[str, Value]:

@@ -1,13 +1,14 @@
 """The network computed in float32 by numpy: slow, needs one matrix in memory at a time, and easy to trust."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.rope import rope_angles
+from bmqwen.model.ops import Heads, rope_angles
 
 Rows = NDArray[np.float32]
 
@@ -49,15 +50,25 @@ class NumpyOps:
         y = np.concatenate([self._product(x, weight) for weight in weights], axis=1)
         return y + self._blocks.vector(*(f"{weight}.bias" for weight in weights)) if bias else y
 
-    def attention(self, qkv: Rows, layer: int) -> Rows:  # noqa: ARG002  (layers come in turn)
-        """Causal attention from position 0 on."""
-        c, count = self.config, len(qkv)
-        q, k, v = (
-            part.reshape(count, -1, c.head_dim) for part in np.split(qkv, [c.q_size, c.q_size + c.kv_size], 1)
-        )
-        q, k = self._rotate(q), self._rotate(k)
-        self.cache += [k, v]
-        k, v = (np.repeat(part, c.group, axis=1) for part in (k, v))
+    def heads(self, qkv: Rows, layer: int) -> Heads[Rows]:
+        """Parts [C, heads, head_dim]."""
+        c = self.config
+        parts = np.split(qkv, [c.q_size, c.q_size + c.kv_size], 1)
+        return Heads(layer, *(part.reshape(len(qkv), -1, c.head_dim) for part in parts))
+
+    def head_norm(self, heads: Heads[Rows], query: str, key: str) -> Heads[Rows]:
+        """As any norm: over the last axis."""
+        return replace(heads, query=self.rms_norm(heads.query, query), key=self.rms_norm(heads.key, key))
+
+    def rope(self, heads: Heads[Rows]) -> Heads[Rows]:
+        """Halves paired."""
+        return replace(heads, query=self._rotate(heads.query), key=self._rotate(heads.key))
+
+    def attend(self, heads: Heads[Rows]) -> Rows:
+        """Causal attention from position 0 on; layers come in turn."""
+        c, q, count = self.config, heads.query, len(heads.query)
+        self.cache += [heads.key, heads.value]
+        k, v = (np.repeat(part, c.group, axis=1) for part in (heads.key, heads.value))
         scores = np.einsum("qhd,khd->hqk", q, k) * np.float32(c.head_dim**-0.5)
         scores += np.triu(np.full((count, count), -np.inf, np.float32), 1)
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))

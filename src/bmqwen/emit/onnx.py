@@ -5,7 +5,7 @@ import numpy as np
 from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.rope import rope_angles
+from bmqwen.model.ops import rope_angles
 from bmqwen.quant.precision import Precision
 
 # TensorProto.DataType; fixed by the ONNX standard.
@@ -65,6 +65,15 @@ class OnnxOps:
         end = f.constant("end", np.array([np.iinfo(np.int64).max], np.int64))
         return f.value("Slice", x, start, end, f.constant("row_axis", np.array([1], np.int64)))
 
+    def linear(self, x: str, *weights: str, bias: bool = False) -> str:
+        """x @ W^T (+ b) for each weight, side by side; each dialect has its own."""
+        raise NotImplementedError
+
+    def logits(self, x: str, weight: str) -> str:
+        """The head's product, as the graph's output."""
+        self.file.node("Identity", [self.linear(x, weight)], outputs=["logits"])
+        return self.file.output("logits", np.float32, [1, "rows_wanted", self.config.vocab_size])
+
     def cache_inputs(self, layer: int, past: str) -> tuple[str, str]:
         """Declare a layer's past keys and values, with `past` rows."""
         shape: list[int | str] = [1, self.config.num_key_value_heads, past, self.config.head_dim]
@@ -89,3 +98,6 @@ class OnnxOps:
             self.file.weight("rope.cos", FLOAT, shape, [np.cos(angles)]),
             self.file.weight("rope.sin", FLOAT, shape, [np.sin(angles)]),
         )
+
+    def _ints(self, name: str, *values: int) -> str:
+        return self.file.constant(name, np.array(values, np.int64))

@@ -1,6 +1,7 @@
 """The fast ONNX dialect: ONNX Runtime's own operations where they are faster than the standard's."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,21 @@ OPSET = 21
 MICROSOFT = "com.microsoft"
 # MatMulNBits: compute with int8 activations (a scale for each block of a row), the fastest on every x86 and ARM.
 INT8_ACTIVATIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FusedHeads:
+    """What a GroupQueryAttention will be made of.
+
+    Attributes:
+        layer: index of the layer.
+        parts: query, key and value [1, C, width]; packed as they are projected: the first holds all, the others are "".
+        rotated: whether it rotates them.
+    """
+
+    layer: int
+    parts: tuple[str, str, str]
+    rotated: bool = False
 
 
 class ContribOps(OnnxOps):
@@ -76,19 +92,43 @@ class ContribOps(OnnxOps):
         product = self.file.value("FusedMatMul", x, weight, domain=MICROSOFT, transB=1)
         return self.file.value("Add", product, self.bias(*weights)) if bias else product
 
-    def attention(self, qkv: str, layer: int) -> str:
+    def heads(self, qkv: str, layer: int) -> FusedHeads:
+        """Left to GroupQueryAttention."""
+        return FusedHeads(layer, (qkv, "", ""))
+
+    def head_norm(self, heads: FusedHeads, query: str, key: str) -> FusedHeads:
+        """One operation each, on parts that GroupQueryAttention takes one by one."""
+        c, f = self.config, self.file
+        q, k, v = f.node(
+            "Split",
+            [heads.parts[0], self._ints("qkv_sizes", c.q_size, c.kv_size, c.kv_size)],
+            outputs=3,
+            axis=-1,
+        )
+        q, k = (
+            f.value("Reshape", self._normed_heads(part, weight), self._ints(f"joined_{width}", 1, -1, width))
+            for part, weight, width in ((q, query, c.q_size), (k, key, c.kv_size))
+        )
+        return replace(heads, parts=(q, k, v))
+
+    def rope(self, heads: FusedHeads) -> FusedHeads:
+        """Left to GroupQueryAttention."""
+        return replace(heads, rotated=True)
+
+    def attend(self, heads: FusedHeads) -> str:
         """GroupQueryAttention with the rotation inside."""
+        layer = heads.layer
         past = self.cache_inputs(layer, "past")
         present = self.cache_outputs(layer, "rows")
         attended = self.file.node(
             "GroupQueryAttention",
-            [qkv, "", "", *past, *self.lengths, *self.tables],
+            [*heads.parts, *past, *self.lengths, *(self.tables if heads.rotated else ())],
             outputs=[f"attention.{layer}", *present],
             domain=MICROSOFT,
             num_heads=self.config.num_attention_heads,
             kv_num_heads=self.config.num_key_value_heads,
             scale=self.config.head_dim**-0.5,
-            do_rotary=1,
+            do_rotary=int(heads.rotated),
             rotary_interleaved=0,
         )
         return attended[0]
@@ -98,10 +138,16 @@ class ContribOps(OnnxOps):
         gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)
         return self.file.value("Mul", self.file.value("QuickGelu", gate, domain=MICROSOFT, alpha=1.0), up)
 
-    def logits(self, x: str, weight: str) -> str:
-        """The head's product, as the graph's output."""
-        self.file.node("Identity", [self.linear(x, weight)], outputs=["logits"])
-        return self.file.output("logits", np.float32, [1, "rows_wanted", self.config.vocab_size])
+    def _normed_heads(self, x: str, weight: str) -> str:
+        """RMS norm over each head of [1, C, width]: [1, C, heads, head_dim]."""
+        return self.file.value(
+            "SimplifiedLayerNormalization",
+            self.file.value("Reshape", x, self._ints("split_heads", 1, 0, -1, self.config.head_dim)),
+            self.norm_weight(weight),
+            axis=-1,
+            epsilon=self.config.rms_norm_eps,
+            stash_type=1,
+        )
 
     def _grid(self, label: str, names: list[str], bits: int, size: int) -> list[str]:
         """Codes [N, groups, bytes], scales [N, groups] and packed zero points of a MatMulNBits."""

@@ -1,6 +1,7 @@
 """The portable ONNX dialect: operations of the ONNX standard only, for other tools."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from bmqwen.emit.onnx import FLOAT, FLOAT_TYPES, UINT4, UINT8, OnnxOps
 from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.ops import Heads
 from bmqwen.quant.grid import pack_nibbles
 from bmqwen.quant.precision import BITS, Precision
 
@@ -45,12 +47,12 @@ class PlainOps(OnnxOps):
         product = self.file.value("MatMul", x, transposed)
         return self.file.value("Add", product, self.bias(*weights)) if bias else product
 
-    def attention(self, qkv: str, layer: int) -> str:
-        """Attention in grouped form: queries [1, kv_heads, heads / kv_heads, C, head_dim]."""
+    def heads(self, qkv: str, layer: int) -> Heads[str]:
+        """Parts [1, heads, C, head_dim]."""
         f, c = self.file, self.config
         heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         sizes = self._ints("qkv_sizes", heads * dim, kv_heads * dim, kv_heads * dim)
-        query, key, value = (
+        parts = (
             f.value(
                 "Transpose",
                 f.value("Reshape", part, self._ints(f"heads_{n}", 1, -1, n, dim)),
@@ -60,35 +62,45 @@ class PlainOps(OnnxOps):
                 f.node("Split", [qkv, sizes], outputs=3, axis=-1), (heads, kv_heads, kv_heads), strict=True
             )
         )
-        query, key = self._rotate(query), self._rotate(key)
+        return Heads(layer, *parts)
+
+    def head_norm(self, heads: Heads[str], query: str, key: str) -> Heads[str]:
+        """As any norm: over the last axis."""
+        return replace(heads, query=self.rms_norm(heads.query, query), key=self.rms_norm(heads.key, key))
+
+    def rope(self, heads: Heads[str]) -> Heads[str]:
+        """Halves paired."""
+        return replace(heads, query=self._rotate(heads.query), key=self._rotate(heads.key))
+
+    def attend(self, heads: Heads[str]) -> str:
+        """Attention in grouped form: queries [1, kv_heads, heads / kv_heads, C, head_dim]."""
+        f, c, layer = self.file, self.config, heads.layer
+        query_heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         past_key, past_value = self.cache_inputs(layer, "past")
         present_key, present_value = self.cache_outputs(layer, "rows")
-        f.node("Concat", [past_key, key], outputs=[present_key], axis=2)
-        f.node("Concat", [past_value, value], outputs=[present_value], axis=2)
+        f.node("Concat", [past_key, heads.key], outputs=[present_key], axis=2)
+        f.node("Concat", [past_value, heads.value], outputs=[present_value], axis=2)
 
         group_axis = self._ints("group_axis", 2)
-        grouped = f.value("Reshape", query, self._ints("grouped", 1, kv_heads, heads // kv_heads, -1, dim))
+        grouped = f.value(
+            "Reshape", heads.query, self._ints("grouped", 1, kv_heads, query_heads // kv_heads, -1, dim)
+        )
         scale = f.constant("attention_scale", np.array(dim**-0.5, np.float32))
         keys = f.value("Unsqueeze", f.value("Transpose", present_key, perm=[0, 1, 3, 2]), group_axis)
         scores = f.value("Mul", f.value("MatMul", grouped, keys), scale)
         probabilities = f.value("Softmax", self._masked(scores, present_key), axis=-1)
         mixed = f.value("MatMul", probabilities, f.value("Unsqueeze", present_value, group_axis))
-        by_head = f.value("Reshape", mixed, self._ints("ungrouped", 1, heads, -1, dim))
+        by_head = f.value("Reshape", mixed, self._ints("ungrouped", 1, query_heads, -1, dim))
         return f.value(
             "Reshape",
             f.value("Transpose", by_head, perm=[0, 2, 1, 3]),
-            self._ints("joined", 1, -1, heads * dim),
+            self._ints("joined", 1, -1, c.q_size),
         )
 
     def swiglu(self, gate_up: str) -> str:
         """silu(gate) * up."""
         gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)
         return self.file.value("Mul", self.file.value("Mul", gate, self.file.value("Sigmoid", gate)), up)
-
-    def logits(self, x: str, weight: str) -> str:
-        """The head's product, as the graph's output."""
-        self.file.node("Identity", [self.linear(x, weight)], outputs=["logits"])
-        return self.file.output("logits", np.float32, [1, "rows_wanted", self.config.vocab_size])
 
     def _rotate(self, x: str) -> str:
         """Rotary embedding of [1, heads, C, head_dim], halves paired."""
@@ -136,6 +148,3 @@ class PlainOps(OnnxOps):
             f"{label}.zeros", onnx_type, (shape[0], groups), [pack_nibbles(flat) if bits == 4 else flat]
         )
         return f.value("DequantizeLinear", stored, scale, zero, axis=1, block_size=size)
-
-    def _ints(self, name: str, *values: int) -> str:
-        return self.file.constant(name, np.array(values, np.int64))

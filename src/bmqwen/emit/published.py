@@ -1,10 +1,13 @@
 """The nets of the vendor's published programs: embedding, a net a layer, head, as they were exported."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from bmqwen.emit.mlir import MlirOps, Rows
 from bmqwen.emit.mlir_file import Value
-from bmqwen.model.qwen2 import block_prefix, emit_block, head_weight
+from bmqwen.model.architecture import block_prefix
+from bmqwen.model.ops import Heads
 
 # What the files say they come from: the compiler treats some operations of its own converter's files otherwise.
 PLATFORM = "ONNX"
@@ -48,32 +51,50 @@ class PublishedOps(MlirOps):
         """A product for each weight, in the order in which they were exported."""
         return tuple(self._product(x[0], weight, bias) for weight in weights)
 
-    def attention(self, qkv: Rows, layer: int) -> Rows:
+    def heads(self, qkv: Rows, layer: int) -> Heads[Value]:
+        """Parts [1, C, heads, head_dim]."""
+        dim = self.config.head_dim
+        return Heads(
+            layer,
+            *(
+                self.file.op(
+                    "Reshape",
+                    [part],
+                    [*part.shape[:2], part.shape[2] // dim, dim],
+                    f"layer.{layer}.{label}.heads",
+                )
+                for part, label in zip(qkv, "qkv", strict=True)
+            ),
+        )
+
+    def rope(self, heads: Heads[Value]) -> Heads[Value]:
+        """x cos + (-second half, first half) sin, as it was exported."""
+        place = f"layer.{heads.layer}"
+        query, key = self._rotated(heads.query, f"{place}.q"), self._rotated(heads.key, f"{place}.k")
+        return replace(heads, query=query, key=key)
+
+    def attend(self, heads: Heads[Value]) -> Rows:
         """As it was exported, operation by operation; the compiler finds its kernel in it, and copies the keys."""
         f, c, tokens, history = self.file, self.config, self.shape.tokens, self.shape.history
-        heads, dim, rows = c.num_attention_heads, c.head_dim, self.shape.history + self.shape.tokens
-        place = f"layer.{layer}"
-        q, k, v = (
-            f.op("Reshape", [part], [1, tokens, part.shape[2] // dim, dim], f"{place}.{label}.heads")
-            for part, label in zip(qkv, "qkv", strict=True)
-        )
-        q, k = self._rotated(q, f"{place}.q"), self._rotated(k, f"{place}.k")
+        count, dim, rows = c.num_attention_heads, c.head_dim, self.shape.history + self.shape.tokens
+        place = f"layer.{heads.layer}"
+        q, k, v = heads.query, heads.key, heads.value
         self._caches += [k, v]
         if history:
-            old_k, old_v = self._history[layer]
+            old_k, old_v = self._history[heads.layer]
             k, v = f.concat([old_k, k], 1, f"{place}.k.all"), f.concat([old_v, v], 1, f"{place}.v.all")
         if c.group > 1:
             return (self._kernel(q, k, v, place),)
-        q = f.op("Permute", [q], [1, heads, tokens, dim], f"{place}.q.turned", order="[0, 2, 1, 3]")
-        k = f.op("Permute", [k], [1, heads, dim, rows], f"{place}.k.turned", order="[0, 2, 3, 1]")
-        v = f.op("Permute", [v], [1, heads, rows, dim], f"{place}.v.turned", order="[0, 2, 1, 3]")
-        scores = f.op("MatMul", [q, k, f.none], [1, heads, tokens, rows], f"{place}.scores")
+        q = f.op("Permute", [q], [1, count, tokens, dim], f"{place}.q.turned", order="[0, 2, 1, 3]")
+        k = f.op("Permute", [k], [1, count, dim, rows], f"{place}.k.turned", order="[0, 2, 3, 1]")
+        v = f.op("Permute", [v], [1, count, rows, dim], f"{place}.v.turned", order="[0, 2, 1, 3]")
+        scores = f.op("MatMul", [q, k, f.none], [1, count, tokens, rows], f"{place}.scores")
         scale = f"{dim**-0.5:.12e} : f64"
         scores = f.op("MulConst", [scores], scores.shape, f"{place}.scaled", const_val=scale, do_relu="false")
         scores = f.op("Add", [scores, self._mask], scores.shape, f"{place}.masked")
         scores = f.op("Softmax", [scores], scores.shape, f"{place}.softmax", axis="3 : si32")
-        made = f.op("MatMul", [scores, v, f.none], [1, heads, tokens, dim], f"{place}.made")
-        made = f.op("Permute", [made], [1, tokens, heads, dim], f"{place}.made.turned", order="[0, 2, 1, 3]")
+        made = f.op("MatMul", [scores, v, f.none], [1, count, tokens, dim], f"{place}.made")
+        made = f.op("Permute", [made], [1, tokens, count, dim], f"{place}.made.turned", order="[0, 2, 1, 3]")
         return (f.op("Reshape", [made], [1, tokens, c.q_size], f"{place}.attention"),)
 
     def _rotated(self, x: Value, place: str) -> Value:
@@ -126,9 +147,8 @@ class PublishedOps(MlirOps):
     def block(self, layer: int, masked: bool) -> None:
         """One decoder layer."""
         x = self.begin(masked)
-        x, mlp = emit_block(
-            self.config, self, layer, x, self.rms_norm(x, f"{block_prefix(layer)}.input_layernorm")
-        )
+        normed = self.rms_norm(x, f"{block_prefix(layer)}.input_layernorm")
+        x, mlp = self.config.network.emit_block(self, layer, x, normed)
         self.file.output(self.file.op("Add", [x[0], mlp[0]], x[0].shape, "hidden_states"))
         for value in self._caches:
             self.file.output(value)
@@ -137,7 +157,7 @@ class PublishedOps(MlirOps):
         """Norm and head for one row; `fused`: the most likely token in place of logits."""
         f, c = self.file, self.config
         row = f.op("Reshape", [f.input("hidden_states", [1, c.hidden_size])], [1, 1, c.hidden_size], "row")
-        wide = self._product(self.rms_norm((row,), "model.norm")[0], head_weight(c), bias=False)
+        wide = self._product(self.rms_norm((row,), "model.norm")[0], c.network.head_weight, bias=False)
         logits = f.op("Reshape", [wide], [1, c.vocab_size], "m_logits")
         f.output(f.arg_max(logits, "token_id") if fused else logits)
 

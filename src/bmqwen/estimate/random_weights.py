@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from bmqwen.emit.weight_blocks import BLOCK_ELEMENTS, WeightBlocks
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.tensors import expected_tensors
 from bmqwen.quant.grid import Grid
 
 NOISE = 1 << 20
@@ -17,7 +16,7 @@ class RandomWeights:
     """A `bmqwen.weights.weights.Weights` of a configuration, small numbers that repeat."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self._shapes = expected_tensors(config)
+        self._shapes = config.network.shapes()
         self._noise = np.random.default_rng(1).standard_normal(NOISE, dtype=np.float32) / 64
 
     def names(self) -> frozenset[str]:

@@ -15,8 +15,6 @@ from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.qwen2 import emit
-from bmqwen.model.tensors import expected_tensors
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import BITS, Precision
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
@@ -211,7 +209,7 @@ def estimate_seconds(config: ModelConfig, shapes: Sequence[StepShape]) -> float:
     head = config.vocab_size * config.hidden_size
     matrices = [
         (name, shape)
-        for name, shape in expected_tensors(config).items()
+        for name, shape in config.network.shapes().items()
         if len(shape) == 2 and name.startswith("model.layers.")
     ]
     body = sum(shape[0] * shape[1] for _, shape in matrices)
@@ -246,7 +244,7 @@ def _text(bundle: Bundle, count: int) -> list[int]:
 
 def _reference(weights: Weights, config: ModelConfig, text: Sequence[int], ends: Sequence[int]) -> _Reference:
     ops = NumpyOps(config, WeightBlocks(weights), text, [end - 1 for end in ends])
-    logits = emit(config, ops)
+    logits = config.network.emit(ops)
     return _Reference(np.stack(ops.cache), dict(zip(ends, logits, strict=True)))
 
 

@@ -9,7 +9,8 @@ from bmqwen.hub.catalog import DEMO, MODELS, Model, find, is_short
 from bmqwen.hub.hub import SOURCES, Hub, offline_wanted
 from bmqwen.hub.published_configs import published_config
 from bmqwen.hub.source import UnreachableError
-from bmqwen.model.config import ModelConfig, read_config
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.registry import read_config
 from bmqwen.util.progress import Progress, Silent
 from bmqwen.weights.checkpoint import open_checkpoint
 

@@ -1,6 +1,7 @@
 """Configurations of the models that have a short name, for questions about a model that was not downloaded."""
 
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.qwen2 import Qwen2
 
 # Hidden size, MLP, layers, heads, K/V heads, tied embeddings: as published in each config.json.
 _SHAPES: dict[str, tuple[int, int, int, int, int, bool]] = {
@@ -31,7 +32,7 @@ def published_config(name: str) -> ModelConfig | None:
         return None
     hidden, inner, layers, heads, kv_heads, tied = shape
     return ModelConfig(
-        model_type="qwen2",
+        architecture=Qwen2,
         vocab_size=152_064 if hidden == 3584 else 151_936,
         hidden_size=hidden,
         intermediate_size=inner,
@@ -43,5 +44,4 @@ def published_config(name: str) -> ModelConfig | None:
         rope_theta=5e6 if name == "qwen1.5-4b-chat" else 1e6,
         max_position_embeddings=32_768,
         tie_word_embeddings=tied,
-        qkv_bias=True,
     )

@@ -1,1 +1,4 @@
-"""Architectures: configuration, tensor names, and the network written in operations."""
+"""Architectures: a file each with configuration rules, tensor names and the network, written in operations.
+
+To add one: a file with a subclass of `Architecture`, and its name in `registry.ARCHITECTURES`.
+"""

@@ -1,13 +1,32 @@
 """The operations that the network is written in. Each emitter implements them for its own target."""
 
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.model.config import ModelConfig
 
 T = TypeVar("T")
+H = TypeVar("H")
 
 
-class Ops(Protocol[T]):
-    """A dozen operations on rows of hidden states [C, width], C being the tokens of one step.
+@dataclass(frozen=True, slots=True)
+class Heads(Generic[T]):
+    """Queries, keys and values of a layer, split into heads: for an emitter that writes out every operation."""
 
+    layer: int
+    query: T
+    key: T
+    value: T
+
+
+class Ops(Protocol[T, H]):
+    """Operations on rows of hidden states T: [C, width], C being the tokens of one step.
+
+    H holds the queries, keys and values of one layer, split into heads. What an emitter makes of it is its own
+    affair: between `heads` and `attend` it may wait and fuse what it recognises.
     Weights are named as in the checkpoint, without ".weight" and ".bias". Where fusing pays, the operation is
     coarse enough that an emitter may fuse (projections that share an input, residual and norm).
     """
@@ -24,11 +43,19 @@ class Ops(Protocol[T]):
     def linear(self, x: T, *weights: str, bias: bool = False) -> T:
         """x @ W^T (+ b) for each weight, side by side along the last axis."""
 
-    def attention(self, qkv: T, layer: int) -> T:
-        """Causal attention with rotary position embedding over the history and the step itself.
+    def heads(self, qkv: T, layer: int) -> H:
+        """Query, key and value projections of a layer, side by side, split into heads of head_dim."""
 
-        Takes the query, key and value projections side by side and appends the step's keys (after rotation) and
-        values to the layer's KV cache. Returns [C, heads * head_dim].
+    def head_norm(self, heads: H, query: str, key: str) -> H:
+        """rms_norm of each query head by the weight `query` and of each key head by `key`, both [head_dim]."""
+
+    def rope(self, heads: H) -> H:
+        """Rotary position embedding of queries and keys."""
+
+    def attend(self, heads: H) -> T:
+        """Causal attention over the history and the step itself: [C, heads * head_dim].
+
+        Appends the step's keys and values, as they are given, to the layer's KV cache.
         """
 
     def swiglu(self, gate_up: T) -> T:
@@ -39,3 +66,15 @@ class Ops(Protocol[T]):
 
     def logits(self, x: T, weight: str) -> T:
         """x @ W^T over the vocabulary, the step's result."""
+
+
+def rope_angles(config: ModelConfig, positions: int) -> NDArray[np.float32]:
+    """Angles of positions 0 to `positions` - 1, float32 [positions, head_dim / 2], the same for every emitter.
+
+    Angle of position p and pair i: p * theta ** (-2 i / head_dim) (RoFormer, arXiv 2104.09864, section 3.4.2).
+    """
+    # In float32 as in the reference implementation: at high positions its rounding is visible.
+    exponent = np.arange(config.head_dim // 2, dtype=np.float32) * 2 / config.head_dim
+    frequency = (1.0 / np.float32(config.rope_theta) ** exponent).astype(np.float32)
+    angles: NDArray[np.float32] = np.outer(np.arange(positions, dtype=np.float32), frequency)
+    return angles

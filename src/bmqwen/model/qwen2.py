@@ -1,49 +1,34 @@
-"""What Qwen2ForCausalLM (and a Llama without frills) computes."""
+"""Qwen1.5, Qwen2 and Qwen2.5: biases at the projections to queries, keys and values."""
 
 from typing import TypeVar
 
-from bmqwen.model.config import ModelConfig
+from bmqwen.model.architecture import Architecture, Tensor
 from bmqwen.model.ops import Ops
 
 T = TypeVar("T")
+H = TypeVar("H")
 
 
-def head_weight(config: ModelConfig) -> str:
-    """Name of the weight that the logits are computed with."""
-    return "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
+class Qwen2(Architecture):
+    """arXiv 2407.10671, section 2.2. o_proj never has a bias."""
+
+    class_name = "Qwen2ForCausalLM"
+    model_type = "qwen2"
+    unsupported = ("use_sliding_window", "mlp_bias")
+    stated_switches = ("use_sliding_window",)
+
+    def attention_tensors(self) -> list[Tensor]:
+        """Four projections, three biases."""
+        q, k, v, o = super().attention_tensors()
+        return [q, _bias(q), k, _bias(k), v, _bias(v), o]
+
+    def attention(self, ops: Ops[T, H], h: T, layer: int, place: str) -> T:
+        """Emit it: biased projections, rotation, attention."""
+        qkv = ops.linear(h, f"{place}.q_proj", f"{place}.k_proj", f"{place}.v_proj", bias=True)
+        heads = ops.rope(ops.heads(qkv, layer))
+        return ops.linear(ops.attend(heads), f"{place}.o_proj")
 
 
-def block_prefix(layer: int) -> str:
-    """Name in the checkpoint that a decoder layer's tensors start with."""
-    return f"model.layers.{layer}"
-
-
-def emit_block(config: ModelConfig, ops: Ops[T], layer: int, x: T, h: T) -> tuple[T, T]:
-    """One decoder layer: from the residual stream `x` and the attention's input to `x` and the MLP's output.
-
-    Args:
-        config: the model's configuration.
-        ops: where to emit to.
-        layer: index of the layer.
-        x: residual stream [C, hidden].
-        h: `x` after the layer's input_layernorm.
-    """
-    prefix = block_prefix(layer)
-    qkv = ops.linear(h, *(f"{prefix}.self_attn.{p}_proj" for p in "qkv"), bias=config.qkv_bias)
-    attended = ops.linear(ops.attention(qkv, layer), f"{prefix}.self_attn.o_proj")
-    x, h = ops.add_rms_norm(x, attended, f"{prefix}.post_attention_layernorm")
-    gate_up = ops.linear(h, f"{prefix}.mlp.gate_proj", f"{prefix}.mlp.up_proj")
-    return x, ops.linear(ops.swiglu(gate_up), f"{prefix}.mlp.down_proj")
-
-
-def emit(config: ModelConfig, ops: Ops[T]) -> T:
-    """The whole step: token ids in, logits of the wanted rows out."""
-    x = ops.embed("model.embed_tokens")
-    h = ops.rms_norm(x, f"{block_prefix(0)}.input_layernorm")
-    for layer in range(config.num_hidden_layers):
-        x, mlp = emit_block(config, ops, layer, x, h)
-        last = layer + 1 == config.num_hidden_layers
-        x, h = ops.add_rms_norm(
-            x, mlp, "model.norm" if last else f"{block_prefix(layer + 1)}.input_layernorm"
-        )
-    return ops.logits(ops.wanted_rows(h), head_weight(config))
+def _bias(weight: Tensor) -> Tensor:
+    name, gguf = (text.replace("weight", "bias") for text in weight[:2])
+    return Tensor(name, gguf, weight.shape[:1])

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Protocol
 
 from bmqwen.errors import CheckpointError, ConfigError
-from bmqwen.model.config import ModelConfig, read_config
+from bmqwen.model.config import ModelConfig
 from bmqwen.model.packing import read_packing
-from bmqwen.model.tensors import expected_tensors
+from bmqwen.model.registry import read_config
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile, gguf_package
@@ -20,8 +20,7 @@ from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.weights.packed import PackedWeights
 from bmqwen.weights.raw_file import RawFile
 from bmqwen.weights.safetensors import SafetensorsWeights
-from bmqwen.weights.tensor_checks import check_layout
-from bmqwen.weights.weights import Weights
+from bmqwen.weights.weights import Weights, check_layout
 
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_EXTRAS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
@@ -63,7 +62,7 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         """Number of values in all tensors; a tied head counts once."""
-        return sum(math.prod(shape) for shape in expected_tensors(self.config).values())
+        return sum(math.prod(shape) for shape in self.config.network.shapes().values())
 
     @property
     def bytes_on_disk(self) -> int:
@@ -205,7 +204,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     weights: SafetensorsWeights | PackedWeights = stored
     try:
         if packing is not None:
-            weights = PackedWeights(stored, packing, expected_tensors(config))
+            weights = PackedWeights(stored, packing, config.network.shapes())
         check_layout(config, weights, file, str(folder / "config.json"))
     except BaseException:
         stored.close()
@@ -255,6 +254,6 @@ def _weights_file(folder: Path) -> Path:
 def _dominant(weights: SafetensorsWeights | PackedWeights | GgufWeights, config: ModelConfig) -> str:
     """The type of most values."""
     counts: Counter[str] = Counter()
-    for name, shape in expected_tensors(config).items():
+    for name, shape in config.network.shapes().items():
         counts[weights.dtype(name)] += math.prod(shape)
     return counts.most_common(1)[0][0]

@@ -1,70 +1,43 @@
 """Weights in a GGUF file, under their Hugging Face names and dequantised."""
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import CheckpointError, ConfigError
+from bmqwen.model.architecture import Architecture
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.registry import gguf_architecture, parse_config
 from bmqwen.weights.gguf_file import GgufFile, GgufTensor, Value, gguf_package
-from bmqwen.weights.tensor_checks import require_finite, require_rows
+from bmqwen.weights.weights import require_finite, require_rows
 
-_ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
-_PARTS = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_WHOLE = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_BLOCK_NAME = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.([a-z_]+)\.(weight|bias)")
 # Values dequantised at once: their temporary arrays stay within the processor's cache.
 _PIECE_VALUES = 1 << 16
-
-
-def hugging_face_name(name: str) -> str:
-    """The Hugging Face name of a GGUF tensor; an unknown one keeps its name."""
-    match = _BLOCK_NAME.fullmatch(name)
-    if match and match[2] in _PARTS:
-        return f"model.layers.{match[1]}.{_PARTS[match[2]]}.{match[3]}"
-    return _WHOLE.get(name, name)
 
 
 def gguf_config(file: GgufFile) -> ModelConfig:
     """The model's configuration, from the metadata. Raises ConfigError."""
     source = str(file.raw.path)
-    arch = file.metadata.get("general.architecture")
-    if not isinstance(arch, str) or arch not in _ARCHITECTURES:
-        raise ConfigError(
-            f"{source}: general.architecture = {str(arch)[:40]!r}, which is unsupported; supported are "
-            f"{' and '.join(_ARCHITECTURES)}"
-        )
+    architecture = gguf_architecture(file.metadata.get("general.architecture"), source)
     table = file.tensors.get("token_embd.weight")
     if table is None:
         raise CheckpointError(f"{source} has no tensor token_embd.weight")
     if "rope_freqs.weight" in file.tensors:
         raise ConfigError(f"{source}: rope_freqs.weight is there, but scaled RoPE is unsupported")
-    values = _config_values(file.metadata, arch, source)
+    values = _config_values(file.metadata, architecture, source)
     values |= {"vocab_size": table.shape[0], "tie_word_embeddings": "output.weight" not in file.tensors}
-    return ModelConfig.from_dict(values, source)
+    return parse_config(values, source)
 
 
-def _config_values(metadata: Mapping[str, Value], arch: str, source: str) -> dict[str, object]:
+def _config_values(
+    metadata: Mapping[str, Value], architecture: type[Architecture], source: str
+) -> dict[str, object]:
     """The metadata in the words of config.json."""
+    arch = architecture.model_type
     scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
     values: dict[str, object] = {
-        "architectures": [_ARCHITECTURES[arch]],
+        "architectures": [architecture.class_name],
         "hidden_size": metadata.get(f"{arch}.embedding_length"),
         "intermediate_size": metadata.get(f"{arch}.feed_forward_length"),
         "num_hidden_layers": metadata.get(f"{arch}.block_count"),
@@ -103,9 +76,9 @@ class GgufWeights:
         """Serve the tensors of `file`, which stays the caller's to close."""
         self._file = file
         self._gguf = gguf_package()
-        self._tensors = {hugging_face_name(name): tensor for name, tensor in file.tensors.items()}
-        # llama.cpp rotates neighbours where Hugging Face rotates halves, so its converter reorders rows.
-        self._head_dim = config.head_dim if config.model_type == "llama" else 0
+        names = {tensor.gguf: tensor.name for tensor in config.network.tensors()}
+        self._tensors = {names.get(name, name): tensor for name, tensor in file.tensors.items()}
+        self._head_dim = config.head_dim if config.architecture.rotates_neighbours else 0
 
     def names(self) -> frozenset[str]:
         """Names of all tensors."""

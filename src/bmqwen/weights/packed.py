@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bmqwen.errors import CheckpointError
 from bmqwen.model.packing import Packing
 from bmqwen.weights.safetensors import SafetensorsWeights
-from bmqwen.weights.tensor_checks import require_rows
+from bmqwen.weights.weights import require_rows
 
 WORD = 32
 # AWQ: which of eight columns the codes of a word are of, the lowest bits first.

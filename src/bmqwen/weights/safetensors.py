@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bmqwen.errors import CheckpointError
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.weights.raw_file import RawFile
-from bmqwen.weights.tensor_checks import require_finite, require_rows
+from bmqwen.weights.weights import require_finite, require_rows
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
 # The format allows 100 MB; a header of 6,000 tensors has about 1 MB.

@@ -1,9 +1,13 @@
-"""What every source of weights offers, whatever its file format."""
+"""What every source of weights offers, and the checks that each of them makes."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bmqwen.errors import CheckpointError
+from bmqwen.model.config import ModelConfig
 
 
 class Weights(Protocol):
@@ -24,3 +28,45 @@ class Weights(Protocol):
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of a two-dimensional tensor, so that a large table needs no large array."""
+
+
+def require_finite(values: NDArray[np.float32], name: str, path: Path) -> NDArray[np.float32]:
+    """`values` themselves. Raises CheckpointError, which names the tensor, unless all are finite."""
+    # The sum is finite only if no value is NaN or infinite, and needs no array of booleans.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(values.sum())
+    if suspicious and not np.isfinite(values).all():
+        raise CheckpointError(f"{path}: tensor {name} holds NaN or infinite values; download the file again")
+    return values
+
+
+def require_rows(name: str, shape: tuple[int, ...], start: int, stop: int) -> int:
+    """Columns of a tensor. Raises CheckpointError unless it is a matrix that has rows [start, stop)."""
+    if len(shape) != 2 or not 0 <= start <= stop <= shape[0]:
+        raise CheckpointError(f"tensor {name} of shape {list(shape)} has no rows {start} to {stop}")
+    return shape[1]
+
+
+def check_layout(config: ModelConfig, weights: Weights, path: Path, source: str) -> None:
+    """Raise CheckpointError unless `weights` are exactly the tensors that `config` demands.
+
+    `path` is the file of weights and `source` where the configuration comes from, for the message.
+    """
+    expected = config.network.shapes()
+    names = weights.names()
+    missing = [name for name in expected if name not in names]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{path} lacks tensor {missing[0]}{more}, which {source} demands")
+    for name, shape in expected.items():
+        found = weights.shape(name)
+        if found != shape:
+            raise CheckpointError(
+                f"{path}: tensor {name} has shape {list(found)}, but {source} demands {list(shape)}"
+            )
+    for name in sorted(names - expected.keys()):
+        # Old exports keep constants of RoPE; a tied head is the embedding table, whatever else is stored.
+        if not name.endswith(".rotary_emb.inv_freq") and name != "lm_head.weight":
+            raise CheckpointError(
+                f"{path} holds tensor {name[:200]}, which {config.architecture.class_name} in {source} does not have"
+            )

@@ -1,0 +1,168 @@
+"""What an architecture has to say, and what the models of Llama's kind have in common."""
+
+from typing import ClassVar, NamedTuple, TypeVar
+
+from bmqwen.errors import ConfigError
+from bmqwen.model.config import ConfigValues, ModelConfig
+from bmqwen.model.ops import Ops
+
+T = TypeVar("T")
+H = TypeVar("H")
+
+
+class Tensor(NamedTuple):
+    """A tensor by its names in Hugging Face's and in GGUF files, and its shape: [out_features, in_features]."""
+
+    name: str
+    gguf: str
+    shape: tuple[int, ...]
+
+
+class Architecture:
+    """A network of certain sizes: embedding, layers of attention and gated MLP with a norm before each, norm, head.
+
+    A subclass says how an architecture differs.
+
+    Attributes:
+        class_name: its name in config.json's `architectures`.
+        model_type: its name in config.json, and in GGUF's general.architecture.
+        unsupported: switches of config.json that would change the network.
+        stated_switches: those that a config.json written here states as off.
+        default_head_dim: where config.json may lack head_dim; None: hidden_size / num_attention_heads.
+        default_kv_heads: whether config.json may lack num_key_value_heads, there being as many as query heads.
+        rotates_neighbours: whether GGUF has the rows of q_proj and k_proj in an order in which RoPE pairs neighbours
+            (llama.cpp), not rows half a head apart (Hugging Face).
+    """
+
+    class_name: ClassVar[str]
+    model_type: ClassVar[str]
+    unsupported: ClassVar[tuple[str, ...]]
+    stated_switches: ClassVar[tuple[str, ...]]
+    default_head_dim: ClassVar[int | None] = None
+    default_kv_heads: ClassVar[bool] = False
+    rotates_neighbours: ClassVar[bool] = False
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def read(cls, values: ConfigValues) -> ModelConfig:
+        """The configuration in a config.json. Raises ConfigError for a value that is missing or unsupported."""
+        if values.values.get("hidden_act", "silu") != "silu":
+            raise values.error("hidden_act", "which is unsupported; only silu is supported")
+        values.refuse(*cls.unsupported)
+        kinds = values.values.get("layer_types")
+        if kinds is not None and (
+            not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
+        ):
+            raise values.error("layer_types", "but only full_attention layers are supported")
+        heads = values.integer("num_attention_heads", 1024)
+        hidden = values.integer("hidden_size", 1 << 16)
+        kv_heads = values.integer("num_key_value_heads", 1024, heads if cls.default_kv_heads else None)
+        if heads % kv_heads:
+            raise values.error("num_key_value_heads", f"but it must divide num_attention_heads = {heads}")
+        derived = values.values.get("head_dim") is None and cls.default_head_dim is None
+        if derived and hidden % heads:
+            raise values.error("hidden_size", f"but it must be a multiple of num_attention_heads = {heads}")
+        head_dim = values.integer("head_dim", 1024, cls.default_head_dim or hidden // heads)
+        if head_dim < 2 or head_dim % 2:
+            raise ConfigError(f"{values.source}: head_dim is {head_dim}, but RoPE needs an even number")
+        return ModelConfig(
+            architecture=cls,
+            vocab_size=values.integer("vocab_size", 1 << 20),
+            hidden_size=hidden,
+            intermediate_size=values.integer("intermediate_size", 1 << 18),
+            num_hidden_layers=values.integer("num_hidden_layers", 512),
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head_dim,
+            rms_norm_eps=values.number("rms_norm_eps", 0.0, 0.1),
+            rope_theta=values.rope_theta(),
+            max_position_embeddings=values.integer("max_position_embeddings", 1 << 24),
+            tie_word_embeddings=values.flag("tie_word_embeddings"),
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in the order of the network. A tied head has none of its own."""
+        c = self.config
+        table = (c.vocab_size, c.hidden_size)
+        tensors = [Tensor("model.embed_tokens.weight", "token_embd.weight", table)]
+        for layer in range(c.num_hidden_layers):
+            tensors += [
+                Tensor(f"{block_prefix(layer)}.{name}", f"blk.{layer}.{gguf}", shape)
+                for name, gguf, shape in self.layer_tensors()
+            ]
+        tensors.append(Tensor("model.norm.weight", "output_norm.weight", (c.hidden_size,)))
+        if not c.tie_word_embeddings:
+            tensors.append(Tensor("lm_head.weight", "output.weight", table))
+        return tensors
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors by their Hugging Face names, in the order of the network."""
+        return {tensor.name: tensor.shape for tensor in self.tensors()}
+
+    def layer_tensors(self) -> list[Tensor]:
+        """Tensors of a decoder layer, with the rest of their names."""
+        c = self.config
+        hidden, inner = c.hidden_size, c.intermediate_size
+        return [
+            Tensor("input_layernorm.weight", "attn_norm.weight", (hidden,)),
+            *self.attention_tensors(),
+            Tensor("post_attention_layernorm.weight", "ffn_norm.weight", (hidden,)),
+            Tensor("mlp.gate_proj.weight", "ffn_gate.weight", (inner, hidden)),
+            Tensor("mlp.up_proj.weight", "ffn_up.weight", (inner, hidden)),
+            Tensor("mlp.down_proj.weight", "ffn_down.weight", (hidden, inner)),
+        ]
+
+    def attention_tensors(self) -> list[Tensor]:
+        """Those of the attention: four projections without biases."""
+        c = self.config
+        return [
+            Tensor("self_attn.q_proj.weight", "attn_q.weight", (c.q_size, c.hidden_size)),
+            Tensor("self_attn.k_proj.weight", "attn_k.weight", (c.kv_size, c.hidden_size)),
+            Tensor("self_attn.v_proj.weight", "attn_v.weight", (c.kv_size, c.hidden_size)),
+            Tensor("self_attn.o_proj.weight", "attn_output.weight", (c.hidden_size, c.q_size)),
+        ]
+
+    @property
+    def head_weight(self) -> str:
+        """Name of the weight that the logits are computed with."""
+        return "model.embed_tokens" if self.config.tie_word_embeddings else "lm_head"
+
+    def emit(self, ops: Ops[T, H]) -> T:
+        """Emit the whole step: token ids in, logits of the wanted rows out."""
+        x = ops.embed("model.embed_tokens")
+        h = ops.rms_norm(x, f"{block_prefix(0)}.input_layernorm")
+        for layer in range(self.config.num_hidden_layers):
+            x, mlp = self.emit_block(ops, layer, x, h)
+            last = layer + 1 == self.config.num_hidden_layers
+            x, h = ops.add_rms_norm(
+                x, mlp, "model.norm" if last else f"{block_prefix(layer + 1)}.input_layernorm"
+            )
+        return ops.logits(ops.wanted_rows(h), self.head_weight)
+
+    def emit_block(self, ops: Ops[T, H], layer: int, x: T, h: T) -> tuple[T, T]:
+        """Emit one decoder layer: from the residual stream `x` and the attention's input to `x` and the MLP's output.
+
+        Args:
+            ops: where to emit to.
+            layer: index of the layer.
+            x: residual stream [C, hidden].
+            h: `x` after the layer's input_layernorm.
+        """
+        place = block_prefix(layer)
+        attended = self.attention(ops, h, layer, f"{place}.self_attn")
+        x, h = ops.add_rms_norm(x, attended, f"{place}.post_attention_layernorm")
+        gate_up = ops.linear(h, f"{place}.mlp.gate_proj", f"{place}.mlp.up_proj")
+        return x, ops.linear(ops.swiglu(gate_up), f"{place}.mlp.down_proj")
+
+    def attention(self, ops: Ops[T, H], h: T, layer: int, place: str) -> T:
+        """Emit the attention of a layer whose tensors' names begin with `place`: [C, hidden] to [C, hidden]."""
+        qkv = ops.linear(h, f"{place}.q_proj", f"{place}.k_proj", f"{place}.v_proj")
+        heads = ops.rope(ops.heads(qkv, layer))
+        return ops.linear(ops.attend(heads), f"{place}.o_proj")
+
+
+def block_prefix(layer: int) -> str:
+    """Name in the checkpoint that a decoder layer's tensors start with."""
+    return f"model.layers.{layer}"

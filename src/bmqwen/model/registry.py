@@ -1,0 +1,52 @@
+"""The architectures that there are, found by what a file calls them; and a config.json read by the right one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bmqwen.errors import ConfigError
+from bmqwen.model.architecture import Architecture
+from bmqwen.model.config import ConfigValues, ModelConfig
+from bmqwen.model.llama import Llama
+from bmqwen.model.packing import read_packing
+from bmqwen.model.qwen2 import Qwen2
+from bmqwen.util.json_file import read_json_object
+
+ARCHITECTURES: tuple[type[Architecture], ...] = (Qwen2, Llama)
+
+
+def gguf_architecture(name: object, source: str) -> type[Architecture]:
+    """The architecture that GGUF's general.architecture names. Raises ConfigError."""
+    for architecture in ARCHITECTURES:
+        if architecture.model_type == name:
+            return architecture
+    raise ConfigError(
+        f"{source}: general.architecture = {str(name)[:40]!r}, which is unsupported; supported are "
+        f"{_listed([a.model_type for a in ARCHITECTURES])}"
+    )
+
+
+def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
+    """The configuration in the values of a config.json; `source` names the file in messages.
+
+    Raises:
+        ConfigError: a key is missing, has a value out of range, or asks for something unsupported.
+    """
+    reader = ConfigValues(values, source)
+    names = values.get("architectures")
+    architecture = next((a for a in ARCHITECTURES if names == [a.class_name]), None)
+    if architecture is None:
+        supported = _listed([a.class_name for a in ARCHITECTURES])
+        raise reader.error("architectures", f"which is unsupported; supported are {supported}")
+    if values.get("model_type", architecture.model_type) != architecture.model_type:
+        raise reader.error("model_type", f"which contradicts architectures = {names}")
+    read_packing(values, source)
+    return architecture.read(reader)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The configuration in a config.json file. Raises ConfigError."""
+    return parse_config(read_json_object(path, ConfigError), str(path))
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
