@@ -85,7 +85,7 @@ def test_worker_ends_with_a_killed_program() -> None:
         "import sys, time\n"
         "from bmqwen.runtime.bmrt.worker import Worker\n"
         "if __name__ == '__main__':\n"
-        "    worker = Worker('bmrt_probe:echo', {}, what='x')\n"
+        "    worker = Worker('support.bmrt_probe:echo', {}, what='x')\n"
         "    print(worker.call('wait', 0), flush=True)\n"
         "    worker.call('wait', 600)\n"
     )

@@ -91,7 +91,7 @@ def module(compiled: Callable[[Kind, Format, int], CompiledModel], simulator: To
     """It, in a process of the simulator."""
     bmodel = compiled("qwen1.5", "int4", 8).bundle.bmodel
     arguments = {"bmodel": bmodel, "folder": simulator.simulator_folder}
-    with Worker("sail_contract:conduct", arguments, what="the simulator") as worker:
+    with Worker("support.sail_contract:conduct", arguments, what="the simulator") as worker:
         yield worker
 
 
