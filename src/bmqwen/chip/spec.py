@@ -1,0 +1,169 @@
+"""The kinds of chips that models are compiled for: what tells one from another stands here and in no other file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bmqwen.errors import BundleError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Sizes of a SoC's heaps in MiB."""
+
+    npu: int
+    vpu: int
+    vpp: int
+
+    @property
+    def total(self) -> int:
+        """MiB of all three."""
+        return self.npu + self.vpu + self.vpp
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a SoC has to divide, in bytes.
+
+    Attributes:
+        memory: of all kinds.
+        firmware: what nothing else may use: ARM firmware, its tables, the VPU's firmware.
+        most: the largest size of each heap.
+        now: the layout that it was booted with.
+    """
+
+    memory: int
+    firmware: int
+    most: Layout
+    now: Layout
+
+    def system(self, layout: Layout) -> int:
+        """Bytes that a layout leaves to Linux."""
+        return self.memory - self.firmware - layout.total * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that the chip is in.
+
+    Attributes:
+        name: for people.
+        op_ms: milliseconds of a call: a launch, or a copy to or from the device.
+    """
+
+    name: str
+    op_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChipSpec:
+    """A kind of chip.
+
+    Attributes:
+        name: as bmodels, the driver and people call it.
+        id: what libbmlib and the PCIe bus call it.
+        cores: of matrix units that a net may use.
+        bus: bytes a second over its memory bus at most.
+        copy: bytes a second of a copy inside of its memory, each read and written.
+        memory_start: the address of the first byte of its memory, as the compiler numbers it.
+        most_queries: queries that one attention kernel takes: longer steps are cut, and what a part cannot see is not
+            computed.
+        fewest_queries: the kernel cuts fewer than so many queries into tiny blocks: it is faster with copies of them.
+            One has its own way.
+        heaps: of a SoC, in the order in which libbmlib tries them.
+        boot_file: in /boot, says how a SoC's memory is divided.
+        wrong_boot_file: what guides for another chip, `wrong_chip`, name in its place.
+        box: name of the usual SoC machine.
+        board: that machine's memory, as delivered. A card with as much memory has a heap as large as its largest.
+        hosts: machines that it is in, the usual box first.
+    """
+
+    name: str
+    id: int
+    cores: int
+    bus: float
+    copy: float
+    memory_start: int
+    most_queries: int
+    fewest_queries: int
+    heaps: tuple[str, ...]
+    boot_file: str
+    wrong_boot_file: str
+    wrong_chip: str
+    box: str
+    board: Board
+    hosts: Mapping[str, Host]
+
+    @property
+    def target(self) -> str:
+        """What the compiler calls it, and the libraries' files."""
+        return self.name.lower()
+
+    @property
+    def simulator(self) -> str:
+        """File name of the library that simulates it."""
+        return f"libcmodel_{self.target}.so"
+
+    @property
+    def call_ns(self) -> int:
+        """Nanoseconds of a call on the usual box."""
+        return round(next(iter(self.hosts.values())).op_ms * 1e6)
+
+
+BM1684X = ChipSpec(
+    name="BM1684X",
+    id=0x1686,
+    cores=1,
+    # LPDDR4X-4266 on 128 bits.
+    bus=68.3e9,
+    # Measured on the simulator.
+    copy=26e9,
+    memory_start=1 << 32,
+    most_queries=256,
+    fewest_queries=32,
+    # libsophon, bmlib/src/bmlib_memory.cpp, bm_get_carveout_heap_id.
+    heaps=("npu", "vpp", "vpu"),
+    boot_file="emmcboot.itb",
+    wrong_boot_file="boot.itb",
+    wrong_chip="BM1688",
+    box="SE7",
+    # SDK V24.04.01 (linux-arm64, bm1684x_mm_16g.dtsi).
+    board=Board(
+        memory=16384 * MIB,
+        firmware=(577 + 128) * MIB,
+        most=Layout(npu=7615, vpu=3071, vpp=4096),
+        now=Layout(npu=3950, vpu=2047, vpp=3072),
+    ),
+    # The box's A53 cores: fitted to four published speeds, 0.1404 to 0.1451. A card in a PCIe slot: an assumption.
+    # Three bmodels were published on both, 0.286, 0.409 and 0.468 for each call if the host alone makes the difference
+    # (MiniCPM3 4B 10.047 and 7.891 tokens/s, Llama 3.2 11B 7.506 and 6.024, Janus Pro 7B 7.963 and 6.416).
+    hosts={"se7": Host("SE7", 0.1425), "pcie": Host("PCIe card (assumed)", 0.41)},
+)
+SPECS = {spec.name: spec for spec in (BM1684X,)}
+# What is compiled for, and what a machine that does not tell is taken for.
+DEFAULT_CHIP = BM1684X
+# Kinds that the vendor's libraries know and this program does not.
+OTHER_CHIPS = {0x1684: "BM1684", 0x1688: "BM1688"}
+OTHER_NAMES = (*OTHER_CHIPS.values(), "CV186AH")
+
+
+def spec_of(name: str, source: object) -> ChipSpec:
+    """Return the spec of the chip that something was compiled for. Raises BundleError for one that has none.
+
+    Args:
+        name: of the chip, as a bmodel or a manifest gives it.
+        source: what was compiled, for the message.
+    """
+    if name not in SPECS:
+        raise BundleError(
+            f"{source} was compiled for {name[:40] or 'no chip'}, and only nets for {' or '.join(SPECS)} can be run: "
+            "get or compile one of those"
+        )
+    return SPECS[name]
+
+
+def chip_name(number: int) -> str:
+    """Return the name of the kind of chip that has a number."""
+    names = {spec.id: name for name, spec in SPECS.items()} | OTHER_CHIPS
+    return names.get(number, f"chip {number:#x}")
