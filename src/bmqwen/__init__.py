@@ -1,4 +1,4 @@
-"""Qwen chat models on SOPHON BM1684X: from the checkpoint to an answer."""
+"""Qwen chat models on SOPHON chips: from the checkpoint to an answer."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -105,7 +105,7 @@ def _tokenizer_folders(path: Path) -> Iterator[Path]:
     here = path.absolute().parent
     yield here
     yield here / "token_config"
-    # models/BM1684X/NAME.bmodel beside python/token_config
+    # models/CHIP/NAME.bmodel beside python/token_config
     yield from (parent / "python" / "token_config" for parent in list(here.parents)[:2])
     name = _NAME.match(path.name)
     if name:

@@ -111,7 +111,7 @@ def test_tokenizer_is_found_where_the_publishers_scripts_put_it_or_in_the_cache(
         (FakeBmodel([FakeNet("yolo", [], [])]), r"unknown nets \(yolo; without embedding\)"),
         (FakeBmodel([]), r"unknown nets \(none at all"),
         (FakeBmodel([FakeNet("step", [], [])]), "is the bmodel of a bundle.*name the bundle's folder"),
-        (FakeBmodel(published_nets(), chip="BM1688"), "was compiled for BM1688, and only BM1684X"),
+        (FakeBmodel(published_nets(), chip="BM1688"), "was compiled for BM1688, and only nets for BM1684X"),
         (FakeBmodel(published_nets(), chips=2), "for several chips at once"),
         (FakeBmodel([n for n in published_nets(3) if n.name != "block_1"]), "lacks the nets of some layers"),
         (

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmqwen.artifact.steps import LAUNCH_NS, StepNets, StepShape
+from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.errors import BundleError, InputError
 
 CYCLES = {
@@ -31,7 +32,7 @@ def test_plans_are_legal_and_cheapest(position: int, data: st.DataObject) -> Non
         assert shape.history >= at
         assert at + shape.tokens <= NETS.context
         at += used
-    cost = sum(CYCLES[shape] + LAUNCH_NS for shape, _ in plan)
+    cost = sum(CYCLES[shape] + 1e6 * DEFAULT_CHIP.host.op_ms for shape, _ in plan)
     assert cost == cheapest(position, count)
 
 
@@ -41,7 +42,9 @@ def cheapest(position: int, count: int) -> float:
     if count <= 0:
         return 0
     options = [
-        cycles + LAUNCH_NS + cheapest(position + min(shape.tokens, count), count - shape.tokens)
+        cycles
+        + 1e6 * DEFAULT_CHIP.host.op_ms
+        + cheapest(position + min(shape.tokens, count), count - shape.tokens)
         for shape, cycles in CYCLES.items()
         if position + shape.tokens <= NETS.context
         and (shape.history >= position + shape.tokens or shape.history in (position, NETS.context))

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from bmqwen.artifact.bmodel import read_description
-from bmqwen.artifact.footprint import footprint
+from bmqwen.artifact.footprint import bmodel_footprint, footprint
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import describe
-from bmqwen.doctor.candidate import bmodel_footprint
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint

@@ -16,7 +16,8 @@ import pytest
 import typer
 
 from bmqwen.artifact.footprint import fits, footprint, longest_context
-from bmqwen.chip.layout import SE7, largest_heaps, plan_layout
+from bmqwen.chip.memory import largest_heaps, plan_layout
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.app import app
 from bmqwen.cli.repl.commands import COMMANDS
 from bmqwen.compiler.sizes import sizes
@@ -240,7 +241,7 @@ def test_sizes_are_those_that_the_compiler_estimates(page: str) -> None:
 def test_memory_is_what_the_arithmetic_gives(page: str) -> None:
     rows = re.findall(r"^\| Qwen1\.5-(\S+) \| (int4|int8|f16) \|(.*)\|$", text_of(ROOT / page), re.MULTILINE)
     assert len(rows) == 3 * len(QWEN15)
-    delivered = largest_heaps(replace(SE7, most=SE7.now))
+    delivered = largest_heaps(replace(DEFAULT_CHIP.board, most=DEFAULT_CHIP.board.now))
     for size, form, row in rows:
         config, precision = QWEN15[size], Precision.choose(form, 64, form)
         short, long = (footprint(config, precision, n, step_shapes(n)) for n in (512, 2048))
@@ -248,7 +249,10 @@ def test_memory_is_what_the_arithmetic_gives(page: str) -> None:
         longest = [
             longest_context(config, precision, step_shapes, lambda need: fits(need, delivered)),
             longest_context(
-                config, precision, step_shapes, lambda need: plan_layout(SE7, need.pieces) is not None
+                config,
+                precision,
+                step_shapes,
+                lambda need: plan_layout(DEFAULT_CHIP.board, need.pieces) is not None,
             ),
         ]
         cells = [cell.strip().replace(",", "") for cell in row.split("|")]

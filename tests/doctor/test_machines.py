@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.artifact.fit import MemoryRequest
-from bmqwen.chip.libsophon import Libsophon, find_libsophon
+from bmqwen.chip.libraries import Libsophon, find_libsophon
 from bmqwen.chip.machine import look
 from bmqwen.chip.problems import (
     Problem,
@@ -20,8 +20,7 @@ from bmqwen.chip.problems import (
     separate_memory,
 )
 from bmqwen.cli.commands.doctor import _lines
-from bmqwen.doctor.candidate import of_config
-from bmqwen.doctor.examination import Examination, examine
+from bmqwen.doctor.examination import Examination, examine, of_config
 from bmqwen.doctor.probe import Answer
 from bmqwen.doctor.software import Host
 from bmqwen.hub.published_configs import published_config

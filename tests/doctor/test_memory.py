@@ -5,21 +5,32 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.artifact.fit import MemoryRequest, memory_findings, why_too_large
+from bmqwen.artifact.fit import MemoryRequest, memory_findings
 from bmqwen.artifact.footprint import fits, footprint, longest_context
-from bmqwen.chip.heaps import Heap, parse_summary, place
-from bmqwen.chip.layout import MIB, SE7, SYSTEM_NEEDS, Layout, largest_heaps, plan_layout, read_board
 from bmqwen.chip.machine import look
+from bmqwen.chip.memory import (
+    SYSTEM_NEEDS,
+    Heap,
+    largest_heaps,
+    layout_commands,
+    parse_summary,
+    place,
+    plan_layout,
+    read_board,
+    why_too_large,
+)
 from bmqwen.chip.problems import larger_than_heap, too_little_memory
+from bmqwen.chip.spec import DEFAULT_CHIP, MIB, Layout
 from bmqwen.compiler.stages import step_shapes
-from bmqwen.doctor.candidate import find_candidate, of_config
-from bmqwen.doctor.examination import examine
+from bmqwen.doctor.examination import examine, find_candidate, of_config
 from bmqwen.doctor.probe import Answer
 from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.progress import Silent
 from support.bmodel_files import FakeBmodel, FakeNet
 from support.recorded import recorded
+
+BOARD = DEFAULT_CHIP.board
 
 
 def precision(form: Format) -> Precision:
@@ -35,10 +46,10 @@ def candidate(name: str, form: Format, context: int = 512) -> MemoryRequest:
 
 
 def test_the_board_is_read_from_the_device_tree(tmp_path: Path) -> None:
-    assert read_board(recorded("se7", tmp_path)) == SE7
+    assert read_board(recorded("se7", tmp_path)) == BOARD
     # What `memory_edit.sh -p` prints on this box.
-    assert SE7.most == Layout(npu=7615, vpu=3071, vpp=4096)
-    assert SE7.now == Layout(npu=3950, vpu=2047, vpp=3072)
+    assert BOARD.most == Layout(npu=7615, vpu=3071, vpp=4096)
+    assert BOARD.now == Layout(npu=3950, vpu=2047, vpp=3072)
 
 
 def test_a_machine_without_a_device_tree_has_no_board(tmp_path: Path) -> None:
@@ -62,33 +73,33 @@ def test_pieces_go_where_the_library_puts_them() -> None:
 
 @pytest.mark.parametrize("needed", [500, 3950, 5000, 7500])
 def test_the_npu_heap_grows_as_far_as_it_must(needed: int) -> None:
-    layout = plan_layout(SE7, [needed * MIB - (20 << 20), 20 << 20])
+    layout = plan_layout(BOARD, [needed * MIB - (20 << 20), 20 << 20])
     assert layout is not None
-    assert needed <= layout.npu <= max(SE7.now.npu, needed + 64 + 16)
-    assert SE7.system(layout) >= SYSTEM_NEEDS
+    assert needed <= layout.npu <= max(BOARD.now.npu, needed + 64 + 16)
+    assert BOARD.system(layout) >= SYSTEM_NEEDS
     # Nothing is taken from the others while Linux has enough.
-    assert (layout.vpu, layout.vpp) == (SE7.now.vpu, SE7.now.vpp)
+    assert (layout.vpu, layout.vpp) == (BOARD.now.vpu, BOARD.now.vpp)
 
 
 def test_pieces_beyond_the_npu_go_to_the_others_and_linux_keeps_its_own() -> None:
     pieces = [7000 * MIB, 3500 * MIB]
-    layout = plan_layout(SE7, pieces)
+    layout = plan_layout(BOARD, pieces)
     assert layout is not None
     assert layout.npu == 7615
     assert layout.vpp >= 3500
-    assert SE7.system(layout) >= SYSTEM_NEEDS
-    assert place(pieces, largest_heaps(SE7)) is not None
+    assert BOARD.system(layout) >= SYSTEM_NEEDS
+    assert place(pieces, largest_heaps(BOARD)) is not None
 
 
 @pytest.mark.parametrize(
     "pieces", [[7616 * MIB], [7000 * MIB, 4097 * MIB], [7600 * MIB, 4000 * MIB, 3000 * MIB]]
 )
 def test_what_no_division_has_room_for(pieces: list[int]) -> None:
-    assert plan_layout(SE7, pieces) is None
+    assert plan_layout(BOARD, pieces) is None
 
 
 def test_the_commands_name_the_right_boot_file() -> None:
-    assert Layout(7615, 2047, 3072).commands()[1:] == [
+    assert layout_commands(Layout(7615, 2047, 3072)) == [
         "./memory_edit.sh -c -npu 7615 -vpu 2047 -vpp 3072",
         "sudo cp emmcboot.itb /boot/emmcboot.itb && sync",
         "sudo reboot",
@@ -156,7 +167,7 @@ def test_what_a_pc_is_told_of_boxes(tmp_path: Path) -> None:
     small = memory_findings(candidate("qwen1.5-0.5b-chat", "int4"), system)[1]
     large = memory_findings(candidate("qwen1.5-7b-chat", "int8"), system)[1]
     assert small.text.startswith("it fits on an SE7 box as delivered")
-    assert "on an SE7 box once its memory is divided anew" in large.text
+    assert "on an SE7 box once its memory is divided differently" in large.text
     assert "memory_edit.sh" in large.fix
 
 

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.profile import read_profile
 from bmqwen.compiler.timeline import read_timeline
 from bmqwen.errors import InputError
@@ -14,7 +15,6 @@ from bmqwen.estimate.chart import write_chart
 from bmqwen.estimate.chart_html import round_ticks
 from bmqwen.estimate.estimate import Estimate
 from bmqwen.estimate.forecast import follow
-from bmqwen.estimate.host import HOSTS
 
 RECORDED = Path(__file__).parent / "recorded/compiler_profile_0.txt"
 SHAPE = StepShape(1, 64)
@@ -25,7 +25,7 @@ def estimate() -> Estimate:
     """A model of one net, by an awkward name."""
     profile, timeline = read_profile(RECORDED), read_timeline(RECORDED)
     nets = StepNets(64, {SHAPE: profile.cycles})
-    forecast = follow(nets, {SHAPE: profile}, HOSTS["se7"], prompt_tokens=3, new_tokens=4)
+    forecast = follow(nets, {SHAPE: profile}, DEFAULT_CHIP.host, prompt_tokens=3, new_tokens=4)
     return Estimate("<b>&", "int4", 1, forecast, {SHAPE: timeline})
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from bmqwen.artifact.bundle import read_bundle
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.estimate.chart import write_chart
 from bmqwen.estimate.estimate import Estimate, Question, estimate_bundle, estimate_model
-from bmqwen.estimate.host import HOSTS
 from bmqwen.estimate.sophon_demo import estimate_demo
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
@@ -53,11 +53,11 @@ def estimated() -> Estimate:
 
 
 def predict() -> Estimate:
-    return estimate_model("toy", CONFIG, PRECISION, CONTEXT, HOSTS["se7"], QUESTION, progress=Silent())
+    return estimate_model("toy", CONFIG, PRECISION, CONTEXT, DEFAULT_CHIP.host, QUESTION, progress=Silent())
 
 
 def test_two_layers_foretell_the_whole_model(bundle: Path, estimated: Estimate) -> None:
-    whole = estimate_bundle(read_bundle(bundle), HOSTS["se7"], QUESTION).forecast
+    whole = estimate_bundle(read_bundle(bundle), DEFAULT_CHIP.host, QUESTION).forecast
     for (shape, found), (same, real) in zip(estimated.forecast.nets, whole.nets, strict=True):
         assert shape == same
         assert found.cycles == pytest.approx(real.cycles, rel=0.002)
@@ -71,7 +71,7 @@ def test_calls_are_those_that_the_runtime_makes(
     compiled: Callable[[Kind, Format, int], CompiledModel], simulator: Toolchain
 ) -> None:
     bundle = compiled("qwen2.5", "int4", 5).bundle
-    predicted = estimate_bundle(bundle, HOSTS["se7"], Question(11, 4)).forecast
+    predicted = estimate_bundle(bundle, DEFAULT_CHIP.host, Question(11, 4)).forecast
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
     try:
         before = runtime.counters
@@ -110,7 +110,7 @@ def test_known_timings_are_not_made_again(
 
 
 def test_published_programs_have_their_calls() -> None:
-    found = estimate_demo("toy", CONFIG, "int4", CONTEXT, HOSTS["se7"], progress=Silent())
+    found = estimate_demo("toy", CONFIG, "int4", CONTEXT, DEFAULT_CHIP.host, progress=Silent())
     assert found.token.host_ops == 3 * LAYERS + 3
     profiles = {name: timing.profile for name, timing in found.timings.items()}
     one = profiles["embedding_cache"].cycles + profiles["lm_head"].cycles

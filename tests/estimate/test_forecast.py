@@ -3,11 +3,12 @@
 import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.profile import Profile
 from bmqwen.errors import InputError
 from bmqwen.estimate.estimate import Question
-from bmqwen.estimate.forecast import BUS_BYTES_PER_S, cost_at, follow
-from bmqwen.estimate.host import HOSTS, Host
+from bmqwen.estimate.forecast import cost_at, follow
+from bmqwen.estimate.host import custom_host
 
 CYCLES = {
     StepShape(1, 32): 1_000_000,
@@ -79,7 +80,7 @@ def test_json_has_what_a_benchmark_has_and_more() -> None:
     assert stated["host_ops_per_token"] == 3
     assert stated["device_s_per_token"] == pytest.approx((7 * 1.0e-3 + 12 * 1.3e-3) / 19)
     assert stated["bytes_per_token"] == pytest.approx(45e9 * stated["device_s_per_token"])
-    assert stated["bus_share"] == pytest.approx(45e9 / BUS_BYTES_PER_S)
+    assert stated["bus_share"] == pytest.approx(45e9 / DEFAULT_CHIP.bus)
     assert stated["bus_idle_share"] == pytest.approx(0.1)
     assert [net["cycles"] for net in stated["nets"]] == [CYCLES[shape] for shape in sorted(CYCLES)]
     assert [point["history"] for point in stated["curve"]] == [0, 33]
@@ -111,9 +112,9 @@ def test_the_answer_is_as_long_as_fits() -> None:
 @pytest.mark.parametrize("op_ms", [-0.1, float("nan"), float("inf"), 1e6])
 def test_a_host_of_no_sense_is_refused(op_ms: float) -> None:
     with pytest.raises(InputError, match="--host-op-ms"):
-        Host("x", op_ms)
+        custom_host(op_ms)
 
 
 def test_a_card_costs_more_than_the_box() -> None:
-    assert HOSTS["se7"].op_ms == pytest.approx(0.1425)
-    assert HOSTS["pcie"].op_ms > HOSTS["se7"].op_ms
+    assert DEFAULT_CHIP.host.op_ms == pytest.approx(0.1425)
+    assert DEFAULT_CHIP.hosts["pcie"].op_ms > DEFAULT_CHIP.host.op_ms

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bmqwen.artifact.steps import StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.model.config import ModelConfig
 
-# The chip's memory as the compiler numbers it: weights from here on, inputs and outputs after them.
-START = 1 << 32
 PAGE = 4096
 LINE = 256
 # Room for weights that are larger than their arithmetic size. Only numbers: memory is taken when it is used.
@@ -46,7 +45,8 @@ class IoLayout:
 
     def text(self, shape: StepShape, weights: int) -> str:
         """The addresses of one net's inputs and outputs, as JSON; `weights`: bytes of all weights, about."""
-        start = START + _pages(int(weights * WEIGHTS_MARGIN)) + WEIGHTS_ROOM
+        # Weights come first.
+        start = DEFAULT_CHIP.memory_start + _pages(int(weights * WEIGHTS_MARGIN)) + WEIGHTS_ROOM
         tokens, history = shape.tokens, shape.history
         inputs, address = [], start + self._data
         for name, size in _inputs(self._config, shape).items():

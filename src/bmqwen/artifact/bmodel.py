@@ -68,7 +68,7 @@ class BmodelDescription:
 
     Attributes:
         path: its file.
-        chip: what it was compiled for, "BM1684X".
+        chip: the kind that it was compiled for.
         compiler: version of that.
         chips: how many of them it needs.
         nets: by name.

@@ -5,21 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bmqwen.artifact.footprint import LARGEST_IO, Footprint, fits
-from bmqwen.chip.finding import Finding
-from bmqwen.chip.heaps import Heap, place
-from bmqwen.chip.layout import (
-    BOOT_FILE,
-    FETCH_KIT,
-    SE7,
-    WRONG_BOOT_FILE,
-    Board,
-    Layout,
-    largest_heaps,
-    plan_layout,
-    read_board,
-)
 from bmqwen.chip.machine import Chip, Machine, look, memory_holders
-from bmqwen.chip.problems import Problem, larger_than_heap, too_little_memory
+from bmqwen.chip.memory import Heap, largest_heaps, layout_fix, plan_layout, read_board, why_too_large
+from bmqwen.chip.problems import Finding, larger_than_heap, too_little_memory
+from bmqwen.chip.spec import DEFAULT_CHIP, Board
 from bmqwen.chip.system import System
 
 AREA = "model"
@@ -126,7 +115,7 @@ def check_memory(
     smaller = _smaller(candidate, empty)
     layout = plan_layout(board, need.pieces) if board else None
     if board and layout:
-        fix = f"{layout_cure(layout, board)}; or {smaller}"
+        fix = f"{layout_fix(layout, board)}; or {smaller}"
     elif board:
         fix = f"no division of this box's memory has room for it: {smaller}"
     else:
@@ -134,55 +123,24 @@ def check_memory(
     yield Finding(AREA, "error", problem.cause, fix)
 
 
-def why_too_large(
-    purpose: str, pieces: Sequence[int], heaps: Sequence[Heap], device: str, holders: Sequence[str] = ()
-) -> Problem | None:
-    """Why allocations do not go into a device's memory; None: they do.
-
-    Args:
-        purpose: what they are for.
-        pieces: bytes of each.
-        heaps: of the device.
-        device: what it is called.
-        holders: other programs that use it.
-    """
-    if place(pieces, heaps) is not None:
-        return None
-    largest, most = max(pieces), max(heaps, key=lambda heap: heap.total)
-    if largest > most.total:
-        return larger_than_heap(purpose, largest, most.name, most.total)
-    free = sum(heap.free for heap in heaps)
-    if free >= sum(pieces):
-        most = max(heaps, key=lambda heap: heap.free)
-        return larger_than_heap(purpose, largest, f"{most.name}, as far as it is free", most.free)
-    return too_little_memory(purpose, sum(pieces), device, free, holders)
-
-
-def layout_cure(layout: Layout, board: Board) -> str:
-    """The commands that divide a SoC's memory anew, and the file that they are about."""
-    commands = " && ".join(layout.commands()[1:])
-    return (
-        f"`{FETCH_KIT}` (the vendor's kit; once), and there `{commands}` ({BOOT_FILE} it is; the "
-        f"{WRONG_BOOT_FILE} that a guide in circulation names belongs to BM1688, this chip never reads it); "
-        f"Linux keeps {board.system(layout) >> 20:,} MiB"
-    )
-
-
 def _elsewhere(candidate: MemoryRequest) -> Finding:
     """No chip here: what of the usual box, as it is delivered?"""
-    need = candidate.footprint
-    delivered = largest_heaps(replace(SE7, most=SE7.now))
+    need, box, board = candidate.footprint, DEFAULT_CHIP.box, DEFAULT_CHIP.board
+    delivered = largest_heaps(replace(board, most=board.now))
     if fits(need, delivered):
-        return Finding(AREA, "ok", f"it fits on an SE7 box as delivered{_longest_text(candidate, delivered)}")
-    layout = plan_layout(SE7, need.pieces)
+        return Finding(
+            AREA, "ok", f"it fits on an {box} box as delivered{_longest_text(candidate, delivered)}"
+        )
+    layout = plan_layout(board, need.pieces)
+    memory = f"{board.memory >> 30} GB"
     if layout is None:
-        text = "it does not fit on a BM1684X with 16 GB, however its memory is divided"
-        return Finding(AREA, "warning", text, _smaller(candidate, largest_heaps(SE7)))
+        text = f"it does not fit on a {DEFAULT_CHIP.name} with {memory}, however its memory is divided"
+        return Finding(AREA, "warning", text, _smaller(candidate, largest_heaps(board)))
     return Finding(
         AREA,
         "ok",
-        "it fits on a card with 16 GB a chip, and on an SE7 box once its memory is divided anew",
-        layout_cure(layout, SE7),
+        f"it fits on a card with {memory} a chip, and on an {box} box once its memory is divided differently",
+        layout_fix(layout, board),
     )
 
 

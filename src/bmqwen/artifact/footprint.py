@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.bmodel import BmodelDescription, StageDescription
 from bmqwen.artifact.steps import StepShape
-from bmqwen.chip.heaps import Heap, place
+from bmqwen.chip.memory import Heap, place
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import BITS, Precision
 
@@ -93,6 +94,17 @@ def footprint(
     )
 
 
+def bmodel_footprint(said: BmodelDescription) -> Footprint:
+    """Return what a bmodel's nets take, by its own description."""
+    stages = [stage for net in said.nets.values() for stage in net.stages]
+    weights = sum({key: size for stage in stages for key, size in stage.weights.items()}.values())
+    instructions = sum(stage.instruction_bytes for stage in stages)
+    cache = sum(max(map(_cache_bytes, net.stages), default=0) for net in said.nets.values())
+    rest = max(0, said.device_bytes - weights - instructions - cache)
+    further = tuple(said.further_stages)
+    return Footprint(weights, instructions, cache, rest, pieces=tuple(said.pieces), stages=further)
+
+
 def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
     """Bytes of each weight on the chip, by its name in the checkpoint; what stays on the host is not among them."""
     head = f"{config.network.head_weight}.weight"
@@ -156,3 +168,10 @@ def _stage_commands(config: ModelConfig) -> int:
     layers -= 0 if config.tie_word_embeddings else head
     commands = STAGE_COMMANDS + LAYER_COMMANDS * config.num_hidden_layers
     return int(commands + VALUE_COMMANDS * layers + HEAD_COMMANDS * head)
+
+
+def _cache_bytes(stage: StageDescription) -> int:
+    """K/V of the history that a stage reads, and of the tokens that it adds."""
+    inputs = [t for t in stage.inputs if t.name.startswith("history_")]
+    outputs = [t for t in stage.outputs if t.name.startswith(("k_cache", "v_cache"))]
+    return sum(2 * math.prod(tensor.shape) for tensor in (*inputs, *(outputs if inputs else ())))

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 
 from bmqwen.artifact.bmodel import BmodelDescription, NetDescription, StageDescription
+from bmqwen.chip.spec import spec_of
 from bmqwen.errors import BundleError
 
-CHIP = "BM1684X"
 LAYOUT = "sophon-demo"
 _NEEDED = ("embedding", "embedding_cache", "block_0", "block_cache_0", "lm_head")
 
@@ -50,10 +50,7 @@ def published_model(bmodel: BmodelDescription) -> PublishedModel:
             f"{path} has unknown nets ({names or 'none at all'}; without {missing[0]}): bundles of bmqwen compile and "
             "the publisher's qwen1.5-*.bmodel can be run"
         )
-    if bmodel.chip != CHIP:
-        raise BundleError(
-            f"{path} was compiled for {bmodel.chip[:40]}, and only {CHIP} can be used: get that one"
-        )
+    spec_of(bmodel.chip, path)
     block, step = nets["block_0"].stages[0], nets["block_cache_0"].stages[0]
     if bmodel.chips > 1 or len(step.inputs) > 5:
         raise BundleError(f"{path} was compiled for several chips at once: get the one named ..._1dev.bmodel")

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from bmqwen.chip.spec import DEFAULT_CHIP, spec_of
 from bmqwen.errors import BundleError, InputError
 from bmqwen.util.text import counted
-
-# What a launch costs besides the net itself, in ns: fitted to published figures of the SE7 box's A53 cores.
-LAUNCH_NS = 142_500
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,7 +37,7 @@ class StepNets:
     context: int
     cycles: Mapping[StepShape, int]
     half: str = "f16"
-    chip: str = "BM1684X"
+    chip: str = DEFAULT_CHIP.name
     toolchain: str = ""
     name: str = "step"
 
@@ -72,6 +70,7 @@ class StepNets:
         """
         if position < 0 or count < 1 or position + count > self.context:
             raise InputError(f"{count} tokens after {position} do not fit into a context of {self.context}")
+        call_ns = round(1e6 * spec_of(self.chip, "the bundle").host.op_ms)
         # best[i]: cost of feeding the last `count - i` tokens, and the first net of that row
         best: list[tuple[float, StepShape | None]] = [(float("inf"), None) for _ in range(count)]
         best.append((0.0, None))
@@ -80,7 +79,7 @@ class StepNets:
                 shape = self.shape(tokens, position + done)
                 if shape is None:
                     continue
-                cost = self.cycles[shape] + LAUNCH_NS + best[min(done + tokens, count)][0]
+                cost = self.cycles[shape] + call_ns + best[min(done + tokens, count)][0]
                 if cost < best[done][0]:
                     best[done] = (cost, shape)
         row: list[tuple[StepShape, int]] = []
@@ -123,8 +122,7 @@ class StepNets:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{source}: the description of the nets is damaged ({error!r})") from error
-        if nets.chip != "BM1684X":
-            raise BundleError(f"{source} was compiled for {nets.chip}, this program runs bundles for BM1684X")
+        spec_of(nets.chip, source)
         if nets.half not in ("f16", "bf16") or not nets.shape(1, 0) or not nets.shape(1, nets.context - 1):
             raise BundleError(f"{source}: the nets do not make up a whole model")
         return nets

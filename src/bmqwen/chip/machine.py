@@ -4,15 +4,15 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from bmqwen.chip.heaps import DEVICE_TREE, Heap, card_heaps, soc_heaps
-from bmqwen.chip.libsophon import Libsophon, find_libsophon
+from bmqwen.chip.libraries import Libsophon, find_libsophon
+from bmqwen.chip.memory import DEVICE_TREE, Heap, card_heaps, soc_heaps
+from bmqwen.chip.spec import CHIP_NAMES, DEFAULT_CHIP
 from bmqwen.chip.system import System
 
-CHIP = "BM1684X"
 PROC = "/proc/bmsophon"
 CONTROL_FILE = "/dev/bmdev-ctl"
 # libsophon, driver/bm_pcie.h.
-PCI_VENDOR, PCI_CHIPS = "0x1f1c", {"0x1684": "BM1684", "0x1686": "BM1684X"}
+PCI_VENDOR = "0x1f1c"
 
 Kind = Literal["soc", "pcie", "none"]
 
@@ -23,7 +23,7 @@ class Chip:
 
     Attributes:
         index: its device id, what --device takes.
-        name: "BM1684X".
+        name: of its kind, "BM1684X".
         board: type of card ("SC7-224T") or name of the SoC's device tree ("bm1684x_se7_v2.0").
         bus: place on the PCIe bus; "" on a SoC.
         state: what the driver says, "Active" or "Fault"; "" where it says nothing.
@@ -118,7 +118,7 @@ def _card_chips(system: System) -> list[Chip]:
 
 def _soc_chips(system: System, tree: str) -> list[Chip]:
     """The chip that this is, once its driver is loaded (/sys/class/bm-tpu: 3_3_sysfs_interface_description.rst)."""
-    name = tree.partition("_")[0].upper() or CHIP
+    name = tree.partition("_")[0].upper() or DEFAULT_CHIP.name
     heaps = tuple(soc_heaps(system))
     return [
         Chip(
@@ -130,11 +130,12 @@ def _soc_chips(system: System, tree: str) -> list[Chip]:
 
 def _pci_chips(system: System) -> list[str]:
     folder = "/sys/bus/pci/devices"
+    names = {f"{number:#06x}": name for number, name in CHIP_NAMES.items()}
     return [
-        f"{PCI_CHIPS[device]} at {place}"
+        f"{names[device]} at {place}"
         for place in system.names(folder)
         if system.text(f"{folder}/{place}/vendor") == PCI_VENDOR
-        and (device := system.text(f"{folder}/{place}/device") or "") in PCI_CHIPS
+        and (device := system.text(f"{folder}/{place}/device") or "") in names
     ]
 
 
@@ -146,7 +147,7 @@ def _driver_version(system: System) -> str | None:
 
 def _chip_name(text: str) -> str:
     """What /proc/bmsophon/cardN/chipid says: "0x1684x"."""
-    return f"BM{text.removeprefix('0x').upper()}" if text else CHIP
+    return f"BM{text.removeprefix('0x').upper()}" if text else DEFAULT_CHIP.name
 
 
 def _numbered(system: System, folder: str, prefix: str) -> list[str]:

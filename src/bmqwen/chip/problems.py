@@ -1,7 +1,8 @@
-"""What can be wrong with a chip, and what mends it: said alike by the runtimes and by `bmqwen doctor`."""
+"""What can be wrong with a chip, and how to fix it: said alike by the runtimes and by `bmqwen doctor`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 # Where the vendor's packages put the runtime libraries, on PCIe hosts and on SoCs.
 LIBRARY_FOLDER = "/opt/sophon/libsophon-current/lib"
@@ -18,6 +19,8 @@ NEWER_RUNTIME = (
     "git -C LLM-TPU sparse-checkout set support"
 )
 
+Level = Literal["ok", "warning", "error"]
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -28,6 +31,35 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.fix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fact that was found on a machine.
+
+    Attributes:
+        area: "software", "chip" or "model".
+        level: error where something does not work that this machine should be able to do.
+        text: what was found.
+        fix: what to do about it; commands in backticks.
+    """
+
+    area: str
+    level: Level
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.fix}" if self.fix else self.text
+
+    @classmethod
+    def of(cls, area: str, problem: Problem, level: Level = "error") -> "Finding":
+        """Return the finding of a problem that the runtimes would report as well."""
+        return cls(area, level, problem.cause, problem.fix)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for scripts."""
+        return asdict(self)
 
 
 def no_libraries() -> Problem:

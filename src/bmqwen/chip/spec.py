@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from bmqwen.errors import BundleError
 
 MIB = 1 << 20
+# Machines that chips are in, as `bmqwen estimate --host` names them.
+HostName = Literal["se7", "pcie"]
+DEFAULT_HOST: HostName = "se7"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class ChipSpec:
         wrong_boot_file: what guides for another chip, `wrong_chip`, name in its place.
         box: name of the usual SoC machine.
         board: that machine's memory, as delivered. A card with as much memory has a heap as large as its largest.
-        hosts: machines that it is in, the usual box first.
+        hosts: machines that it is in.
     """
 
     name: str
@@ -93,7 +97,7 @@ class ChipSpec:
     wrong_chip: str
     box: str
     board: Board
-    hosts: Mapping[str, Host]
+    hosts: Mapping[HostName, Host]
 
     @property
     def target(self) -> str:
@@ -106,9 +110,9 @@ class ChipSpec:
         return f"libcmodel_{self.target}.so"
 
     @property
-    def call_ns(self) -> int:
-        """Nanoseconds of a call on the usual box."""
-        return round(next(iter(self.hosts.values())).op_ms * 1e6)
+    def host(self) -> Host:
+        """The usual box."""
+        return self.hosts[DEFAULT_HOST]
 
 
 BM1684X = ChipSpec(
@@ -143,9 +147,10 @@ BM1684X = ChipSpec(
 SPECS = {spec.name: spec for spec in (BM1684X,)}
 # What is compiled for, and what a machine that does not tell is taken for.
 DEFAULT_CHIP = BM1684X
-# Kinds that the vendor's libraries know and this program does not.
-OTHER_CHIPS = {0x1684: "BM1684", 0x1688: "BM1688"}
-OTHER_NAMES = (*OTHER_CHIPS.values(), "CV186AH")
+# What the PCIe bus and libbmlib call each kind that they know, with or without a spec here.
+CHIP_NAMES = {0x1684: "BM1684", 0x1688: "BM1688"} | {spec.id: name for name, spec in SPECS.items()}
+# What SAIL calls them besides.
+SAIL_NAMES = (*CHIP_NAMES.values(), "CV186AH")
 
 
 def spec_of(name: str, source: object) -> ChipSpec:
@@ -156,14 +161,9 @@ def spec_of(name: str, source: object) -> ChipSpec:
         source: what was compiled, for the message.
     """
     if name not in SPECS:
+        known = " or ".join(SPECS)
         raise BundleError(
-            f"{source} was compiled for {name[:40] or 'no chip'}, and only nets for {' or '.join(SPECS)} can be run: "
-            "get or compile one of those"
+            f"{source} was compiled for {name[:40].strip() or 'no chip'}, and only nets for {known} can be run: get or "
+            "compile one of those"
         )
     return SPECS[name]
-
-
-def chip_name(number: int) -> str:
-    """Return the name of the kind of chip that has a number."""
-    names = {spec.id: name for name, spec in SPECS.items()} | OTHER_CHIPS
-    return names.get(number, f"chip {number:#x}")

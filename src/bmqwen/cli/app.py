@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.commands import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
 from bmqwen.cli.commands import compile as compile_command
 from bmqwen.cli.terminal import hush_stdout, open_streams, use_utf8
@@ -48,7 +49,8 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="bmqwen",
     cls=_Commands,
-    help="Qwen chat models on SOPHON BM1684X: from the checkpoint to an answer, on the chip or this machine's CPU.",
+    help=f"Qwen chat models on SOPHON {DEFAULT_CHIP.name}: from the checkpoint to an answer, on the chip or this "
+    "machine's CPU.",
     invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
 from bmqwen.artifact.steps import StepShape
-from bmqwen.chip.layout import SE7, largest_heaps
+from bmqwen.chip.memory import largest_heaps
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.stages import step_shapes
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
@@ -83,7 +84,7 @@ def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Seque
 
 def check_device_memory(config: ModelConfig, precision: Precision, context: int, size: Sizes) -> None:
     """Raise InputError if the model cannot fit on the largest chip."""
-    heaps = largest_heaps(SE7)
+    heaps = largest_heaps(DEFAULT_CHIP.board)
     if fits(size.chip, heaps):
         return
     longest = longest_context(config, precision, step_shapes, lambda chip: fits(chip, heaps))
@@ -96,7 +97,7 @@ def check_device_memory(config: ModelConfig, precision: Precision, context: int,
     most = sum(heap.total for heap in heaps)
     raise InputError(
         f"--seq-len {context} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
-        f"rest {work}), but a BM1684X has at most {most / 2**30:.1f}, the largest piece of it "
+        f"rest {work}), but a {DEFAULT_CHIP.name} has at most {most / 2**30:.1f}, the largest piece of it "
         f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {fix}"
     )
 

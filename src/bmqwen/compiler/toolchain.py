@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.toolchain_fetch import Report, fetch_toolchain
 from bmqwen.compiler.wheel_archive import WheelArchive
 from bmqwen.errors import InputError, MissingDependencyError
@@ -23,17 +24,17 @@ KERNEL_COMPILER = "cross_toolchains/ppl_compile"
 SIMULATOR = {
     "libbmrt.so.1.0": "lib/libbmrt.so.1.0",
     "libbmlib.so.0": "lib/libbmlib.so.0",
-    "libcmodel.so": "lib/libcmodel_bm1684x.so",
+    "libcmodel.so": f"lib/{DEFAULT_CHIP.simulator}",
 }
-# What compiling for and simulating BM1684X opens. The rest of lib/ serves other chips or the wheel's Python;
+# What compiling for and simulating the chip opens. The rest of lib/ serves other chips or the wheel's Python;
 # the C library in lib/third_party breaks every program on a host with a newer one.
 LIBRARIES = (
-    "lib/libbackend_bm1684x.so",
+    f"lib/libbackend_{DEFAULT_CHIP.target}.so",
     "lib/libcpuop.so",
     "lib/libortools.so.9",
     "lib/libppl_host.so",
-    "lib/libbm1684x_kernel_module.so",
-    "lib/libbm1684x_atomic_kernel.so",
+    f"lib/lib{DEFAULT_CHIP.target}_kernel_module.so",
+    f"lib/lib{DEFAULT_CHIP.target}_atomic_kernel.so",
     "lib/third_party/libdnnl.so.3",
     "lib/third_party/libomp.so.5",
     *SIMULATOR.values(),
@@ -81,7 +82,7 @@ class Toolchain:
 
     @property
     def simulator_folder(self) -> Path:
-        """A folder of libraries for `bmqwen.runtime.bmrt` that simulate a BM1684X."""
+        """A folder of libraries for `bmqwen.runtime.bmrt` that simulate the chip."""
         folder = self.state / "simulator"
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -165,19 +166,19 @@ def check_host(programs: Sequence[tuple[str, ...]] = PROGRAMS) -> None:
     system, machine = platform.system(), platform.machine()
     if (system, machine) not in (("Linux", "x86_64"), ("Linux", "AMD64")):
         raise MissingDependencyError(
-            f"the BM1684X compiler and simulator run on x86-64 Linux only, this is {system} on {machine}: "
+            f"the {DEFAULT_CHIP.name} compiler and simulator run on x86-64 Linux only, this is {system} on {machine}: "
             "compile on such a machine and copy the bundle"
         )
     name, version = platform.libc_ver()
     if name == "glibc" and tuple(int(n) for n in version.split(".")[:2]) < GLIBC:
         raise MissingDependencyError(
-            f"the BM1684X compiler needs glibc {GLIBC[0]}.{GLIBC[1]} or newer (Ubuntu 22.04, Debian 12), "
+            f"the {DEFAULT_CHIP.name} compiler needs glibc {GLIBC[0]}.{GLIBC[1]} or newer (Ubuntu 22.04, Debian 12), "
             f"this system has {version}"
         )
     missing = [names[-1] for names in programs if not any(map(shutil.which, names))]
     if missing:
         raise MissingDependencyError(
-            f"the BM1684X compiler needs {', '.join(missing)} on this machine: "
+            f"the {DEFAULT_CHIP.name} compiler needs {', '.join(missing)} on this machine: "
             f"`sudo apt install {' '.join(missing)}` installs them on Debian and Ubuntu"
         )
 
@@ -199,7 +200,9 @@ def sdk_root(named: Path) -> Path:
         if (root / TPUC_OPT).is_file():
             _require_files(root, "name the folder of a complete tpu_mlir, or unset BMQWEN_TOOLCHAIN")
             return root
-    raise InputError(f"{named} has no BM1684X compiler ({TPUC_OPT}): name the folder of an unpacked tpu_mlir")
+    raise InputError(
+        f"{named} has no {DEFAULT_CHIP.name} compiler ({TPUC_OPT}): name the folder of an unpacked tpu_mlir"
+    )
 
 
 def _require_whole(folder: Path) -> None:

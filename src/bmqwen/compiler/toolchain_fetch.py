@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.wheel_archive import WheelArchive, unpack
 from bmqwen.errors import DownloadError, MissingDependencyError
 from bmqwen.hub.hub import offline_wanted
@@ -45,7 +46,7 @@ def fetch_toolchain(
     """
     if offline_wanted():
         raise DownloadError(
-            f"the BM1684X compiler is not in the cache {folder.parent}, and offline mode is on: unset "
+            f"the {DEFAULT_CHIP.name} compiler is not in the cache {folder.parent}, and offline mode is on: unset "
             "BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it, or name an installed one in BMQWEN_TOOLCHAIN"
         )
     with _alone(folder):
@@ -53,9 +54,13 @@ def fetch_toolchain(
             return
         incoming = folder.with_name(f"{folder.name}.partial")
         require_free(
-            folder.parent, WHEEL_BYTES + UNPACKED_BYTES - size_below(incoming), "the BM1684X compiler"
+            folder.parent,
+            WHEEL_BYTES + UNPACKED_BYTES - size_below(incoming),
+            f"the {DEFAULT_CHIP.name} compiler",
         )
-        report(f"fetching the BM1684X compiler, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
+        report(
+            f"fetching the {DEFAULT_CHIP.name} compiler, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)"
+        )
         with storage_errors(incoming):
             incoming.mkdir(exist_ok=True)
         try:
@@ -101,6 +106,6 @@ def steps(report: Report) -> Callable[[int], None]:
         fifth = 5 * done // WHEEL_BYTES
         if told < fifth < 5:
             told = fifth
-            report(f"fetching the BM1684X compiler: {done >> 20} of {WHEEL_BYTES >> 20} MiB")
+            report(f"fetching the {DEFAULT_CHIP.name} compiler: {done >> 20} of {WHEEL_BYTES >> 20} MiB")
 
     return advance

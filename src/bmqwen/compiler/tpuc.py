@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CompileError
 from bmqwen.util.storage import storage_errors
@@ -163,10 +164,10 @@ def _passes(name: str, recipe: Recipe) -> list[list[str]]:
         "--shape-infer",
         _option(
             "processor-assign",
-            chip="bm1684x",
+            chip=DEFAULT_CHIP.target,
             mode=recipe.mode,
             num_device=1,
-            num_core=1,
+            num_core=DEFAULT_CHIP.cores,
             addr_mode=recipe.address_mode,
             high_precision=False,
         ),

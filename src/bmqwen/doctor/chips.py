@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from bmqwen.chip.finding import Finding
-from bmqwen.chip.heaps import DEBUG_FOLDER, Heap
-from bmqwen.chip.libsophon import number
-from bmqwen.chip.machine import CHIP, Chip, Machine, memory_holders
+from bmqwen.chip.libraries import find_sail, number
+from bmqwen.chip.machine import Chip, Machine, memory_holders
+from bmqwen.chip.memory import DEBUG_FOLDER, Heap
 from bmqwen.chip.problems import (
     INSTALL_SAIL,
     LIBSOPHON_NEEDED,
     SAIL_NEEDED,
+    Finding,
     dead_chip,
     no_device,
     no_driver,
@@ -21,7 +21,7 @@ from bmqwen.chip.problems import (
     sail_of_other_python,
     separate_memory,
 )
-from bmqwen.chip.sail_package import find_sail
+from bmqwen.chip.spec import SPECS
 from bmqwen.chip.system import System
 from bmqwen.doctor.probe import Answer, Probe
 
@@ -139,8 +139,13 @@ def _chip(system: System, machine: Machine, chip: Chip) -> Iterator[Finding]:
     if chip.state == "Fault":
         yield Finding.of(AREA, dead_chip(chip.index))
         return
-    if chip.name != CHIP:
-        yield Finding(AREA, "error", f"{text}: bundles are for {CHIP}", "choose another device with --device")
+    if chip.name not in SPECS:
+        yield Finding(
+            AREA,
+            "error",
+            f"{text}: bundles are for {' or '.join(SPECS)}",
+            "choose another device with --device",
+        )
         return
     yield Finding(AREA, "ok", f"{text}{f', {chip.state}' if chip.state else ''}")
     if not chip.heaps:

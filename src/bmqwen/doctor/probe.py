@@ -16,7 +16,7 @@ class Answer:
     """What a chip said.
 
     Attributes:
-        name: "BM1684X"; "" where it said nothing.
+        name: of the kind of chip; "" where it said nothing.
         heaps: total and free bytes of each heap, in the driver's order.
         failure: why there is no answer.
     """

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bmqwen.chip.finding import Finding
+from bmqwen.chip.problems import Finding
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError
 from bmqwen.util.paths import cache_folder
@@ -127,7 +128,9 @@ def _compiler(system: System, host: Host) -> Iterator[Finding]:
     if host.toolchain is not None:
         try:
             yield Finding(
-                AREA, "ok", f"BM1684X compiler: {sdk_root(host.toolchain)}, named by BMQWEN_TOOLCHAIN"
+                AREA,
+                "ok",
+                f"{DEFAULT_CHIP.name} compiler: {sdk_root(host.toolchain)}, named by BMQWEN_TOOLCHAIN",
             )
         except BmqwenError as error:
             text, _, fix = str(error).rpartition(": ")
@@ -135,6 +138,10 @@ def _compiler(system: System, host: Host) -> Iterator[Finding]:
         return
     unpacked = host.cache / "toolchain" / WHEEL.version / "tpu_mlir" / TPUC_OPT
     if unpacked.is_file():
-        yield Finding(AREA, "ok", f"BM1684X compiler: tpu_mlir {WHEEL.version} in {unpacked.parents[1]}")
+        yield Finding(
+            AREA, "ok", f"{DEFAULT_CHIP.name} compiler: tpu_mlir {WHEEL.version} in {unpacked.parents[1]}"
+        )
     else:
-        yield Finding(AREA, "ok", f"BM1684X compiler: tpu_mlir {WHEEL.version} is fetched when it is needed")
+        yield Finding(
+            AREA, "ok", f"{DEFAULT_CHIP.name} compiler: tpu_mlir {WHEEL.version} is fetched when it is needed"
+        )

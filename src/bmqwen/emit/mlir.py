@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.artifact.steps import StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.emit.mlir_file import MlirFile, Value, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
@@ -18,11 +19,6 @@ from bmqwen.quant.grid import pack_nibbles
 from bmqwen.quant.precision import BITS, Precision
 
 Rows = tuple[Value, ...]
-
-# Queries that one attention kernel takes: longer steps are cut, and what a part cannot see is not computed.
-MOST_QUERIES = 256
-# The kernel cuts fewer than so many queries into tiny blocks: it is faster with copies of them. One has its own way.
-FEWEST_QUERIES = 32
 
 
 class MlirOps:
@@ -127,7 +123,7 @@ class MlirOps:
         )
         parts = [
             self._attention_part(heads.query, keys, values, start, place)
-            for start in range(0, tokens, MOST_QUERIES)
+            for start in range(0, tokens, DEFAULT_CHIP.most_queries)
         ]
         if len(parts) == 1:
             return (parts[0],)
@@ -163,12 +159,13 @@ class MlirOps:
         """Attention of the queries from `start` on over all rows that they may see."""
         f, c = self.file, self.config
         heads, dim = c.num_attention_heads, c.head_dim
-        stop = min(start + MOST_QUERIES, self.shape.tokens)
+        stop = min(start + DEFAULT_CHIP.most_queries, self.shape.tokens)
         count, rows = stop - start, self.shape.history + stop
         place = f"{place}.{start}"
         query = f.slice(query, 1, start, stop, f"{place}.q")
         keys, values = (f.slice(x, 1, 0, rows, f"{place}.{n}") for x, n in ((keys, "k"), (values, "v")))
-        copies = -(-FEWEST_QUERIES // count) if 1 < count < FEWEST_QUERIES else 1
+        fewest = DEFAULT_CHIP.fewest_queries
+        copies = -(-fewest // count) if 1 < count < fewest else 1
         if start not in self._masks:
             mask = f.slice(self._mask, 2, start, stop, f"mask.rows.{start}")
             mask = f.slice(mask, 3, 0, rows, f"mask.part.{start}")

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.timeline import Timeline
 from bmqwen.errors import InputError
 from bmqwen.estimate.estimate import Estimate
-from bmqwen.estimate.forecast import BUS_BYTES_PER_S, Spent
-from bmqwen.estimate.host import Host
+from bmqwen.estimate.forecast import Spent
 from bmqwen.estimate.lanes import first_layer
 from bmqwen.estimate.sophon_demo import DemoEstimate
 from bmqwen.util.text import counted
@@ -89,7 +89,8 @@ def _ours(estimate: Estimate) -> ChartPage:
         nets.append(ChartNet(str(shape), remark, timeline))
     return ChartPage(
         f"{estimate.model}, {estimate.precision}",
-        f"Predicted on a BM1684X, {f.host.name}: {counted(estimate.layers, 'layer')}, {f.context:,} tokens.",
+        f"Predicted on a {DEFAULT_CHIP.name}, {f.host.name}: {counted(estimate.layers, 'layer')}, "
+        f"{f.context:,} tokens.",
         figures,
         [("a token's time", f.time_shares), ("bytes over the memory bus", f.byte_shares)],
         f.curve,
@@ -110,7 +111,7 @@ def _demo(estimate: DemoEstimate) -> ChartPage:
     ]
     return ChartPage(
         f"{e.model}, {e.form}, nets of the published program",
-        f"Predicted on a BM1684X, {e.host.name}: {counted(e.layers, 'layer')}, {e.context:,} tokens.",
+        f"Predicted on a {DEFAULT_CHIP.name}, {e.host.name}: {counted(e.layers, 'layer')}, {e.context:,} tokens.",
         figures,
         [
             ("a token's time", time | {"host": e.token.host_ops * e.host.op_ms / 1e3 / total}),
@@ -132,7 +133,8 @@ def _chip_figures(spent: Spent, tokens: int, host: Host) -> list[Figure]:
         Figure(
             "memory bus",
             f"{bandwidth / 1e9:.1f} GB/s",
-            f"{bandwidth / BUS_BYTES_PER_S:.0%} of 68.3, idle {spent.bus_idle_ns / spent.device_ns:.1%}",
+            f"{bandwidth / DEFAULT_CHIP.bus:.0%} of {DEFAULT_CHIP.bus / 1e9:.1f}, "
+            f"idle {spent.bus_idle_ns / spent.device_ns:.1%}",
         ),
         Figure(
             "host",

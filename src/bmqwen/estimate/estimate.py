@@ -6,12 +6,12 @@ from typing import Any
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.plan import plan_model
 from bmqwen.compiler.profile import Profile
 from bmqwen.compiler.timeline import Timeline
 from bmqwen.errors import BundleError, InputError
 from bmqwen.estimate.forecast import Forecast, check_lengths, follow
-from bmqwen.estimate.host import HOSTS, Host
 from bmqwen.estimate.published import Published, find_published, published_dict
 from bmqwen.estimate.representative import time_nets
 from bmqwen.model.config import ModelConfig
@@ -99,7 +99,7 @@ def estimate_model(
     timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
     forecast = _follow(nets, profiles, host, question, config)
     # Of the box only, and of an answer from its beginning on.
-    alike = host == HOSTS["se7"] and not question.history
+    alike = host == DEFAULT_CHIP.host and not question.history
     row = find_published(name, precision.weights, context) if alike else None
     return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, row)
 

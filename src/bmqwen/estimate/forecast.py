@@ -5,14 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.profile import Profile
 from bmqwen.errors import InputError
-from bmqwen.estimate.host import LAUNCH_OPS, READ_OPS, Host
-
-# LPDDR4X-4266 on 128 bits.
-BUS_BYTES_PER_S = 68.3e9
-# Of a copy in the chip's own memory, each byte read and written (measured on the simulator).
-COPY_BYTES_PER_S = 26e9
+from bmqwen.estimate.host import LAUNCH_OPS, READ_OPS
 
 
 @dataclass(slots=True)
@@ -42,7 +38,7 @@ class Spent:
 
     def copy(self, size: int) -> None:
         """Count a copy of K/V rows, which the compiler's timing does not know of."""
-        spent = round(size / COPY_BYTES_PER_S * 1e9)
+        spent = round(size / DEFAULT_CHIP.copy * 1e9)
         self.copied_bytes += size
         self.device_ns += spent
         self.bytes_moved += 2 * size
@@ -132,7 +128,7 @@ class Forecast:
             "time_shares": self.time_shares,
             "byte_shares": self.byte_shares,
             "bandwidth_bytes_per_s": self.bandwidth,
-            "bus_share": self.bandwidth / BUS_BYTES_PER_S,
+            "bus_share": self.bandwidth / DEFAULT_CHIP.bus,
             "bus_idle_share": self.answer.bus_idle_ns / self.answer.device_ns
             if self.answer.part_ns
             else None,

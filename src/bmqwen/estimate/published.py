@@ -1,4 +1,4 @@
-"""What was published for this job: the rows of the vendor's tables for an SE7 box."""
+"""What was published for this job: the rows of the vendor's tables for the usual box."""
 
 from dataclasses import dataclass
 from typing import Any

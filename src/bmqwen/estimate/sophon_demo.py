@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.artifact.steps import StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.stage_clock import StageClock
 from bmqwen.compiler.stage_runner import run_stages
 from bmqwen.compiler.stages import check_context
@@ -17,7 +18,6 @@ from bmqwen.emit.mlir_file import MlirFile, WeightFile
 from bmqwen.emit.published import PLATFORM, PublishedOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.estimate.forecast import Spent
-from bmqwen.estimate.host import HOSTS, Host
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
 from bmqwen.estimate.published import Published, find_published, published_dict
 from bmqwen.estimate.random_weights import RandomBlocks
@@ -131,7 +131,7 @@ def estimate_demo(
         spent.add(profiles[block], 0, layers)
         spent.add(profiles["lm_head"], calls)
         sums.append(spent)
-    row = find_published(name, form, context) if host == HOSTS["se7"] else None
+    row = find_published(name, form, context) if host == DEFAULT_CHIP.host else None
     return DemoEstimate(name, form, layers, context, host, timings, sums[0], sums[1], row)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
+from bmqwen.chip.spec import Host
 from bmqwen.estimate.estimate import Estimate, Question, estimate_model
-from bmqwen.estimate.host import Host
 from bmqwen.estimate.published import PUBLISHED, Published
 from bmqwen.estimate.sophon_demo import GROUP, DemoEstimate, estimate_demo
 from bmqwen.hub.known_config import known_config

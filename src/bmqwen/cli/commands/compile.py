@@ -40,7 +40,7 @@ def compile_(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Compile MODEL for a BM1684X chip: a folder that `bmqwen chat` runs on the chip or its simulator.
+    """Compile MODEL for the chip: a folder that `bmqwen chat` runs on the chip or its simulator.
 
     Interrupted, the same command goes on with the nets that are finished.
     """

@@ -9,7 +9,7 @@ from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar
 
 if TYPE_CHECKING:
-    from bmqwen.chip.finding import Finding
+    from bmqwen.chip.problems import Finding
 
 _MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
@@ -39,8 +39,7 @@ def doctor(
     The exit code is 1 where something that is needed is broken.
     """
     from bmqwen.chip.system import System
-    from bmqwen.doctor.candidate import find_candidate
-    from bmqwen.doctor.examination import examine
+    from bmqwen.doctor.examination import examine, find_candidate
     from bmqwen.quant.precision import Precision
 
     candidate = None

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from bmqwen.chip.spec import DEFAULT_CHIP, DEFAULT_HOST, HostName
 from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar
 
@@ -37,9 +38,7 @@ def estimate(
     every: Annotated[
         bool, typer.Option("--all", help="All published figures, beside the predicted ones.")
     ] = False,
-    host: Annotated[
-        Literal["se7", "pcie"], typer.Option("--host", help="The machine that the chip is in.")
-    ] = "se7",
+    host: Annotated[HostName, typer.Option("--host", help="The machine that the chip is in.")] = DEFAULT_HOST,
     host_op_ms: Annotated[
         float | None,
         typer.Option(
@@ -62,7 +61,7 @@ def estimate(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Predict first-token latency and tokens/s of MODEL on a BM1684X, and show where the time goes.
+    """Predict first-token latency and tokens/s of MODEL on the chip, and show where the time goes.
 
     No chip and no weights are needed: nets with random weights are compiled, once. A bundle needs no compiler.
     Interrupted, the same command goes on with the nets that are finished.
@@ -73,7 +72,7 @@ def estimate(
     from bmqwen.estimate.chart import check_chart, write_chart
     from bmqwen.estimate.estimate import Question, estimate_bundle, estimate_model
     from bmqwen.estimate.forecast import check_lengths
-    from bmqwen.estimate.host import HOSTS, Host
+    from bmqwen.estimate.host import custom_host
     from bmqwen.estimate.sophon_demo import GROUP, estimate_demo
     from bmqwen.estimate.table import predict_published
     from bmqwen.hub.known_config import known_config
@@ -81,7 +80,7 @@ def estimate(
 
     # Being told to end must end the compilers too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    machine = HOSTS[host] if host_op_ms is None else Host(f"{host_op_ms:g} ms a call", host_op_ms)
+    machine = DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(host_op_ms)
     question = Question(prompt_tokens, new_tokens, history)
     precision = Precision.choose(quant, group_size, lm_head)
     context = 512 if seq_len is None else seq_len

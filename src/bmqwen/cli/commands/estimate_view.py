@@ -7,11 +7,11 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
+from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.cli.output import size_text
 from bmqwen.estimate.chart_page import PART_LABELS
 from bmqwen.estimate.estimate import Estimate
-from bmqwen.estimate.forecast import BUS_BYTES_PER_S, Forecast, cost_at
-from bmqwen.estimate.host import Host
+from bmqwen.estimate.forecast import Forecast, cost_at
 from bmqwen.estimate.published import Published
 from bmqwen.estimate.sophon_demo import DemoEstimate
 from bmqwen.util.text import counted
@@ -41,7 +41,7 @@ def lines(estimate: Estimate) -> Iterator[Text]:
     f = estimate.forecast
     yield Text(
         f"{estimate.model}, {estimate.precision}, {counted(estimate.layers, 'layer')}, {f.context:,} tokens: "
-        f"predicted on a BM1684X, {f.host.name}, {f.host.op_ms:g} ms a call"
+        f"predicted on a {DEFAULT_CHIP.name}, {f.host.name}, {f.host.op_ms:g} ms a call"
     )
     yield Text("")
     after = f" after {f.history:,} cached" if f.history else ""
@@ -55,8 +55,8 @@ def lines(estimate: Estimate) -> Iterator[Text]:
         f"host {f.answer.host_ops / (f.new_tokens - 1):g} calls (libbmrt; SAIL makes two more)"
     )
     yield Text(
-        f"memory bus    {f.bandwidth / 1e9:8.1f} GB/s       {f.bandwidth / BUS_BYTES_PER_S:.0%} of 68.3, "
-        f"{size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token{_idle(f)}"
+        f"memory bus    {f.bandwidth / 1e9:8.1f} GB/s       {f.bandwidth / DEFAULT_CHIP.bus:.0%} of "
+        f"{DEFAULT_CHIP.bus / 1e9:.1f}, {size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token{_idle(f)}"
     )
     yield from _published(estimate.published, f.first_token_s, f.tokens_per_s)
     yield Text("")
@@ -146,7 +146,7 @@ def demo_lines(estimate: DemoEstimate) -> Iterator[Text]:
     e = estimate
     yield Text(
         f"{e.model}, {e.form}, {counted(e.layers, 'layer')}, {e.context:,} tokens, nets of the published program: "
-        f"predicted on a BM1684X, {e.host.name}, {e.host.op_ms:g} ms a call"
+        f"predicted on a {DEFAULT_CHIP.name}, {e.host.name}, {e.host.op_ms:g} ms a call"
     )
     yield Text("")
     yield Text(
@@ -169,7 +169,7 @@ def demo_lines(estimate: DemoEstimate) -> Iterator[Text]:
 
 def table_lines(rows: Iterable[tuple[Published, Estimate | DemoEstimate]], host: Host) -> Iterator[Text]:
     """Published figures and predicted ones, as a table in Markdown."""
-    yield Text(f"predicted on a BM1684X, {host.name}, {host.op_ms:g} ms a call")
+    yield Text(f"predicted on a {DEFAULT_CHIP.name}, {host.name}, {host.op_ms:g} ms a call")
     yield Text("")
     yield Text("| model | context | first token | published | ratio | tokens/s | published | ratio |")
     yield Text("|---|---|---|---|---|---|---|---|")

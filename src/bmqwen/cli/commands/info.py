@@ -42,7 +42,7 @@ def info(
     from bmqwen.artifact.fit import memory_findings
     from bmqwen.artifact.summary import describe_bmodel, describe_bundle, describe_checkpoint
     from bmqwen.chip.system import System
-    from bmqwen.doctor.candidate import find_candidate
+    from bmqwen.doctor.examination import find_candidate
     from bmqwen.errors import InputError
     from bmqwen.hub.hub import Hub
     from bmqwen.quant.precision import Precision

@@ -51,7 +51,7 @@ class DeviceBackend(Protocol):
     """An open device with one bmodel; `str` names the device ("device 0").
 
     Attributes:
-        chip: the chip's name, such as "BM1684X".
+        chip: name of the kind of chip.
         library: what opened it, for people.
         path: the bmodel's file.
         networks: its nets by name.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.chip.spec import SPECS
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
 from bmqwen.runtime.bmodel.backend import DeviceBackend, Launch
@@ -15,7 +16,6 @@ from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
 from bmqwen.util.float16 import from_half, to_half
 
 CLOSED = -10000.0
-CHIP = "BM1684X"
 
 
 class PublishedNets:
@@ -38,8 +38,10 @@ class PublishedNets:
         """
         self._backend, self._config = backend, config
         self.counters, self._pending = Counters(), False
-        if backend.chip != CHIP:
-            raise DeviceError(f"the bundle was compiled for {CHIP}, but {backend} is a {backend.chip}")
+        if backend.chip not in SPECS:
+            raise DeviceError(
+                f"{backend} is a {backend.chip}, and only nets for {' or '.join(SPECS)} can be run"
+            )
         layers = range(config.num_hidden_layers)
         blocks = [self._net(f"block_{i}").stages[0] for i in layers]
         steps = [self._net(f"block_cache_{i}") for i in layers]

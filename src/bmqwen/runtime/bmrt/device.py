@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.chip.spec import CHIP_NAMES
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmrt.libraries import Libraries
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat
@@ -24,7 +25,6 @@ STATUS = {
     8: "not supported",
     9: "not supported",
 }
-CHIPS = {0x1684: "BM1684", 0x1686: "BM1684X", 0x1688: "BM1688"}
 # The simulator's variable for its device memory, in hexadecimal, and what it has without.
 SIMULATOR_MEMORY = "CMODEL_GLOBAL_MEM_SIZE"
 DEFAULT_SIMULATOR_MEMORY = 4 << 30
@@ -158,10 +158,10 @@ class Device:
 
     @property
     def chip(self) -> str:
-        """The chip's name, such as "BM1684X"."""
+        """The name of the kind of chip."""
         number = c.c_uint()
         self.call("bm_get_chipid", c.byref(number))
-        return CHIPS.get(number.value, f"chip {number.value:#x}")
+        return CHIP_NAMES.get(number.value, f"chip {number.value:#x}")
 
     def call(self, name: str, *arguments: object) -> None:
         """Call a function of libbmlib with this device's handle. Raises DeviceError that names the call."""

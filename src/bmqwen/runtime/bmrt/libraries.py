@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmqwen.chip.problems import LIBRARY_FOLDER, no_libraries
+from bmqwen.chip.spec import SPECS
 from bmqwen.chip.system import System
 from bmqwen.errors import MissingDependencyError
 from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat, NetInfo, Tensor
@@ -13,7 +14,7 @@ BMLIB, BMRT = "libbmlib.so.0", "libbmrt.so.1.0"
 BMLIB_NAMES = (BMLIB, "libbmlib.so")
 BMRT_NAMES = (BMRT, "libbmrt.so")
 # The name that libbmlib looks for, and the one that the compiler's package has.
-SIMULATOR_NAMES = ("libcmodel.so", "libcmodel_bm1684x.so")
+SIMULATOR_NAMES = ("libcmodel.so", *(spec.simulator for spec in SPECS.values()))
 
 _handle, _ptr, _mem = c.c_void_p, c.c_void_p, DeviceMem
 # name: (result, arguments). A result of c_int is a bm_status_t.

@@ -7,6 +7,7 @@ from typing import Any, cast
 from weakref import WeakSet
 
 from bmqwen.artifact.bmodel_header import check_bmodel
+from bmqwen.chip.spec import DEFAULT_CHIP, SAIL_NAMES
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.memory import Memory
 from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
@@ -17,8 +18,6 @@ from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
 from bmqwen.runtime.sail.module import load_sail, sail_errors, sail_version
 from bmqwen.runtime.sail.open_files import make_room
 
-CHIP = "BM1684X"
-OTHER_CHIPS = ("BM1684", "BM1688", "CV186AH")
 MEBI = 1 << 20
 
 
@@ -63,7 +62,7 @@ class SailBackend:
             with sail_errors("Handle.get_target", str(self)):
                 target = str(self._maker.handle.get_target())
             # The simulator does not tell, and what it says of its memory is what happened to be there.
-            self.chip = target if target in OTHER_CHIPS else CHIP
+            self.chip = target if target in SAIL_NAMES else DEFAULT_CHIP.name
             self._tells = target != "Error"
             self._require(needed or bmodel.stat().st_size)
             make_room(bmodel)

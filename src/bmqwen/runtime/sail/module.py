@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from bmqwen.chip import problems
-from bmqwen.chip.libsophon import number
-from bmqwen.chip.sail_package import find_sail
+from bmqwen.chip.libraries import find_sail, number
 from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError, DeviceError, MissingDependencyError
 

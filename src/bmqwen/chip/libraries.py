@@ -1,4 +1,4 @@
-"""The vendor's libraries on this machine: their version, when the runtime was built, and what follows from that."""
+"""The vendor's libraries on this machine, libsophon and SAIL: their versions, and what follows from these."""
 
 import posixpath
 import re
@@ -12,11 +12,13 @@ from bmqwen.chip.system import System
 # tpu-runtime/src/bmruntime_bmodel.cpp). Where a library does not tell its day, its version is what is known.
 SHARES_SINCE = "20250201"
 LAST_APART = "0.5.1"
+# What SAIL's wheels are called: on a SoC, on an ARM host, on an x86 host.
+SAIL_PACKAGES = ("sophon-arm", "sophon-arm-pcie", "sophon", "sophon-soc")
 
 
 @dataclass(frozen=True, slots=True)
 class Libsophon:
-    """What is installed.
+    """The libraries of libsophon.
 
     Attributes:
         version: as its folder says, "0.5.1".
@@ -34,6 +36,23 @@ class Libsophon:
         return not 0 < number(self.version) <= number(LAST_APART)
 
 
+@dataclass(frozen=True, slots=True)
+class SailPackage:
+    """SAIL as a Python package.
+
+    Attributes:
+        version: "3.10.2".
+        built_for: the Pythons of its modules, "cpython-38"; none where they do not tell.
+    """
+
+    version: str
+    built_for: tuple[str, ...] = ()
+
+    def fits(self, python: tuple[int, ...]) -> bool:
+        """Whether a Python of that version can load it. Its wheels say that any can."""
+        return not self.built_for or f"cpython-{python[0]}{python[1]}" in self.built_for
+
+
 def find_libsophon(system: System) -> Libsophon | None:
     """The one that a model would run with on a chip (libsophon, CMakeLists.txt: a folder by its version)."""
     current = LIBRARY_FOLDER.removesuffix("/lib")
@@ -47,6 +66,16 @@ def find_libsophon(system: System) -> Libsophon | None:
                 found[1] if found else "of unknown version", _day(system.data(f"{place}/{names[-1]}"))
             )
     return None
+
+
+def find_sail(system: System) -> SailPackage | None:
+    """The package; None where it is not installed."""
+    version = system.package_version(*SAIL_PACKAGES)
+    if version is None:
+        return None
+    parts = [name.split(".") for name in system.module_names("sophon")]
+    tags = [tag for module, tag, *_ in (part for part in parts if len(part) > 2) if module == "sail"]
+    return SailPackage(version, tuple("-".join(tag.split("-")[:2]) for tag in tags))
 
 
 def number(version: str) -> int:
