@@ -22,8 +22,11 @@ class ServedModel:
 
     Attributes:
         url: its address.
+        program: the module that is run.
         client: a client for it.
     """
+
+    program = "bmqwen"
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class ServedModel:
     ) -> None:
         """`model` None: the demo model; `environment` adds variables."""
         models = [] if model is None else [str(model)]
-        self._command = [sys.executable, "-m", "bmqwen", "serve", *models, "--port", "0", *options]
+        self._command = [sys.executable, "-m", self.program, "serve", *models, "--port", "0", *options]
         self._environment = os.environ | {"NO_COLOR": "1"} | dict(environment or {})
         self.url = ""
 

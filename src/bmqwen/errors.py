@@ -103,7 +103,7 @@ class EngineLostError(DeviceError):
 
 
 class EngineHungError(DeviceError):
-    """An engine did not come back from an answer that was to end, and was killed."""
+    """An engine gave no sign of life while loading, or when an answer was to end, and was killed."""
 
     http_status = 504
     code = "engine_hung"
@@ -213,7 +213,7 @@ class BusyError(BmqwenError):
 
 
 class NotReadyError(BmqwenError):
-    """The model is still being loaded, or the server is on its way down."""
+    """No engine is ready, or the server is shutting down."""
 
     http_status = 503
     code = "not_ready"

@@ -41,7 +41,7 @@ def test_errors_cross(worker: Worker) -> None:
 
 def test_death_is_a_sentence_with_its_cause(worker: Worker) -> None:
     with pytest.raises(
-        DeviceError, match=r"the simulator ended unexpectedly \(exit status -6\): FATAL: alloc failed"
+        DeviceError, match=r"^the simulator ended unexpectedly \(SIGABRT: FATAL: alloc failed\)$"
     ):
         worker.call("die")
     with pytest.raises(DeviceError, match="after it was closed or had failed"):

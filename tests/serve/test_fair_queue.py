@@ -1,8 +1,8 @@
 """Clients take turns."""
 
 from bmqwen.generate.params import SamplingParams
-from bmqwen.serve.pool.fair_queue import FairQueue
 from bmqwen.serve.pool.job import Job
+from bmqwen.serve.pool.scheduler import FairQueue
 
 
 def job(client: str) -> Job:

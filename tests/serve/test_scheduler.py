@@ -1,6 +1,7 @@
 """Who is served when and where, with engines that a test plays."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -8,21 +9,32 @@ import pytest
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
 from bmqwen.generate.params import Completion, Piece, SamplingParams, Usage
 from bmqwen.serve.pool.job import Job, Started
-from bmqwen.serve.pool.replica import EngineConfig, EngineFacts, Listener, Replica
+from bmqwen.serve.pool.replica import EngineConfig, Listener, Replica
 from bmqwen.serve.pool.scheduler import Scheduler
+from bmqwen.serve.pool.wire import completion_to_wire
+
+# Memory for nine conversations.
+STATE = {
+    "memory_bytes": 0,
+    "device_bytes": None,
+    "conversations": 9,
+    "saved_bytes": 0,
+    "saved": 0,
+    "restored": 0,
+}
 
 
 class PlayedReplica(Replica):
     """Ready at once; a test says what it answers."""
 
-    def __init__(self, index: int, order: EngineConfig, listener: Listener) -> None:
-        super().__init__(index, order, listener)
+    def __init__(self, index: int, config: EngineConfig, listener: Listener) -> None:
+        super().__init__(index, config, listener)
         self.cancelled: list[Job] = []
-        self.held.budget = 10
 
     def open(self) -> None:
-        self.facts = EngineFacts("played", 100, 300)
-        self.state = "ready"
+        self.receive(
+            {"op": "ready", "name": "played", "context_length": 100, "vocab_size": 300, "state": STATE}
+        )
 
     def cancel(self, job: Job) -> None:
         if self.current is job:
@@ -33,17 +45,17 @@ class PlayedReplica(Replica):
 
     def finish(self, finish: str = "stop") -> Job:
         """End the current job."""
-        job, self.current = self.current, None
+        job = self.current
         assert job is not None
-        usage = Usage(len(job.prompt), 0, 1, 0.1, 0.0)
-        self.held.put(job.owner, job.prompt, None, 1)
-        job.tell(Completion("", (1,), finish, usage))  # type: ignore[arg-type]
-        self._listener.changed(self)
+        completion = Completion("", (), finish, Usage(len(job.prompt), 0, 1, 0.1, 0.0))  # type: ignore[arg-type]
+        self.receive(
+            {"op": "done", "id": job.number, "state": STATE, "usable": True} | completion_to_wire(completion)
+        )
         return job
 
 
-def job(*prompt: int, client: str = "") -> Job:
-    return Job(list(prompt or (1,)), SamplingParams(), client=(client, ""))
+def job(*prompt: int, client: str = "", clock: Callable[[], float] = time.monotonic) -> Job:
+    return Job(list(prompt or (1,)), SamplingParams(), client=(client, ""), clock=clock)
 
 
 def run(
@@ -81,8 +93,8 @@ def test_one_at_a_time_and_the_rest_waits() -> None:
             scheduler.submit(each)
         assert replicas[0].current is jobs[0]
         assert (scheduler.running, scheduler.waiting) == (1, 2)
-        jobs[0].tell(Started())
-        jobs[0].tell(Piece("hi"))
+        jobs[0].publish(Started())
+        jobs[0].publish(Piece("hi"))
         replicas[0].finish()
         events = [event async for event in jobs[0].events()]
         assert [type(event) for event in events] == [Started, Piece, Completion]
@@ -102,6 +114,47 @@ def test_a_full_queue_refuses() -> None:
         scheduler.submit(job())
 
     run(test, queue_limit=2)
+
+
+def test_how_long_to_wait_is_learned_from_how_long_answers_take() -> None:
+    now = 0.0
+
+    async def asked_to_wait(scheduler: Scheduler) -> int:
+        with pytest.raises(BusyError) as caught:
+            scheduler.submit(job())
+        return caught.value.retry_after
+
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        nonlocal now
+        jobs = [job(clock=lambda: now) for _ in range(32)]
+        for each in jobs[:4]:
+            scheduler.submit(each)
+        unknown = await asked_to_wait(scheduler)
+        for each in jobs[4:20]:
+            now += 30
+            replicas[0].finish()
+            scheduler.submit(each)
+        # Three wait for half a minute each.
+        assert unknown < 60 < await asked_to_wait(scheduler) <= 90
+        for each in jobs[20:]:
+            now += 0.1
+            replicas[0].finish()
+            scheduler.submit(each)
+        assert await asked_to_wait(scheduler) <= 2
+
+    run(test, queue_limit=3)
+
+
+def test_where_no_engine_is_ready_nobody_is_told_that_they_are_busy() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        replicas[0].state, replicas[0].problem = "failed", "engine 0 was killed"
+        waiting = job()
+        scheduler.submit(waiting)
+        error = await error_of(waiting)
+        assert isinstance(error, NotReadyError)
+        assert "engine 0 was killed" in str(error)
+
+    run(test, seconds=0.05)
 
 
 def test_no_queue_at_all_still_serves_one() -> None:
@@ -137,19 +190,23 @@ def test_time_is_up() -> None:
         silent, waiting = job(), job()
         scheduler.submit(silent)
         scheduler.submit(waiting)
-        assert isinstance(await error_of(silent), SlowRequestError)
         assert isinstance(await error_of(waiting), BusyError)
         assert replicas[0].cancelled == [silent]
         replicas[0].finish("cancelled")
+        with pytest.raises(SlowRequestError, match="shorten the prompt"):
+            await anext(silent.events())
         talking = job()
         scheduler.submit(talking)
-        talking.tell(Piece("so far"))
+        talking.publish(Piece("so far"))
         events = talking.events()
         assert isinstance(await anext(events), Piece)
         while not replicas[0].cancelled[1:]:
             await asyncio.sleep(0.005)
-        assert talking.expired
         assert talking.state == "running"
+        replicas[0].finish("cancelled")
+        last = await anext(events)
+        assert isinstance(last, Completion)
+        assert last.finish_reason == "length"
 
     run(test, seconds=0.05)
 
@@ -195,7 +252,7 @@ def test_conversations_stay_with_their_engine() -> None:
             number: replica
             for replica in replicas
             for number in range(4)
-            if replica.held.find("", [number])[1]
+            if replica.cached_prefixes.find("", [number])[1]
         }
         assert len({id(home) for home in homes.values()}) == 2
         for number in (3, 0, 2, 1):

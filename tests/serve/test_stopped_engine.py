@@ -69,11 +69,11 @@ def test_an_answer_whose_time_is_up_on_a_hanging_engine_ends_in_an_error(impatie
     assert "try again" in last["error"]["message"]
     assert impatient.metric('bmqwen_failed_answers_total{code="engine_hung"}') == 1
     until(lambda: impatient.client.get("/health").status_code == 200)
-    # An answer that did not begin in time is told so when its time is up; then its engine hangs as well.
+    # So is one that had not begun: its prompt is not at fault.
     os.kill(impatient.engines[0], signal.SIGSTOP)
     refused = impatient.post("/v1/chat/completions", QUESTION)
-    assert refused.status_code == 408
-    assert error_of(refused)["code"] == "time_limit"
+    assert refused.status_code == 504
+    assert error_of(refused)["code"] == "engine_hung"
     until(lambda: impatient.metric("bmqwen_engine_hangs_total") == 2)
     until(lambda: impatient.client.get("/health").status_code == 200)
     assert impatient.post("/v1/chat/completions", SHORT).status_code == 200

@@ -40,7 +40,7 @@ def test_a_killed_engine_is_started_again(chatterbox: Path, serve_folder: Path) 
         assert error_of(failed[0])["code"] == "engine_lost"
         until(lambda: server.client.get("/health").status_code == 200)
         assert server.zombies == []
-        assert "engine 0 ended unexpectedly (exit status -9)" in server.log
+        assert "engine 0 was killed (SIGKILL)" in server.log
         assert "engine 0 is ready again" in server.log
         assert "Traceback" not in server.log
 

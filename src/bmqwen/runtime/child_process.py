@@ -1,12 +1,14 @@
 """A Python module in a process of its own, joined to this one by a socket; it ends with this one."""
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Mapping
@@ -14,12 +16,15 @@ from pathlib import Path
 
 from bmqwen.errors import DeviceError
 
+LOG = logging.getLogger("bmqwen.process")
 # For a process to end by itself, then for one to vanish that was killed: a driver may hold it.
 STOP_SECONDS = 5.0
 KILL_SECONDS = 2.0
 PARENT_POLL_SECONDS = 1.0
 # Of what the process printed, this much of the end is looked at for a cause.
-LOG_TAIL = 1 << 16
+TAIL_BYTES = 1 << 16
+TAIL_LINES = 40
+MOST_CAUSE = 120
 # Lines that libbmlib and the simulator print in passing and that are no cause of anything.
 CHATTER = ("begin to cmodel init", "mult engine c_model init", "BMLIB Send Quit", "cmodel_deinit", "[0] ")
 
@@ -64,46 +69,74 @@ class ChildProcess:
         return self._process is not None
 
     def ended(self) -> DeviceError:
-        """Wait for the process, which is ending, and say why; closes."""
+        """Wait for the process, which is ending, and return why it did; closes.
+
+        What it printed goes to the log; of that the error has at most one short line.
+        """
         status = None
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self._process.wait(STOP_SECONDS)
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - LOG_TAIL))
-        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
-        lines = [line for line in lines if line and not line.startswith(CHATTER)]
-        causes = [
-            line for line in lines if "ASSERT" in line or "rror" in line or "FATAL" in line or "alloc" in line
-        ]
-        cause = (causes or lines or ["it printed nothing"])[0][:300]
+        lines = self.log_output()
         self.close()
-        return DeviceError(f"{self._what} ended unexpectedly (exit status {status}): {cause}")
+        if status == -signal.SIGKILL:
+            return DeviceError(f"{self._what} was killed (SIGKILL), as the system does when memory runs out")
+        causes = [
+            line for line in lines if any(word in line for word in ("ASSERT", "rror", "FATAL", "alloc"))
+        ]
+        cause = f": {textwrap.shorten(causes[0], MOST_CAUSE)}" if causes else ""
+        return DeviceError(f"{self._what} ended unexpectedly ({_exit(status)}{cause})")
+
+    def log_output(self) -> list[str]:
+        """Write the last lines that the process printed to the log, and return them.
+
+        They are without what the vendor's libraries print in passing.
+        """
+        descriptor = self._log.fileno()
+        size = os.fstat(descriptor).st_size
+        # The process writes where this file's position is: it must not move.
+        text = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode(errors="replace")
+        lines = [line.rstrip() for line in text.splitlines()]
+        lines = [line for line in lines if line and not line.lstrip().startswith(CHATTER)]
+        if lines:
+            LOG.info("%s printed:\n  %s", self._what, "\n  ".join(lines[-TAIL_LINES:]))
+        return [line.strip() for line in lines]
 
     def kill(self) -> None:
-        """End the process at once, and those that it started: it may hang and hear nothing. Closes nothing."""
+        """End the process immediately, and those that it started: it may hang and hear nothing. Closes nothing."""
         if self._process is not None:
             _kill(self._process)
 
-    def close(self, patience: float = STOP_SECONDS) -> None:
+    def close(self, patience: float = STOP_SECONDS) -> bool:
         """Close the socket, by which the process ends, and wait for that; after `patience` seconds it is killed.
 
-        May be called twice.
+        May be called twice. Returns whether it had to be killed.
         """
         process, self._process = self._process, None
         with contextlib.suppress(OSError):
             self.socket.close()
         if process is None:
-            return
+            return False
+        killed = False
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
         finally:
             # Also when Ctrl-C ends the wait.
             if process.poll() is None:
+                killed = True
                 _kill(process)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(KILL_SECONDS)
             self._log.close()
+        return killed
+
+
+def _exit(status: int | None) -> str:
+    """How a process ended, for people; None: it did not, but its connection was lost."""
+    if status is None:
+        return "its connection was lost"
+    return signal.Signals(-status).name if -status in set(signal.Signals) else f"exit status {status}"
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -95,7 +95,7 @@ class Service:
     async def generate(
         self, prompt: list[int], params: SamplingParams, caller: Caller
     ) -> AsyncGenerator[Started | Piece | tuple[Completion, float], None]:
-        """An answer as it comes; at last the Completion (with its text), and the seconds it waited in the queue.
+        """An answer as it comes; in the end the Completion (with its text), and the seconds it waited in the queue.
 
         Closing this cancels the answer. Raises as `Scheduler.submit` does, and what the engine raises.
         """

@@ -90,6 +90,14 @@ def serve(
             "again; on the simulator more than a launch takes.",
         ),
     ] = 300.0,
+    load_seconds: Annotated[
+        float,
+        typer.Option(
+            "--load-seconds",
+            min=1,
+            help="How long loading an engine may take before it is killed and started again.",
+        ),
+    ] = 900.0,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -119,7 +127,7 @@ def serve(
     from bmqwen.serve.defaults import Limits
     from bmqwen.serve.http.keys import ApiKeys
     from bmqwen.serve.http.middleware import LOCAL_NAMES, GuardRules
-    from bmqwen.serve.pool.replica import EngineConfig, load_orders
+    from bmqwen.serve.pool.replica import EngineConfig, engine_configs
 
     given = api_key or []
     if variable := os.environ.pop(KEY_VARIABLE, ""):
@@ -141,17 +149,18 @@ def serve(
                 model, Precision.choose(quant, group_size, lm_head), offline=offline, progress=bar
             )
         chosen = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
-        order = EngineConfig(
+        config = EngineConfig(
             str(bundle.folder),
             engine,
             threads or max(1, len(os.sched_getaffinity(0)) // replicas),
             context,
             saved_bytes=cache_mb << 20,
             hang_seconds=hang_seconds,
+            load_seconds=load_seconds,
         )
         settings = server.ServerSettings(
             name or bundle.model,
-            load_orders(order, chips, replicas),
+            engine_configs(config, chips, replicas),
             rules,
             server.defaults_of(bundle, chosen),
             Limits(queue=queue, seconds=time_limit),
@@ -189,6 +198,8 @@ def _log(quiet: bool) -> None:
     """Lines of the server go to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log = logging.getLogger("bmqwen.serve")
+    log = logging.getLogger("bmqwen")
     log.addHandler(handler)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    # What an engine printed before it failed is wanted also where requests are not.
+    log.setLevel(logging.INFO)
+    logging.getLogger("bmqwen.serve").setLevel(logging.WARNING if quiet else logging.INFO)

@@ -20,7 +20,6 @@ from bmqwen.serve.http.responses import (
     TextAnswerOfTokens,
     TokensAnswer,
 )
-from bmqwen.serve.pool.replica import describe
 from bmqwen.serve.service import Caller, Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -56,7 +55,13 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
         scheduler = service.scheduler
         ready = scheduler.ready
         status = "ok" if ready else "stopping" if scheduler.draining else "loading"
-        state = {"status": status, **describe(scheduler.replicas)}
+        states = [replica.state for replica in scheduler.replicas]
+        state = {
+            "status": status,
+            "engines": len(states),
+            "ready": states.count("ready"),
+            "problem": scheduler.problem or None,
+        }
         return json_response(state, 200 if ready else 503)
 
     @api.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=METRICS)

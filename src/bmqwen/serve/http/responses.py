@@ -146,11 +146,12 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the server can answer."""
+    """Whether the server can answer, and why an engine is not ready that was or should be."""
 
     status: Literal["ok", "loading", "stopping"]
     engines: Count
     ready: Count
+    problem: str | None
 
 
 class Info(BaseModel):

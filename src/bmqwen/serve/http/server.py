@@ -36,12 +36,12 @@ class ServerSettings:
 
     Attributes:
         name: what requests call the model.
-        orders: one for each engine.
+        engines: one configuration for each.
         stop_seconds: how long running answers may go on when the server is told to stop.
     """
 
     name: str
-    orders: list[EngineConfig]
+    engines: list[EngineConfig]
     rules: GuardRules
     defaults: Defaults
     limits: Limits
@@ -116,7 +116,9 @@ def serve(
 async def _serve(
     model: Model, settings: ServerSettings, listener: socket.socket, on_ready: Callable[[str], None]
 ) -> None:
-    scheduler = Scheduler(settings.orders, queue_limit=settings.limits.queue, seconds=settings.limits.seconds)
+    scheduler = Scheduler(
+        settings.engines, queue_limit=settings.limits.queue, seconds=settings.limits.seconds
+    )
     app = create_app(Service(model, scheduler), settings.rules)
     config = uvicorn.Config(
         app,

@@ -3,19 +3,22 @@
 One thread computes, another hears what the server says meanwhile: cancelling must not wait for a token.
 """
 
-import contextlib
+import logging
 import os
 import queue
 import signal
 import socket
 import sys
 import threading
+import time
+import traceback
+from collections.abc import Callable
 from typing import Any
 
-from bmqwen.errors import BmqwenError, DeviceError, InputError
+from bmqwen.errors import BmqwenError, DeviceError
+from bmqwen.generate.params import Piece
 from bmqwen.runtime.base import DeviceRuntime, Runtime
 from bmqwen.runtime.child_process import watch_parent
-from bmqwen.serve.pool.gathered import Gathered
 from bmqwen.serve.pool.wire import (
     Message,
     completion_to_wire,
@@ -29,6 +32,37 @@ from bmqwen.serve.pool.wire import (
 # An interrupt that falls between two feeds is lost, so it is repeated until the generation ends.
 REPEAT_SECONDS = 0.02
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Sending costs the engine time that it computes in, on a machine with few cores 5 % of it at 100 tokens a second.
+# Nobody reads faster than this.
+GATHER_SECONDS = 0.06
+
+
+class PieceBuffer:
+    """Sends the first piece immediately and those that follow within GATHER_SECONDS together.
+
+    A piece waits until the next one comes, or `flush`.
+    """
+
+    def __init__(self, send: Callable[[Piece], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns seconds."""
+        self._send, self._clock = send, clock
+        self._pieces: list[Piece] = []
+        self._sent = float("-inf")
+
+    def add(self, piece: Piece) -> None:
+        """Take a piece, and send all that wait if it is time."""
+        self._pieces.append(piece)
+        if self._clock() - self._sent >= GATHER_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send all pieces that wait."""
+        if self._pieces:
+            text = "".join(piece.text for piece in self._pieces)
+            logprobs = tuple(item for piece in self._pieces for item in piece.logprobs)
+            self._pieces.clear()
+            self._send(Piece(text, logprobs))
+            self._sent = self._clock()
 
 
 class EngineProcess:
@@ -42,29 +76,35 @@ class EngineProcess:
         self._cancelled: set[int] = set()
 
     def run(self) -> None:
-        """Load, then generate until the other side is gone. An engine whose device failed ends, to be started again."""
-        with self._connection.makefile("rb") as lines:
-            order = decode(lines.readline())
-            try:
-                self._load(order)
-            except BmqwenError as error:
-                self._send({"op": "error", "error": error_to_wire(error)})
-                return
-            threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
-            with self._engine:
-                while (message := self._waiting.get()) is not None and self._generate(message):
-                    pass
+        """Load, then generate until the other side is gone, or until the engine fails and has to be started again."""
+        # Never closed: the listening thread reads it as long as this process lives, and closing would wait for that.
+        lines = self._connection.makefile("rb")
+        config = decode(lines.readline())
+        try:
+            self._load(config)
+        except Exception as error:
+            self._send({"op": "error", "error": error_to_wire(_reported(error, "loading"))})
+            return
+        threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
+        usable = True
+        try:
+            while usable and (message := self._waiting.get()) is not None:
+                usable = self._generate(message)
+        finally:
+            # A failed device is left to the system, which frees it when this process ends: closing it may hang.
+            if usable:
+                self._engine.close()
 
-    def _load(self, order: Message) -> None:
+    def _load(self, config: Message) -> None:
         from bmqwen.engine import load
 
         self._engine = load(
-            order["model"],
-            order["engine"],
-            threads=order["threads"],
-            context_length=order["context_length"],
-            device=order["device"],
-            saved_bytes=order["saved_bytes"],
+            config["model"],
+            config["engine"],
+            threads=config["threads"],
+            context_length=config["context_length"],
+            device=config["device"],
+            saved_bytes=config["saved_bytes"],
             offline=True,
         )
         runtime = self._engine.runtime
@@ -79,7 +119,7 @@ class EngineProcess:
         )
 
     def _listen(self, lines: Any) -> None:
-        """Hear messages; the computing thread ends when there are no more."""
+        """Receive messages; the computing thread ends when there are no more."""
         try:
             for line in lines:
                 message = decode(line)
@@ -87,13 +127,14 @@ class EngineProcess:
                     self._cancel(message["id"])
                 else:
                     self._waiting.put(message)
-        except (OSError, ValueError):
-            pass
-        with self._lock:
-            current = self._current
-        self._waiting.put(None)
-        if current is not None:
-            self._cancel(current)
+        except (OSError, ValueError, KeyError):
+            traceback.print_exc()
+        finally:
+            with self._lock:
+                current = self._current
+            self._waiting.put(None)
+            if current is not None:
+                self._cancel(current)
 
     def _cancel(self, job: int) -> None:
         self._cancelled.add(job)
@@ -114,7 +155,7 @@ class EngineProcess:
         with self._lock:
             self._current = job
         usable = True
-        gathered = Gathered(lambda piece: self._send({"op": "piece", "id": job, **piece_to_wire(piece)}))
+        buffer = PieceBuffer(lambda piece: self._send({"op": "piece", "id": job, **piece_to_wire(piece)}))
         try:
             pieces = self._engine.session.generate(
                 message["prompt"],
@@ -129,18 +170,15 @@ class EngineProcess:
                 except StopIteration as end:
                     last: Message = {"op": "done", **completion_to_wire(end.value)}
                     break
-                gathered.add(piece)
-        except BmqwenError as error:
-            usable = not isinstance(error, DeviceError)
-            last = {"op": "error", "error": error_to_wire(error)}
-        except (MemoryError, TypeError, KeyError, ValueError) as error:
-            reason = "there is not enough memory" if isinstance(error, MemoryError) else f"{error!r}"
-            last = {"op": "error", "error": error_to_wire(InputError(f"the engine cannot do that: {reason}"))}
+                buffer.add(piece)
+        except Exception as error:
+            usable = isinstance(error, BmqwenError) and not isinstance(error, DeviceError)
+            last = {"op": "error", "error": error_to_wire(_reported(error, "answering"))}
         with self._lock:
             self._current = None
             self._cancelled.discard(job)
-        gathered.flush()
-        self._send({**last, "id": job, "state": self._state(), "usable": usable})
+        buffer.flush()
+        self._send({**last, "id": job, "state": self._state() if usable else None, "usable": usable})
         return usable
 
     def _state(self) -> Message:
@@ -160,6 +198,16 @@ class EngineProcess:
         self._connection.sendall(encode(message))
 
 
+def _reported(error: Exception, doing: str) -> BmqwenError:
+    """What the server is told; an error that nobody foresaw is printed with its trace."""
+    if isinstance(error, BmqwenError):
+        return error
+    traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        return DeviceError(f"there is not enough memory for {doing}")
+    return DeviceError(f"{doing} failed: {type(error).__name__}: {error}")
+
+
 def _device_bytes(runtime: Runtime) -> int | None:
     """Memory in use on the runtime's device; None if there is none, or if it does not tell."""
     try:
@@ -175,17 +223,24 @@ def _resident_bytes() -> int:
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Serve one connection, then end at once."""
+    """Serve one connection, then end the process, whatever its threads do."""
     watch_parent(parent)
+    # What is printed here the server logs if this engine fails.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with (
-        socket.socket(fileno=descriptor) as connection,
-        contextlib.suppress(BrokenPipeError, ConnectionError),
-    ):
-        EngineProcess(connection).run()
-    sys.stdout.flush()
-    # Threads of a library may spin on.
-    os._exit(0)
+    status = 1
+    try:
+        EngineProcess(socket.socket(fileno=descriptor)).run()
+        status = 0
+    except ConnectionError:
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Threads of a library may spin on.
+        os._exit(status)
 
 
 if __name__ == "__main__":

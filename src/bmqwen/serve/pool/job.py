@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bmqwen.errors import BmqwenError
@@ -32,8 +32,8 @@ class Job:
         client: whose turn it is when many wait.
         clock: seconds, for `queue_s`.
         started: when an engine got it.
-        said: whether any text came.
-        expired: whether its time was up.
+        has_text: whether any text came.
+        expired: the error for a job whose time was up before any text came; None while there is time.
     """
 
     prompt: list[int]
@@ -46,8 +46,8 @@ class Job:
     created: float = field(init=False)
     tokens: Tokens = field(init=False)
     started: float | None = None
-    said: bool = False
-    expired: bool = False
+    has_text: bool = False
+    expired: BmqwenError | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
     def __post_init__(self) -> None:
@@ -59,12 +59,22 @@ class Job:
         """Seconds in the queue."""
         return (self.clock() if self.started is None else self.started) - self.created
 
-    def tell(self, event: Event) -> None:
-        """Pass on what happened; after the end nothing does."""
+    @property
+    def running_s(self) -> float:
+        """Seconds since an engine got it."""
+        return self.clock() - (self.created if self.started is None else self.started)
+
+    def publish(self, event: Event) -> None:
+        """Pass on what happened; after the end nothing is.
+
+        An answer that was cut because its time was up is as one that reached its length, or an error if it is empty.
+        """
         if self.state == "over":
             return
+        if isinstance(event, Completion) and event.finish_reason == "cancelled" and self.expired is not None:
+            event = replace(event, finish_reason="length") if self.has_text else self.expired
         if isinstance(event, Piece):
-            self.said = True
+            self.has_text = True
         elif not isinstance(event, Started):
             self.state = "over"
         self._events.put_nowait(event)

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 import logging
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, Protocol
 
 from bmqwen.errors import BmqwenError, DeviceError, EngineHungError, EngineLostError
 from bmqwen.generate.prefix_store import PrefixStore
@@ -23,8 +24,13 @@ from bmqwen.serve.pool.wire import (
 
 LOG = logging.getLogger("bmqwen.serve")
 LINE_BYTES = 1 << 26
-# Seconds before an engine that ended is started again, the longer the more often it ends at once.
+ENGINE_MODULE = "bmqwen.serve.pool.engine_process"
+# Seconds before an engine that ended is started again, the longer the more often it ended without an answer between.
 PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+# How often an engine is started that never was ready, unless it says itself why it cannot be.
+FIRST_TRIES = 3
+# Weight of the newest answer in averages.
+NEWEST = 0.3
 
 State = Literal["loading", "ready", "failed", "closed"]
 
@@ -38,6 +44,7 @@ class EngineConfig:
         saved_bytes: host memory for saved conversations.
         hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
             minutes on a simulator.
+        load_seconds: how long loading may take.
     """
 
     model: str
@@ -47,6 +54,7 @@ class EngineConfig:
     device: int = 0
     saved_bytes: int = 0
     hang_seconds: float = 300.0
+    load_seconds: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,7 @@ class EngineState:
 
     Attributes:
         memory_bytes: of the process.
-        device_bytes: of its device, used by whomever; None without one, or where it does not tell.
+        device_bytes: in use on its device, by all programs; None without one, or where it does not tell.
         saved_bytes: of the conversations saved in the process.
     """
 
@@ -91,28 +99,34 @@ class Replica:
 
     Attributes:
         state: "ready" once loaded; "failed" while it waits to be started again.
+        problem: why it ended or could not be loaded; empty once it is ready again.
         facts: of the loaded engine; they stay when it ends.
         current: the job that it answers now.
-        held: beginnings that it has cached, as far as can be told from here.
+        cached_prefixes: beginnings that it has cached, as far as can be told from here.
         read_rate: prompt tokens it reads in a second, as measured lately.
+        answer_s: seconds that it takes for a job, as measured lately.
         restarts: how often it had to be started again.
         hangs: how often of these because it hung.
     """
 
-    def __init__(self, index: int, order: EngineConfig, listener: Listener) -> None:
-        self.index, self._order, self._listener = index, order, listener
+    def __init__(self, index: int, config: EngineConfig, listener: Listener) -> None:
+        self.index, self._config, self._listener = index, config, listener
         self.state: State = "loading"
+        self.problem = ""
         self.facts: EngineFacts | None = None
         self.memory = EngineState()
         self.current: Job | None = None
-        self.held: PrefixStore[None] = PrefixStore(1)
-        self.read_rate = 200.0
+        self.cached_prefixes: PrefixStore[None] = PrefixStore(1)
+        self.read_rate, self.answer_s = 200.0, 5.0
         self.served = self.restarts = self.hangs = 0
         self.pid: int | None = None
+        self._failures = 0
+        self._refused = False
         self._child: ChildProcess | None = None
         self._hung: EngineHungError | None = None
-        loop = asyncio.get_running_loop()
-        self._watchdog = Watchdog(order.hang_seconds, self._end_hung, loop.call_later)
+        later = asyncio.get_running_loop().call_later
+        self._ending = Watchdog(config.hang_seconds, self._end_silent, later)
+        self._loading = Watchdog(config.load_seconds, self._end_loading, later)
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -144,139 +158,154 @@ class Replica:
         """End a job soon; it is free for others once the engine says so, or was killed because it does not."""
         if self.current is job:
             self._send({"op": "cancel", "id": job.number})
-            self._watchdog.start()
+            self._ending.start()
 
     async def close(self) -> None:
         """End the process."""
         self.state = "closed"
-        self._watchdog.stop()
+        self._ending.stop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def receive(self, message: Message) -> BmqwenError | None:
+        """Act on a message of the engine; returns the error of an engine that cannot go on."""
+        kind, job = message["op"], self.current
+        self._ending.heard()
+        if kind == "ready":
+            self._get_ready(message)
+        elif "id" not in message:
+            self._refused = True
+            return error_from_wire(message["error"])
+        elif job is None or job.number != message["id"]:
+            pass
+        elif kind == "start":
+            job.publish(Started())
+        elif kind == "piece":
+            job.publish(piece_from_wire(message))
+        elif not message["usable"]:
+            return error_from_wire(message["error"])
+        else:
+            self._finish(job, message)
+        return None
 
     def _send(self, message: Message) -> None:
         if self._writer is not None:
             self._writer.write(encode(message))
 
     async def _keep_running(self) -> None:
-        quick = 0
         while True:
-            lived = False
             try:
-                error: BmqwenError = await self._run_once()
-                lived = self.state == "ready"
-            except (OSError, ValueError) as problem:
-                error = DeviceError(f"the engine cannot be started: {problem}")
-            self.state = "failed"
-            if self.facts is None:
+                error = await self._run_once()
+            except OSError as problem:
+                error = DeviceError(f"engine {self.index} cannot be started: {problem}")
+            except Exception as problem:
+                LOG.exception("engine %d: its messages cannot be used", self.index)
+                error = DeviceError(f"engine {self.index} sent what cannot be used: {problem!r}")
+            self.state, self.problem = "failed", str(error)
+            if self.facts is None and (self._refused or self._failures + 1 >= FIRST_TRIES):
                 self._listener.failed(self, error)
                 return
-            self._lose(error)
+            pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
+            self._failures += 1
             self.restarts += 1
-            quick = 0 if lived else quick + 1
-            pause = PAUSES[min(quick, len(PAUSES) - 1)]
             LOG.warning("%s; starting it again%s", error, f" in {pause:g} seconds" if pause else "")
+            self._lose(error)
             await asyncio.sleep(pause)
             self.state = "loading"
 
     async def _run_once(self) -> BmqwenError:
         """Start the process, hear it until it ends, and say why it did."""
-        child = await asyncio.to_thread(
-            ChildProcess, "bmqwen.serve.pool.engine_process", what=f"engine {self.index}"
-        )
+        self._refused = False
+        child = await asyncio.to_thread(ChildProcess, ENGINE_MODULE, what=f"engine {self.index}")
         self.pid, self._child, self._hung = child.pid, child, None
+        self._loading.start()
         try:
-            reader, writer = await asyncio.open_connection(sock=child.socket, limit=LINE_BYTES)
-            self._writer = writer
-            order = self._order
-            writer.write(encode({"op": "load", **{name: getattr(order, name) for name in order.__slots__}}))
-            refused: BmqwenError | None = None
-            with contextlib.suppress(ConnectionError):
+            reader, self._writer = await asyncio.open_connection(sock=child.socket, limit=LINE_BYTES)
+            self._send({"op": "load", **asdict(self._config)})
+            # An engine that is killed may leave half a line.
+            with contextlib.suppress(ConnectionError, json.JSONDecodeError):
                 while line := await reader.readline():
-                    refused = self._hear(decode(line)) or refused
+                    if (error := self.receive(decode(line))) is not None:
+                        await asyncio.to_thread(child.log_output)
+                        return error if self.facts is None else self._failed(error)
             ended: BmqwenError = await asyncio.to_thread(child.ended)
-            return self._hung or refused or ended
+            return self._hung or ended
         finally:
             self.pid = self._child = None
-            self._watchdog.stop()
+            self._ending.stop()
+            self._loading.stop()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
             # The task may be cancelled: waiting in a thread must not be.
-            await asyncio.shield(asyncio.to_thread(child.close))
+            if await asyncio.shield(asyncio.to_thread(child.close)):
+                LOG.warning("engine %d did not end when told to, and was killed", self.index)
 
-    def _hear(self, message: Message) -> BmqwenError | None:
-        """Act on a message; the error that an engine which cannot go on reports."""
-        kind, job = message["op"], self.current
-        self._watchdog.heard()
-        if kind == "ready":
-            self.facts = EngineFacts(message["name"], message["context_length"], message["vocab_size"])
-            self.memory = EngineState(**message["state"])
-            self.held.clear()
-            self.state = "ready"
-            if self.restarts:
-                LOG.warning("engine %d is ready again", self.index)
-            self._listener.changed(self)
-            return None
-        if "id" not in message:
-            return error_from_wire(message["error"])
-        if job is None or job.number != message["id"]:
-            return None
-        if kind == "start":
-            job.tell(Started())
-        elif kind == "piece":
-            job.tell(piece_from_wire(message))
-        else:
-            return self._finish(job, message)
-        return None
+    def _get_ready(self, message: Message) -> None:
+        self._loading.stop()
+        self.facts = EngineFacts(message["name"], message["context_length"], message["vocab_size"])
+        self.memory = EngineState(**message["state"])
+        self.cached_prefixes.clear()
+        self.state, self.problem = "ready", ""
+        if self.restarts:
+            LOG.warning("engine %d is ready again", self.index)
+        self._listener.changed(self)
 
-    def _finish(self, job: Job, message: Message) -> BmqwenError | None:
+    def _finish(self, job: Job, message: Message) -> None:
         self.memory = EngineState(**message["state"])
         self.current = None
-        self._watchdog.stop()
-        error = None
+        self._ending.stop()
+        self._failures = 0
+        self.answer_s += NEWEST * (job.running_s - self.answer_s)
         if message["op"] == "done":
             completion = completion_from_wire(message)
             usage = completion.usage
-            if completion.finish_reason == "cancelled" and job.expired:
-                completion = replace(completion, finish_reason="length")
-            elif usage.prompt_tokens - usage.cached_tokens > 50 and usage.completion_tokens:
-                rate = (usage.prompt_tokens - usage.cached_tokens) / max(usage.first_token_s, 1e-6)
-                self.read_rate += 0.3 * (rate - self.read_rate)
+            read = usage.prompt_tokens - usage.cached_tokens
+            if completion.finish_reason != "cancelled" and read > 50 and usage.completion_tokens:
+                self.read_rate += NEWEST * (read / max(usage.first_token_s, 1e-6) - self.read_rate)
             # One conversation is in the engine's own cache.
-            self.held.budget = self.memory.conversations + 1
-            self.held.put(job.owner, [*job.prompt, *completion.token_ids], None, 1)
-            job.tell(completion)
+            self.cached_prefixes.budget = self.memory.conversations + 1
+            self.cached_prefixes.put(job.owner, [*job.prompt, *completion.token_ids], None, 1)
+            job.publish(completion)
         else:
-            error = error_from_wire(message["error"])
-            job.tell(error)
-        if not message["usable"]:
-            self.state = "failed"
-            return error
+            job.publish(error_from_wire(message["error"]))
         self._listener.changed(self)
-        return None
 
-    def _end_hung(self) -> None:
-        """It did not come back: it is killed, and then handled like one that ended by itself."""
-        self.hangs += 1
-        self._hung = EngineHungError(
-            f"engine {self.index} was to end an answer, gave no sign of life for {self._order.hang_seconds:g} seconds "
+    def _end_silent(self) -> None:
+        self._end_hung(
+            f"engine {self.index} was to end an answer, gave no sign of life for {self._config.hang_seconds:g} seconds "
             "and was killed"
         )
+
+    def _end_loading(self) -> None:
+        self._end_hung(
+            f"engine {self.index} was not loaded after {self._config.load_seconds:g} seconds and was killed; give it "
+            "more with --load-seconds"
+        )
+
+    def _end_hung(self, reason: str) -> None:
+        """It did not come back: it is killed, and then handled like one that ended by itself."""
+        self.hangs += 1
+        self._hung = EngineHungError(reason)
         if self._child is not None:
             self._child.kill()
         if self._writer is not None:
             # A driver may hold even a killed process: its end of the connection is not waited for.
             self._writer.transport.abort()
 
+    def _failed(self, error: BmqwenError) -> BmqwenError:
+        """The error of an engine that was loaded once, as the log names it."""
+        return DeviceError(f"engine {self.index} failed: {error}")
+
     def _lose(self, error: BmqwenError) -> None:
         """The process ended: whoever it was answering is told."""
         job, self.current = self.current, None
-        self.held.clear()
+        self.cached_prefixes.clear()
         if job is not None:
             kind = EngineHungError if isinstance(error, EngineHungError) else EngineLostError
-            job.tell(
+            job.publish(
                 kind(
                     f"the engine stopped while it was answering and is being started again; try again ({error})"
                 )
@@ -284,14 +313,8 @@ class Replica:
         self._listener.changed(self)
 
 
-def load_orders(order: EngineConfig, devices: list[int], replicas: int) -> list[EngineConfig]:
-    """One order for each device, or for each of several engines on the same one."""
+def engine_configs(config: EngineConfig, devices: list[int], replicas: int) -> list[EngineConfig]:
+    """One for each device, or for each of several engines on the same one."""
     if devices:
-        return [replace(order, device=device) for device in devices]
-    return [order] * replicas
-
-
-def describe(replicas: list[Replica]) -> dict[str, Any]:
-    """How many engines there are in which state, for /health."""
-    states = [replica.state for replica in replicas]
-    return {"engines": len(states), "ready": states.count("ready")}
+        return [replace(config, device=device) for device in devices]
+    return [config] * replicas

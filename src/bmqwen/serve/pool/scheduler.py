@@ -1,16 +1,52 @@
 """Many clients, few engines: who is served when, and where."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
-from bmqwen.serve.pool.fair_queue import FairQueue
 from bmqwen.serve.pool.job import Job
 from bmqwen.serve.pool.replica import EngineConfig, EngineFacts, Replica
 
-# Weight of the newest answer in the average that Retry-After is computed from.
-NEWEST = 0.2
 LONGEST_RETRY = 120
+
+
+class FairQueue:
+    """Jobs that wait. A client with a hundred of them delays another one by one job, not by a hundred."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[tuple[str, str], deque[Job]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._clients.values()))
+
+    def __iter__(self) -> Iterator[Job]:
+        """Jobs in the order in which they would be taken."""
+        waiting = [list(jobs) for jobs in self._clients.values()]
+        for place in range(max(map(len, waiting), default=0)):
+            for jobs in waiting:
+                if place < len(jobs):
+                    yield jobs[place]
+
+    def put(self, job: Job) -> None:
+        """Line up."""
+        self._clients.setdefault(job.client, deque()).append(job)
+
+    def take(self, job: Job) -> None:
+        """Take a job out to be run: its client's next one waits until all others had their turn."""
+        self.remove(job)
+        if job.client in self._clients:
+            self._clients.move_to_end(job.client)
+
+    def remove(self, job: Job) -> bool:
+        """Take a job out that is not to be run; whether it was there."""
+        jobs = self._clients.get(job.client)
+        if jobs is None or job not in jobs:
+            return False
+        jobs.remove(job)
+        if not jobs:
+            del self._clients[job.client]
+        return True
 
 
 class Scheduler:
@@ -24,21 +60,20 @@ class Scheduler:
 
     def __init__(
         self,
-        orders: Sequence[EngineConfig],
+        configs: Sequence[EngineConfig],
         *,
         queue_limit: int,
         seconds: float,
         make: Callable[[int, EngineConfig, "Scheduler"], Replica] = Replica,
     ) -> None:
-        """`make` makes a replica of its number, its order and this scheduler."""
+        """`make` makes a replica of its number, its configuration and this scheduler."""
         self.queue_limit, self.seconds = queue_limit, seconds
-        self.replicas = [make(index, order, self) for index, order in enumerate(orders)]
+        self.replicas = [make(index, config, self) for index, config in enumerate(configs)]
         self.failure: asyncio.Future[BmqwenError] = asyncio.get_running_loop().create_future()
         self._queue = FairQueue()
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._again: asyncio.TimerHandle | None = None
         self._draining = False
-        self._average = 5.0
 
     @property
     def facts(self) -> EngineFacts | None:
@@ -49,6 +84,11 @@ class Scheduler:
     def ready(self) -> bool:
         """Whether an engine is there and new jobs are taken."""
         return not self._draining and any(replica.state == "ready" for replica in self.replicas)
+
+    @property
+    def problem(self) -> str:
+        """Why engines are not ready; empty while they load for the first time, or all are."""
+        return next((replica.problem for replica in self.replicas if replica.problem), "")
 
     @property
     def draining(self) -> bool:
@@ -88,7 +128,7 @@ class Scheduler:
         """
         self.check()
         if len(self._queue) >= self.queue_limit and not any(replica.idle for replica in self.replicas):
-            seconds = min(LONGEST_RETRY, max(1, round(self._average * len(self._queue) / len(self.replicas))))
+            seconds = self._retry_after()
             raise BusyError(
                 f"{len(self._queue)} requests are waiting already; try again in {seconds} seconds", seconds
             )
@@ -117,14 +157,14 @@ class Scheduler:
         self._draining = True
         for job in list(self._queue):
             self._queue.remove(job)
-            job.tell(NotReadyError("the server is shutting down; try another one"))
+            job.publish(NotReadyError("the server is shutting down; try another one"))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while self._awaited() and loop.time() < end:
             await asyncio.sleep(0.05)
         for replica in self.replicas:
             if (job_now := replica.current) is not None:
-                job_now.tell(NotReadyError("the server is shutting down; this answer was cut"))
+                job_now.publish(NotReadyError("the server is shutting down; this answer was cut"))
                 replica.cancel(job_now)
 
     async def close(self) -> None:
@@ -145,9 +185,10 @@ class Scheduler:
         if not self.failure.done():
             self.failure.set_result(error)
 
-    def note(self, seconds: float) -> None:
-        """An answer took so long: for telling others when to try again."""
-        self._average += NEWEST * (seconds - self._average)
+    def _retry_after(self) -> int:
+        """Seconds in which the engines, as fast as they were lately, have answered those that wait."""
+        rate = sum(1 / max(replica.answer_s, 1e-3) for replica in self.replicas)
+        return min(LONGEST_RETRY, max(1, round(len(self._queue) / rate)))
 
     def _awaited(self) -> bool:
         """Whether somebody waits for a running answer."""
@@ -155,19 +196,26 @@ class Scheduler:
         return any(job is not None and job.state != "over" for job in jobs)
 
     def _expire(self, job: Job) -> None:
-        """A job's time is up: what it said so far is its answer, as if it had reached its length."""
+        """A job's time is up: it ends as soon as its engine does so, with the text that there is."""
         self._timers.pop(job, None)
-        job.expired = True
+        job.expired = SlowRequestError(
+            f"the answer did not begin within {self.seconds:g} seconds; shorten the prompt"
+        )
         if self._queue.remove(job):
-            job.tell(BusyError(f"no engine was free within {self.seconds:g} seconds; try again later", 30))
-        elif not job.said:
-            job.tell(
-                SlowRequestError(
-                    f"the answer did not begin within {self.seconds:g} seconds; shorten the prompt"
-                )
-            )
+            job.publish(self._waited_in_vain())
         for replica in self.replicas:
             replica.cancel(job)
+
+    def _waited_in_vain(self) -> BmqwenError:
+        """For a job that no engine took."""
+        if self.ready:
+            seconds = self._retry_after()
+            return BusyError(
+                f"no engine was free within {self.seconds:g} seconds; try again in {seconds} seconds", seconds
+            )
+        return NotReadyError(
+            f"no engine was ready within {self.seconds:g} seconds, try again later ({self.problem or 'loading'})"
+        )
 
     def _dispatch(self) -> None:
         idle = [replica for replica in self.replicas if replica.idle]
@@ -191,7 +239,7 @@ class Scheduler:
         if len(self.replicas) == 1:
             return idle[0]
         known = {
-            replica: replica.held.find(job.owner, job.tokens)[1]
+            replica: replica.cached_prefixes.find(job.owner, job.tokens)[1]
             for replica in self.replicas
             if replica.state == "ready"
         }

@@ -1,4 +1,4 @@
-"""Notices an engine that does not come back: one that was told to end an answer, and then is silent."""
+"""Notices an engine that does not come back: one that is silent while it loads, or when an answer is to end."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -15,7 +15,7 @@ class Timer(Protocol):
 
 
 class Watchdog:
-    """Waits for an engine in parts of a span of time; any sign of life begins the span anew.
+    """Waits for an engine in parts of a span of time; any sign of life restarts the span.
 
     Silence counts, not the time that the engine takes: it may have hundreds of launches before it.
     """
