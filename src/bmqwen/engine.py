@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, get_args
@@ -31,7 +31,7 @@ class Engine:
     Attributes:
         bundle: what was loaded.
         runtime: what computes.
-        tokenizer, template: the model's own.
+        tokenizer: the model's own.
         session: the one KV cache, shared by all conversations of this engine: alternating between them is correct,
             but each then reads its history again, unless there is memory to save it in.
     """
@@ -39,14 +39,18 @@ class Engine:
     def __init__(self, bundle: Bundle, runtime: Runtime, *, saved_bytes: int = 0) -> None:
         """Take `runtime` over; `saved_bytes` of host memory are for conversations that others take the place of.
 
-        Raises ConfigError for a tokenizer or template that cannot be used.
+        Raises ConfigError for a tokenizer that cannot be used.
         """
         self.bundle = bundle
         self.runtime = runtime
         self.tokenizer = Tokenizer.from_folder(bundle.tokenizer_folder)
-        self.template = ChatTemplate.from_folder(bundle.tokenizer_folder)
         saved = ConversationCache(saved_bytes) if saved_bytes else None
         self.session = Session(runtime, self.tokenizer, saved=saved)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template, read on first use. Raises ConfigError if it has none that can be used."""
+        return ChatTemplate.from_folder(self.bundle.tokenizer_folder)
 
     @property
     def model(self) -> str:
@@ -59,7 +63,7 @@ class Engine:
         return precision_of(self.bundle)
 
     def chat(self, system: str | None = None, params: SamplingParams | None = None) -> Conversation:
-        """A new conversation. Greedy unless `params` say otherwise."""
+        """A new conversation. Greedy unless `params` say otherwise. Raises ConfigError without a chat template."""
         return Conversation(self.session, self.template, system=system, params=params)
 
     def close(self) -> None:

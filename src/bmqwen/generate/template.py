@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bmqwen.errors import ConfigError, InputError
-from bmqwen.generate import sandbox
+from bmqwen.generate.sandbox import SANDBOX
 from bmqwen.generate.tokenizer import Tokenizer, read_config
 
 Role = Literal["system", "user", "assistant"]
@@ -40,7 +40,7 @@ class Message:
 
 
 class ChatTemplate:
-    """A Jinja chat template, run in a sandbox with limits."""
+    """A Jinja chat template, run in a process of its own with limits."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ChatTemplate:
 
         `special_tokens` ("eos_token": "<|im_end|>") are variables for it; `origin` is for messages.
 
-        Raises ConfigError for a source that is no template.
+        Raises ConfigError for a source that is no template, DeviceError where no process can be started for it.
         """
         self.source = source
         self._origin = origin
@@ -63,9 +63,9 @@ class ChatTemplate:
                 f"the chat template in {origin} has {len(source):,} characters, too many for one"
             )
         try:
-            self._template = sandbox.compile_template(source)
-        except Exception as error:  # Jinja's own errors, and Python's for code nested too deep
-            raise ConfigError(f"the chat template in {origin} cannot be used: {_reason(error)}") from error
+            SANDBOX.check(source)
+        except InputError as error:
+            raise ConfigError(f"the chat template in {origin} cannot be used: {error}") from error
 
     @classmethod
     def from_config(
@@ -161,9 +161,9 @@ class ChatTemplate:
             "documents": None,
         }
         try:
-            return sandbox.run(self._template, variables, sum(len(message["content"]) for message in chat))
-        except Exception as error:  # a template can raise anything that Python can
-            raise InputError(f"the chat template in {self._origin} refused: {_reason(error)}") from error
+            return SANDBOX.render(self.source, variables)
+        except InputError as error:
+            raise InputError(f"the chat template in {self._origin} refused: {error}") from error
 
 
 def _choose(value: object, origin: str) -> str:
@@ -180,12 +180,6 @@ def _choose(value: object, origin: str) -> str:
     if value is None:
         raise ConfigError(f"{origin} has no chat_template; take a chat or instruct model")
     raise ConfigError(f"{origin} has a chat_template that is neither text nor a list of named templates")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested without end"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _unused_characters(count: int, texts: Sequence[str]) -> Iterator[str]:
