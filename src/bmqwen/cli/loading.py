@@ -23,7 +23,9 @@ def load_shown(
 ) -> "Engine":
     """Load MODEL; download, conversion and loading are shown on stderr. Raises what `bmqwen.engine.load` raises."""
     from bmqwen.engine import load
+    from bmqwen.generate.sandbox import SANDBOX
 
+    SANDBOX.start()  # by the time the model is loaded, it is ready
     with left_by_ctrl_c(), progress_bar() as bar:
         return load(
             model,
