@@ -173,6 +173,10 @@ def test_the_page_has_its_headers(talking: LiveServer) -> None:
     assert "default-src 'self'" in policy
     assert "unsafe" not in policy
     assert page.headers["x-content-type-options"] == "nosniff"
+    icon = talking.client.get("/favicon.ico")
+    assert icon.status_code == 200
+    assert icon.headers["content-type"] == "image/svg+xml"
+    assert b"<svg" in icon.content
     again = talking.client.get("/", headers={"if-none-match": page.headers["etag"]})
     assert again.status_code == 304
     for path in (
@@ -229,6 +233,62 @@ def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
         response = talking.post(path, [])
         assert response.status_code == 400
         assert error_of(response)["message"] == "the body is [], but must be a JSON object"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "words"),
+    [
+        (
+            "completions",
+            {"prompt": ["a"] * 17},
+            "prompt",
+            "prompt has 17 entries, but at most 16 are allowed",
+        ),
+        (
+            "completions",
+            {"prompt": [[1]] * 17},
+            "prompt",
+            "prompt has 17 entries, but at most 16 are allowed",
+        ),
+        ("completions", {"prompt": ["a", 5]}, "prompt[1]", "prompt[1] is 5: input should be a valid string"),
+        (
+            "completions",
+            {"prompt": [1, "a"]},
+            "prompt[1]",
+            'prompt[1] is "a": input should be a valid integer',
+        ),
+        ("completions", {"prompt": [[1], 2]}, "prompt[1]", "prompt[1] is 2: input should be a valid list"),
+        (
+            "completions",
+            {"prompt": "a", "stop": ["a"] * 17},
+            "stop",
+            "stop has 17 entries, but at most 16 are",
+        ),
+        ("completions", {"prompt": "a", "stop": ["a", ""]}, "stop[1]", 'stop[1] is "": string should have'),
+        ("completions", {"prompt": "a", "Max-tokens": 1}, "Max-tokens", "Max-tokens is not a field"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [5]}]},
+            "messages[0].content[0]",
+            "is 5: ",
+        ),
+        (
+            "../tokenize",
+            {"messages": [{"role": "user", "content": "a"}], "bad": 1},
+            "bad",
+            "bad is not a field",
+        ),
+        ("../tokenize", {"prompt": "a", "messages": ["b"]}, "prompt", "prompt is not a field"),
+        ("../tokenize", {}, "prompt", "prompt is missing"),
+    ],
+    ids=range(12),
+)
+def test_the_reason_named_is_the_reason(
+    talking: LiveServer, path: str, body: dict[str, object], param: str, words: str
+) -> None:
+    error = error_of(talking.post(f"/v1/{path}", body))
+    assert error["param"] == param
+    assert words in error["message"]
 
 
 def test_only_json_is_taken(talking: LiveServer) -> None:

@@ -1,6 +1,7 @@
 """`bmqwen serve` and what it refuses."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +10,12 @@ from pathlib import Path
 import pytest
 
 from bmqwen.cli.app import run
+from bmqwen.quant.precision import Precision
+from bmqwen.resolve import resolve_bundle
+from bmqwen.serve.http import server
+from bmqwen.serve.http.server import ServerSettings
+from bmqwen.util.progress import Silent
+from support.bmodel_files import FakeBmodel, published_nets
 
 
 def serve(model: Path, *options: str, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -61,6 +68,23 @@ def test_engines_that_cannot_be_loaded(
     done = serve(talker, "--port", "0", *options, cache=serve_folder / "cache")
     assert done.returncode == code
     assert_refused(done.stderr, words)
+
+
+@pytest.mark.parametrize("others", [(), ("another.bmodel",), ("config.json",)])
+def test_engines_are_given_the_published_bmodel_that_was_named(
+    talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
+) -> None:
+    served: list[ServerSettings] = []
+    monkeypatch.setattr(server, "serve", lambda _bundle, settings, _listener, **_: served.append(settings))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(talker / name, tmp_path / name)
+    path = FakeBmodel(published_nets()).write(tmp_path / "qwen1.5-1.8b_int4_1dev.bmodel")
+    for name in others:
+        shutil.copy(path, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert run(["serve", path.name, "--port", "0"]) == 0
+    (engine,) = served[0].engines
+    assert resolve_bundle(engine.model, Precision(), progress=Silent()).bmodel == path
 
 
 def test_a_port_that_is_taken(talker: Path, serve_folder: Path) -> None:

@@ -150,7 +150,7 @@ def serve(
             )
         chosen = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
         config = EngineConfig(
-            str(bundle.folder),
+            str(bundle.place.absolute()),
             engine,
             threads or max(1, len(os.sched_getaffinity(0)) // replicas),
             context,

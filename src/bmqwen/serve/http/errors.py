@@ -89,7 +89,9 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
     if detail["type"] == "json_invalid":
         reason = detail.get("ctx", {}).get("error", "it cannot be read")
         return RequestError(f"the request is no JSON: {reason}")
-    names = _names(place)
+    # An unknown field may have any name.
+    unknown = place[-1:] if detail["type"] == "extra_forbidden" else []
+    names = [*_names(place[: len(place) - len(unknown)]), *unknown]
     param = _param(names)
     field = next((part for part in reversed(names) if isinstance(part, str)), "")
     kind, value = detail["type"], detail.get("input")
@@ -111,20 +113,22 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
     if not names and kind in ("model_attributes_type", "dict_type", "model_type"):
         return RequestError(f"the body is {_short(value)}, but must be a JSON object")
+    if kind == "too_long":
+        got, most = detail["ctx"]["actual_length"], detail["ctx"]["max_length"]
+        return RequestError(f"{param} has {got} entries, but at most {most} are allowed", param)
     message = str(detail["msg"]).replace(" after validation", "")
     words = message[:1].lower() + message[1:]
     return RequestError(f"{param or 'the body'} is {_short(value)}: {words}", param)
 
 
 def _names(place: Sequence[int | str]) -> list[int | str]:
-    """A place without the checker's own words for the members of a union."""
+    """A place without the checker's names for the members of a union."""
     names: list[int | str] = []
     before: int | str = ""
     for part in place:
         member = isinstance(part, str) and (
-            not part.isidentifier()
-            or part in ("str", "int", "float", "bool")
-            or part[:1].isupper()
+            " " in part
+            or part == "[key]"
             or (isinstance(before, int) and part in _ROLES)
             or before == "response_format"
         )

@@ -1,14 +1,14 @@
 """Everything beside the answers: models, tokens, health, metrics, and what the page asks for."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from bmqwen.errors import NotOfferedError
 from bmqwen.serve.http.errors import json_response
-from bmqwen.serve.http.protocol import DetokenizeRequest, TemplateRequest, TokenizeChat, TokenizeText
+from bmqwen.serve.http.protocol import DetokenizeRequest, TemplateRequest, TokenizeChat, TokenizeRequest
 from bmqwen.serve.http.responses import (
     LOADING,
     METRICS,
@@ -73,7 +73,7 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
         return json_response(service.info(key_required=key_required))
 
     @api.post("/tokenize", summary="Text, or messages, to token ids", response_model=TokensAnswer)
-    async def tokenize(body: TokenizeText | TokenizeChat, request: Request) -> Response:
+    async def tokenize(body: Annotated[TokenizeRequest, Body()], request: Request) -> Response:
         service.check_model(body.model)
         prompts = service.prompts
         if isinstance(body, TokenizeChat):

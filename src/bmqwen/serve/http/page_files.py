@@ -60,7 +60,7 @@ def page_api(pages: dict[str, PageFile]) -> APIRouter:
 
     @api.get("/favicon.ico")
     async def icon(request: Request) -> Response:
-        return answer("icon.svg", request)
+        return answer("favicon.svg", request)
 
     @api.get("/page/{name:path}")
     async def asset(name: str, request: Request) -> Response:

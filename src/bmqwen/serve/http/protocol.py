@@ -5,7 +5,16 @@ Fields of OpenAI's that this server has no use for may be there with the one val
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
 from pydantic.config import JsonDict
 
 from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS
@@ -34,12 +43,35 @@ def _needs(field: str, switch: str) -> JsonDict:
     return {"anyOf": [absent, {"properties": {switch: {"const": True}}, "required": [switch]}]}
 
 
+def _shape(value: Any) -> str:
+    """Which of several types a value is meant to be: the checker then complains about that one only."""
+    if not isinstance(value, list):
+        return "a string"
+    first = value[0] if value else ""
+    return (
+        "lists of ids"
+        if isinstance(first, list)
+        else f"list of {'strings' if isinstance(first, str) else 'ids'}"
+    )
+
+
+def _parts(value: Any) -> str:
+    return "list of parts" if isinstance(value, list) else "a string"
+
+
 WHOLE = BeforeValidator(_whole)
 Off = Annotated[bool, AfterValidator(_off), WithJsonSchema({"const": False})]
 Nothing = Annotated[None, Field(description="Not supported: leave it out.")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID), WHOLE]
+Text = Annotated[str, Field(min_length=1)]
+Ids = Annotated[list[TokenId], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Stops = Annotated[
+    Annotated[Stop, Tag("a string")]
+    | Annotated[list[Stop], Field(max_length=MAX_STOPS), Tag("list of parts")],
+    Discriminator(_parts),
+]
 Bias = Annotated[
     dict[Annotated[str, Field(pattern=BIAS_PATTERN)], Annotated[float, Field(ge=-100, le=100)]],
     Field(description="Token ids and what is added to their logits."),
@@ -75,11 +107,16 @@ class TextPart(Strict):
     text: str
 
 
+Content = Annotated[
+    Annotated[str, Tag("a string")] | Annotated[list[TextPart], Tag("list of parts")], Discriminator(_parts)
+]
+
+
 class SystemMessage(Strict):
     """Instructions for the model."""
 
     role: Literal["system"]
-    content: str | list[TextPart]
+    content: Content
     name: Nothing = None
 
 
@@ -87,7 +124,7 @@ class DeveloperMessage(Strict):
     """Another name for a system message."""
 
     role: Literal["developer"]
-    content: str | list[TextPart]
+    content: Content
     name: Nothing = None
 
 
@@ -95,7 +132,7 @@ class UserMessage(Strict):
     """What the user says."""
 
     role: Literal["user"]
-    content: str | list[TextPart]
+    content: Content
     name: Nothing = None
 
 
@@ -103,7 +140,7 @@ class AssistantMessage(Strict):
     """What the model said; fields that OpenAI's client sends back empty are accepted empty."""
 
     role: Literal["assistant"]
-    content: str | list[TextPart]
+    content: Content
     name: Nothing = None
     refusal: Nothing = None
     audio: Nothing = None
@@ -183,7 +220,7 @@ class ChatRequest(Strict):
     safety_identifier: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, WHOLE] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stops | None = None
     store: Off | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -212,12 +249,11 @@ class CompletionRequest(Strict):
 
     model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
     prompt: Annotated[
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)
-        ],
+        Annotated[Text, Tag("a string")]
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS), Tag("list of strings")]
+        | Annotated[Ids, Tag("list of ids")]
+        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS), Tag("lists of ids")],
+        Discriminator(_shape),
         Field(description="Text, or token ids, or several of either."),
     ]
     best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
@@ -229,7 +265,7 @@ class CompletionRequest(Strict):
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     presence_penalty: Penalty | None = None
     seed: Annotated[int, WHOLE] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     suffix: Nothing = None
@@ -254,6 +290,16 @@ class TokenizeChat(Strict):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+
+
+def _asked(value: Any) -> str:
+    return "of messages" if isinstance(value, dict) and "messages" in value else "of a text"
+
+
+TokenizeRequest = Annotated[
+    Annotated[TokenizeText, Tag("of a text")] | Annotated[TokenizeChat, Tag("of messages")],
+    Discriminator(_asked),
+]
 
 
 class DetokenizeRequest(Strict):

@@ -40,7 +40,7 @@ class EngineConfig:
     """What an engine's process is to load.
 
     Attributes:
-        model: a bundle's folder.
+        model: a bundle's folder, or a published bmodel.
         saved_bytes: host memory for saved conversations.
         hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
             minutes on a simulator.
