@@ -14,7 +14,7 @@ from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, tiny_config, write_checkpoint
 
 
-@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "llama"])
+@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "qwen3", "llama"])
 def test_logits_and_cache(tmp_path: Path, kind: Kind) -> None:
     config = tiny_config(kind)
     write_checkpoint(tmp_path / "model", config, seed=1)

@@ -24,6 +24,8 @@ KINDS = {
     "qwen2.5 (grouped, tied)": tiny_config("qwen2.5"),
     "qwen2.5 untied, 1 kv head": tiny_config("qwen2.5", kv_heads=1, tied=False),
     "llama (no biases)": tiny_config("llama"),
+    "qwen3 (head norms, tied)": tiny_config("qwen3"),
+    "qwen3 untied, multi-head": tiny_config("qwen3", kv_heads=4, tied=False),
     "wide heads": tiny_config("qwen2.5", head_dim=32, layers=3),
 }
 TOKENS = np.random.default_rng(7).integers(0, 300, 50).tolist()

@@ -10,6 +10,7 @@ from bmqwen.errors import ConfigError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.llama import Llama
 from bmqwen.model.qwen2 import Qwen2
+from bmqwen.model.qwen3 import Qwen3
 from bmqwen.model.registry import parse_config, read_config
 from support.checkpoints import Kind, tiny_config
 
@@ -86,7 +87,7 @@ def test_published_llama_type_config_is_read() -> None:
     assert (config.tie_word_embeddings, config.rope_theta) == (True, 100000.0)
 
 
-@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "llama"])
+@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "qwen3", "llama"])
 def test_to_dict_round_trips_through_json(kind: Kind) -> None:
     config = tiny_config(kind)
     assert parse_config(json.loads(json.dumps(config.to_dict())), "config.json") == config
@@ -151,6 +152,16 @@ def test_refusal_names_file_key_and_value(change: dict[str, Any], words: tuple[s
     assert all(word in message for word in ("some/config.json", *words)), message
     assert "\n" not in message
     assert len(message) < 300
+
+
+def test_qwen3_without_head_dim_has_heads_of_128() -> None:
+    values = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False}
+    config = parse_config(QWEN15 | values, "c")
+    assert (config.architecture, config.head_dim, config.q_size) == (Qwen3, 128, 2048)
+    assert parse_config(QWEN15 | values | {"hidden_size": 1000}, "c").head_dim == 128
+    for key in ("attention_bias", "use_sliding_window"):
+        with pytest.raises(ConfigError, match=key):
+            parse_config(QWEN15 | values | {key: True}, "c")
 
 
 @pytest.mark.parametrize("key", ["attention_bias", "mlp_bias", "rope_interleaved"])

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the Qwen1.5, Qwen2.5 and Llama kinds, with a small real tokenizer."""
+"""Tiny random checkpoints of the Qwen1.5, Qwen2.5, Qwen3 and Llama kinds, with a small real tokenizer."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.llama import Llama
 from bmqwen.model.qwen2 import Qwen2
+from bmqwen.model.qwen3 import Qwen3
 
-Kind = Literal["qwen1.5", "qwen2.5", "llama"]
+Kind = Literal["qwen1.5", "qwen2.5", "qwen3", "llama"]
+
+_ARCHITECTURES = {"qwen1.5": Qwen2, "qwen2.5": Qwen2, "qwen3": Qwen3, "llama": Llama}
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -44,18 +47,19 @@ def tiny_config(
     max_position_embeddings: int = 256,
 ) -> ModelConfig:
     """A small configuration: Qwen1.5 = multi-head, untied; Qwen2.5 = grouped-query, tied; Llama = the
-    same without biases. `vocab_size` is a little larger than the tokenizer's (as in the real ones).
+    same without biases; Qwen3 = that with head norms and heads wider than hidden_size / heads.
+    `vocab_size` is a little larger than the tokenizer's (as in the real ones).
     """
     grouped = kind != "qwen1.5"
     return ModelConfig(
-        architecture=Llama if kind == "llama" else Qwen2,
+        architecture=_ARCHITECTURES[kind],
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads if kv_heads is not None else (heads // 2 if grouped else heads),
-        head_dim=head_dim if head_dim is not None else hidden_size // heads,
+        head_dim=head_dim or (2 if kind == "qwen3" else 1) * (hidden_size // heads),
         rms_norm_eps=1e-6,
         rope_theta=1000000.0 if kind == "qwen2.5" else 10000.0,
         max_position_embeddings=max_position_embeddings,
@@ -227,9 +231,7 @@ def write_gguf(
     for key, value in (metadata | (values or {})).items():
         writer.add_key_value(key, value, kinds[type(value)])
     kind = gguf.GGMLQuantizationType[dtype]
-    names = gguf.get_tensor_name_map(
-        gguf.MODEL_ARCH.LLAMA if arch == "llama" else gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers
-    )
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], config.num_hidden_layers)
     for name, tensor in (random_weights(config, seed) if weights is None else weights).items():
         if arch == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             # llama.cpp rotates neighbouring rows, Hugging Face rows half a head apart.

@@ -13,7 +13,7 @@ from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, random_weights, tiny_config, write_checkpoint, write_gguf
 
 
-@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "llama"])
+@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "qwen3", "llama"])
 def test_folder(kind: Kind, tmp_path: Path) -> None:
     config = tiny_config(kind)
     write_checkpoint(tmp_path / "model", config, shards=2, dtype="bfloat16")
@@ -31,10 +31,10 @@ def test_folder(kind: Kind, tmp_path: Path) -> None:
 def test_tensors_are_those_of_transformers() -> None:
     """The names and shapes are the state dictionary's of the real class."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    for kind in ("qwen1.5", "qwen2.5", "llama"):
+    for kind in ("qwen1.5", "qwen2.5", "qwen3", "llama"):
         config = tiny_config(kind)
         values = {key: value for key, value in config.to_dict().items() if key != "architectures"}
-        theirs = (transformers.LlamaConfig if kind == "llama" else transformers.Qwen2Config)(**values)
+        theirs = transformers.AutoConfig.for_model(**values)
         with torch.device("meta"):
             model = transformers.AutoModelForCausalLM.from_config(theirs)
         state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -42,10 +42,13 @@ class OnnxOps:
 
     def rms_norm(self, x: str, weight: str) -> str:
         """RMS norm in standard operations."""
+        return self._scaled(x, self.file.value("Mul", x, x), weight)
+
+    def _scaled(self, x: str, square: str, weight: str) -> str:
+        """RMS norm, given the square of `x`."""
         f = self.file
         eps = f.constant("rms_norm_eps", np.array(self.config.rms_norm_eps, np.float32))
-        axis = f.constant("last_axis", np.array([-1], np.int64))
-        mean = f.value("ReduceMean", f.value("Mul", x, x), axis, keepdims=1)
+        mean = f.value("ReduceMean", square, self._ints("last_axis", -1), keepdims=1)
         scaled = f.value("Div", x, f.value("Sqrt", f.value("Add", mean, eps)))
         return f.value("Mul", scaled, self.norm_weight(weight))
 

@@ -97,7 +97,7 @@ class ContribOps(OnnxOps):
         return FusedHeads(layer, (qkv, "", ""))
 
     def head_norm(self, heads: FusedHeads, query: str, key: str) -> FusedHeads:
-        """One operation each, on parts that GroupQueryAttention takes one by one."""
+        """Norms of parts that GroupQueryAttention then takes one by one."""
         c, f = self.config, self.file
         q, k, v = f.node(
             "Split",
@@ -140,14 +140,11 @@ class ContribOps(OnnxOps):
 
     def _normed_heads(self, x: str, weight: str) -> str:
         """RMS norm over each head of [1, C, width]: [1, C, heads, head_dim]."""
-        return self.file.value(
-            "SimplifiedLayerNormalization",
-            self.file.value("Reshape", x, self._ints("split_heads", 1, 0, -1, self.config.head_dim)),
-            self.norm_weight(weight),
-            axis=-1,
-            epsilon=self.config.rms_norm_eps,
-            stash_type=1,
-        )
+        f = self.file
+        heads = f.value("Reshape", x, self._ints("split_heads", 1, 0, -1, self.config.head_dim))
+        # With Pow, ONNX Runtime recognises the norm and makes one operation of it.
+        square = f.value("Pow", heads, f.constant("two", np.array(2, np.float32)))
+        return self._scaled(heads, square, weight)
 
     def _grid(self, label: str, names: list[str], bits: int, size: int) -> list[str]:
         """Codes [N, groups, bytes], scales [N, groups] and packed zero points of a MatMulNBits."""

@@ -9,9 +9,10 @@ from bmqwen.model.config import ConfigValues, ModelConfig
 from bmqwen.model.llama import Llama
 from bmqwen.model.packing import read_packing
 from bmqwen.model.qwen2 import Qwen2
+from bmqwen.model.qwen3 import Qwen3
 from bmqwen.util.json_file import read_json_object
 
-ARCHITECTURES: tuple[type[Architecture], ...] = (Qwen2, Llama)
+ARCHITECTURES: tuple[type[Architecture], ...] = (Qwen2, Qwen3, Llama)
 
 
 def gguf_architecture(name: object, source: str) -> type[Architecture]:
