@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
+from bmqwen.artifact.published import open_published, published_in
 from bmqwen.errors import BundleError, InputError
 from bmqwen.hub.catalog import find, is_short
 from bmqwen.hub.hub import Hub
-from bmqwen.published_bundle import open_published, published_in
 from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress
@@ -65,7 +65,7 @@ def resolve_bundle(
     if is_bundle(path):
         return read_bundle(path)
     if published := path if path.suffix == ".bmodel" else published_in(path):
-        return open_published(published)
+        return open_published(published, _downloaded())
     check()
     with open_checkpoint(path) as checkpoint:
         # A device runs bundles and never exports one.
@@ -79,6 +79,12 @@ def resolve_bundle(
             return _export(
                 checkpoint, folder, precision, plain=False, replace=True, kept=True, progress=progress
             )
+
+
+def _downloaded() -> list[Path]:
+    """Folders of the models in the cache."""
+    models = [model.path for model in Hub(offline=True).cache.models() if model.complete]
+    return [path if path.is_dir() else path.parent for path in models]
 
 
 def _is_known_checkpoint(model: str | None) -> bool:

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmqwen.artifact.bmodel import read_description
+from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.published import open_published
 from bmqwen.errors import BmqwenError, BundleError, InputError
-from bmqwen.published_bundle import open_published
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
 from bmqwen.util.progress import Silent
@@ -85,6 +86,11 @@ def test_cache_is_counted_where_the_nets_do_not_bring_it(tokenizer: Path, tmp_pa
     assert bundle.details["device_bytes"] == 2 * 5000 + 1000 + 2 * 2 * 40 * 2 * 16 * 2
 
 
+def opened(path: Path) -> Bundle:
+    """As a command opens it."""
+    return resolve_bundle(str(path), Precision(), progress=Silent())
+
+
 def test_tokenizer_is_found_where_the_publishers_scripts_put_it_or_in_the_cache(
     tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +98,7 @@ def test_tokenizer_is_found_where_the_publishers_scripts_put_it_or_in_the_cache(
     path.parent.mkdir(parents=True)
     FakeBmodel(published_nets()).write(path)
     with pytest.raises(BundleError, match=r"no tokenizer .* of qwen1\.5-1\.8b-chat .*--source sophgo"):
-        open_published(path)
+        opened(path)
     models = tmp_path / "cache" / "models"
     monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "cache"))
     for name in ("qwen1.5-0.5b-chat", "qwen1.5-1.8b-chat", "qwen2-0.5b-instruct"):
@@ -100,9 +106,9 @@ def test_tokenizer_is_found_where_the_publishers_scripts_put_it_or_in_the_cache(
         size = (models / name / "tokenizer.json").stat().st_size
         record = {"files": {"tokenizer.json": size}}
         (models / name / ".bmqwen.json").write_text(json.dumps(record))
-    assert open_published(path).tokenizer_folder == models / "qwen1.5-1.8b-chat"
+    assert opened(path).tokenizer_folder == models / "qwen1.5-1.8b-chat"
     beside(tokenizer, tmp_path / "sample" / "python" / "token_config")
-    assert open_published(path).tokenizer_folder == tmp_path / "sample" / "python" / "token_config"
+    assert opened(path).tokenizer_folder == tmp_path / "sample" / "python" / "token_config"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from bmqwen.artifact.bmodel import read_description
 from bmqwen.artifact.footprint import bmodel_footprint, footprint
+from bmqwen.artifact.steps import step_shapes
 from bmqwen.compiler.pipeline import compile_model
-from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import describe
 from bmqwen.quant.precision import Format, Precision

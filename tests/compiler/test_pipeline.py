@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.bundle import read_bundle
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.pipeline import compile_model
@@ -103,7 +103,7 @@ def test_bundle_is_complete_and_says_what_it_holds(model: Path, tmp_path: Path) 
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.kind == "bmodel"
     assert bundle.precision == INT4.to_dict()
-    assert bundle.details["device_bytes"] == 1000 + IoLayout(bundle.config, list(nets.cycles)).size
+    assert bundle.details["device_bytes"] == 1000 + AddressMap(bundle.config, list(nets.cycles)).size
     assert bundle.details["stages"][0]["bytes_read"] == 300
     # The longest step first: what model_tool says of memory is of the first.
     text = bundle.path("model.bmodel").read_text()

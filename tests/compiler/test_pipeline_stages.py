@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.artifact.steps import StepNets, StepShape, check_context, step_shapes
 from bmqwen.compiler.profile import Profile, read_profile
 from bmqwen.compiler.sizes import (
     available_memory,
@@ -14,7 +14,6 @@ from bmqwen.compiler.sizes import (
     sizes,
 )
 from bmqwen.compiler.stage_clock import StageClock, duration_text
-from bmqwen.compiler.stages import check_context, step_shapes
 from bmqwen.errors import CompileError, InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision

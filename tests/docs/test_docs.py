@@ -16,12 +16,12 @@ import pytest
 import typer
 
 from bmqwen.artifact.footprint import fits, footprint, longest_context
+from bmqwen.artifact.steps import step_shapes
 from bmqwen.chip.memory import largest_heaps, plan_layout
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.app import app
 from bmqwen.cli.repl.commands import COMMANDS
 from bmqwen.compiler.sizes import sizes
-from bmqwen.compiler.stages import step_shapes
 from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Precision
 

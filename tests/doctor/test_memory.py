@@ -7,6 +7,7 @@ import pytest
 
 from bmqwen.artifact.fit import MemoryRequest, memory_findings
 from bmqwen.artifact.footprint import fits, footprint, longest_context
+from bmqwen.artifact.steps import step_shapes
 from bmqwen.chip.machine import look
 from bmqwen.chip.memory import (
     SYSTEM_NEEDS,
@@ -21,7 +22,6 @@ from bmqwen.chip.memory import (
 )
 from bmqwen.chip.problems import larger_than_heap, too_little_memory
 from bmqwen.chip.spec import DEFAULT_CHIP, MIB, Layout
-from bmqwen.compiler.stages import step_shapes
 from bmqwen.doctor.examination import examine, find_candidate, of_config
 from bmqwen.doctor.probe import Answer
 from bmqwen.hub.published_configs import published_config

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bmqwen.artifact.bmodel_header import check_bmodel
+from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import BundleError, DeviceError, MissingDependencyError
 from bmqwen.runtime.bmodel.nets import Stage
 from bmqwen.runtime.bmrt.device import Device

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.published import open_published
 from bmqwen.errors import DeviceError, MissingDependencyError
-from bmqwen.published_bundle import open_published
 from bmqwen.runtime import tpu
 from bmqwen.runtime.bmodel.opening import open_bmodel
 from bmqwen.runtime.sail import open_files

@@ -16,7 +16,7 @@ WEIGHTS_ROOM = 256 << 20
 HALF = 2
 
 
-class IoLayout:
+class AddressMap:
     """Addresses as tpuc-opt's `use_io_alone_config` reads them.
 
     A layer's keys (and its values) are one area of rows, the same for all nets. A net's history is the area's

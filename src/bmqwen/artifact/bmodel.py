@@ -1,10 +1,10 @@
 """What a bmodel says of its nets: shapes, types, memory. Read from the file alone, on any machine."""
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmqwen.artifact.bmodel_header import read_head
 from bmqwen.artifact.flatbuffer import Table
 from bmqwen.errors import BundleError
 
@@ -20,6 +20,11 @@ TYPES = {
     7: "uint32",
     8: "bf16",
 }
+# MODEL_HEADER_T: magic, its own size, the description's, the data's (32 bits, wrapped beyond 4 GiB).
+HEADER = struct.Struct("<4I48x")
+MAGIC = 0xFF55AAEE
+# The address mode in which a net's inputs are kept apart from what others compute.
+IO_ALONE = 1
 # A description of hundreds of nets has some MB.
 LARGEST = 256 << 20
 
@@ -103,9 +108,17 @@ class BmodelDescription:
         return sum(self.pieces)
 
 
+def check_bmodel(path: Path) -> None:
+    """Raise BundleError unless the file starts like a bmodel and is as long as it says.
+
+    libbmrt would end the process on some damaged files.
+    """
+    _read_head(path)
+
+
 def read_description(path: Path) -> BmodelDescription:
     """Read it. Raises BundleError for a file that cannot be read, is no bmodel, is truncated or damaged."""
-    start, size = read_head(path)
+    start, size = _read_head(path)
     if size > LARGEST:
         raise BundleError(f"{path} is damaged: its description is said to have {size:,} bytes")
     try:
@@ -125,6 +138,26 @@ def read_description(path: Path) -> BmodelDescription:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged ({error}): download or compile it again") from error
+
+
+def _read_head(path: Path) -> tuple[int, int]:
+    """Where the description of the nets begins in the file, and its bytes; errors as of `check_bmodel`."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    if len(head) < HEADER.size:
+        raise BundleError(f"{path} is no bmodel: it has only {size} bytes")
+    magic, header, description, data = HEADER.unpack(head)
+    if magic != MAGIC:
+        raise BundleError(f"{path} is no bmodel: it starts with {head[:4].hex()}")
+    # The data's size is stored in 32 bits.
+    expected = header + description + data
+    if size < expected or (size - expected) % (1 << 32):
+        raise BundleError(f"{path} is truncated or damaged: {size:,} bytes instead of {expected:,}")
+    return header, description
 
 
 def _net(net: Table) -> NetDescription:

@@ -18,6 +18,9 @@ EMBEDDING_FILE = "embedding.bin"
 # Files below this size are hashed at every load; the large ones by `verify_files` on request.
 SMALL_FILE = 32 << 20
 
+# In `details` of a bundle of that kind whose nets are the publisher's.
+PUBLISHED_NETS = "published"
+
 Kind = Literal["onnx", "bmodel"]
 
 
@@ -61,6 +64,11 @@ class Bundle:
     def bmodel(self) -> Path:
         """The file with the nets of a bundle of that kind. Raises BundleError where there is none."""
         return self.path(str(self.details.get("bmodel", BMODEL_FILE)))
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its nets are a published bmodel's, not bmqwen's."""
+        return self.details.get("nets") == PUBLISHED_NETS
 
     @property
     def place(self) -> Path:

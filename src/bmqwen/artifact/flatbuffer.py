@@ -58,10 +58,6 @@ class Table:
         place = self._find(field)
         return (self._number("<Q", place), self._number("<Q", place + 8)) if place else (0, 0)
 
-    def pairs_in(self, field: int) -> list[tuple[int, int]]:
-        """A list of such structs."""
-        return self._list(field, 16, lambda p: (self._number("<Q", p), self._number("<Q", p + 8)))
-
     def octets(self, field: int) -> bytes:
         """A list of bytes."""
         return bytes(self.numbers(field, "<B"))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.bmodel import BmodelDescription, StageDescription
 from bmqwen.artifact.steps import StepShape
 from bmqwen.chip.memory import Heap, place
@@ -80,7 +80,7 @@ def footprint(
     # Cosines and sines of every position.
     weights += 2 * aligned(2 * context * config.head_dim)
     most = max(shape.tokens for shape in shapes)
-    io = IoLayout(config, shapes)
+    io = AddressMap(config, shapes)
     # At its widest three tensors of the MLP's width live at once, beside what is added later.
     wide = 2 * most * (3 * config.intermediate_size + config.hidden_size + 2 * config.head_dim)
     instructions = len(shapes) * _stage_commands(config)

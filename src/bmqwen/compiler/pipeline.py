@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bmqwen.artifact.addresses import IoLayout
+from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.bundle import (
     BMODEL_FILE,
     EMBEDDING_FILE,
@@ -25,14 +25,13 @@ from bmqwen.artifact.bundle import (
 )
 from bmqwen.artifact.fit import MemoryRequest, memory_findings
 from bmqwen.artifact.footprint import longest_context
-from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.artifact.steps import StepNets, StepShape, step_shapes
 from bmqwen.chip.system import System
 from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.compiler.sizes import check_host_memory, parallel_jobs
 from bmqwen.compiler.stage_clock import StageClock
 from bmqwen.compiler.stage_runner import run_stages
-from bmqwen.compiler.stages import step_shapes
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net, describe
 from bmqwen.compiler.work_folder import ADDRESSES, WorkFolder
@@ -234,7 +233,7 @@ def _device_bytes(said: str, plan: Plan) -> int:
     stated = re.search(r"device mem size: (\d+)", said)
     if stated is None:
         raise CompileError("model_tool does not say how much device memory the bmodel needs")
-    return int(stated[1]) + IoLayout(plan.config, plan.shapes).size
+    return int(stated[1]) + AddressMap(plan.config, plan.shapes).size
 
 
 def _write_table(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:

@@ -5,10 +5,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bmqwen.artifact.addresses import IoLayout
-from bmqwen.artifact.steps import StepShape
+from bmqwen.artifact.addresses import AddressMap
+from bmqwen.artifact.steps import StepShape, check_context, step_shapes
 from bmqwen.compiler.sizes import Sizes, check_device_memory, sizes
-from bmqwen.compiler.stages import check_context, step_shapes
 from bmqwen.compiler.toolchain import WHEEL
 from bmqwen.compiler.tpuc import Mode
 from bmqwen.compiler.work_folder import NET, WEIGHTS
@@ -55,7 +54,7 @@ class Plan:
 
     def addresses(self, shape: StepShape) -> str:
         """Where one net's inputs and outputs lie, as the compiler reads it."""
-        return IoLayout(self.config, self.shapes).text(shape, self.size.chip.weights)
+        return AddressMap(self.config, self.shapes).text(shape, self.size.chip.weights)
 
     @property
     def mode(self) -> Mode:

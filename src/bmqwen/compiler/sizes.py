@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
-from bmqwen.artifact.steps import StepShape
+from bmqwen.artifact.steps import StepShape, step_shapes
 from bmqwen.chip.memory import largest_heaps
 from bmqwen.chip.spec import DEFAULT_CHIP
-from bmqwen.compiler.stages import step_shapes
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import BITS, Precision

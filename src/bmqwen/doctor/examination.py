@@ -10,7 +10,8 @@ from bmqwen.artifact.bmodel import read_description
 from bmqwen.artifact.bundle import BMODEL_FILE, Bundle, is_bundle, read_bundle
 from bmqwen.artifact.fit import MemoryRequest, memory_findings
 from bmqwen.artifact.footprint import bmodel_footprint, footprint, longest_context
-from bmqwen.artifact.published_layout import published_model
+from bmqwen.artifact.published import published_model
+from bmqwen.artifact.steps import check_context, step_shapes
 from bmqwen.chip.machine import Machine, look
 from bmqwen.chip.problems import Finding
 from bmqwen.chip.system import System
@@ -121,9 +122,6 @@ def find_candidate(
 
 def of_config(name: str, config: ModelConfig, precision: Precision, context: int | None) -> MemoryRequest:
     """A model that is to be compiled. Raises InputError for a context that cannot be."""
-    # Which nets there would be is the compiler's business; for a bundle nothing of it is loaded.
-    from bmqwen.compiler.stages import check_context, step_shapes
-
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
     check_context(config, context)
     return MemoryRequest(

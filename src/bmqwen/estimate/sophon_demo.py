@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bmqwen.artifact.steps import StepShape
+from bmqwen.artifact.steps import StepShape, check_context
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.stage_clock import StageClock
 from bmqwen.compiler.stage_runner import run_stages
-from bmqwen.compiler.stages import check_context
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe
 from bmqwen.compiler.work_folder import NET, WEIGHTS

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmqwen.artifact.bmodel_header import check_bmodel
+from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import BundleError, DownloadError, InputError, StorageError
 from bmqwen.hub.catalog import SOPHGO, Model
 from bmqwen.hub.sophgo_servers import CONNECT_SECONDS, PACKAGE, Server, known_servers, reachable

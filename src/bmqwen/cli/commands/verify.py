@@ -58,7 +58,7 @@ def verify(
     from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 
     opened = read_bundle(bundle)
-    if opened.kind != "bmodel" or "layout" in opened.details:
+    if opened.kind != "bmodel" or opened.is_published:
         raise InputError(f"{bundle} was not made by `bmqwen compile`: only such a bundle can be verified")
     shapes = choose_stages(opened, stages)
     seconds = estimate_seconds(opened.config, shapes)

@@ -9,8 +9,6 @@ import numpy as np
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.bmodel.memory import Memory
 
-IO_ALONE = 1
-
 
 @dataclass(frozen=True, slots=True)
 class Port:

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.artifact.bmodel import IO_ALONE
 from bmqwen.chip.spec import SPECS
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
 from bmqwen.runtime.bmodel.backend import DeviceBackend, Launch
 from bmqwen.runtime.bmodel.counters import Counters
 from bmqwen.runtime.bmodel.memory import Memory
-from bmqwen.runtime.bmodel.nets import IO_ALONE, Network, Port, Stage
+from bmqwen.runtime.bmodel.nets import Network, Port, Stage
 from bmqwen.util.float16 import from_half, to_half
 
 CLOSED = -10000.0

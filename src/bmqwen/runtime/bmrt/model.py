@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from bmqwen.artifact.bmodel_header import check_bmodel
+from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.nets import Network, Port, Stage, check_fits
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory

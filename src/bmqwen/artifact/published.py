@@ -1,0 +1,209 @@
+"""A published bmodel, one net a layer: told from others, its sizes read from its nets, opened as a bundle."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bmqwen.artifact.bmodel import (
+    IO_ALONE,
+    BmodelDescription,
+    NetDescription,
+    StageDescription,
+    read_description,
+)
+from bmqwen.artifact.bundle import PUBLISHED_NETS, Bundle, FileEntry
+from bmqwen.chip.spec import spec_of
+from bmqwen.errors import BundleError
+from bmqwen.model.config import ModelConfig
+from bmqwen.model.qwen2 import Qwen2
+
+_NEEDED = ("embedding", "embedding_cache", "block_0", "block_cache_0", "lm_head")
+# As the publisher calls them: qwen1.5-1.8b_int4_1dev.bmodel, qwen1.5-7b_int4_seq512_1dev.bmodel.
+_NAME = re.compile(r"(?P<base>(?P<family>qwen[\d.]+)-[\d.]+b)_(?P<precision>[a-z]*\d+)(_|\.)", re.IGNORECASE)
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedModel:
+    """What the nets tell of the model.
+
+    Attributes:
+        layers, hidden_size, key_value_heads, head_dim: sizes.
+        context: rows of the K/V cache.
+        vocab_size: width of the logits; None where the nets give a token only.
+        half: "f16" or "bf16".
+    """
+
+    layers: int
+    hidden_size: int
+    key_value_heads: int
+    head_dim: int
+    context: int
+    vocab_size: int | None
+    half: str
+
+
+def published_model(bmodel: BmodelDescription) -> PublishedModel:
+    """Read the sizes.
+
+    Raises:
+        BundleError: the nets are of another kind, or for another chip or for several.
+    """
+    path, nets = bmodel.path, bmodel.nets
+    missing = [name for name in _NEEDED if not nets.get(name) or not nets[name].stages]
+    if missing:
+        names = ", ".join([*(name[:40] for name in list(nets)[:4]), *(["..."] if len(nets) > 4 else [])])
+        if "step" in nets:
+            raise BundleError(
+                f"{path} is the bmodel of a bundle, which holds its tokenizer and embedding table, too: name the "
+                "bundle's folder"
+            )
+        raise BundleError(
+            f"{path} has unknown nets ({names or 'none at all'}; without {missing[0]}): bundles of bmqwen compile and "
+            "the publisher's qwen1.5-*.bmodel can be run"
+        )
+    spec_of(bmodel.chip, path)
+    block, step = nets["block_0"].stages[0], nets["block_cache_0"].stages[0]
+    if bmodel.chips > 1 or len(step.inputs) > 5:
+        raise BundleError(f"{path} was compiled for several chips at once: get the one named ..._1dev.bmodel")
+    rows = [*block.inputs[:1], *block.outputs[1:3]]
+    if len(rows) < 3 or [len(t.shape) for t in rows] != [3, 4, 4] or len(step.inputs) < 4:
+        raise BundleError(
+            f"{path}: net block_0 is not a layer of a Qwen model as its publisher compiles them"
+        )
+    _, context, hidden = rows[0].shape
+    return PublishedModel(
+        layers=_layers(bmodel),
+        hidden_size=hidden,
+        key_value_heads=rows[1].shape[2],
+        head_dim=rows[1].shape[3],
+        context=context,
+        vocab_size=_vocabulary(nets["lm_head"].stages[0], nets.get("greedy_head")),
+        half=rows[0].dtype,
+    )
+
+
+def _layers(bmodel: BmodelDescription) -> int:
+    """How many; BundleError where prompt's and token's nets do not belong together."""
+    found = {
+        kind: {int(m[1]) for name in bmodel.nets if (m := re.fullmatch(rf"{kind}_(\d+)", name))}
+        for kind in ("block", "block_cache")
+    }
+    layers = len(found["block"])
+    if found["block"] != set(range(layers)) or found["block_cache"] != found["block"]:
+        raise BundleError(f"{bmodel.path} lacks the nets of some layers: download it again")
+    return layers
+
+
+def _vocabulary(head: StageDescription, greedy: NetDescription | None) -> int | None:
+    for tensors in (head.outputs, greedy.stages[0].inputs if greedy and greedy.stages else ()):
+        if tensors and tensors[0].shape and tensors[0].shape[-1] > 1:
+            return tensors[0].shape[-1]
+    return None
+
+
+def open_published(path: Path, downloaded: Sequence[Path] = ()) -> Bundle:
+    """Return the bundle of a published bmodel; nothing is written.
+
+    Args:
+        path: the file.
+        downloaded: folders of models, whose tokenizers serve where there is none nearby.
+
+    Raises BundleError: the file is damaged, of another kind, or there is no tokenizer for it that can be used.
+    """
+    bmodel = read_description(path)
+    model = published_model(bmodel)
+    tokenizer = _tokenizer(path, downloaded)
+    name = _NAME.match(path.name)
+    return Bundle(
+        folder=path.parent,
+        kind="bmodel",
+        model=path.name,
+        config=_config(model, tokenizer),
+        # How the publisher quantised is not in the file, only in its name.
+        precision={},
+        details={
+            "nets": PUBLISHED_NETS,
+            "bmodel": path.name,
+            "precision": name["precision"].lower() if name else "unknown precision",
+            "chip": bmodel.chip,
+            "toolchain": bmodel.compiler,
+            "context": model.context,
+            "half": model.half,
+            "device_bytes": bmodel.device_bytes + _cache_bytes(bmodel, model),
+        },
+        files={path.name: FileEntry(bmodel.bytes, "")},
+        tokenizer=tokenizer,
+    )
+
+
+def published_in(folder: Path) -> Path | None:
+    """Return the one bmodel in a folder that holds no checkpoint; None for any other folder."""
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return None
+    found = list(folder.glob("*.bmodel"))
+    return found[0] if len(found) == 1 else None
+
+
+def _config(model: PublishedModel, tokenizer: Path) -> ModelConfig:
+    """What is known of the model; 0 where the nets do not tell."""
+    return ModelConfig(
+        architecture=Qwen2,
+        vocab_size=model.vocab_size or _token_count(tokenizer),
+        hidden_size=model.hidden_size,
+        intermediate_size=0,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.hidden_size // model.head_dim,
+        num_key_value_heads=model.key_value_heads,
+        head_dim=model.head_dim,
+        rms_norm_eps=0.0,
+        rope_theta=0.0,
+        max_position_embeddings=model.context,
+        tie_word_embeddings=False,
+    )
+
+
+def _cache_bytes(bmodel: BmodelDescription, model: PublishedModel) -> int:
+    """Memory for keys and values where the nets do not bring it themselves."""
+    if bmodel.nets["block_cache_0"].address_mode == IO_ALONE:
+        return 0
+    return 4 * model.layers * model.context * model.key_value_heads * model.head_dim
+
+
+def _tokenizer(path: Path, downloaded: Sequence[Path]) -> Path:
+    """The folder of its tokenizer: beside it, where the publisher's scripts put it, or a downloaded model's."""
+    for folder in _tokenizer_folders(path, downloaded):
+        if all((folder / name).is_file() for name in _TOKENIZER):
+            return folder
+    name = _NAME.match(path.name)
+    base = f"{name['base'].lower()}-chat" if name else "the model"
+    raise BundleError(
+        f"there is no tokenizer for {path}: put tokenizer.json and tokenizer_config.json of {base} into "
+        f"{path.parent}, or get both with `bmqwen pull {path.stem} --source sophgo`"
+    )
+
+
+def _tokenizer_folders(path: Path, downloaded: Sequence[Path]) -> Iterator[Path]:
+    here = path.absolute().parent
+    yield here
+    yield here / "token_config"
+    # models/CHIP/NAME.bmodel beside python/token_config
+    yield from (parent / "python" / "token_config" for parent in list(here.parents)[:2])
+    name = _NAME.match(path.name)
+    if name:
+        base, family = name["base"].lower(), name["family"].lower()
+        alike = [folder for folder in downloaded if folder.name.startswith(family)]
+        # The tokenizers of a family are the same; that of the same size is the first choice.
+        yield from sorted(alike, key=lambda folder: not folder.name.startswith(base))
+
+
+def _token_count(folder: Path) -> int:
+    """The highest token id of a tokenizer plus one."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        return max(Tokenizer.from_file(str(path)).get_vocab().values(), default=-1) + 1
+    except Exception as error:  # tokenizers raises no narrower one
+        raise BundleError(f"{path} cannot be read ({error}): download it again") from error
