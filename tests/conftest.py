@@ -1,7 +1,7 @@
 """What tests of several rooms share: a cache of their own, the demo model, the toolchain, compiled toy models."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Format
 from support.checkpoints import Kind
 from support.compiled_models import CompiledModel, compile_toy
+from support.kept import forget_unused
+from support.patient_simulator import patient_simulator
 
 # A busy machine must not fail a property test.
 settings.register_profile("untimed", deadline=None)
@@ -34,6 +36,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("registry"):
                 item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let the simulators that a test starts, those of its modules' fixtures included, be patient ones."""
+    if item.get_closest_marker("simulator"):
+        with patient_simulator():
+            return (yield)
+    return (yield)
+
+
+def pytest_sessionfinish() -> None:
+    """Keep no more than what is used."""
+    forget_unused()
 
 
 @pytest.fixture(autouse=True)

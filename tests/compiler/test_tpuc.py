@@ -10,7 +10,7 @@ import pytest
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, combine, compile_net, describe, forget_time
 from bmqwen.errors import CompileError
-from support.simulator_nets import attention_text, compile_text, linear_text
+from support.simulator_nets import attention_text, linear_text, write_net
 
 
 def stand_in(folder: Path, script: str) -> Toolchain:
@@ -106,9 +106,8 @@ def toolchain() -> Toolchain:
 def test_equal_nets_are_equal_files(toolchain: Toolchain, tmp_path: Path) -> None:
     nets = []
     for folder in ("a", "b"):
-        nets.append(
-            compile_text(toolchain, tmp_path / folder, "linear", linear_text("linear", 4), Recipe("F16"))
-        )
+        mlir = write_net(tmp_path / folder, "linear", linear_text("linear", 4))
+        nets.append(compile_net(toolchain, mlir, Recipe("F16")))
         time.sleep(1.1)  # the compiler writes the second of the day
     first, second = (hashlib.sha256(n.bmodel.read_bytes()).hexdigest() for n in nets)
     assert first == second
@@ -117,10 +116,8 @@ def test_equal_nets_are_equal_files(toolchain: Toolchain, tmp_path: Path) -> Non
 
 @pytest.mark.simulator
 def test_combined_stages_share_their_weights(toolchain: Toolchain, tmp_path: Path) -> None:
-    nets = [
-        compile_text(toolchain, tmp_path / str(rows), "linear", linear_text("linear", rows), Recipe("F16"))
-        for rows in (8, 1)
-    ]
+    mlirs = [write_net(tmp_path / str(rows), "linear", linear_text("linear", rows)) for rows in (8, 1)]
+    nets = [compile_net(toolchain, mlir, Recipe("F16")) for mlir in mlirs]
     combine(toolchain, [n.bmodel for n in nets], tmp_path / "all.bmodel")
     said = describe(toolchain, tmp_path / "all.bmodel")
     assert "stage 1" in said
@@ -132,21 +129,16 @@ def test_combined_stages_share_their_weights(toolchain: Toolchain, tmp_path: Pat
 @pytest.mark.simulator
 def test_attention_kernel_is_compiled_and_kept(toolchain: Toolchain, tmp_path: Path) -> None:
     text = attention_text(rows=1, history=24, heads=2, dim=32)
-    compiled = compile_text(toolchain, tmp_path / "a", "attention", text, Recipe("F16"))
+    compiled = compile_net(toolchain, write_net(tmp_path / "a", "attention", text), Recipe("F16"))
     assert compiled.bmodel.stat().st_size > 0
     assert any(toolchain.kernels.glob("*/compiled"))
 
 
 @pytest.mark.simulator
 def test_wrong_text_names_the_operation(toolchain: Toolchain, tmp_path: Path) -> None:
+    text = linear_text("linear", 4).replace("top.MatMul", "top.Nothing")
     with pytest.raises(CompileError, match=r"pass 1 of 3: .*error.*top\.Nothing"):
-        compile_text(
-            toolchain,
-            tmp_path / "a",
-            "linear",
-            linear_text("linear", 4).replace("top.MatMul", "top.Nothing"),
-            Recipe("F16"),
-        )
+        compile_net(toolchain, write_net(tmp_path / "a", "linear", text), Recipe("F16"))
 
 
 @pytest.mark.simulator

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.pipeline import compile_model
@@ -12,6 +13,7 @@ from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.float16 import Half
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, tiny_config, write_checkpoint
+from support.kept_nets import compile_net
 
 CONTEXT = 96
 
@@ -45,7 +47,8 @@ def compile_toy(
     config = tiny_config(kind, hidden_size=128, intermediate_size=256)
     precision = Precision.choose(form, 32)
     write_checkpoint(folder / "model", config, seed=seed)
-    with open_checkpoint(folder / "model") as checkpoint:
+    kept = patch("bmqwen.compiler.pipeline.compile_net", compile_net)
+    with open_checkpoint(folder / "model") as checkpoint, kept:
         bundle = compile_model(
             checkpoint, folder / "bundle", precision, seq_len=context, half=half, toolchain=toolchain
         )

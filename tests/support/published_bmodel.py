@@ -7,12 +7,13 @@ from pathlib import Path
 from bmqwen.artifact.bundle import Bundle, write_manifest
 from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.toolchain import Toolchain
-from bmqwen.compiler.tpuc import AddressMode, Mode, Recipe, combine, compile_net
+from bmqwen.compiler.tpuc import AddressMode, Mode, Recipe, combine
 from bmqwen.emit.mlir_file import MlirFile, WeightFile
 from bmqwen.emit.published import PLATFORM, PublishedOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import Checkpoint
+from support.kept_nets import compile_net
 
 PRECISION = Precision("f16", 32, "f16")
 WEIGHTS = "weights.npz"

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.compiler.toolchain import Toolchain
-from bmqwen.compiler.tpuc import CompiledNet, Recipe, compile_net
+from bmqwen.compiler.tpuc import CompiledNet, Recipe
+from support.kept_nets import compile_net
 
 WIDTH = 64
 ATTRIBUTES = (
@@ -56,10 +57,15 @@ def square_weight() -> NDArray[np.float32]:
     return (np.random.default_rng(5).standard_normal((WIDTH, WIDTH)) / 8).astype(np.float32)
 
 
-def compile_text(toolchain: Toolchain, folder: Path, name: str, text: str, recipe: Recipe) -> CompiledNet:
-    """Write a net and its weights to a folder of its own and compile it."""
+def write_net(folder: Path, name: str, text: str) -> Path:
+    """Write a net and its weights to a folder of its own."""
     folder.mkdir(parents=True)
     np.savez(folder / "weights.npz", w=square_weight())
     mlir = folder / f"{name}.mlir"
     mlir.write_text(text)
-    return compile_net(toolchain, mlir, recipe)
+    return mlir
+
+
+def compile_text(toolchain: Toolchain, folder: Path, name: str, text: str, recipe: Recipe) -> CompiledNet:
+    """Write a net and have it compiled, if no earlier run has."""
+    return compile_net(toolchain, write_net(folder, name, text), recipe)
