@@ -21,7 +21,7 @@ from bmqwen.chip.memory import largest_heaps, plan_layout
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.app import app
 from bmqwen.cli.repl.commands import COMMANDS
-from bmqwen.compiler.sizes import sizes
+from bmqwen.compiler.plan import sizes
 from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Precision
 

@@ -55,16 +55,6 @@ class System:
         except OSError:
             return False
 
-    def is_denied(self, name: str) -> bool:
-        """Whether this user may not even look there."""
-        try:
-            self.path(name).stat()
-        except PermissionError:
-            return True
-        except OSError:
-            return False
-        return not os.access(self.path(name), os.R_OK)
-
     def may_use(self, name: str) -> bool:
         """Whether this user may open a device file for reading and writing."""
         return os.access(self.path(name), os.R_OK | os.W_OK)

@@ -27,14 +27,11 @@ from bmqwen.artifact.fit import MemoryRequest, memory_findings
 from bmqwen.artifact.footprint import longest_context
 from bmqwen.artifact.steps import StepNets, StepShape, step_shapes
 from bmqwen.chip.system import System
-from bmqwen.compiler.joined_nets import FinishedStage, link_or_copy
 from bmqwen.compiler.plan import Plan, make_plan
-from bmqwen.compiler.sizes import check_host_memory, parallel_jobs
-from bmqwen.compiler.stage_clock import StageClock
-from bmqwen.compiler.stage_runner import run_stages
+from bmqwen.compiler.schedule import NetClock, parallel_jobs, run_nets
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net, describe
-from bmqwen.compiler.work_folder import ADDRESSES, WorkFolder
+from bmqwen.compiler.work_folder import ADDRESSES, FinishedNet, WorkFolder, link_or_copy
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CompileError, StorageError
 from bmqwen.quant.precision import Precision
@@ -45,7 +42,7 @@ from bmqwen.util.text import counted
 from bmqwen.version import __version__
 from bmqwen.weights.checkpoint import Checkpoint
 
-# Before a stage has been measured: weights that a compilation takes in a second.
+# Before a net has been measured: weights that a compilation takes in a second.
 BYTES_A_SECOND = 20e6
 FULL_DISK = 64 << 20
 
@@ -65,7 +62,7 @@ def compile_model(
 ) -> Bundle:
     """Compile a checkpoint to a bmodel bundle. A bundle that is there already and up to date is left as it is.
 
-    An interrupted compilation leaves its finished stages in the cache, and the same call goes on from there.
+    An interrupted compilation leaves its finished nets in the cache, and the same call goes on from there.
 
     Args:
         checkpoint: an open checkpoint.
@@ -99,7 +96,7 @@ def compile_model(
         if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
             return existing
         try:
-            stages = _compile_stages(checkpoint, plan, work, toolchain, jobs, progress)
+            finished = _compile_nets(checkpoint, plan, work, toolchain, jobs, progress)
         except KeyboardInterrupt:
             kept = sum(work.finished(shape) is not None for shape in plan.shapes)
             progress.note(
@@ -119,7 +116,7 @@ def compile_model(
             _write_table(checkpoint, plan, part / EMBEDDING_FILE)
             for name, content in tokenizer.items():
                 (part / name).write_bytes(content)
-            _write_manifest(checkpoint, plan, stages, part, toolchain, _device_bytes(said, plan))
+            _write_manifest(checkpoint, plan, finished, part, toolchain, _device_bytes(said, plan))
         bundle = read_bundle(folder)
         work.remove()
     return bundle
@@ -141,48 +138,46 @@ def _work_key(key: str, toolchain: Toolchain) -> str:
     return hashlib.sha256(json.dumps([key, *toolchain.identity]).encode()).hexdigest()[:16]
 
 
-def _compile_stages(
+def _compile_nets(
     checkpoint: Checkpoint,
     plan: Plan,
     work: WorkFolder,
     toolchain: Toolchain,
     jobs: int | None,
     progress: Progress,
-) -> dict[StepShape, FinishedStage]:
+) -> dict[StepShape, FinishedNet]:
     """All nets, those of an earlier run included."""
-    stages = {s: found for s in plan.shapes if (found := work.finished(s)) is not None}
-    missing = [shape for shape in plan.shapes if shape not in stages]
-    if missing:
-        check_host_memory(plan.size, jobs)
-    jobs = min(parallel_jobs(plan.size, jobs), max(1, len(missing)))
-    clock = StageClock(len(plan.shapes), jobs, plan.size.chip.weights / BYTES_A_SECOND + 5, progress)
-    for shape, stage in stages.items():
-        clock.reused(shape, stage.seconds)
+    finished = {s: found for s in plan.shapes if (found := work.finished(s)) is not None}
+    missing = [shape for shape in plan.shapes if shape not in finished]
+    jobs = parallel_jobs(plan.size.compiler, len(missing), jobs)
+    clock = NetClock(len(plan.shapes), jobs, plan.size.chip.weights / BYTES_A_SECOND + 5, progress)
+    for shape, done in finished.items():
+        clock.reused(shape, done.seconds)
     if not missing:
         work.join(toolchain)
-        return stages
+        return finished
     for finding in memory_findings(_candidate(checkpoint, plan), System()):
         progress.note(str(finding))
     require_free(work.path, plan.size.scratch(jobs), f"compiling {checkpoint.name}")
     if not work.has_weights():
         _write_weights(checkpoint, plan, work, progress)
 
-    def compile_stage(shape: StepShape, cancelled: threading.Event) -> FinishedStage:
+    def compile_one(shape: StepShape, cancelled: threading.Event) -> FinishedNet:
         mlir = work.begin(shape)
         start = time.monotonic()
         recipe = Recipe(plan.mode, addresses=mlir.with_name(ADDRESSES))
         try:
             net = compile_net(toolchain, mlir, recipe, cancelled=cancelled)
             describe(toolchain, net.bmodel)
-            stage = work.finish(shape, net, time.monotonic() - start)
+            done = work.finish(shape, net, time.monotonic() - start)
         except BaseException as error:
             work.abandon(shape, keep_log=isinstance(error, CompileError) and not cancelled.is_set())
             raise
         work.join(toolchain, cancelled)
-        return stage
+        return done
 
     try:
-        stages |= run_stages(missing, compile_stage, jobs, clock)
+        finished |= run_nets(missing, compile_one, clock)
     except CompileError as error:
         if shutil.disk_usage(work.path).free < FULL_DISK:
             raise StorageError(
@@ -190,7 +185,7 @@ def _compile_stages(
                 "BMQWEN_CACHE to a larger disk; the same command goes on from here"
             ) from error
         raise
-    return stages
+    return finished
 
 
 def _candidate(checkpoint: Checkpoint, plan: Plan) -> MemoryRequest:
@@ -246,17 +241,17 @@ def _write_table(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
 def _write_manifest(
     checkpoint: Checkpoint,
     plan: Plan,
-    stages: Mapping[StepShape, FinishedStage],
+    finished: Mapping[StepShape, FinishedNet],
     part: Path,
     toolchain: Toolchain,
     device_bytes: int,
 ) -> None:
     """Complete the bundle in `part`."""
-    cycles = {shape: stages[shape].profile.cycles for shape in plan.shapes}
+    cycles = {shape: finished[shape].profile.cycles for shape in plan.shapes}
     nets = StepNets(plan.context, cycles, half=plan.half, toolchain=toolchain.version)
     details = nets.to_dict()
     for entry in details["stages"]:
-        entry |= asdict(stages[StepShape(entry["tokens"], entry["history"])].profile)
+        entry |= asdict(finished[StepShape(entry["tokens"], entry["history"])].profile)
     details |= {
         "device_bytes": device_bytes,
         "checkpoint": str(checkpoint.path.absolute()),

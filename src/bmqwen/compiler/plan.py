@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bmqwen.artifact.addresses import AddressMap
+from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
 from bmqwen.artifact.steps import StepShape, check_context, step_shapes
-from bmqwen.compiler.sizes import Sizes, check_device_memory, sizes
+from bmqwen.chip.memory import largest_heaps
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.toolchain import WHEEL
 from bmqwen.compiler.tpuc import Mode
 from bmqwen.compiler.work_folder import NET, WEIGHTS
@@ -16,7 +20,7 @@ from bmqwen.emit.mlir_file import MlirFile, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import BITS, Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.storage import storage_errors
 from bmqwen.util.text import counted
@@ -24,6 +28,48 @@ from bmqwen.weights.checkpoint import Checkpoint
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is made anew.
 EMITTER = 2
+
+# Peak of a compiler process in terms of the net's weights, and what it takes besides (measured).
+COMPILER_FACTOR = {"grid": 3.3, "float": 4.6}
+COMPILER_BASE = 300 << 20
+# Files of one compilation under way, besides the shared weights, in terms of the weights.
+SCRATCH_FACTOR = 3.2
+BMODEL_FACTOR = 1.06
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of a model that is to be compiled.
+
+    Attributes:
+        chip: what it takes of the chip's memory.
+        weight_file: of the file of weights that the compiler reads.
+        floats: whether most weights are not on a grid.
+        table: the embedding table on the host.
+        values: how many weights there are in the nets.
+    """
+
+    chip: Footprint
+    weight_file: int
+    floats: bool
+    table: int
+    values: int
+
+    @property
+    def compiler(self) -> int:
+        """Memory that one compiler process takes at most, about."""
+        return int(COMPILER_FACTOR["float" if self.floats else "grid"] * self.chip.weights) + COMPILER_BASE
+
+    @property
+    def bundle(self) -> int:
+        """Disk for the finished bundle, a little too much."""
+        return int(self.chip.weights * BMODEL_FACTOR) + self.table + (64 << 20)
+
+    def scratch(self, jobs: int) -> int:
+        """Disk for compiling, `jobs` nets at a time: those under way, those finished, and what is joined, twice."""
+        weights = self.chip.weights
+        bmodel = int(weights * BMODEL_FACTOR)
+        return self.weight_file + jobs * int(SCRATCH_FACTOR * weights) + (jobs + 1) * bmodel + (64 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +163,47 @@ def plan_model(
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return Plan(config, precision, context, half, shapes, size, key)
+
+
+def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]) -> Sizes:
+    """Sizes from the configuration alone."""
+    weight_file = total = 0
+    tensors = config.network.shapes()
+    chip = footprint(config, precision, context, shapes)
+    for name in weight_bytes(config, precision):
+        shape = tensors[name]
+        values = math.prod(shape)
+        total += values
+        plain = name.removesuffix(".weight")
+        form = precision.of(plain)
+        if len(shape) == 2 and form in BITS:
+            weight_file += values * BITS[form] // 8 + 5 * (values // precision.group_of(plain, shape[1]))
+        else:
+            weight_file += 4 * values
+    return Sizes(
+        chip=chip,
+        weight_file=weight_file,
+        floats=precision.weights not in BITS,
+        table=2 * config.vocab_size * config.hidden_size,
+        values=total,
+    )
+
+
+def check_device_memory(config: ModelConfig, precision: Precision, context: int, size: Sizes) -> None:
+    """Raise InputError if the model cannot fit on the largest chip."""
+    heaps = largest_heaps(DEFAULT_CHIP.board)
+    if fits(size.chip, heaps):
+        return
+    longest = longest_context(config, precision, step_shapes, lambda chip: fits(chip, heaps))
+    fix = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
+    parts = size.chip
+    needed, weights, cache, work = (
+        f"{n / 2**30:.1f}"
+        for n in (parts.total, parts.weights, parts.cache, parts.activations + parts.instructions)
+    )
+    most = sum(heap.total for heap in heaps)
+    raise InputError(
+        f"--seq-len {context} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
+        f"rest {work}), but a {DEFAULT_CHIP.name} has at most {most / 2**30:.1f}, the largest piece of it "
+        f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {fix}"
+    )

@@ -41,7 +41,7 @@ class Recipe:
         half_io: inputs and outputs are in the mode's half precision (else float32).
         float_output: outputs are in float32 all the same.
         layer_group: operations may share the core's memory.
-        addresses: a file that says where inputs and outputs lie (`bmqwen.compiler.io_layout`); None: anywhere.
+        addresses: a file that says where inputs and outputs lie (`bmqwen.artifact.addresses`); None: anywhere.
     """
 
     mode: Mode
@@ -282,11 +282,7 @@ def _cause(log: Path) -> str:
     except OSError:
         return "it left no log"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [
-        line
-        for line in lines
-        if re.search(r"\berror\b|\bfailed\b|Assertion|No space left", line, re.IGNORECASE)
-    ]
+    errors = [line for line in lines if ERROR_LINE.search(line)]
     if errors:
         return errors[-1][:300]
     before_stack = [line for line in lines if not re.match(r"#\d+ 0x|PLEASE submit|Stack dump|\d+\.\s", line)]

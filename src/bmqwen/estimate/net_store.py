@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bmqwen.compiler.joined_nets import link_or_copy
 from bmqwen.compiler.profile import Profile, read_profile
 from bmqwen.compiler.timeline import Command, Timeline, read_timeline
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net
-from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans
+from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans, link_or_copy
 from bmqwen.errors import CompileError
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.storage import path_lock, storage_errors, write_file

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bmqwen.artifact.steps import StepShape
-from bmqwen.compiler.plan import Plan
+from bmqwen.compiler.plan import Plan, sizes
 from bmqwen.compiler.profile import Profile
-from bmqwen.compiler.sizes import check_host_memory, parallel_jobs, sizes
-from bmqwen.compiler.stage_clock import StageClock
-from bmqwen.compiler.stage_runner import run_stages
+from bmqwen.compiler.schedule import NetClock, parallel_jobs, run_nets
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
@@ -74,12 +72,11 @@ def time_nets(
     missing = [shape for shape in plan.shapes if shape not in results]
     if not missing:
         return results
-    check_host_memory(largest.size, jobs)
-    jobs = min(parallel_jobs(largest.size, jobs), len(missing))
+    jobs = parallel_jobs(largest.size.compiler, len(missing), jobs)
     require_free(store.folder, largest.size.scratch(jobs), "timing the nets")
-    clock = StageClock(len(missing), jobs, 2 * (largest.size.chip.weights / BYTES_A_SECOND + 2), progress)
+    clock = NetClock(len(missing), jobs, 2 * (largest.size.chip.weights / BYTES_A_SECOND + 2), progress)
     with store.working(lambda path: largest.write_weights(path, RandomBlocks(largest.config))):
-        results |= run_stages(missing, timed, jobs, clock)
+        results |= run_nets(missing, timed, clock)
     return {shape: results[shape] for shape in plan.shapes}
 
 

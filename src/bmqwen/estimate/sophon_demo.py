@@ -8,8 +8,7 @@ from typing import Any
 
 from bmqwen.artifact.steps import StepShape, check_context
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
-from bmqwen.compiler.stage_clock import StageClock
-from bmqwen.compiler.stage_runner import run_stages
+from bmqwen.compiler.schedule import NetClock, run_nets
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe
 from bmqwen.compiler.work_folder import NET, WEIGHTS
@@ -201,6 +200,6 @@ def _time(nets: _Nets, jobs: int, toolchain: Toolchain | None, progress: Progres
     def timed(name: str, cancelled: threading.Event) -> NetTiming:
         return store.compile(name, texts[name], cancelled)
 
-    clock = StageClock(len(missing), jobs, EXPECTED_SECONDS, progress)
+    clock = NetClock(len(missing), jobs, EXPECTED_SECONDS, progress)
     with store.working(write):
-        return found | run_stages(missing, timed, jobs, clock)
+        return found | run_nets(missing, timed, clock)

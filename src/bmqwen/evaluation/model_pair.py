@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
-from bmqwen.compiler.sizes import available_memory
+from bmqwen.compiler.schedule import available_memory
 from bmqwen.emit.export import estimated_bytes, export_onnx
 from bmqwen.errors import InputError
 from bmqwen.evaluation.bundle_source import source_of

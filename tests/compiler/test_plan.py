@@ -5,15 +5,9 @@ from pathlib import Path
 import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape, check_context, step_shapes
+from bmqwen.compiler.plan import check_device_memory, sizes
 from bmqwen.compiler.profile import Profile, read_profile
-from bmqwen.compiler.sizes import (
-    available_memory,
-    check_device_memory,
-    check_host_memory,
-    parallel_jobs,
-    sizes,
-)
-from bmqwen.compiler.stage_clock import StageClock, duration_text
+from bmqwen.compiler.schedule import NetClock, available_memory, duration_text, parallel_jobs
 from bmqwen.errors import CompileError, InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
@@ -114,15 +108,16 @@ def test_weights_that_exceed_the_largest_heap(config: ModelConfig) -> None:
 
 
 def test_jobs_follow_memory() -> None:
-    size = sizes(LARGE, INT4, 512, step_shapes(512))
-    assert parallel_jobs(size, None, available=1 << 30) == 1
-    assert parallel_jobs(size, None, available=size.compiler - 1) == 1
-    assert parallel_jobs(size, 3, available=1 << 30) == 3
-    assert 1 <= parallel_jobs(size, None, available=1 << 50) <= 4096
+    needed = sizes(LARGE, INT4, 512, step_shapes(512)).compiler
+    assert parallel_jobs(needed, 5, 3, available=1 << 30) == 3
+    assert parallel_jobs(needed, 2, 3, available=1 << 30) == 2
+    assert 1 <= parallel_jobs(needed, 4096, None, available=1 << 50) <= 4096
     with pytest.raises(InputError, match=r"needs about \S+ GB .*--jobs 1"):
-        check_host_memory(size, None, available=size.compiler - 1)
-    check_host_memory(size, None, available=size.compiler)
-    check_host_memory(size, 1, available=0)
+        parallel_jobs(needed, 5, None, available=needed - 1)
+    assert parallel_jobs(needed, 5, None, available=needed) == 1
+    assert parallel_jobs(needed, 5, 1, available=0) == 1
+    # Where all nets are there already, memory does not matter.
+    assert parallel_jobs(needed, 0, None, available=0) == 1
     assert 0 < available_memory() < 1 << 50
 
 
@@ -141,11 +136,11 @@ def test_profile_of_a_net(tmp_path: Path) -> None:
 
 
 def test_time_left_comes_from_what_is_measured() -> None:
-    clock = StageClock(total=4, jobs=2, expected=1000, progress=Silent())
+    clock = NetClock(total=4, jobs=2, expected=1000, progress=Silent())
     assert clock.seconds_left == 2000
     clock.reused(StepShape(32, 64), 20)
     clock.reused(StepShape(8, 64), 40)
-    assert clock.stage_seconds == 30
+    assert clock.net_seconds == 30
     assert clock.seconds_left == 30
     clock.started(StepShape(1, 64))
     assert 29 < clock.seconds_left <= 30
