@@ -11,6 +11,7 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.conversation_cache import ConversationCache
+from bmqwen.generate.defaults import default_params
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import ChatTemplate
@@ -32,6 +33,7 @@ class Engine:
         bundle: what was loaded.
         runtime: what computes.
         tokenizer: the model's own.
+        params: how it answers where nobody says otherwise, as its publisher recommends.
         session: the one KV cache, shared by all conversations of this engine: alternating between them is correct,
             but each then reads its history again, unless there is memory to save it in.
     """
@@ -44,6 +46,7 @@ class Engine:
         self.bundle = bundle
         self.runtime = runtime
         self.tokenizer = Tokenizer.from_folder(bundle.tokenizer_folder)
+        self.params = params_of(bundle)
         saved = ConversationCache(saved_bytes) if saved_bytes else None
         self.session = Session(runtime, self.tokenizer, saved=saved)
 
@@ -63,8 +66,11 @@ class Engine:
         return precision_of(self.bundle)
 
     def chat(self, system: str | None = None, params: SamplingParams | None = None) -> Conversation:
-        """A new conversation. Greedy unless `params` say otherwise. Raises ConfigError without a chat template."""
-        return Conversation(self.session, self.template, system=system, params=params)
+        """Begin a conversation. Without `params` the model answers as its publisher recommends: sampled, mostly.
+
+        Raises ConfigError without a chat template.
+        """
+        return Conversation(self.session, self.template, system=system, params=params or self.params)
 
     def close(self) -> None:
         """Free the runtime. May be called twice."""
@@ -77,6 +83,15 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def params_of(bundle: Bundle) -> SamplingParams:
+    """Return how a model answers where nobody says otherwise.
+
+    Raises ConfigError for a generation_config.json that cannot be used.
+    """
+    can_sample = bundle.details.get("logits") is not False
+    return default_params(bundle.tokenizer_folder, bundle.config, can_sample=can_sample)
 
 
 def precision_of(bundle: Bundle) -> str:

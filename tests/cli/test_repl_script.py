@@ -85,7 +85,7 @@ def test_the_system_message(say: Run) -> None:
 def test_settings(say: Run) -> None:
     done = say(
         "/set max_tokens 2", "hi", "/set max-tokens=none", "hi", "/set stop ' and' x", "hi", "/set temperature 9",
-        "/set top_k many", "/set temprature 1", "/set top_p", "/set",
+        "/set top_k many", "/set temprature 1", "/set top_p", "/set top_p off", "/set top_p default", "/set",
     )  # fmt: skip
     answers = done.stdout.splitlines()[:3]
     assert answers == ["hello you", SAYS, "hello you"]
@@ -93,7 +93,7 @@ def test_settings(say: Run) -> None:
     assert "temperature is 9.0, but must be a number from 0 to 2" in done.stderr
     assert "top_k must be a whole number, not many" in done.stderr
     assert "did you mean temperature?" in done.stderr
-    assert "top_p is 1.0" in done.stderr
+    assert "top_p is 0.8\ntop_p is now 1.0\ntop_p is now 0.8" in done.stderr
     assert re.search(r"^  max_tokens +none$", done.stdout, re.M)
     assert re.search(r"^  stop +' and' x$", done.stdout, re.M)
 
@@ -111,7 +111,7 @@ def test_an_earlier_turn_is_edited(say: Run) -> None:
 
 
 def test_the_last_answer_is_given_again(say: Run) -> None:
-    done = say("/regen", "hi", "/set max_tokens 1", "/regen", "/regen", "/show")
+    done = say("/set temperature 0", "/regen", "hi", "/set max_tokens 1", "/regen", "/regen", "/show")
     assert done.stdout == f"{SAYS}\nhello\nhello\n[1] hi\n\nhello\n"
     assert "there is no answer yet" in done.stderr
     assert done.stderr.count("the same answer, since temperature is 0") == 1

@@ -131,6 +131,7 @@ def open_published(path: Path, downloaded: Sequence[Path] = ()) -> Bundle:
             "toolchain": bmodel.compiler,
             "context": model.context,
             "half": model.half,
+            "logits": model.vocab_size is not None,
             "device_bytes": bmodel.device_bytes + _cache_bytes(bmodel, model),
         },
         files={path.name: FileEntry(bmodel.bytes, "")},

@@ -1,9 +1,15 @@
 """Options that several commands share, each written once."""
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from bmqwen.cli.terminal import argument_text
+from bmqwen.generate.params import MAX_TOKENS, PARAMETERS, Parameter
 
 EngineName = Literal["auto", "cpu", "sim", "tpu", "tpu:sail", "tpu:bmrt"]
 
@@ -80,3 +86,51 @@ Jobs = Annotated[
         show_default=False,
     ),
 ]
+
+
+# What the command gets in place of the options: the sampling parameters that were given, by name.
+Sampling = dict[str, Any]
+
+
+def with_sampling(*, server: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put an option for each sampling parameter in the place of a command's argument `sampling`.
+
+    With `server` they are what requests get that leave them open.
+    """
+    rows = [row for row in PARAMETERS if not (server and row.per_answer)]
+    panel = "Sampling of requests that leave it open" if server else "Sampling"
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            given = {row.name: values.pop(row.name) for row in rows}
+            for row in rows:
+                if row.kind == "texts" and given[row.name]:
+                    given[row.name] = tuple(argument_text(text, row.option) for text in given[row.name])
+            command(
+                **values, sampling={name: value for name, value in given.items() if value not in (None, [])}
+            )
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            options = [_sampling_option(row, panel) for row in rows]
+            parameters += options if parameter.name == "sampling" else [parameter]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _sampling_option(row: Parameter, panel: str) -> inspect.Parameter:
+    kind: Any = {"number": float, "integer": int, "texts": list[str]}[row.kind]
+    default = str(MAX_TOKENS) if row.name == "max_tokens" else "the model's"
+    parts = [
+        row.en.help,
+        "repeatable" if row.kind == "texts" else "",
+        "" if row.per_answer else f"default: {default}",
+    ]
+    text = "; ".join(filter(None, parts)) + "."
+    option = typer.Option(row.option, help=text, show_default=False, rich_help_panel=panel)
+    annotation = Annotated[kind | None, option]
+    return inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

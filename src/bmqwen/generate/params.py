@@ -1,80 +1,244 @@
-"""How to sample, and what a generation reports. One vocabulary for the CLI, the server and the benchmark."""
+"""The table of sampling parameters, and what a generation reports.
+
+A parameter is a field of `SamplingParams` with its range and its help beside it. Command options, `/set`, fields of
+requests, a server's defaults and the page's settings are made from that; what it does stands in `sampler.py`.
+"""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+import shlex
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from bmqwen.errors import InputError
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Kind = Literal["number", "integer", "texts"]
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
+_NAMES = {"number": "a number", "integer": "a whole number", "texts": "text in quotes"}
+_INT32 = 2**31 - 1
+# Most tokens of an answer where nobody says otherwise: small models may repeat themselves without end.
+MAX_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a parameter is called and what it does, in one language."""
+
+    label: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One row of the table.
+
+    Attributes:
+        name: as fields of requests and `/set` spell it.
+        kind: of its values; "texts" is a tuple of strings.
+        default: the value that changes nothing.
+        low, high: the range of a number; `above`: `low` itself is outside of it.
+        step: of the page's field; `slider`: the page also shows a slider.
+        en, zh: its words.
+        per_answer: it belongs to one answer, so neither a model nor a server has a default for it.
+        wraps: a request may give any whole number, of which the remainder is taken.
+    """
+
+    kind: Kind
+    default: Any
+    low: int
+    high: int
+    en: Words
+    zh: Words
+    name: str = ""
+    above: bool = False
+    step: float = 1
+    slider: bool = False
+    per_answer: bool = False
+    wraps: bool = False
+
+    @property
+    def option(self) -> str:
+        """How commands spell it: "--top-p"."""
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> None:
+        """Raise InputError, naming field, value and range, for a value that is outside of it."""
+        if self.kind == "texts":
+            _check_texts(self.name, value)
+        elif value is not None or self.default is not None:
+            check_number(
+                self.name, value, self.low, self.high, above=self.above, whole=self.kind == "integer"
+            )
+
+    def parse(self, text: str) -> Any:
+        """Return the value that a user typed. Raises InputError for text that is none; the range is not checked."""
+        try:
+            if self.kind == "texts":
+                return tuple(shlex.split(text))
+            return int(text) if self.kind == "integer" else float(text)
+        except ValueError:
+            raise InputError(f"{self.name} must be {_NAMES[self.kind]}, not {text[:40]}") from None
+
+    def text(self, value: Any) -> str:
+        """Return a value as a user would type it; "none" for one that is not set."""
+        if value is None or value == ():
+            return "none"
+        return " ".join(shlex.quote(text) for text in value) if self.kind == "texts" else f"{value}"
+
+
+def _parameter(kind: Kind, default: Any, low: int, high: int, *, en: Words, zh: Words, **more: Any) -> Any:
+    return field(default=default, metadata={"row": Parameter(kind, default, low, high, en, zh, **more)})
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling as in the OpenAI API, plus top_k, min_p and repetition_penalty. Temperature 0 is greedy.
+    """Sampling as in the OpenAI API, plus top_k, min_p and repetition_penalty. Without arguments: greedy.
 
     Order of application: logit_bias, penalties, json_schema, temperature, top_k, top_p, min_p.
     Raises InputError for a value out of range (checked on construction); it names field, value and range.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0  # 0: all
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    temperature: float = _parameter(
+        "number",
+        0.0,
+        0,
+        2,
+        step=0.05,
+        slider=True,
+        en=Words("Temperature", "Randomness, from 0 to 2; 0 always takes the most likely token"),
+        zh=Words("温度", "随机程度，0 到 2；0 表示总是选最可能的 token"),
+    )
+    top_p: float = _parameter(
+        "number",
+        1.0,
+        0,
+        1,
+        above=True,
+        step=0.01,
+        slider=True,
+        en=Words(
+            "Top P", "Choose among the most likely tokens that together have this probability; 1 keeps all"
+        ),
+        zh=Words("Top P", "只保留累计概率达到此值的 token；1 表示全部"),
+    )
+    top_k: int = _parameter(
+        "integer",
+        0,
+        0,
+        _INT32,
+        en=Words("Top K", "Choose among this many most likely tokens; 0 keeps all"),
+        zh=Words("Top K", "只保留概率最高的若干个 token；0 表示全部"),
+    )
+    min_p: float = _parameter(
+        "number",
+        0.0,
+        0,
+        1,
+        step=0.01,
+        en=Words("Min P", "Drop tokens less likely than this share of the most likely one; 0 keeps all"),
+        zh=Words("Min P", "去掉概率低于最高者此比例的 token；0 表示全部"),
+    )
+    repetition_penalty: float = _parameter(
+        "number",
+        1.0,
+        0,
+        10,
+        above=True,
+        step=0.01,
+        en=Words("Repetition penalty", "Above 1, tokens of the prompt and the answer become less likely"),
+        zh=Words("重复惩罚", "大于 1 时，提示和回答中出现过的 token 概率降低"),
+    )
+    presence_penalty: float = _parameter(
+        "number",
+        0.0,
+        -2,
+        2,
+        step=0.1,
+        en=Words("Presence penalty", "Above 0, tokens that the answer already has become less likely"),
+        zh=Words("存在惩罚", "大于 0 时，回答中出现过的 token 概率降低"),
+    )
+    frequency_penalty: float = _parameter(
+        "number",
+        0.0,
+        -2,
+        2,
+        step=0.1,
+        en=Words(
+            "Frequency penalty", "Above 0, tokens become less likely the more often the answer has them"
+        ),
+        zh=Words("频率惩罚", "大于 0 时，token 在回答中出现越多，概率越低"),
+    )
+    max_tokens: int | None = _parameter(
+        "integer",
+        None,  # until the context is full
+        1,
+        _INT32,
+        en=Words("Max tokens", "Most tokens of an answer"),
+        zh=Words("最大 token 数", "回答最多的 token 数"),
+    )
+    seed: int | None = _parameter(
+        "integer",
+        None,
+        0,
+        2**64 - 1,
+        per_answer=True,
+        wraps=True,
+        en=Words("Seed", "The same seed gives the same answer; without one, answers vary"),
+        zh=Words("随机种子", "种子相同，回答相同；留空则每次不同"),
+    )
+    stop: tuple[str, ...] = _parameter(
+        "texts",
+        (),
+        0,
+        MAX_STOPS,
+        per_answer=True,
+        en=Words("Stop", "End the answer before this text"),
+        zh=Words("停止文本", "在此文本之前结束回答"),
+    )
     logit_bias: dict[int, float] = field(default_factory=dict)
-    seed: int | None = None
-    max_tokens: int | None = None  # None: until the context is full
-    stop: tuple[str, ...] = ()
     logprobs: int | None = None  # None: off; n: the n most likely alternatives beside the token itself
     json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, 0, 2)
-        _integer("top_k", self.top_k, 0, 2**31 - 1)
-        _number("top_p", self.top_p, 0, 1, above=True)
-        _number("min_p", self.min_p, 0, 1)
-        _number("repetition_penalty", self.repetition_penalty, 0, 10, above=True)
-        _number("presence_penalty", self.presence_penalty, -2, 2)
-        _number("frequency_penalty", self.frequency_penalty, -2, 2)
+        for parameter in PARAMETERS:
+            parameter.check(getattr(self, parameter.name))
         for token, bias in self.logit_bias.items():
-            _integer("a token of logit_bias", token, 0, 2**31 - 1)
-            _number(f"logit_bias of token {token}", bias, -100, 100)
-        if self.seed is not None:
-            _integer("seed", self.seed, 0, 2**64 - 1)
-        if self.max_tokens is not None:
-            _integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        if not isinstance(self.stop, tuple) or not all(isinstance(text, str) for text in self.stop):
-            raise InputError(f"stop is {self.stop!r}, but must be a tuple of strings")
-        if not all(self.stop):
-            raise InputError("stop has an empty text, at which no answer can end: leave it out")
-        if len(self.stop) > MAX_STOPS or any(len(text) > MAX_STOP_LENGTH for text in self.stop):
-            raise InputError(
-                f"stop takes at most {MAX_STOPS} strings of at most {MAX_STOP_LENGTH} characters"
-            )
+            check_number("a token of logit_bias", token, 0, _INT32, whole=True)
+            check_number(f"logit_bias of token {token}", bias, -100, 100)
         if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, 20)
+            check_number("logprobs", self.logprobs, 0, 20, whole=True)
         if self.json_schema is not None and not isinstance(self.json_schema, str):
             raise InputError("json_schema must be a JSON schema as text")
 
 
-def _number(name: str, value: float, low: float, high: float, *, above: bool = False) -> None:
-    """Refuse what is no finite number in [low, high], or in (low, high] with `above`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+# The table: what users can set by name, in the order in which it is shown.
+PARAMETERS: tuple[Parameter, ...] = tuple(
+    replace(found.metadata["row"], name=found.name)
+    for found in fields(SamplingParams)
+    if "row" in found.metadata
+)
+
+
+def check_number(
+    name: str, value: Any, low: int, high: int, *, above: bool = False, whole: bool = False
+) -> None:
+    """Raise InputError for what is no number in [low, high], or in (low, high] with `above`."""
+    kinds = (int,) if whole else (int, float)
+    number = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
     if number and low <= value <= high and not (above and value == low):
         return
     span = f"above {low} and at most {high}" if above else f"from {low} to {high}"
-    raise InputError(f"{name} is {value!r}, but must be a number {span}")
+    raise InputError(f"{name} is {value!r}, but must be {'a whole' if whole else 'a'} number {span}")
 
 
-def _integer(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-        return
-    raise InputError(f"{name} is {value!r}, but must be a whole number from {low} to {high}")
+def _check_texts(name: str, value: Any) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise InputError(f"{name} is {value!r}, but must be a tuple of strings")
+    if not all(value):
+        raise InputError(f"{name} has an empty text, at which no answer can end: leave it out")
+    if len(value) > MAX_STOPS or any(len(text) > MAX_STOP_LENGTH for text in value):
+        raise InputError(f"{name} takes at most {MAX_STOPS} strings of at most {MAX_STOP_LENGTH} characters")
 
 
 @dataclass(frozen=True, slots=True)

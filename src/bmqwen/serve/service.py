@@ -4,16 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fastapi import Request
 
 from bmqwen.errors import BmqwenError, ModelNotFoundError
-from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.generate.params import PARAMETERS, Completion, Parameter, Piece, SamplingParams
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.serve.defaults import Defaults, Limits
+from bmqwen.serve.defaults import Limits
 from bmqwen.serve.metrics import Metrics
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.scheduler import Scheduler
@@ -51,7 +51,7 @@ class Model:
     precision: str
     tokenizer: Tokenizer
     template: ChatTemplate
-    defaults: Defaults
+    defaults: SamplingParams
     limits: Limits
     created: int
     vocab_size: int
@@ -139,9 +139,24 @@ class Service:
             "key_required": key_required,
             "ready": self.scheduler.ready,
             "engines": len(self.scheduler.replicas),
-            "defaults": model.defaults.to_dict(),
+            "sampling": [_setting(row, model.defaults) for row in PARAMETERS],
             "limits": model.limits.to_dict(),
         }
+
+
+def _setting(row: Parameter, defaults: SamplingParams) -> dict[str, Any]:
+    """Return a sampling parameter as the page needs it for a field."""
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "default": getattr(defaults, row.name),
+        "low": row.low,
+        "high": row.high,
+        "above": row.above,
+        "step": row.step,
+        "slider": row.slider,
+        "words": {"en": asdict(row.en), "zh": asdict(row.zh)},
+    }
 
 
 def now() -> int:

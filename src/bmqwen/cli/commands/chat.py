@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from bmqwen.cli.device_ids import one_device
 from bmqwen.cli.loading import load_shown
 
 
+@options.with_sampling()
 def chat(
     model: options.Model = None,
     prompt: Annotated[
@@ -28,40 +30,8 @@ def chat(
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="System message.", show_default=False)
     ] = None,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="0: always the most likely token.")
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Keep the most likely tokens of this total probability.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", help="Keep that many tokens; default: 0, all.", show_default=False)
-    ] = 0,
-    min_p: Annotated[
-        float, typer.Option("--min-p", help="Keep tokens at least this likely, relative to the best.")
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Default: 1, none.", show_default=False)
-    ] = 1.0,
-    presence_penalty: Annotated[
-        float, typer.Option("--presence-penalty", help="Default: 0, none.", show_default=False)
-    ] = 0.0,
-    frequency_penalty: Annotated[
-        float, typer.Option("--frequency-penalty", help="Default: 0, none.", show_default=False)
-    ] = 0.0,
-    max_tokens: Annotated[
-        int,
-        typer.Option(
-            "--max-tokens", min=1, help="Most tokens of an answer; small models may repeat without end."
-        ),
-    ] = 4096,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option("--stop", metavar="TEXT", help="End the answer before this text; repeatable."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Same seed, same answer.", show_default=False)
-    ] = None,
+    *,
+    sampling: options.Sampling,
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
@@ -85,18 +55,7 @@ def chat(
     from bmqwen.generate.params import SamplingParams
     from bmqwen.quant.precision import Precision
 
-    params = SamplingParams(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-        frequency_penalty=frequency_penalty,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=tuple(argument_text(text, "--stop") for text in stop or ()),
-    )
+    SamplingParams(**sampling)  # a wrong value is refused before anything is loaded
     chip = one_device(device)
     system = system and argument_text(system, "--system")
     script = None
@@ -121,7 +80,7 @@ def chat(
             offline=offline,
         )
         with loaded:
-            conversation = loaded.chat(system=system, params=params)
+            conversation = loaded.chat(system=system, params=replace(loaded.params, **sampling))
             if load_file is not None:
                 conversation.load(load_file)
                 conversation.set_system(conversation.system if system is None else system)

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -19,6 +20,7 @@ from bmqwen.util.installation import install_command
 KEY_VARIABLE = "BMQWEN_API_KEY"
 
 
+@options.with_sampling(server=True)
 def serve(
     model: options.Model = None,
     host: Annotated[
@@ -98,18 +100,8 @@ def serve(
             help="How long loading an engine may take before it is killed and started again.",
         ),
     ] = 900.0,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature", help="Where a request has none; default: the model's.", show_default=False
-        ),
-    ] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Likewise.", show_default=False)] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Likewise.", show_default=False)] = None,
-    max_tokens: Annotated[
-        int,
-        typer.Option("--max-tokens", min=1, help="Most tokens of an answer where a request does not say."),
-    ] = 4096,
+    *,
+    sampling: options.Sampling,
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
@@ -121,7 +113,8 @@ def serve(
     """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C stops it once running answers are finished."""
     # First, for the rooms of the server need the same packages.
     server = _server()
-    from bmqwen.engine import precision_of
+    from bmqwen.engine import params_of, precision_of
+    from bmqwen.generate.params import SamplingParams
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import resolve_bundle
     from bmqwen.serve.defaults import Limits
@@ -129,6 +122,7 @@ def serve(
     from bmqwen.serve.http.middleware import LOCAL_NAMES, GuardRules
     from bmqwen.serve.pool.replica import EngineConfig, engine_configs
 
+    SamplingParams(**sampling)  # a wrong value is refused before anything is loaded
     given = api_key or []
     if variable := os.environ.pop(KEY_VARIABLE, ""):
         given = [*given, variable]
@@ -148,7 +142,6 @@ def serve(
             bundle = resolve_bundle(
                 model, Precision.choose(quant, group_size, lm_head), offline=offline, progress=bar
             )
-        chosen = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_tokens": max_tokens}
         config = EngineConfig(
             str(bundle.place.absolute()),
             engine,
@@ -162,7 +155,7 @@ def serve(
             name or bundle.model,
             engine_configs(config, chips, replicas),
             rules,
-            server.defaults_of(bundle, chosen),
+            replace(params_of(bundle), **sampling),
             Limits(queue=queue, seconds=time_limit),
             stop_seconds,
         )

@@ -169,7 +169,9 @@ class Repl:
         if not text:
             _say(settings.settings_text(self._conversation.params))
             return
-        self._conversation.params, line = settings.changed(self._conversation.params, text)
+        self._conversation.params, line = settings.changed(
+            self._conversation.params, text, self._engine.params
+        )
         note(line)
 
     def _stats(self) -> None:

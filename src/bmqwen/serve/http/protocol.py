@@ -1,9 +1,11 @@
-"""The bodies of requests, in OpenAI's order and meaning. Nothing else is accepted: an unknown field is an error.
+"""The bodies of requests, in OpenAI's order and meaning; the sampling parameters follow, from their table.
+
+Nothing else is accepted: an unknown field is an error.
 
 Fields of OpenAI's that this server has no use for may be there with the one value that changes nothing.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,10 +16,11 @@ from pydantic import (
     Field,
     Tag,
     WithJsonSchema,
+    create_model,
 )
 from pydantic.config import JsonDict
 
-from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS
+from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS, PARAMETERS, Parameter
 
 MOST_CHOICES = 8
 MOST_PROMPTS = 16
@@ -62,7 +65,6 @@ def _parts(value: Any) -> str:
 WHOLE = BeforeValidator(_whole)
 Off = Annotated[bool, AfterValidator(_off), WithJsonSchema({"const": False})]
 Nothing = Annotated[None, Field(description="Not supported: leave it out.")]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID), WHOLE]
 Text = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]
@@ -98,6 +100,27 @@ class Strict(BaseModel):
     """No unknown fields, and no guessing of types: "0.5" is no number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+Body = TypeVar("Body", bound=Strict)
+
+
+def _with_sampling(body: type[Body]) -> type[Body]:
+    """Add a field for each sampling parameter of the table, none of which must be given."""
+    sampling: dict[str, Any] = {row.name: (_field(row), None) for row in PARAMETERS}
+    return create_model(body.__name__, __base__=body, __module__=__name__, __doc__=body.__doc__, **sampling)
+
+
+def _field(row: Parameter) -> Any:
+    """Return the type of a parameter's field."""
+    text = Field(description=row.en.help + ".")
+    if row.kind == "texts":
+        return Annotated[Stops | None, text]
+    if row.wraps:
+        return Annotated[Annotated[int, WHOLE] | None, text]
+    span = Field(gt=row.low, le=row.high) if row.above else Field(ge=row.low, le=row.high)
+    kind = Annotated[int, span, WHOLE] if row.kind == "integer" else Annotated[float, span]
+    return Annotated[kind | None, text]
 
 
 class TextPart(Strict):
@@ -193,6 +216,7 @@ class JsonSchemaFormat(Strict):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+@_with_sampling
 class ChatRequest(Strict):
     """POST /v1/chat/completions."""
 
@@ -201,34 +225,27 @@ class ChatRequest(Strict):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
     audio: Nothing = None
-    frequency_penalty: Penalty | None = None
     function_call: Literal["none", "auto"] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     logit_bias: Bias | None = None
     logprobs: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     parallel_tool_calls: bool | None = None
     prediction: Nothing = None
-    presence_penalty: Penalty | None = None
     prompt_cache_key: Nothing = None
     reasoning_effort: Nothing = None
     response_format: ResponseFormat | None = None
     safety_identifier: Annotated[str, Field(max_length=256)] | None = None
-    seed: Annotated[int, WHOLE] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    stop: Stops | None = None
     store: Off | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: (
         Annotated[
             str, Field(max_length=256, description="Of one address's users, each gets a turn in the queue.")
@@ -237,11 +254,9 @@ class ChatRequest(Strict):
     ) = None
     verbosity: Literal["medium"] | None = None
     web_search_options: Nothing = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
 
 
+@_with_sampling
 class CompletionRequest(Strict):
     """POST /v1/completions."""
 
@@ -258,24 +273,14 @@ class CompletionRequest(Strict):
     ]
     best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     echo: Off | None = None
-    frequency_penalty: Penalty | None = None
     logit_bias: Bias | None = None
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
-    presence_penalty: Penalty | None = None
-    seed: Annotated[int, WHOLE] | None = None
-    stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     suffix: Nothing = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
     response_format: ResponseFormat | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
 
 
 class TokenizeText(Strict):

@@ -154,6 +154,27 @@ class Health(BaseModel):
     problem: str | None
 
 
+class SettingWords(BaseModel):
+    """What a parameter is called and does."""
+
+    label: str
+    help: str
+
+
+class Setting(BaseModel):
+    """A sampling parameter: this server's default, and its range, which leaves `low` itself out if `above`."""
+
+    name: str
+    kind: Literal["number", "integer", "texts"]
+    default: float | list[str] | None
+    low: float
+    high: float
+    above: bool
+    step: float
+    slider: bool
+    words: dict[Literal["en", "zh"], SettingWords]
+
+
 class Info(BaseModel):
     """The model and the server."""
 
@@ -165,7 +186,7 @@ class Info(BaseModel):
     key_required: bool
     ready: bool
     engines: Count
-    defaults: dict[str, float]
+    sampling: list[Setting]
     limits: dict[str, float]
 
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ import uvicorn
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.engine import precision_of
 from bmqwen.errors import InputError
+from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.template import ChatTemplate
-from bmqwen.generate.tokenizer import Tokenizer, read_config
-from bmqwen.serve.defaults import Defaults, Limits
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.app import create_app
 from bmqwen.serve.http.connection import Connection
 from bmqwen.serve.http.middleware import GuardRules
@@ -37,13 +38,14 @@ class ServerSettings:
     Attributes:
         name: what requests call the model.
         engines: one configuration for each.
+        defaults: sampling of an answer where its request leaves it open.
         stop_seconds: how long running answers may go on when the server is told to stop.
     """
 
     name: str
     engines: list[EngineConfig]
     rules: GuardRules
-    defaults: Defaults
+    defaults: SamplingParams
     limits: Limits
     stop_seconds: float = 30.0
 
@@ -81,11 +83,6 @@ def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
         now(),
         bundle.config.vocab_size,
     )
-
-
-def defaults_of(bundle: Bundle, chosen: Mapping[str, object]) -> Defaults:
-    """Sampling where requests say nothing. Raises InputError for values out of range."""
-    return Defaults.of_model(read_config(bundle.tokenizer_folder / "generation_config.json"), chosen)
 
 
 def url(listener: socket.socket) -> str:

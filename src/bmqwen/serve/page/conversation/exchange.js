@@ -1,7 +1,6 @@
 // Conversations as a JSON file, out and in. A file read is a stranger's: every field is checked and copied, none kept whole.
 
 import { ROOT, newId } from "./tree.js";
-import { FIELDS } from "./settings.js";
 
 export const FORMAT = "bmqwen-conversations";
 export const VERSION = 1;
@@ -87,8 +86,9 @@ function turnFrom(raw, id, parent) {
   return turn;
 }
 
+/** All numbers: which of them are settings, the server says when they are used. */
 function settingsFrom(raw) {
-  return numbersFrom(raw, FIELDS.map((field) => field.name)) ?? {};
+  return numbersFrom(raw, Object.keys(raw ?? {})) ?? {};
 }
 
 function numbersFrom(raw, names) {

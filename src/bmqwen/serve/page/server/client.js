@@ -21,7 +21,7 @@ function authorization(key) {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-/** Model, precision, engine, context_length, version, key_required, defaults, limits. */
+/** Model, precision, engine, context_length, version, key_required, sampling, limits. */
 export async function serverInfo(key) {
   const response = await request("/api/info", { headers: authorization(key) });
   return response.json();

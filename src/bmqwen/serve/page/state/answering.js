@@ -10,10 +10,11 @@ export class Answering {
   #controller = new AbortController();
 
   /** `onGrowth()` after each piece of text, `onSave()` a few times a second and at the end. */
-  constructor(conversation, turn, { model, key, onGrowth, onSave }) {
+  constructor(conversation, turn, { model, settings, key, onGrowth, onSave }) {
     this.conversation = conversation;
     this.turn = turn;
     this.model = model;
+    this.settings = settings;
     this.key = key;
     this.onGrowth = onGrowth;
     this.onSave = onSave;
@@ -27,7 +28,7 @@ export class Answering {
   /** Returns when the answer has ended, in whichever way; the turn says how. */
   async run() {
     const { conversation, turn } = this;
-    const body = { model: this.model, messages: messagesTo(conversation, turn.parent), ...conversation.settings };
+    const body = { model: this.model, messages: messagesTo(conversation, turn.parent), ...this.settings };
     let saved = performance.now();
     try {
       for await (const part of streamAnswer(body, this.key, this.#controller.signal)) {

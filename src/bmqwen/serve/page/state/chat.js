@@ -2,6 +2,7 @@
 
 import * as tree from "../conversation/tree.js";
 import { fromFile, toFile } from "../conversation/exchange.js";
+import { requestSettings } from "../conversation/settings.js";
 import { Library } from "../conversation/library.js";
 import { keyFits, serverInfo } from "../server/client.js";
 import { Fault } from "../server/fault.js";
@@ -187,6 +188,7 @@ export class Chat extends EventTarget {
     });
     const answering = new Answering(conversation, turn, {
       model: this.info?.model,
+      settings: requestSettings(this.info, conversation.settings),
       key: this.#preferences.key,
       onGrowth: () => this.#changed(),
       onSave: () => this.#save(conversation),

@@ -1,6 +1,6 @@
 // The settings of the open conversation, and what the server runs.
 
-import { FIELDS } from "../conversation/settings.js";
+import { settingsOf } from "../conversation/settings.js";
 import { number, say } from "../language/words.js";
 import { html, useEffect, useRef } from "./html.js";
 import { Icon } from "./icon.js";
@@ -10,7 +10,8 @@ export function Settings({ chat, onClose }) {
   const { open, info } = chat;
   const closer = useRef(null);
   useEffect(() => closer.current.focus(), []);
-  const changed = FIELDS.some((field) => field.name in open.settings);
+  const settings = settingsOf(info);
+  const changed = settings.some(({ name }) => Object.hasOwn(open.settings, name));
 
   return html`<aside class="settings" aria-label=${say("settings")}>
     <div class="settings-top">
@@ -27,16 +28,15 @@ export function Settings({ chat, onClose }) {
       </label>
       <fieldset>
         <legend>${say("sampling")}</legend>
-        ${FIELDS.map(
-          (field) => html`<${SettingField}
-            key=${field.name}
-            field=${field}
-            value=${open.settings[field.name] ?? null}
-            standard=${info?.defaults?.[field.name] ?? null}
-            onChange=${(value) => chat.setSetting(field.name, value)}
+        ${settings.map(
+          (setting) => html`<${SettingField}
+            key=${setting.name}
+            setting=${setting}
+            value=${open.settings[setting.name] ?? null}
+            onChange=${(value) => chat.setSetting(setting.name, value)}
           />`,
         )}
-        <button type="button" class="button" disabled=${!changed} onClick=${() => FIELDS.forEach((field) => chat.setSetting(field.name, null))}>
+        <button type="button" class="button" disabled=${!changed} onClick=${() => settings.forEach(({ name }) => chat.setSetting(name, null))}>
           ${say("allDefaults")}
         </button>
       </fieldset>

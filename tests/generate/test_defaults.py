@@ -1,0 +1,58 @@
+"""A model answers as its publisher recommends: by its own file, else as its family does."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmqwen.errors import ConfigError
+from bmqwen.generate.defaults import default_params
+from bmqwen.generate.params import MAX_TOKENS, SamplingParams
+from bmqwen.hub.published_configs import published_config
+from support.checkpoints import tiny_config
+
+FAMILY: dict[str, Any] = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "max_tokens": MAX_TOKENS}
+
+
+def params(folder: Path, own: object = None, size: str = "0.5b") -> SamplingParams:
+    """Of a Qwen1.5 of a size, with that generation_config.json."""
+    config = published_config(f"qwen1.5-{size}-chat")
+    assert config is not None
+    if own is not None:
+        (folder / "generation_config.json").write_text(json.dumps(own))
+    return default_params(folder, config)
+
+
+@pytest.mark.parametrize(("size", "penalty"), [("0.5b", 1.1), ("1.8b", 1.1), ("4b", 1.05), ("7b", 1.05)])
+def test_without_a_file_it_is_the_familys(tmp_path: Path, size: str, penalty: float) -> None:
+    assert params(tmp_path, size=size) == SamplingParams(repetition_penalty=penalty, **FAMILY)
+
+
+def test_another_family_has_no_penalty(tmp_path: Path) -> None:
+    config = replace(tiny_config("qwen1.5"), model_type="llama")
+    assert default_params(tmp_path, config) == SamplingParams(**FAMILY)
+
+
+def test_its_own_values_go_before_the_familys(tmp_path: Path) -> None:
+    own = {"eos_token_id": [1], "do_sample": True, "top_p": 0.9, "repetition_penalty": 1.05, "min_p": None}
+    assert params(tmp_path, own) == SamplingParams(**FAMILY | {"top_p": 0.9, "repetition_penalty": 1.05})
+
+
+def test_a_model_that_is_not_to_be_sampled_is_greedy(tmp_path: Path) -> None:
+    assert params(tmp_path, {"do_sample": False, "temperature": 0.9}).temperature == 0
+
+
+def test_a_model_without_logits_is_greedy(tmp_path: Path) -> None:
+    found = default_params(tmp_path, tiny_config("qwen1.5"), can_sample=False)
+    assert found == SamplingParams(max_tokens=MAX_TOKENS)
+
+
+@pytest.mark.parametrize(
+    "own", [{"temperature": 3}, {"top_p": 0}, {"top_k": 1.5}, {"repetition_penalty": True}]
+)
+def test_a_value_that_cannot_be_used_is_named_with_its_file(tmp_path: Path, own: dict[str, Any]) -> None:
+    name = next(iter(own))
+    with pytest.raises(ConfigError, match=rf"generation_config\.json cannot be used: {name} is .*correct it"):
+        params(tmp_path, own)
