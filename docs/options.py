@@ -11,12 +11,14 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from bmqwen.cli.app import app
+from bmqwen.generate.params import MAX_TOKENS, PARAMETERS
 
 TRANSLATIONS = Path(__file__).with_name("options.zh.json")
 HEADS = {
     "en": ("option", "default", "meaning"),
     "zh": ("选项", "默认值", "含义"),
 }
+SAMPLING = {row.option: row for row in PARAMETERS}
 JOINT = {"en": ", ", "zh": "、"}
 PROGRAM: Any = typer.main.get_command(app)
 
@@ -54,7 +56,12 @@ def meaning(command: str, option: Any, language: str) -> str:
 
 
 def translation(command: str, option: Any) -> str:
-    """The Chinese text of an option."""
+    """The Chinese text of an option; that of a sampling parameter stands in its table."""
+    row = SAMPLING.get(option.opts[-1])
+    if row is not None:
+        default = f"默认为 {MAX_TOKENS}" if row.name == "max_tokens" else "默认取自模型"
+        parts = [row.zh.help, "可重复" * (row.kind == "texts"), default * (not row.per_answer)]
+        return "；".join(filter(None, parts))
     known = json.loads(TRANSLATIONS.read_text(encoding="utf-8"))
     for key in (f"{command} {option.opts[-1]}", option.opts[-1]):
         if key in known and known[key][0] == option.help:

@@ -11,6 +11,7 @@ from bmqwen.errors import ConfigError
 from bmqwen.generate.defaults import default_params
 from bmqwen.generate.params import MAX_TOKENS, SamplingParams
 from bmqwen.hub.published_configs import published_config
+from bmqwen.model.llama import Llama
 from support.checkpoints import tiny_config
 
 FAMILY: dict[str, Any] = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "max_tokens": MAX_TOKENS}
@@ -31,7 +32,7 @@ def test_without_a_file_it_is_the_familys(tmp_path: Path, size: str, penalty: fl
 
 
 def test_another_family_has_no_penalty(tmp_path: Path) -> None:
-    config = replace(tiny_config("qwen1.5"), model_type="llama")
+    config = replace(tiny_config("qwen1.5"), architecture=Llama)
     assert default_params(tmp_path, config) == SamplingParams(**FAMILY)
 
 

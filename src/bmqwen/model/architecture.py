@@ -82,6 +82,10 @@ class Architecture:
             tie_word_embeddings=values.flag("tie_word_embeddings"),
         )
 
+    def sampling(self) -> dict[str, float]:
+        """Return the sampling that the family's models are published with, for one without a generation_config.json."""
+        return {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+
     def tensors(self) -> list[Tensor]:
         """All tensors, in the order of the network. A tied head has none of its own."""
         c = self.config

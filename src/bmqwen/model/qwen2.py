@@ -7,6 +7,8 @@ from bmqwen.model.ops import Ops
 
 T = TypeVar("T")
 H = TypeVar("H")
+# Layers times width up to which a model counts as small: Qwen1.5-1.8B has 49,152, Qwen2.5-3B 73,728.
+_SMALL = 50_000
 
 
 class Qwen2(Architecture):
@@ -16,6 +18,14 @@ class Qwen2(Architecture):
     model_type = "qwen2"
     unsupported = ("use_sliding_window", "mlp_bias")
     stated_switches = ("use_sliding_window",)
+
+    def sampling(self) -> dict[str, float]:
+        """Return what the generation_config.json files of Qwen2, Qwen2.5 and Qwen2.5-Coder say.
+
+        They differ in the repetition penalty alone, by size. Those of Qwen1.5 leave some of the values out.
+        """
+        small = self.config.num_hidden_layers * self.config.hidden_size <= _SMALL
+        return super().sampling() | {"repetition_penalty": 1.1 if small else 1.05}
 
     def attention_tensors(self) -> list[Tensor]:
         """Four projections, three biases."""
