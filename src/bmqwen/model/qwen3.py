@@ -18,6 +18,10 @@ class Qwen3(Architecture):
     stated_switches = ("attention_bias", "use_sliding_window")
     default_head_dim = 128
 
+    def sampling(self) -> dict[str, float]:
+        """Return what the generation_config.json files of Qwen3 say."""
+        return {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+
     def attention_tensors(self) -> list[Tensor]:
         """Four projections, two norms that all heads share."""
         shape = (self.config.head_dim,)
