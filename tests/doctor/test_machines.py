@@ -22,14 +22,16 @@ from bmqwen.chip.problems import (
 from bmqwen.cli.commands.doctor import _lines
 from bmqwen.doctor.examination import Examination, examine, of_config
 from bmqwen.doctor.probe import Answer
-from bmqwen.doctor.software import Host
+from bmqwen.doctor.software import Environment
 from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Precision
 from support.recorded import PACKAGES, recorded
 
 MIB = 1 << 20
-BOX = Host(python=(3, 10, 12), machine="aarch64", cache=Path("/data/cache"), free=20_000_000_000)
-PC = Host(python=(3, 12, 3), machine="x86_64", cache=Path("/home/me/.cache/bmqwen"), free=20_000_000_000)
+BOX = Environment(python=(3, 10, 12), machine="aarch64", cache=Path("/data/cache"), free=20_000_000_000)
+PC = Environment(
+    python=(3, 12, 3), machine="x86_64", cache=Path("/home/me/.cache/bmqwen"), free=20_000_000_000
+)
 # Three heaps of a card's chip, 100 MiB of the first in use.
 CARD = Answer("BM1684X", ((7615 * MIB, 7515 * MIB), (3071 * MIB, 3071 * MIB), (3993 * MIB, 3993 * MIB)))
 
@@ -37,7 +39,7 @@ CARD = Answer("BM1684X", ((7615 * MIB, 7515 * MIB), (3071 * MIB, 3071 * MIB), (3
 def examined(
     name: str,
     folder: Path,
-    host: Host,
+    host: Environment,
     *,
     answer: Answer = CARD,
     device: int | None = None,
@@ -256,7 +258,7 @@ def test_a_simulator_in_the_library_path_is_no_chip(tmp_path: Path) -> None:
     [((3, 9, 2), "error"), ((3, 10, 0), "ok"), ((3, 13, 9), "ok"), ((3, 14, 0), "warning")],
 )
 def test_versions_of_python(python: tuple[int, int, int], level: str, tmp_path: Path) -> None:
-    result = examined("bare", tmp_path, Host(python, "x86_64", Path("/cache"), 20_000_000_000))
+    result = examined("bare", tmp_path, Environment(python, "x86_64", Path("/cache"), 20_000_000_000))
     assert next(f.level for f in result.findings if f.text.startswith("Python")) == level
 
 
@@ -264,7 +266,9 @@ def test_a_machine_that_can_run_nothing(tmp_path: Path) -> None:
     system = recorded("bare", tmp_path)
     for path in (tmp_path / "usr/lib/python3/dist-packages").glob("onnxruntime*/METADATA"):
         path.unlink()
-    result = examine(system, host=Host((3, 12, 0), "x86_64", Path("/cache"), 1_000_000), probe=lambda _: CARD)
+    result = examine(
+        system, host=Environment((3, 12, 0), "x86_64", Path("/cache"), 1_000_000), probe=lambda _: CARD
+    )
     assert "no chip, and no CPU engine" in told(result, "error")
     warnings = told(result, "warning")
     assert "0.0 GB free in /cache" in warnings
@@ -275,7 +279,7 @@ def test_a_cache_and_a_compiler_that_cannot_be_used(tmp_path: Path, monkeypatch:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "file"))
     monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path / "sdk"))
-    errors = told(examined("bare", tmp_path / "machine", Host(machine="x86_64")), "error")
+    errors = told(examined("bare", tmp_path / "machine", Environment(machine="x86_64")), "error")
     assert f"the cache {tmp_path}/file is no folder that you may write to" in errors
     assert f"BMQWEN_TOOLCHAIN: {tmp_path}/sdk has no BM1684X compiler" in errors
     assert "name the folder of an unpacked tpu_mlir" in errors

@@ -17,7 +17,7 @@ from bmqwen.chip.problems import Finding
 from bmqwen.chip.system import System
 from bmqwen.doctor.chips import check_chips, with_answers
 from bmqwen.doctor.probe import Probe, ask
-from bmqwen.doctor.software import Host, check_software
+from bmqwen.doctor.software import Environment, check_software
 from bmqwen.errors import BundleError, InputError
 from bmqwen.hub.catalog import find, is_short
 from bmqwen.hub.hub import Hub
@@ -62,7 +62,7 @@ class Examination:
 def examine(
     system: System,
     *,
-    host: Host | None = None,
+    host: Environment | None = None,
     probe: Probe = ask,
     device: int | None = None,
     candidate: MemoryRequest | None = None,
@@ -77,7 +77,7 @@ def examine(
         candidate: a model that is to run, on `device` or the first one.
     """
     machine, _ = with_answers(look(system), probe)
-    host = host or Host()
+    host = host or Environment()
     findings = [
         *check_software(system, host, has_chip=bool(machine.chips)),
         *check_chips(system, machine, device, host.python),

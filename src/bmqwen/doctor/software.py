@@ -41,8 +41,8 @@ def _named_toolchain() -> Path | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """What the running program knows of its host.
+class Environment:
+    """What the running program knows of its environment.
 
     Attributes:
         python: version of the interpreter.
@@ -61,7 +61,7 @@ class Host:
     toolchain: Path | None = field(default_factory=_named_toolchain)
 
 
-def check_software(system: System, host: Host, *, has_chip: bool) -> Iterator[Finding]:
+def check_software(system: System, host: Environment, *, has_chip: bool) -> Iterator[Finding]:
     """Everything but the chip.
 
     Args:
@@ -89,7 +89,7 @@ def check_software(system: System, host: Host, *, has_chip: bool) -> Iterator[Fi
         yield Finding(AREA, "ok", free)
 
 
-def _python(host: Host) -> Finding:
+def _python(host: Environment) -> Finding:
     version = ".".join(map(str, host.python))
     lowest, highest = (".".join(map(str, limit)) for limit in PYTHON)
     if host.python[:2] < PYTHON[0]:
@@ -109,7 +109,7 @@ def _cpu_engine(system: System, has_chip: bool) -> Finding:
     return Finding(AREA, "error", "nothing here runs a model: no chip, and no CPU engine (onnxruntime)", fix)
 
 
-def _compiler(system: System, host: Host) -> Iterator[Finding]:
+def _compiler(system: System, host: Environment) -> Iterator[Finding]:
     if host.machine not in ("x86_64", "AMD64"):
         yield Finding(AREA, "ok", "compiler: runs on x86-64 only, bundles are compiled there and copied here")
         return
