@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle, write_manifest
@@ -22,6 +21,7 @@ from bmqwen.resolve import resolve_bundle
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Silent
+from bmqwen.util.storage import path_lock
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
 
@@ -198,14 +198,16 @@ def test_the_copy_of_the_grid_is_gone_afterwards(folder: Path) -> None:
         score(folder, INT4, step=interrupt)
     assert not list(cache_folder("evaluate").iterdir())
     # What a killed process left behind goes as well, but nothing that another one still uses.
-    left, used = (cache_folder("evaluate") / name for name in ("left", "used"))
-    for other in (left, used):
+    left, used, unlocked = (cache_folder("evaluate") / name for name in ("left", "used", "unlocked"))
+    for other in (left, used, unlocked):
         other.mkdir()
-        other.with_suffix(".lock").touch()
-    with FileLock(used.with_suffix(".lock")):
+    left.with_suffix(".lock").touch()
+    with path_lock(used):
         score(folder, INT4)
-        assert not left.exists()
-        assert used.exists()
+        assert {path.stem for path in cache_folder("evaluate").iterdir()} == {"used"}
+    # Also by a run that needs no such copy itself.
+    score(folder, FLOAT)
+    assert not list(cache_folder("evaluate").iterdir())
     assert [b.name[:9] for b in cache_folder("bundles").iterdir() if b.is_dir()] == ["tiny-f32-"]
 
 

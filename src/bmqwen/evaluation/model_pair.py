@@ -3,12 +3,10 @@
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-from filelock import FileLock, Timeout
 
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.compiler.schedule import available_memory
@@ -24,7 +22,7 @@ from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress, Silent
-from bmqwen.util.storage import storage_errors
+from bmqwen.util.storage import path_lock, storage_errors
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 Arithmetic = Literal["float", "int8"]
@@ -108,6 +106,7 @@ def open_pair(
     if arithmetic not in get_args(Arithmetic):
         raise InputError(f"unknown arithmetic {arithmetic!r}: choose float or int8")
     progress = progress or Silent()
+    _remove_left_behind()
     with ExitStack() as stack:
         path = Hub(offline=offline or None).resolve(model, progress=progress)
         other = None if against is None else Hub(offline=offline or None).resolve(against, progress=progress)
@@ -172,26 +171,23 @@ def _export_grid(source: Checkpoint, precision: Precision, folder: Path, progres
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder in the cache, where there is room for models; it is gone afterwards.
+    """Make a folder in the cache, where there is room for models; it is gone afterwards."""
+    folder = cache_folder("evaluate") / uuid.uuid4().hex[:8]
+    with path_lock(folder):
+        try:
+            with storage_errors(folder):
+                folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    What a killed process left behind is removed: nobody holds its lock any more.
-    """
-    parent = cache_folder("evaluate")
-    with storage_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob("*.lock"):
-        with suppress(Timeout, OSError), FileLock(left, timeout=0):
-            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
-            left.unlink(missing_ok=True)
-    folder = parent / uuid.uuid4().hex[:8]
-    mine = folder.with_suffix(".lock")
-    with ExitStack() as held:
-        with storage_errors(parent):
-            held.enter_context(FileLock(mine))
-            held.callback(mine.unlink, missing_ok=True)
-            folder.mkdir()
-        held.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield folder
+
+def _remove_left_behind() -> None:
+    """Remove the scratch folders of processes that were killed: nobody holds their locks any more."""
+    for folder in {path.with_suffix("") for path in cache_folder("evaluate").glob("*")}:
+        with path_lock(folder, wait=False) as free:
+            if free:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _runs_here(bundle: Bundle) -> bool:
