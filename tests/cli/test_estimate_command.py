@@ -74,12 +74,12 @@ def test_an_older_bundle_has_no_parts(tmp_path: Path, capsys: pytest.CaptureFixt
         (["qwen1.5-1.8b-chat", "--new-tokens", "500"], "do not fit into a context of 512"),
         (["qwen1.5-1.8b-chat", "--history", "-1"], "no negative --history"),
         (["qwen1.5-1.8b-chat", "--host-op-ms", "-1"], "--host-op-ms -1"),
-        (["qwen1.5-1.8b-chat", "--chart", "chart.gif"], "ends in .html or .svg"),
+        (["qwen1.5-1.8b-chat", "--chart", "chart.gif"], "ends in .svg, .png, .pdf"),
         (["qwen1.5-1.8b-chat", "--chart", "/no/such/chart.svg"], "there is no folder /no/such"),
-        (["qwen1.5-1.8b-chat", "--recipe", "sophon-demo", "--lm-head", "int8"], "leave --group-size"),
-        (["qwen1.5-1.8b-chat", "--recipe", "theirs"], "'--recipe'"),
+        (["qwen1.5-1.8b-chat", "--trace", "/no/such/trace.json"], "there is no folder /no/such"),
         (["qwen1.5-1.8b-chat", "--all"], "leave qwen1.5-1.8b-chat out"),
         (["--all", "--chart", "chart.svg"], "in place of --all"),
+        (["--all", "--trace", "trace.json"], "in place of --all"),
         (["--group-size", "7"], "group size 7 is not supported"),
     ],
 )
@@ -97,9 +97,10 @@ def test_bundles_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run(["estimate", str(write_bundle(tmp_path / "bare", parts=False, bytes_said=False))]) == 2
     assert "make it again" in capsys.readouterr().err
     bundle = write_bundle(tmp_path / "whole")
-    assert run(["estimate", str(bundle), "--chart", str(tmp_path / "chart.svg"), "--new-tokens", "5"]) == 2
-    assert "name its model (toy)" in capsys.readouterr().err
-    assert not (tmp_path / "chart.svg").exists()
+    for option, name in (("--chart", "chart.svg"), ("--trace", "trace.json")):
+        assert run(["estimate", str(bundle), option, str(tmp_path / name), "--new-tokens", "5"]) == 2
+        assert f"for {option} name its model (toy)" in capsys.readouterr().err
+        assert not (tmp_path / name).exists()
 
 
 def test_no_compiler_on_this_machine(

@@ -1,6 +1,7 @@
-"""Charts of a recorded timeline: whole, self-contained, and with what they claim to show."""
+"""Charts and traces of a recorded timeline: whole, and with what they claim to show."""
 
-from itertools import pairwise
+import json
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,11 +11,11 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.profile import read_profile
 from bmqwen.compiler.timeline import read_timeline
-from bmqwen.errors import InputError
-from bmqwen.estimate.chart import write_chart
-from bmqwen.estimate.chart_html import round_ticks
+from bmqwen.errors import InputError, MissingDependencyError
+from bmqwen.estimate.chart import check_chart, write_chart
 from bmqwen.estimate.estimate import Estimate
-from bmqwen.estimate.forecast import follow
+from bmqwen.estimate.forecast import simulate
+from bmqwen.estimate.trace import write_trace
 
 RECORDED = Path(__file__).parent / "recorded/compiler_profile_0.txt"
 SHAPE = StepShape(1, 64)
@@ -25,47 +26,58 @@ def estimate() -> Estimate:
     """A model of one net, by an awkward name."""
     profile, timeline = read_profile(RECORDED), read_timeline(RECORDED)
     nets = StepNets(64, {SHAPE: profile.cycles})
-    forecast = follow(nets, {SHAPE: profile}, DEFAULT_CHIP.host, prompt_tokens=3, new_tokens=4)
-    return Estimate("<b>&", "int4", 1, forecast, {SHAPE: timeline})
+    forecast = simulate(nets, {SHAPE: profile}, DEFAULT_CHIP.host, prompt_tokens=3, new_tokens=4)
+    return Estimate("<b>&$x", "int4", 1, forecast, {SHAPE: timeline})
 
 
-def test_a_picture_is_well_formed_and_stays_inside(estimate: Estimate, tmp_path: Path) -> None:
-    write_chart(estimate, tmp_path / "chart.svg")
+@pytest.mark.parametrize(("name", "start"), [("c.svg", b"<?xml"), ("c.PNG", b"\x89PNG"), ("c.pdf", b"%PDF")])
+def test_a_picture_is_of_the_kind_that_its_name_says(
+    estimate: Estimate, tmp_path: Path, name: str, start: bytes
+) -> None:
+    check_chart(tmp_path / name)
+    write_chart(estimate, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_a_picture_says_what_it_shows(estimate: Estimate, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("matplotlib").rcParams, "svg.fonttype", "none")
+        write_chart(estimate, tmp_path / "chart.svg")
     root = ElementTree.fromstring((tmp_path / "chart.svg").read_text())
-    width = float(root.attrib["width"])
-    pieces = [element for element in root.iter() if element.tag.endswith("rect")]
-    assert len(pieces) > 20
-    for piece in pieces:
-        assert (
-            0 <= float(piece.get("x", 0)) <= float(piece.get("x", 0)) + float(piece.attrib["width"]) <= width
-        )
-    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
-    assert "<b>&, int4" in texts
-    assert str(SHAPE) in texts
-
-
-def test_a_page_needs_nothing_else(estimate: Estimate, tmp_path: Path) -> None:
-    write_chart(estimate, tmp_path / "chart.html")
-    page = (tmp_path / "chart.html").read_text()
-    assert "<h1>&lt;b&gt;&amp;, int4</h1>" in page
-    assert not any(word in page for word in ("<script", "http:", "https:", "src=", "@import", "<link"))
+    texts = " ".join(element.text or "" for element in root.iter() if element.tag.endswith("text"))
+    assert "<b>&$x, int4" in texts
+    assert f"{estimate.tokens_per_s:.1f} tokens/s" in texts
+    assert f"{SHAPE}: first of 1 layers" in texts
     for share in estimate.forecast.time_shares.values():
-        assert f"{share:.1%}" in page
-    assert f"{estimate.tokens_per_s:.1f} tokens/s" in page
+        assert f"{share:.1%}" in texts
+
+
+def test_a_picture_needs_its_library_and_a_known_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"chart\.gif names no kind of picture"):
+        check_chart(tmp_path / "chart.gif")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match=r"needs the package matplotlib: .*plot"):
+        check_chart(tmp_path / "chart.svg")
+
+
+def test_a_trace_has_every_command_and_every_gap(estimate: Estimate, tmp_path: Path) -> None:
+    write_trace(estimate, tmp_path / "trace.json")
+    document = json.loads((tmp_path / "trace.json").read_text())
+    assert document["otherData"]["tokens_per_s"] == estimate.tokens_per_s
+    named = {e["args"]["name"] for e in document["traceEvents"] if e["ph"] == "M"}
+    assert {"memory bus", "compute", "bus idle", f"{SHAPE}: 1 of 1 layers, and the head"} == named
+    timeline = estimate.timelines[SHAPE]
+    spans = [e for e in document["traceEvents"] if e["ph"] == "X"]
+    lanes = [[e for e in spans if e["tid"] == lane] for lane in range(3)]
+    assert [len(lane) for lane in lanes[:2]] == [
+        sum(c.bus is bus for c in timeline.commands) for bus in (True, False)
+    ]
+    bus, compute, idle = (sum(e["dur"] for e in lane) * 1e3 for lane in lanes)
+    assert bus == pytest.approx(timeline.bus_busy)
+    assert compute == pytest.approx(timeline.compute_busy)
+    assert bus + idle == pytest.approx(timeline.cycles)
     # Where a command comes from can be read.
-    assert "gate_proj" in page
-
-
-def test_a_bundle_has_nothing_to_draw(estimate: Estimate, tmp_path: Path) -> None:
-    bare = Estimate(estimate.model, estimate.precision, 1, estimate.forecast, {})
-    with pytest.raises(InputError, match="does not hold its nets' timelines"):
-        write_chart(bare, tmp_path / "chart.svg")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("cycles", [42, 999, 43_212, 580_000, 5_097_000, 123_456_789])
-def test_ticks_are_round_and_do_not_touch(cycles: int) -> None:
-    ticks = round_ticks(cycles)
-    assert ticks[-1] == cycles
-    assert len(ticks) <= 8
-    assert all(b - a > cycles / 15 for a, b in pairwise(ticks))
+    assert any("gate_proj" in e["name"] and e["args"]["part"] == "weights" for e in spans)
+    assert all(0 <= e["ts"] <= e["ts"] + e["dur"] <= timeline.cycles / 1e3 + 1e-9 for e in spans)

@@ -1,6 +1,5 @@
 """The compiler's timing of a toy net, as it was recorded: one token after 64, one layer, 4 bits."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from bmqwen.compiler.profile import Profile, read_profile
 from bmqwen.compiler.timeline import Timeline, read_timeline
 from bmqwen.errors import CompileError
-from bmqwen.estimate.lanes import first_layer, lanes
 
 RECORDED = Path(__file__).parent / "recorded/compiler_profile_0.txt"
 
@@ -48,23 +46,6 @@ def test_overlaps_counted_cycle_by_cycle(timeline: Timeline) -> None:
     assert timeline.compute_busy == sum(compute)
     assert timeline.both_busy == sum(a & b for a, b in zip(bus, compute, strict=True))
     assert read_profile(RECORDED).bus_idle == timeline.cycles - sum(bus)
-
-
-def test_lanes_cover_what_runs_and_what_waits(timeline: Timeline) -> None:
-    drawn = lanes(timeline)
-    assert sum(run.busy for run in drawn.bus) == timeline.bus_busy
-    assert sum(run.busy for run in drawn.idle) == timeline.cycles - timeline.bus_busy
-    assert sum(run.busy for run in drawn.compute) == timeline.compute_busy
-    assert len(drawn.bus) < len([c for c in timeline.commands if c.bus])
-    for row in (drawn.bus, drawn.compute, drawn.idle):
-        assert all(a.end <= b.start for a, b in pairwise(row))
-
-
-def test_first_layer_ends_where_the_head_begins(timeline: Timeline) -> None:
-    layer = first_layer(timeline)
-    assert 0 < layer.cycles < timeline.cycles
-    assert {c.part for c in layer.commands} == {"weights", "kv", "other"}
-    assert max(c.end for c in layer.commands) <= layer.cycles
 
 
 def test_without_notes_of_operations_there_are_totals(tmp_path: Path) -> None:

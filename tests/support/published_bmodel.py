@@ -9,10 +9,10 @@ from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import AddressMode, Mode, Recipe, combine
 from bmqwen.emit.mlir_file import MlirFile, WeightFile
-from bmqwen.emit.published import PLATFORM, PublishedOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import Checkpoint
+from published_nets import PLATFORM, PublishedOps
 from support.kept_nets import compile_net
 
 PRECISION = Precision("f16", 32, "f16")

@@ -1,27 +1,109 @@
-"""Charts of an estimate, as a file."""
+"""A picture of an estimate: where a token's time goes, what a token costs as the history grows, a layer's timeline."""
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bmqwen.errors import InputError
-from bmqwen.estimate.chart_html import html
-from bmqwen.estimate.chart_page import page_of
-from bmqwen.estimate.chart_svg import svg
+from bmqwen.chip.spec import DEFAULT_CHIP
+from bmqwen.compiler.timeline import Timeline
+from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.estimate.estimate import Estimate
-from bmqwen.estimate.sophon_demo import DemoEstimate
+from bmqwen.estimate.forecast import PART_LABELS
+from bmqwen.util.installation import install_command
 from bmqwen.util.storage import write_file
 
-KINDS = {".html": html, ".svg": svg}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KINDS = (".svg", ".png", ".pdf")
+COLOURS = {
+    "weights": "#3b82f6",
+    "kv": "#0fa679",
+    "lm_head": "#a259f0",
+    "other": "#e69a16",
+    "device": "#3b82f6",
+    "host": "#8b95a5",
+}
 
 
 def check_chart(path: Path) -> None:
-    """Raise InputError, before the work, unless the file's name says what it is to be and its folder exists."""
+    """Check, before the work, that a chart can be drawn.
+
+    Raises:
+        InputError: a name that says no kind of picture.
+        MissingDependencyError: matplotlib is not installed.
+    """
     if path.suffix.lower() not in KINDS:
-        raise InputError(f"{path} names no kind of chart: choose a name that ends in .html or .svg")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.absolute().parent}")
+        raise InputError(f"{path} names no kind of picture: choose a name that ends in {', '.join(KINDS)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"a chart needs the package matplotlib: {install_command('plot')}"
+        ) from error
 
 
-def write_chart(estimate: Estimate | DemoEstimate, path: Path) -> None:
-    """Draw it. Raises InputError for an estimate without timelines, StorageError where it cannot be written."""
-    check_chart(path)
-    write_file(path, KINDS[path.suffix.lower()](page_of(estimate)).encode())
+def write_chart(estimate: Estimate, path: Path) -> None:
+    """Draw it in the format that the file's name says. Raises StorageError where it cannot be written."""
+    from matplotlib.figure import Figure
+
+    f = estimate.forecast
+    # The nets of the answer's first step and of the prompt.
+    drawn = [
+        shape
+        for shape in dict.fromkeys([f.nets[0][0], f.prompt_launches[0][0]])
+        if shape in estimate.timelines
+    ]
+    figure = Figure(figsize=(12, 4.6 + 1.5 * len(drawn)), layout="constrained")
+    rows = figure.subplots(2 + len(drawn), 1, height_ratios=[1.4, 2, *[1] * len(drawn)], squeeze=False)[:, 0]
+    figure.suptitle(
+        f"{estimate.model}, {estimate.precision}, {f.context:,} tokens: first token {f.first_token_s * 1e3:.1f} ms, "
+        f"{f.tokens_per_s:.1f} tokens/s\npredicted on a {DEFAULT_CHIP.name}, {f.host.name}",
+        parse_math=False,
+    )
+    _shares(rows[0], estimate)
+    _curve(rows[1], estimate)
+    for axes, shape in zip(rows[2:], drawn, strict=True):
+        axes.set_title(f"{shape}: first of {estimate.layers} layers", fontsize="medium")
+        _timeline(axes, estimate.timelines[shape])
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format=path.suffix[1:].lower(), dpi=120)
+    write_file(path, drawing.getvalue())
+
+
+def _shares(axes: "Axes", estimate: Estimate) -> None:
+    """A stacked bar each for a token's time and for its bytes."""
+    f = estimate.forecast
+    bars = {"bytes": f.byte_shares, "time": f.time_shares}
+    for row, shares in enumerate(bars.values()):
+        left = 0.0
+        for part, share in shares.items():
+            axes.barh(row, share, left=left, color=COLOURS[part])
+            left += share
+    labels = [f"{PART_LABELS[part]} {share:.1%}" for part, share in f.time_shares.items()]
+    patches: list[Any] = [axes.patches[len(f.byte_shares) + place] for place in range(len(labels))]
+    axes.legend(
+        patches, labels, ncols=len(labels), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False
+    )
+    axes.set_yticks(range(len(bars)), [f"a token's {what}" for what in bars])
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter("{x:.0%}")
+
+
+def _curve(axes: "Axes", estimate: Estimate) -> None:
+    """Cost of a token over the history, from zero up."""
+    f = estimate.forecast
+    starts = [start for start, _ in f.curve]
+    axes.stairs([seconds * 1e3 for _, seconds in f.curve], [*starts, f.context], fill=True, color="#3b82f6")
+    axes.set(xlim=(0, f.context), xlabel="cached tokens", ylabel="ms a token")
+
+
+def _timeline(axes: "Axes", timeline: Timeline) -> None:
+    """Commands of the first layer, memory bus above compute units."""
+    end = min((c.start for c in timeline.commands if c.part == "lm_head"), default=0) or timeline.cycles
+    for row, bus in ((0, False), (1, True)):
+        commands = [c for c in timeline.commands if c.bus is bus and c.start < end]
+        spans = [(c.start / 1e3, (min(c.end, end) - c.start) / 1e3) for c in commands]
+        axes.broken_barh(spans, (row - 0.4, 0.8), facecolors=[COLOURS[c.part] for c in commands])
+    axes.set_yticks([0, 1], ["compute", "memory bus"])
+    axes.set(xlim=(0, end / 1e3), xlabel="µs")

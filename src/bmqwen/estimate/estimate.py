@@ -11,9 +11,10 @@ from bmqwen.compiler.plan import plan_model
 from bmqwen.compiler.profile import Profile
 from bmqwen.compiler.timeline import Timeline
 from bmqwen.errors import BundleError, InputError
-from bmqwen.estimate.forecast import Forecast, check_lengths, follow
-from bmqwen.estimate.published import Published, find_published, published_dict
+from bmqwen.estimate.forecast import Forecast, check_lengths, simulate
+from bmqwen.estimate.published import PUBLISHED, Published, find_published, published_dict
 from bmqwen.estimate.representative import time_nets
+from bmqwen.hub.known_config import known_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half
@@ -74,7 +75,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        about = {"model": self.model, "precision": self.precision, "layers": self.layers, "recipe": "ours"}
+        about = {"model": self.model, "precision": self.precision, "layers": self.layers}
         return self.forecast.to_dict() | about | published_dict(self.published)
 
 
@@ -90,22 +91,44 @@ def estimate_model(
     jobs: int | None = None,
     progress: Progress,
 ) -> Estimate:
-    """Of the nets that `compile` would make, timed with random weights. Raises what `time_nets` and `follow` raise."""
+    """Estimate the nets that `compile` would make, timed with random weights.
+
+    Raises what `time_nets` and `simulate` raise.
+    """
     plan = plan_model(config, name, "", precision, context, half)
     check_lengths(context, question.prompt_tokens, question.answer_in(context), question.history)
     timed = time_nets(plan, jobs=jobs, progress=progress)
     profiles = {shape: net.profile for shape, net in timed.items()}
     nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
     timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
-    forecast = _follow(nets, profiles, host, question, config)
+    forecast = _simulate(nets, profiles, host, question, config)
     # Of the box only, and of an answer from its beginning on.
     alike = host == DEFAULT_CHIP.host and not question.history
     row = find_published(name, precision.weights, context) if alike else None
     return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, row)
 
 
+def estimate_published(
+    host: Host, question: Question, *, jobs: int | None = None, progress: Progress
+) -> list[tuple[Published, Estimate]]:
+    """Estimate our nets for every published row, in their order. Raises what `estimate_model` raises."""
+    found = []
+    for row in PUBLISHED:
+        name, config = known_config(row.model, progress=progress)
+        precision = Precision(row.form, 64, row.form)
+        found.append(
+            (
+                row,
+                estimate_model(
+                    name, config, precision, row.context, host, question, jobs=jobs, progress=progress
+                ),
+            )
+        )
+    return found
+
+
 def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
-    """Of a compiled bundle, from its manifest alone: no compiler is needed.
+    """Estimate a compiled bundle, from its manifest alone: no compiler is needed.
 
     Raises:
         InputError: a bundle of another kind, or lengths that do not fit.
@@ -118,8 +141,8 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
         )
     if "stages" not in bundle.details:
         raise InputError(
-            f"{bundle.folder} was not compiled by bmqwen and holds no timing of its nets: name its model, "
-            "for nets of the published layout with --recipe sophon-demo"
+            f"{bundle.folder} was not compiled by bmqwen and holds no timing of its nets: name its model, for what "
+            "bmqwen's nets of it would reach"
         )
     nets = StepNets.from_dict(bundle.details, str(bundle.folder))
     try:
@@ -131,19 +154,19 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
         raise BundleError(
             f"{bundle.folder} does not say what its nets move over the memory bus ({error!r}): make it again"
         ) from error
-    forecast = _follow(nets, profiles, host, question, bundle.config)
+    forecast = _simulate(nets, profiles, host, question, bundle.config)
     precision = str(Precision(**bundle.precision))
     return Estimate(bundle.model, precision, bundle.config.num_hidden_layers, forecast, {})
 
 
-def _follow(
+def _simulate(
     nets: StepNets,
     profiles: Mapping[StepShape, Profile],
     host: Host,
     question: Question,
     config: ModelConfig,
 ) -> Forecast:
-    return follow(
+    return simulate(
         nets,
         profiles,
         host,

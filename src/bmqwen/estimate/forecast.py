@@ -10,9 +10,19 @@ from bmqwen.compiler.profile import Profile
 from bmqwen.errors import InputError
 from bmqwen.estimate.host import LAUNCH_OPS, READ_OPS
 
+# For people; "device" is the chip where a bundle does not say how its time divides.
+PART_LABELS = {
+    "weights": "weights of the layers",
+    "kv": "attention, K/V cache",
+    "lm_head": "lm_head",
+    "other": "norms, activations",
+    "device": "chip",
+    "host": "host",
+}
+
 
 @dataclass(slots=True)
-class Spent:
+class Cost:
     """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model.
 
     `copied_bytes` are those of K/V rows that the chip copied to their place after they were computed.
@@ -72,8 +82,8 @@ class Forecast:
     prompt_tokens: int
     new_tokens: int
     prompt_launches: tuple[tuple[StepShape, int], ...]
-    first: Spent
-    answer: Spent
+    first: Cost
+    answer: Cost
     curve: tuple[tuple[int, float], ...]
     nets: tuple[tuple[StepShape, Profile], ...]
 
@@ -160,7 +170,7 @@ def net_dict(shape: StepShape, profile: Profile) -> dict[str, Any]:
     }
 
 
-def follow(
+def simulate(
     nets: StepNets,
     profiles: Mapping[StepShape, Profile],
     host: Host,
@@ -187,7 +197,7 @@ def follow(
     check_lengths(nets.context, prompt_tokens, new_tokens, history)
     start = history + prompt_tokens
     launches = nets.plan(history, prompt_tokens)
-    first, answer = Spent(), Spent()
+    first, answer = Cost(), Cost()
     position = history
     for shape, used in launches:
         _launch(first, profiles[shape], shape, position, row_bytes)
@@ -224,7 +234,7 @@ def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
     return [seconds for start, seconds in curve if start <= history][-1]
 
 
-def _launch(spent: Spent, profile: Profile, shape: StepShape, position: int, row_bytes: int) -> None:
+def _launch(spent: Cost, profile: Profile, shape: StepShape, position: int, row_bytes: int) -> None:
     """Count a launch. Rows that do not follow the net's whole history go to their place by a copy."""
     spent.add(profile, LAUNCH_OPS)
     if position != shape.history and row_bytes:
@@ -239,7 +249,7 @@ def _curve(
     for position in range(nets.context):
         row = nets.plan(position, 1)
         if row != last:
-            spent = Spent(host_ops=READ_OPS)
+            spent = Cost(host_ops=READ_OPS)
             for shape, _ in row:
                 _launch(spent, profiles[shape], shape, position, row_bytes)
             yield position, spent.seconds(host)

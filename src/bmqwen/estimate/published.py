@@ -15,7 +15,7 @@ class Published:
         form: format of the weights.
         context: tokens that its prompt net reads, and of its K/V cache.
         first_token_s, tokens_per_s: as published.
-        recipe: its nets are those that `bmqwen.estimate.sophon_demo` rebuilds.
+        known_nets: how its nets were made is known; `benchmarks/published_recipe.py` makes their like.
     """
 
     model: str
@@ -23,7 +23,7 @@ class Published:
     context: int
     first_token_s: float
     tokens_per_s: float
-    recipe: bool = True
+    known_nets: bool = True
 
 
 PUBLISHED = (
@@ -31,9 +31,9 @@ PUBLISHED = (
     Published("qwen1.5-1.8b-chat", "int8", 512, 0.177, 22.117),
     Published("qwen1.5-4b-chat", "int4", 512, 0.379, 15.526),
     Published("qwen1.5-7b-chat", "int4", 512, 0.728, 10.151),
-    Published("qwen2.5-1.5b-instruct", "int4", 512, 0.185, 41.078, recipe=False),
-    Published("qwen2.5-7b-instruct", "int4", 512, 0.652, 10.26, recipe=False),
-    Published("qwen1.5-7b-chat", "int4", 2048, 3.234, 7.083, recipe=False),
+    Published("qwen2.5-1.5b-instruct", "int4", 512, 0.185, 41.078, known_nets=False),
+    Published("qwen2.5-7b-instruct", "int4", 512, 0.652, 10.26, known_nets=False),
+    Published("qwen1.5-7b-chat", "int4", 2048, 3.234, 7.083, known_nets=False),
 )
 
 

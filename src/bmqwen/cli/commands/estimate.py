@@ -2,7 +2,7 @@
 
 import signal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -31,10 +31,6 @@ def estimate(
     history: Annotated[
         int, typer.Option("--history", metavar="N", help="Tokens that are cached before the prompt.")
     ] = 0,
-    recipe: Annotated[
-        Literal["ours", "sophon-demo"],
-        typer.Option("--recipe", help="Our nets, or those of the vendor's published programs."),
-    ] = "ours",
     every: Annotated[
         bool, typer.Option("--all", help="All published figures, beside the predicted ones.")
     ] = False,
@@ -53,7 +49,16 @@ def estimate(
         typer.Option(
             "--chart",
             metavar="FILE",
-            help="Draw the nets' timelines: FILE.html or FILE.svg.",
+            help="Draw shares, cost over the history and timelines: FILE.svg, FILE.png or FILE.pdf.",
+            show_default=False,
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            metavar="FILE",
+            help="Write the nets' timelines as Chrome trace events, for chrome://tracing or Perfetto.",
             show_default=False,
         ),
     ] = None,
@@ -67,14 +72,12 @@ def estimate(
     Interrupted, the same command goes on with the nets that are finished.
     """
     from bmqwen.artifact.bundle import is_bundle, read_bundle
-    from bmqwen.cli.commands.estimate_view import demo_lines, lines, show, table_lines
+    from bmqwen.cli.commands.estimate_view import lines, show, table_lines
     from bmqwen.errors import InputError
     from bmqwen.estimate.chart import check_chart, write_chart
-    from bmqwen.estimate.estimate import Question, estimate_bundle, estimate_model
-    from bmqwen.estimate.forecast import check_lengths
+    from bmqwen.estimate.estimate import Question, estimate_bundle, estimate_model, estimate_published
     from bmqwen.estimate.host import custom_host
-    from bmqwen.estimate.sophon_demo import GROUP, estimate_demo
-    from bmqwen.estimate.table import predict_published
+    from bmqwen.estimate.trace import write_trace
     from bmqwen.hub.known_config import known_config
     from bmqwen.quant.precision import Precision
 
@@ -83,44 +86,41 @@ def estimate(
     machine = DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(host_op_ms)
     question = Question(prompt_tokens, new_tokens, history)
     precision = Precision.choose(quant, group_size, lm_head)
-    context = 512 if seq_len is None else seq_len
+    path = Path(model).expanduser() if model else None
+    bundle = read_bundle(path) if path is not None and is_bundle(path) else None
     if every and model is not None:
         raise InputError(f"--all is about the published models: leave {model} out")
+    for option, file in (("--chart", chart), ("--trace", trace)):
+        if file is not None:
+            if every:
+                raise InputError(f"{option} shows the nets of one model: name it in place of --all")
+            if bundle is not None:
+                raise InputError(
+                    f"a bundle does not hold its nets' timelines: for {option} name its model ({bundle.model})"
+                )
+            if not file.absolute().parent.is_dir():
+                raise InputError(f"{file} cannot be written: there is no folder {file.absolute().parent}")
     if chart is not None:
         check_chart(chart)
-        if every:
-            raise InputError("--chart draws the nets of one model: name it in place of --all")
-    if recipe == "sophon-demo" and (precision != Precision(quant, GROUP, quant) or bf16):
-        raise InputError(
-            f"the published programs compute in F16, with groups of {GROUP} and a head like the layers: "
-            "leave --group-size, --lm-head and --bf16 out"
-        )
-    path = Path(model).expanduser() if model else None
     with progress_bar(sizes=False) as bar:
         if every:
-            rows = predict_published(recipe, machine, question, jobs=jobs, progress=bar)
+            rows = estimate_published(machine, question, jobs=jobs, progress=bar)
             bar.close()
             if json:
                 print_json([result.to_dict() for _, result in rows])
             else:
                 show(table_lines(rows, machine))
             return
-        if path is not None and is_bundle(path) and recipe == "ours":
-            ours = estimate_bundle(read_bundle(path), machine, question)
+        if bundle is not None:
+            found = estimate_bundle(bundle, machine, question)
         else:
             name, config = known_config(model, offline=offline, progress=bar)
-            if recipe == "sophon-demo":
-                check_lengths(context, prompt_tokens, question.answer_in(context), history)
-                demo = estimate_demo(name, config, quant, context, machine, jobs=jobs, progress=bar)
-                bar.close()
-                if chart is not None:
-                    write_chart(demo, chart)
-                print_json(demo.to_dict()) if json else show(demo_lines(demo))
-                return
-            ours = estimate_model(
-                name, config, precision, context, machine, question,
+            found = estimate_model(
+                name, config, precision, 512 if seq_len is None else seq_len, machine, question,
                 half="bf16" if bf16 else "f16", jobs=jobs, progress=bar,
             )  # fmt: skip
     if chart is not None:
-        write_chart(ours, chart)
-    print_json(ours.to_dict()) if json else show(lines(ours))
+        write_chart(found, chart)
+    if trace is not None:
+        write_trace(found, trace)
+    print_json(found.to_dict()) if json else show(lines(found))

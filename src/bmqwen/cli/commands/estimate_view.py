@@ -9,11 +9,9 @@ from rich.text import Text
 
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.cli.output import size_text
-from bmqwen.estimate.chart_page import PART_LABELS
 from bmqwen.estimate.estimate import Estimate
-from bmqwen.estimate.forecast import Forecast, cost_at
+from bmqwen.estimate.forecast import PART_LABELS, Forecast, cost_at
 from bmqwen.estimate.published import Published
-from bmqwen.estimate.sophon_demo import DemoEstimate
 from bmqwen.util.text import counted
 
 WIDTH = 40
@@ -141,33 +139,7 @@ def _published(row: Published | None, first_token_s: float, tokens_per_s: float)
         )
 
 
-def demo_lines(estimate: DemoEstimate) -> Iterator[Text]:
-    """An estimate of a published program."""
-    e = estimate
-    yield Text(
-        f"{e.model}, {e.form}, {counted(e.layers, 'layer')}, {e.context:,} tokens, nets of the published program: "
-        f"predicted on a {DEFAULT_CHIP.name}, {e.host.name}, {e.host.op_ms:g} ms a call"
-    )
-    yield Text("")
-    yield Text(
-        f"first token   {e.first_token_s:8.3f} s          of which the chip {e.first.device_ns / 1e9:.3f}"
-    )
-    yield Text(
-        f"decoding      {e.tokens_per_s:8.2f} tokens/s   chip {e.token.device_ns / 1e6:.2f} ms a token, "
-        f"host {e.token.host_ops} calls, {size_text(e.token.bytes_moved)}"
-    )
-    yield from _published(e.published, e.first_token_s, e.tokens_per_s)
-    yield Text("")
-    yield Text(f"{'net':16}{'time':>13}{'bytes':>10}{'bus idle':>10}")
-    for name, timing in e.timings.items():
-        profile = timing.profile
-        yield Text(
-            f"{name:16}{profile.cycles / 1e6:10.3f} ms{size_text(profile.bytes_moved):>10}"
-            f"{profile.bus_idle / profile.cycles:>10.1%}"
-        )
-
-
-def table_lines(rows: Iterable[tuple[Published, Estimate | DemoEstimate]], host: Host) -> Iterator[Text]:
+def table_lines(rows: Iterable[tuple[Published, Estimate]], host: Host) -> Iterator[Text]:
     """Published figures and predicted ones, as a table in Markdown."""
     yield Text(f"predicted on a {DEFAULT_CHIP.name}, {host.name}, {host.op_ms:g} ms a call")
     yield Text("")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bmqwen.estimate.random_weights import RandomBlocks, RandomWeights
+from bmqwen.estimate.representative import RandomBlocks, RandomWeights
 from support.checkpoints import random_weights, tiny_config
 
 

@@ -1,27 +1,34 @@
-"""The vendor's published programs, predicted: their nets at real shapes, their calls, what was published of them."""
+"""The vendor's published programs, predicted as bmqwen's own nets are, beside what was published of them.
 
+`python benchmarks/published_recipe.py` compiles their nets at real size, with random weights, adds their calls up and
+prints the table that says how far `bmqwen estimate` is to be trusted. The compiler is downloaded on first use.
+"""
+
+import argparse
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from bmqwen.artifact.steps import StepShape, check_context
+from bmqwen.artifact.steps import StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.schedule import NetClock, run_nets
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Mode, Recipe
 from bmqwen.compiler.work_folder import NET, WEIGHTS
 from bmqwen.emit.mlir_file import MlirFile, WeightFile
-from bmqwen.emit.published import PLATFORM, PublishedOps
 from bmqwen.emit.weight_blocks import WeightBlocks
-from bmqwen.estimate.forecast import Spent
+from bmqwen.errors import BmqwenError
+from bmqwen.estimate.forecast import Cost
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
-from bmqwen.estimate.published import Published, find_published, published_dict
-from bmqwen.estimate.random_weights import RandomBlocks
+from bmqwen.estimate.published import PUBLISHED, Published
+from bmqwen.estimate.representative import RandomBlocks
+from bmqwen.hub.known_config import known_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Format, Precision
-from bmqwen.util.progress import Progress
+from bmqwen.util.progress import Progress, Silent
+from published_nets import PLATFORM, PublishedOps
 
 GROUP = 64
 # Of a net, before one is measured.
@@ -33,104 +40,52 @@ CALLS_A_LAYER, OTHER_CALLS = 3, 3
 
 
 @dataclass(frozen=True)
-class DemoEstimate:
+class PublishedProgram:
     """A prediction of a published program.
 
     Attributes:
-        model, form, layers, context: what was timed.
-        host: the machine.
         timings: of each kind of net.
         first: reading a prompt, which always costs the whole context, up to the first token.
         token: one token more; it costs the same whatever the history.
-        published: its row of the vendor's table, if it has one.
     """
 
-    model: str
-    form: Format
-    layers: int
-    context: int
-    host: Host
     timings: Mapping[str, NetTiming]
-    first: Spent
-    token: Spent
-    published: Published | None
-
-    @property
-    def first_token_s(self) -> float:
-        """From the request to the first token, seconds."""
-        return self.first.seconds(self.host)
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens after the first one over the time that they take."""
-        return 1 / self.token.seconds(self.host)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON, with the keys of `Forecast.to_dict`."""
-        found: dict[str, Any] = {
-            "first_token_s": self.first_token_s,
-            "tokens_per_s": self.tokens_per_s,
-            "device_s_per_token": self.token.device_ns / 1e9,
-            "host_ops_per_token": self.token.host_ops,
-            "bytes_per_token": self.token.bytes_moved,
-            "first_token_device_s": self.first.device_ns / 1e9,
-            "first_token_host_ops": self.first.host_ops,
-            "host": self.host.name,
-            "host_op_s": self.host.op_ms / 1e3,
-            "context": self.context,
-            "nets": [
-                {"name": name, "cycles": t.profile.cycles, "bytes_moved": t.profile.bytes_moved}
-                for name, t in self.timings.items()
-            ],
-            "model": self.model,
-            "precision": self.form,
-            "layers": self.layers,
-            "recipe": "sophon-demo",
-        }
-        return found | published_dict(self.published)
+    first: Cost
+    token: Cost
 
 
-def estimate_demo(
-    name: str,
+def predict(
     config: ModelConfig,
     form: Format,
     context: int,
-    host: Host,
     *,
-    jobs: int | None = None,
+    jobs: int = 1,
     toolchain: Toolchain | None = None,
-    progress: Progress,
-) -> DemoEstimate:
+    progress: Progress | None = None,
+) -> PublishedProgram:
     """Compile the nets of a published program with random weights, equal layers once, and add its calls up.
 
     Args:
-        name: of the model.
         config: of the model.
         form: "int4" (groups of 64) or "int8", layers and head alike; "f16".
         context: tokens that its prompt net reads.
-        host: the machine.
-        jobs: nets compiled at a time; None: one.
+        jobs: nets compiled at a time.
         toolchain: the compiler.
         progress: told how far it is.
 
-    Raises:
-        InputError: a context that the model does not have.
-        MissingDependencyError, CompileError, StorageError: as `time_nets`.
+    Raises MissingDependencyError, CompileError or StorageError as `bmqwen.estimate.representative.time_nets` does.
     """
-    check_context(config, context)
-    nets = _Nets(config, form, context)
-    timings = _time(nets, jobs or 1, toolchain, progress)
+    timings = _time(_Nets(config, form, context), jobs, toolchain, progress or Silent())
     profiles = {name: timing.profile for name, timing in timings.items()}
     layers, calls = config.num_hidden_layers, CALLS_A_LAYER * config.num_hidden_layers + OTHER_CALLS
-    sums: list[Spent] = []
+    sums: list[Cost] = []
     for embedding, block in (("embedding", "block"), ("embedding_cache", "block_cache")):
-        spent = Spent()
+        spent = Cost()
         spent.add(profiles[embedding], 0)
         spent.add(profiles[block], 0, layers)
         spent.add(profiles["lm_head"], calls)
         sums.append(spent)
-    row = find_published(name, form, context) if host == DEFAULT_CHIP.host else None
-    return DemoEstimate(name, form, layers, context, host, timings, sums[0], sums[1], row)
+    return PublishedProgram(timings, sums[0], sums[1])
 
 
 class _Nets:
@@ -203,3 +158,38 @@ def _time(nets: _Nets, jobs: int, toolchain: Toolchain | None, progress: Progres
     clock = NetClock(len(missing), jobs, EXPECTED_SECONDS, progress)
     with store.working(write):
         return found | run_nets(missing, timed, clock)
+
+
+def table_row(row: Published, found: PublishedProgram, host: Host) -> str:
+    """Return a line of the table in Markdown."""
+    first, tokens = found.first.seconds(host), 1 / found.token.seconds(host)
+    return (
+        f"| {row.model} {row.form} | {first:.3f} s | {row.first_token_s:.3f} s | {first / row.first_token_s:.2f} "
+        f"| {tokens:.2f} | {row.tokens_per_s:.3f} | {tokens / row.tokens_per_s:.3f} |"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="only this model's rows")
+    parser.add_argument("--jobs", type=int, default=1, help="nets compiled at a time")
+    chosen = parser.parse_args(arguments)
+    try:
+        print("| model | first token | published | ratio | tokens/s | published | ratio |")
+        print("|---|---|---|---|---|---|---|")
+        for row in PUBLISHED:
+            if row.known_nets and chosen.model in (None, row.model):
+                _, config = known_config(row.model)
+                found = predict(config, row.form, row.context, jobs=chosen.jobs)
+                print(table_row(row, found, DEFAULT_CHIP.host), flush=True)
+    except BmqwenError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The nets of the vendor's published programs: embedding, a net a layer, head, as they were exported."""
+"""Emits the nets of the vendor's published programs: embedding, a net a layer, head, as they were exported."""
 
 from dataclasses import replace
 
