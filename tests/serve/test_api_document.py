@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.serve.http.api_document import numbers_below
+from bmqwen.serve.http.app import numbers_below
 from support.live_server import live_server
 from support.talker import write_talker
 

@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
-from bmqwen.serve.http import connection
-from bmqwen.serve.http import middleware as guard
+from bmqwen.errors import DeviceError
+from bmqwen.serve.http import connection, middleware, streaming
 from bmqwen.serve.http.connection import Connection
-from bmqwen.serve.http.middleware import Guard, GuardRules
+from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
 
 CHUNK = b"x" * 65536
 
@@ -75,6 +75,35 @@ def test_who_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, reads: b
     assert asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
+def test_a_stream_that_waits_is_opened_and_kept_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "OPEN_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "PING_SECONDS", 0.05)
+    sent: list[Message] = []
+    pings = asyncio.Event()
+
+    async def answer() -> AsyncGenerator[bytes, None]:
+        await pings.wait()
+        yield b"data: {}\n\n"
+        raise DeviceError("gone")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            pings.set()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    asyncio.run(asyncio.wait_for(streaming.EventStream(answer())({"type": "http"}, receive, send), 20))
+    assert sent[0]["status"] == 200
+    parts = [message["body"] for message in sent[1:]]
+    assert parts[0] == parts[1] == streaming.PING
+    *_, event, error, end = parts
+    assert (event, end) == (b"data: {}\n\n", b"")
+    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "device_failed"
+
+
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
 def test_who_does_not_say_what_it_wants_is_given_up(monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
@@ -109,7 +138,7 @@ def test_connections_beyond_the_most_are_closed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.2)
     sent: list[Message] = []
     counted: list[int] = []
     parts = [b"{"]
@@ -131,7 +160,7 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     async def scenario() -> None:
         headers = [(b"host", b"127.0.0.1"), (b"content-length", b"9"), (b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
-        guarded = Guard(read_all, GuardRules(), lambda _, status: counted.append(status))
+        guarded = AccessMiddleware(read_all, AccessRules(), lambda _, status: counted.append(status))
         await guarded(scope, one_byte_then_nothing, send)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -145,14 +145,24 @@ def test_without_the_key_nothing_is_answered(thinking: LiveServer, key: str | No
 
 def test_origins(thinking: LiveServer, talking: LiveServer) -> None:
     listed = {"origin": "https://chat.example.org"}
-    asked = thinking.client.options("/v1/chat/completions", headers=listed)
-    assert asked.status_code == 204
-    assert asked.headers["access-control-allow-origin"] == "https://chat.example.org"
-    assert "authorization" in asked.headers["access-control-allow-headers"]
-    wished = {"access-control-request-headers": "content-type, X-Stainless-OS, x-other"}
-    allowed = thinking.client.options("/v1/chat/completions", headers=listed | wished)
-    assert allowed.headers["access-control-allow-headers"] == "authorization, content-type, x-stainless-os"
-    assert thinking.client.get("/v1/models", headers=listed).headers["access-control-allow-origin"]
+    wished = "authorization, content-type, X-Stainless-OS"
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": wished}
+    allowed = thinking.client.options("/v1/chat/completions", headers=listed | asks)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://chat.example.org"
+    assert allowed.headers["access-control-allow-headers"] == wished
+    evil = thinking.client.options("/v1/chat/completions", headers=asks | {"origin": "https://evil.example"})
+    assert evil.status_code >= 400
+    assert "access-control-allow-origin" not in evil.headers
+    # A page may read errors too.
+    for path, status in (("/v1/models", 200), ("/nowhere", 404)):
+        answer = thinking.client.get(path, headers=listed)
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "https://chat.example.org"
+        assert answer.headers["access-control-expose-headers"] == "Retry-After"
+    refused = thinking.client.get("/v1/models", headers=listed | {"authorization": "Bearer wrong-key-1"})
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://chat.example.org"
     own = thinking.client.get("/v1/models", headers={"origin": thinking.url})
     assert own.status_code == 200
     assert "access-control-allow-origin" not in own.headers
@@ -162,7 +172,10 @@ def test_origins(thinking: LiveServer, talking: LiveServer) -> None:
             assert refused.status_code == 403
             assert "access-control-allow-origin" not in refused.headers
     assert talking.client.get("/health", headers={"host": "evil.example"}).status_code == 403
-    assert talking.client.get("/health", headers={"host": "localhost:1"}).status_code == 200
+    for host in ("localhost:1", "LOCALHOST", "[::1]:80", "127.0.0.1"):
+        assert talking.client.get("/health", headers={"host": host}).status_code == 200
+    for host in ("[::1", "localhost:x", "localhost@evil.example", "::1"):
+        assert talking.client.get("/health", headers={"host": host}).status_code == 403
 
 
 def test_the_page_has_its_headers(talking: LiveServer) -> None:
@@ -278,7 +291,12 @@ def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
             "bad",
             "bad is not a field",
         ),
-        ("../tokenize", {"prompt": "a", "messages": ["b"]}, "prompt", "prompt is not a field"),
+        (
+            "../tokenize",
+            {"prompt": "a", "messages": [{"role": "user", "content": "a"}]},
+            "prompt",
+            "prompt is not a field",
+        ),
         ("../tokenize", {}, "prompt", "prompt is missing"),
     ],
     ids=range(12),

@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
 
 from bmqwen.errors import BmqwenError, ModelNotFoundError
-from bmqwen.generate.params import PARAMETERS, Completion, Parameter, Piece, SamplingParams
+from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
@@ -125,38 +125,6 @@ class Service:
             raise
         finally:
             self.scheduler.cancel(job)
-
-    def info(self, *, key_required: bool) -> Mapping[str, Any]:
-        """What the page shows and needs; no secret."""
-        facts = self.scheduler.facts
-        model = self.model
-        return {
-            "model": model.name,
-            "precision": model.precision,
-            "engine": None if facts is None else facts.name,
-            "context_length": None if facts is None else facts.context_length,
-            "version": __version__,
-            "key_required": key_required,
-            "ready": self.scheduler.ready,
-            "engines": len(self.scheduler.replicas),
-            "sampling": [_setting(row, model.defaults) for row in PARAMETERS],
-            "limits": model.limits.to_dict(),
-        }
-
-
-def _setting(row: Parameter, defaults: SamplingParams) -> dict[str, Any]:
-    """Return a sampling parameter as the page needs it for a field."""
-    return {
-        "name": row.name,
-        "kind": row.kind,
-        "default": getattr(defaults, row.name),
-        "low": row.low,
-        "high": row.high,
-        "above": row.above,
-        "step": row.step,
-        "slider": row.slider,
-        "words": {"en": asdict(row.en), "zh": asdict(row.zh)},
-    }
 
 
 def now() -> int:

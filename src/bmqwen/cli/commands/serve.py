@@ -119,7 +119,7 @@ def serve(
     from bmqwen.resolve import resolve_bundle
     from bmqwen.serve.defaults import Limits
     from bmqwen.serve.http.keys import ApiKeys
-    from bmqwen.serve.http.middleware import LOCAL_NAMES, GuardRules
+    from bmqwen.serve.http.middleware import LOCAL_NAMES, AccessRules
     from bmqwen.serve.pool.replica import EngineConfig, engine_configs
 
     SamplingParams(**sampling)  # a wrong value is refused before anything is loaded
@@ -128,7 +128,7 @@ def serve(
         given = [*given, variable]
     keys = ApiKeys.read(given, api_key_file)
     local = server.is_local(host)
-    rules = GuardRules(
+    rules = AccessRules(
         keys,
         hosts=frozenset({*LOCAL_NAMES, host}) if local and not keys else None,
         origins=[_origin(text) for text in cors_origin or ()],

@@ -11,19 +11,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, RequestError
-from bmqwen.serve.http.api_document import describe
 from bmqwen.serve.http.completions import generation_api
 from bmqwen.serve.http.errors import error_response, refused
 from bmqwen.serve.http.info import model_api
-from bmqwen.serve.http.middleware import Guard, GuardRules
+from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules, with_cors
 from bmqwen.serve.http.page_files import page_api, read_page
+from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
 from bmqwen.serve.service import Service
 from bmqwen.version import __version__
 
 
-def create_app(service: Service, rules: GuardRules) -> ASGIApp:
-    """The application behind its guard; it opens and closes the service's engines."""
+def create_app(service: Service, rules: AccessRules) -> ASGIApp:
+    """The application behind its middleware; it opens and closes the service's engines."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -43,7 +43,7 @@ def create_app(service: Service, rules: GuardRules) -> ASGIApp:
     app.include_router(generation_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
     app.include_router(page_api(read_page()))
-    describe(app, service.model.vocab_size)
+    _describe(app, service.model.vocab_size)
     handlers: dict[Any, Any] = {
         BmqwenError: _expected,
         RequestValidationError: _refused,
@@ -51,7 +51,8 @@ def create_app(service: Service, rules: GuardRules) -> ASGIApp:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
-    return Guard(cast("ASGIApp", app), rules, service.metrics.request)
+    guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.request)
+    return with_cors(guarded, rules.origins)
 
 
 async def _expected(_: Request, error: BmqwenError) -> Response:
@@ -63,7 +64,7 @@ async def _refused(_: Request, error: RequestValidationError) -> Response:
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
-    if isinstance(error.__cause__, BmqwenError):  # what our guard said while the body was read
+    if isinstance(error.__cause__, BmqwenError):  # what the middleware said while the body was read
         return error_response(error.__cause__)
     where = f"{request.method} {request.url.path[:100]}"
     if error.status_code == 404:
@@ -73,3 +74,48 @@ async def _http(request: Request, error: HTTPException) -> Response:
         response.headers.update(error.headers or {})
         return response
     return error_response(RequestError("the request cannot be read: it is no JSON"))
+
+
+def _describe(app: FastAPI, vocab_size: int) -> None:
+    """Let the application's document name the vocabulary's size where a request has token ids."""
+    made: dict[str, Any] = {}
+    inner = app.openapi
+
+    def document() -> dict[str, Any]:
+        if not made:
+            made.update(_limited(inner(), vocab_size))
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def numbers_below(limit: int) -> str:
+    """A pattern of the decimal numbers from 0 to limit - 1, without leading zeros."""
+    last = str(limit - 1)
+    choices = ["[0-9]"] if len(last) > 1 else []
+    choices += [f"[1-9][0-9]{{{length - 1}}}" for length in range(2, len(last))]
+    for place, digit in enumerate(last):
+        lowest = 1 if place == 0 and len(last) > 1 else 0
+        if int(digit) > lowest:
+            rest = len(last) - place - 1
+            choices.append(
+                f"{last[:place]}[{lowest}-{int(digit) - 1}]" + (f"[0-9]{{{rest}}}" if rest else "")
+            )
+    return f"^({'|'.join([*choices, last])})$"
+
+
+def _limited(value: Any, vocab_size: int) -> Any:
+    """A document with its token ids limited."""
+    if isinstance(value, dict):
+        return {key: _limit(key, _limited(item, vocab_size), vocab_size) for key, item in value.items()}
+    return [_limited(item, vocab_size) for item in value] if isinstance(value, list) else value
+
+
+def _limit(key: str, value: Any, vocab_size: int) -> Any:
+    if key == "maximum" and value == LARGEST_ID:
+        return vocab_size - 1
+    if key == "pattern" and value == BIAS_PATTERN:
+        return numbers_below(vocab_size)
+    if key == "patternProperties" and BIAS_PATTERN in value:
+        return {numbers_below(vocab_size): value[BIAS_PATTERN]}
+    return value

@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 from starlette.responses import Response
 
 from bmqwen.errors import BmqwenError, BusyError, RequestError, UnsupportedFieldError
+from bmqwen.serve.http.responses import ErrorAnswer
 
 # OpenAI's names for families of errors; what is not listed is the server's own.
 _TYPES = {
@@ -19,43 +20,37 @@ _TYPES = {
 }
 # Fields of OpenAI's that do something which this server does not have.
 _UNSUPPORTED = frozenset(
-    (
-        *(
-            "annotations",
-            "audio",
-            "best_of",
-            "echo",
-            "function_call",
-            "functions",
-            "include_obfuscation",
-            "metadata",
-        ),
-        *(
-            "modalities",
-            "name",
-            "prediction",
-            "prompt_cache_key",
-            "reasoning_content",
-            "reasoning_effort",
-            "refusal",
-        ),
-        *(
-            "service_tier",
-            "store",
-            "suffix",
-            "tool_calls",
-            "tool_choice",
-            "tools",
-            "verbosity",
-            "web_search_options",
-        ),
-    )
+    {
+        "annotations",
+        "audio",
+        "best_of",
+        "echo",
+        "function_call",
+        "functions",
+        "include_obfuscation",
+        "metadata",
+        "modalities",
+        "name",
+        "prediction",
+        "prompt_cache_key",
+        "reasoning_content",
+        "reasoning_effort",
+        "refusal",
+        "service_tier",
+        "store",
+        "suffix",
+        "tool_calls",
+        "tool_choice",
+        "tools",
+        "verbosity",
+        "web_search_options",
+    }
 )
 _ROLES = ("system", "developer", "user", "assistant")
 _LONGEST_VALUE = 80
 
 
-def error_body(error: BmqwenError) -> dict[str, Any]:
+def error_body(error: BmqwenError) -> ErrorAnswer:
     """{"error": {message, type, param, code}}."""
     status = error.http_status
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
@@ -70,16 +65,16 @@ def error_response(error: BmqwenError) -> Response:
         headers["retry-after"] = str(error.retry_after)
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    return json_response(error_body(error), error.http_status, headers)
+    content = json_bytes(error_body(error))
+    return Response(content, error.http_status, headers, media_type="application/json")
 
 
-def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Any JSON, as UTF-8; half a surrogate pair, which UTF-8 does not have, stays an escape."""
+def json_bytes(body: Any) -> bytes:
+    """JSON as UTF-8; half a surrogate pair, which UTF-8 does not have, becomes an escape."""
     try:
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        content = json.dumps(body, separators=(",", ":")).encode()
-    return Response(content, status, headers, media_type="application/json")
+        return to_json(body)
+    except PydanticSerializationError:
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def refused(details: Sequence[ErrorDetails]) -> RequestError:

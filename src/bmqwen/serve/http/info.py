@@ -1,13 +1,13 @@
 """Everything beside the answers: models, tokens, health, metrics, and what the page asks for."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
 from bmqwen.errors import NotOfferedError
-from bmqwen.serve.http.errors import json_response
+from bmqwen.generate.params import PARAMETERS, Parameter, SamplingParams
 from bmqwen.serve.http.protocol import DetokenizeRequest, TemplateRequest, TokenizeChat, TokenizeRequest
 from bmqwen.serve.http.responses import (
     LOADING,
@@ -17,10 +17,12 @@ from bmqwen.serve.http.responses import (
     Info,
     ModelEntry,
     ModelList,
+    Setting,
     TextAnswerOfTokens,
     TokensAnswer,
 )
 from bmqwen.serve.service import Caller, Service
+from bmqwen.version import __version__
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -29,7 +31,7 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
     """All of the addresses."""
     api = APIRouter()
 
-    def model() -> dict[str, Any]:
+    def model() -> ModelEntry:
         return {
             "id": service.model.name,
             "object": "model",
@@ -37,43 +39,54 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             "owned_by": "bmqwen",
         }
 
-    @api.get("/v1/models", summary="The models that are served", response_model=ModelList)
-    async def models() -> Response:
-        return json_response({"object": "list", "data": [model()]})
+    @api.get("/v1/models", summary="The models that are served")
+    async def models() -> ModelList:
+        return {"object": "list", "data": [model()]}
 
-    @api.get("/v1/models/{name:path}", summary="One model", response_model=ModelEntry)
-    async def one_model(name: str) -> Response:
+    @api.get("/v1/models/{name:path}", summary="One model")
+    async def one_model(name: str) -> ModelEntry:
         service.check_model(name)
-        return json_response(model())
+        return model()
 
-    @api.post("/v1/embeddings", summary="Not offered", status_code=404, response_model=ErrorAnswer)
-    async def embeddings() -> Response:
+    @api.post("/v1/embeddings", summary="Not offered", status_code=404)
+    async def embeddings() -> ErrorAnswer:
         raise NotOfferedError("this server has no embeddings: chat models do not make good ones")
 
-    @api.get("/health", summary="Whether it can answer", response_model=Health, responses=LOADING)
-    async def health() -> Response:
+    @api.get("/health", summary="Whether it can answer", responses=LOADING)
+    async def health(response: Response) -> Health:
         scheduler = service.scheduler
         ready = scheduler.ready
-        status = "ok" if ready else "stopping" if scheduler.draining else "loading"
+        response.status_code = 200 if ready else 503
         states = [replica.state for replica in scheduler.replicas]
-        state = {
-            "status": status,
+        return {
+            "status": "ok" if ready else "stopping" if scheduler.draining else "loading",
             "engines": len(states),
             "ready": states.count("ready"),
             "problem": scheduler.problem or None,
         }
-        return json_response(state, 200 if ready else 503)
 
     @api.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=METRICS)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=METRICS_TYPE)
 
-    @api.get("/api/info", summary="The model and the server", response_model=Info)
-    async def info() -> Response:
-        return json_response(service.info(key_required=key_required))
+    @api.get("/api/info", summary="The model and the server")
+    async def info() -> Info:
+        model, facts = service.model, service.scheduler.facts
+        return {
+            "model": model.name,
+            "precision": model.precision,
+            "engine": None if facts is None else facts.name,
+            "context_length": None if facts is None else facts.context_length,
+            "version": __version__,
+            "key_required": key_required,
+            "ready": service.scheduler.ready,
+            "engines": len(service.scheduler.replicas),
+            "sampling": [_setting(row, model.defaults) for row in PARAMETERS],
+            "limits": model.limits.to_dict(),
+        }
 
-    @api.post("/tokenize", summary="Text, or messages, to token ids", response_model=TokensAnswer)
-    async def tokenize(body: Annotated[TokenizeRequest, Body()], request: Request) -> Response:
+    @api.post("/tokenize", summary="Text, or messages, to token ids")
+    async def tokenize(body: Annotated[TokenizeRequest, Body()], request: Request) -> TokensAnswer:
         service.check_model(body.model)
         prompts = service.prompts
         if isinstance(body, TokenizeChat):
@@ -81,22 +94,35 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             ids = await asyncio.to_thread(prompts.of_chat, body.messages, owner, fitting=False)
         else:
             ids = await asyncio.to_thread(prompts.of_text, body.prompt, "prompt")
-        return json_response(
-            {"count": len(ids), "max_model_len": service.scheduler.check().context_length, "tokens": ids}
-        )
+        limit = service.scheduler.check().context_length
+        return {"count": len(ids), "max_model_len": limit, "tokens": ids}
 
-    @api.post("/detokenize", summary="Token ids to text", response_model=TextAnswerOfTokens)
-    async def detokenize(body: DetokenizeRequest) -> Response:
+    @api.post("/detokenize", summary="Token ids to text")
+    async def detokenize(body: DetokenizeRequest) -> TextAnswerOfTokens:
         service.check_model(body.model)
-        return json_response({"prompt": service.prompts.of_tokens(body.tokens)})
+        return {"prompt": service.prompts.of_tokens(body.tokens)}
 
-    @api.post(
-        "/apply-template",
-        summary="Messages to the prompt that the model reads",
-        response_model=TextAnswerOfTokens,
-    )
-    async def apply_template(body: TemplateRequest) -> Response:
+    @api.post("/apply-template", summary="Messages to the prompt that the model reads")
+    async def apply_template(body: TemplateRequest) -> TextAnswerOfTokens:
         service.check_model(body.model)
-        return json_response({"prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages)})
+        return {"prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages)}
 
     return api
+
+
+def _setting(row: Parameter, defaults: SamplingParams) -> Setting:
+    """Return a sampling parameter as the page needs it for a field."""
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "default": getattr(defaults, row.name),
+        "low": row.low,
+        "high": row.high,
+        "above": row.above,
+        "step": row.step,
+        "slider": row.slider,
+        "words": {
+            "en": {"label": row.en.label, "help": row.en.help},
+            "zh": {"label": row.zh.label, "help": row.zh.help},
+        },
+    }

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bmqwen.errors import (
@@ -39,15 +40,10 @@ HEADERS = (
 # The page itself holds no secret; it asks its user for the key.
 PUBLIC = ("/", "/favicon.ico", "/health", "/api/info")
 PUBLIC_FOLDER = "/page/"
-ALLOWED_METHODS = "GET, POST, OPTIONS"
-# What a web page elsewhere may send beside these names is what OpenAI's client says of itself.
-ALLOWED_HEADERS = ("authorization", "content-type")
-ALLOWED_PREFIX = "x-stainless-"
-READABLE_HEADERS = "retry-after"
 
 
 @dataclass(frozen=True, slots=True)
-class GuardRules:
+class AccessRules:
     """Who may talk to the server.
 
     Attributes:
@@ -63,10 +59,10 @@ class GuardRules:
     body_bytes: int = 4 << 20
 
 
-class Guard:
-    """ASGI middleware. It sets scope["owner"] to a name of the key that was used."""
+class AccessMiddleware:
+    """ASGI middleware that checks requests, logs and counts them. It sets scope["owner"] to a name of the key used."""
 
-    def __init__(self, app: ASGIApp, rules: GuardRules, count: Callable[[str, int], None]) -> None:
+    def __init__(self, app: ASGIApp, rules: AccessRules, count: Callable[[str, int], None]) -> None:
         """`count` is told the endpoint (as the program names it) and the status of every answer."""
         self._app, self._rules, self._count = app, rules, count
 
@@ -85,16 +81,12 @@ class Guard:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 sent, status = True, message["status"]
-                message["headers"] = [*message["headers"], *HEADERS, *self._cors(headers, origin, scope)]
+                message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
         try:
             try:
                 self._check_place(headers, origin)
-                if scope["method"] == "OPTIONS" and origin:
-                    await send_more({"type": "http.response.start", "status": 204, "headers": []})
-                    await send_more({"type": "http.response.body", "body": b""})
-                    return
                 path = scope["path"]
                 public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
                 scope["owner"] = "" if public else self._rules.keys.owner(headers.get(b"authorization"))
@@ -106,6 +98,8 @@ class Guard:
                 if sent:
                     raise
                 await error_response(error)(scope, receive, send_more)
+        except ClientDisconnect:
+            pass
         except Exception as error:
             LOG.error("%s %s failed: %r", scope["method"], _path(scope), error, exc_info=error)
             if not sent:
@@ -176,34 +170,15 @@ class Guard:
             f"the request is larger than this server takes, {self._rules.body_bytes:,} bytes"
         )
 
-    def _cors(self, headers: dict[bytes, bytes], origin: str, scope: Scope) -> list[tuple[bytes, bytes]]:
-        origins = self._rules.origins
-        if not origins or not origin:
-            return []
-        if origin not in origins and "*" not in origins:
-            return []
-        allowed = [
-            (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"access-control-expose-headers", READABLE_HEADERS.encode()),
-            (b"vary", b"Origin"),
-        ]
-        if scope["method"] == "OPTIONS":
-            allowed += [
-                (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
-                (
-                    b"access-control-allow-headers",
-                    ", ".join((*ALLOWED_HEADERS, *_own_headers(headers))).encode(),
-                ),
-                (b"access-control-max-age", b"600"),
-            ]
-        return allowed
 
-
-def _own_headers(headers: dict[bytes, bytes]) -> list[str]:
-    """Of the headers that a web page asks to send, those of OpenAI's client."""
-    asked = headers.get(b"access-control-request-headers", b"").decode("latin-1").lower()
-    names = [name.strip() for name in asked.split(",")]
-    return [name for name in names if re.fullmatch(rf"{ALLOWED_PREFIX}[a-z0-9-]{{1,40}}", name)][:20]
+def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The application with answers that web pages of these origins may read."""
+    if not origins:
+        return app
+    # Keys are sent in a header, no cookies: what else a page that may call sends does no harm.
+    return CORSMiddleware(
+        app, origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("Retry-After",)
+    )
 
 
 def _is_host(host: str) -> bool:

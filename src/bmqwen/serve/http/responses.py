@@ -1,14 +1,21 @@
-"""The bodies of answers, as the server's OpenAPI document describes them."""
+"""The bodies of answers: the OpenAPI document describes them, and they are what is sent."""
 
+import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from bmqwen.generate.params import Completion, TokenLogprob
+from bmqwen.serve.service import now
 
 Count = Annotated[int, Field(ge=0)]
+Kind = Literal["chat.completion", "text_completion"]
 Finish = Literal["stop", "length"]
 
 
-class ErrorDetails(BaseModel):
+class ErrorDetails(TypedDict):
     """What went wrong: a sentence, a family, the field at fault, and a name for programs."""
 
     message: str
@@ -17,13 +24,13 @@ class ErrorDetails(BaseModel):
     code: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorAnswer(TypedDict):
     """Every error, in a stream too."""
 
     error: ErrorDetails
 
 
-class TokenProbability(BaseModel):
+class TokenProbability(TypedDict):
     """A token, its natural log-probability and its bytes."""
 
     token: str
@@ -37,14 +44,14 @@ class ChosenToken(TokenProbability):
     top_logprobs: list[TokenProbability]
 
 
-class ChatLogprobs(BaseModel):
+class ChatLogprobs(TypedDict):
     """Log-probabilities of an answer's tokens."""
 
     content: list[ChosenToken]
     refusal: None
 
 
-class AnswerMessage(BaseModel):
+class AnswerMessage(TypedDict):
     """What the model said."""
 
     role: Literal["assistant"]
@@ -52,7 +59,7 @@ class AnswerMessage(BaseModel):
     refusal: None
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(TypedDict):
     """One of the answers."""
 
     index: Count
@@ -61,13 +68,13 @@ class ChatChoice(BaseModel):
     finish_reason: Finish
 
 
-class CachedTokens(BaseModel):
+class CachedTokens(TypedDict):
     """Tokens of the prompt that were cached."""
 
     cached_tokens: Count
 
 
-class Usage(BaseModel):
+class Usage(TypedDict):
     """Tokens read and written."""
 
     prompt_tokens: Count
@@ -76,7 +83,7 @@ class Usage(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-class Timings(BaseModel):
+class Timings(TypedDict):
     """What an answer took: seconds in the queue and to the first token, tokens a second after it."""
 
     first_token_s: float | None
@@ -86,15 +93,13 @@ class Timings(BaseModel):
     queue_s: float
 
 
-class Identity(BaseModel):
-    """What all answers begin with."""
+class Identity(TypedDict):
+    """What all answers, and all parts of a streamed one, begin with."""
 
     id: str
     created: int
     model: str
     system_fingerprint: str
-    usage: Usage
-    timings: Timings
 
 
 class ChatAnswer(Identity):
@@ -102,9 +107,36 @@ class ChatAnswer(Identity):
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+    usage: Usage
+    timings: Timings
 
 
-class TextLogprobs(BaseModel):
+class ChatDelta(TypedDict, total=False):
+    """What a part of a streamed answer adds."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChunkChoice(TypedDict):
+    """A part of one of the answers."""
+
+    index: Count
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: Finish | None
+
+
+class ChatChunk(Identity):
+    """A part of a streamed answer; the last one has no choices, and counts and times where they are asked for."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+    timings: NotRequired[Timings]
+
+
+class TextLogprobs(TypedDict):
     """Log-probabilities of a continuation's tokens."""
 
     tokens: list[str]
@@ -113,7 +145,7 @@ class TextLogprobs(BaseModel):
     text_offset: list[Count]
 
 
-class TextChoice(BaseModel):
+class TextChoice(TypedDict):
     """One of the continuations."""
 
     index: Count
@@ -127,9 +159,29 @@ class TextAnswer(Identity):
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
+    usage: Usage
+    timings: Timings
 
 
-class ModelEntry(BaseModel):
+class TextChunkChoice(TypedDict):
+    """A part of one of the continuations."""
+
+    index: Count
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: Finish | None
+
+
+class TextChunk(Identity):
+    """A part of a streamed continuation; the last one is like that of a streamed answer."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChunkChoice]
+    usage: NotRequired[Usage | None]
+    timings: NotRequired[Timings]
+
+
+class ModelEntry(TypedDict):
     """A model."""
 
     id: str
@@ -138,14 +190,14 @@ class ModelEntry(BaseModel):
     owned_by: str
 
 
-class ModelList(BaseModel):
+class ModelList(TypedDict):
     """All models."""
 
     object: Literal["list"]
     data: list[ModelEntry]
 
 
-class Health(BaseModel):
+class Health(TypedDict):
     """Whether the server can answer, and why an engine is not ready that was or should be."""
 
     status: Literal["ok", "loading", "stopping"]
@@ -154,14 +206,14 @@ class Health(BaseModel):
     problem: str | None
 
 
-class SettingWords(BaseModel):
+class SettingWords(TypedDict):
     """What a parameter is called and does."""
 
     label: str
     help: str
 
 
-class Setting(BaseModel):
+class Setting(TypedDict):
     """A sampling parameter: this server's default, and its range, which leaves `low` itself out if `above`."""
 
     name: str
@@ -175,7 +227,7 @@ class Setting(BaseModel):
     words: dict[Literal["en", "zh"], SettingWords]
 
 
-class Info(BaseModel):
+class Info(TypedDict):
     """The model and the server."""
 
     model: str
@@ -190,7 +242,7 @@ class Info(BaseModel):
     limits: dict[str, float]
 
 
-class TokensAnswer(BaseModel):
+class TokensAnswer(TypedDict):
     """Token ids of a text."""
 
     count: Count
@@ -198,10 +250,96 @@ class TokensAnswer(BaseModel):
     tokens: list[Count]
 
 
-class TextAnswerOfTokens(BaseModel):
+class TextAnswerOfTokens(TypedDict):
     """A text."""
 
     prompt: str
+
+
+class Totals:
+    """Tokens and times of all choices of one request."""
+
+    def __init__(self) -> None:
+        self._completions: list[Completion] = []
+        self._queue_s = 0.0
+
+    def add(self, completion: Completion, queue_s: float) -> None:
+        """Count a choice."""
+        self._completions.append(completion)
+        self._queue_s += queue_s
+
+    def usage(self, prompts: int) -> Usage:
+        """Tokens, where each of the first `prompts` prompts counts once."""
+        prompt, cached = self._read(prompts)
+        answer = sum(completion.usage.completion_tokens for completion in self._completions)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+
+    def timings(self, prompts: int) -> Timings:
+        """Times, and the tokens that were read in them."""
+        usages = [completion.usage for completion in self._completions]
+        prompt, cached = self._read(prompts)
+        seconds = sum(usage.decode_s for usage in usages)
+        decoded = sum(max(0, usage.completion_tokens - 1) for usage in usages)
+        return {
+            "first_token_s": round(usages[0].first_token_s, 6) if usages else None,
+            "tokens_per_s": round(decoded / seconds, 3) if seconds else 0.0,
+            "prompt_tokens": prompt,
+            "cached_tokens": cached,
+            "queue_s": round(self._queue_s, 6),
+        }
+
+    def note(self) -> str:
+        """For the log."""
+        usages = [completion.usage for completion in self._completions]
+        return f"{sum(u.prompt_tokens for u in usages)}+{sum(u.completion_tokens for u in usages)} tokens"
+
+    def _read(self, prompts: int) -> tuple[int, int]:
+        """Tokens of the prompts, and how many of them were cached."""
+        per_prompt = max(1, len(self._completions) // prompts)
+        first = [completion.usage for completion in self._completions[::per_prompt]]
+        return sum(usage.prompt_tokens for usage in first), sum(usage.cached_tokens for usage in first)
+
+
+def identity(kind: Kind, model: str, fingerprint: str) -> Identity:
+    """Of a new answer."""
+    prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
+    return {
+        "id": prefix + secrets.token_hex(12),
+        "created": now(),
+        "model": model,
+        "system_fingerprint": fingerprint,
+    }
+
+
+def chat_logprobs(items: Sequence[TokenLogprob]) -> ChatLogprobs:
+    """Log-probabilities as chat completions have them."""
+    return {
+        "content": [{**_token(item), "top_logprobs": [_token(top) for top in item.top]} for item in items],
+        "refusal": None,
+    }
+
+
+def text_logprobs(items: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
+    """Log-probabilities as completions have them; `offset` is where the text of the first token begins."""
+    offsets = []
+    for item in items:
+        offsets.append(offset)
+        offset += len(item.text)
+    return {
+        "tokens": [item.text for item in items],
+        "token_logprobs": [item.logprob for item in items],
+        "top_logprobs": [{top.text: top.logprob for top in item.top} for item in items],
+        "text_offset": offsets,
+    }
+
+
+def _token(item: TokenLogprob) -> TokenProbability:
+    return {"token": item.text, "logprob": item.logprob, "bytes": list(item.data)}
 
 
 STREAM: dict[int | str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.app import create_app
 from bmqwen.serve.http.connection import Connection
-from bmqwen.serve.http.middleware import GuardRules
+from bmqwen.serve.http.middleware import AccessRules
 from bmqwen.serve.pool.replica import EngineConfig
 from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.service import Model, Service, now
@@ -44,7 +44,7 @@ class ServerSettings:
 
     name: str
     engines: list[EngineConfig]
-    rules: GuardRules
+    rules: AccessRules
     defaults: SamplingParams
     limits: Limits
     stop_seconds: float = 30.0
@@ -130,7 +130,7 @@ async def _serve(
         timeout_graceful_shutdown=LAST_SECONDS,
         proxy_headers=False,
     )
-    # What goes wrong with a request the guard writes down; this would add what was cut while stopping.
+    # What goes wrong with a request the middleware writes down; this would add what was cut while stopping.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = _Server(config)
     loop = asyncio.get_running_loop()
@@ -179,7 +179,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def check_exposure(host: str, rules: GuardRules, *, waived: bool) -> None:
+def check_exposure(host: str, rules: AccessRules, *, waived: bool) -> None:
     """Raise InputError for an address that others reach, without a key."""
     if not is_local(host) and not rules.keys and not waived:
         raise InputError(

@@ -1,15 +1,17 @@
-"""An answer on its way to the client: as one JSON document, or as a stream of events."""
+"""An answer on its way to the client, who may leave: as one document, or as a stream of events."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from bmqwen.errors import BmqwenError
-from bmqwen.serve.http.errors import error_body, error_response, json_response
+from bmqwen.serve.http.errors import error_body, error_response, json_bytes
+
+T = TypeVar("T")
 
 # A stream whose answer has not begun by then is opened anyhow, so that nothing between gives up on it.
 OPEN_SECONDS = 10.0
@@ -23,23 +25,19 @@ DONE = b"data: [DONE]\n\n"
 PING = b": waiting\n\n"
 
 
-class Whole(Response):
-    """One JSON document, computed when the response is sent; the work is cancelled when the client leaves."""
-
-    def __init__(self, work: Callable[[], Awaitable[Any]]) -> None:
-        self._work = work
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the document, or the error that the work raised."""
-        work = asyncio.ensure_future(self._work())
-        if not await finished(work, receive):
-            return
-        try:
-            response = json_response(work.result())
-        except BmqwenError as error:
-            response = error_response(error)
-        await response(scope, receive, send)
+async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of the work. If the client leaves before, the work is cancelled, and ClientDisconnect raised."""
+    task, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        left.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 class EventStream(Response):
@@ -48,21 +46,18 @@ class EventStream(Response):
     The source yields finished events, and b"" once the answer is certain to begin.
     """
 
-    def __init__(self, source: Callable[[], AsyncIterator[bytes]]) -> None:
+    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
         self._source = source
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the source ends or the client leaves."""
-        work = asyncio.ensure_future(self._send_all(scope, receive, send))
-        if await finished(work, receive):
-            work.result()
+        await unless_left(self._send_all(scope, receive, send), receive)
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
-        source = self._source()
-        opened = False
+        source, opened = self._source, False
         try:
-            waiting: asyncio.Future[bytes] = asyncio.ensure_future(_next(source))
+            waiting = asyncio.create_task(_next(source))
             try:
                 while True:
                     done, _ = await asyncio.wait([waiting], timeout=PING_SECONDS if opened else OPEN_SECONDS)
@@ -85,7 +80,7 @@ class EventStream(Response):
                     await send(_chunk(event))
                     # Neither sending nor the next event has to wait: let others run, who may know that the client left.
                     await asyncio.sleep(0)
-                event = await _next(source)
+                event = await anext(source)
         except StopAsyncIteration:
             await send(_chunk(DONE))
         except BmqwenError as error:
@@ -94,34 +89,21 @@ class EventStream(Response):
                 return
             await send(_chunk(event_of(error_body(error))))
         finally:
-            await source.aclose()  # type: ignore[attr-defined]
+            await source.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def finished(work: "asyncio.Future[Any]", receive: Receive) -> bool:
-    """Wait for the work; False if the client left before, by which the work was cancelled."""
-    left = asyncio.ensure_future(_disconnect(receive))
-    try:
-        await asyncio.wait([work, left], return_when=asyncio.FIRST_COMPLETED)
-        return work.done()
-    finally:
-        left.cancel()
-        if not work.done():
-            work.cancel()
-            await asyncio.wait([work])
 
 
 def event_of(body: Any) -> bytes:
     """JSON as an event."""
-    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + json_bytes(body) + b"\n\n"
 
 
 def _chunk(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": True}
 
 
-async def _next(source: AsyncIterator[bytes]) -> bytes:
-    return await source.__anext__()
+async def _next(source: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(source)
 
 
 async def _disconnect(receive: Receive) -> None:
