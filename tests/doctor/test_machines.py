@@ -20,7 +20,7 @@ from bmqwen.chip.problems import (
     separate_memory,
 )
 from bmqwen.cli.commands.doctor import _lines
-from bmqwen.doctor.examination import Examination, examine, of_config
+from bmqwen.doctor.examination import Examination, config_request, examine
 from bmqwen.doctor.probe import Answer
 from bmqwen.doctor.software import Environment
 from bmqwen.hub.published_configs import published_config
@@ -43,12 +43,10 @@ def examined(
     *,
     answer: Answer = CARD,
     device: int | None = None,
-    candidate: MemoryRequest | None = None,
+    request: MemoryRequest | None = None,
 ) -> Examination:
     """A recorded machine, whose chips all say the same."""
-    return examine(
-        recorded(name, folder), host=host, probe=lambda _: answer, device=device, candidate=candidate
-    )
+    return examine(recorded(name, folder), host=host, probe=lambda _: answer, device=device, request=request)
 
 
 def told(result: Examination, level: str = "") -> str:
@@ -290,10 +288,10 @@ def test_the_guides_show_what_the_program_says(language: str, tmp_path: Path) ->
     page = (Path(__file__).parents[2] / "docs" / language / "chip.md").read_text(encoding="utf-8")
     config = published_config("qwen1.5-7b-chat")
     assert config is not None
-    large = of_config("qwen1.5-7b-chat", config, Precision.choose("int8", 64, "int8"), 512)
+    large = config_request("qwen1.5-7b-chat", config, Precision.choose("int8", 64, "int8"), 512)
     box = examined("se7", tmp_path / "box", BOX, answer=Answer("BM1684X"))
     card = examined("sc7_dead_chip", tmp_path / "card", PC)
-    new = examined("se7_new", tmp_path / "new", BOX, answer=Answer("BM1684X"), candidate=large)
+    new = examined("se7_new", tmp_path / "new", BOX, answer=Answer("BM1684X"), request=large)
     for lines in ([*_lines(box.findings)], [*_lines(card.findings)], model_part([*_lines(new.findings)])):
         assert "\n".join(lines) in page
 

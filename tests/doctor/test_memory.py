@@ -22,7 +22,7 @@ from bmqwen.chip.memory import (
 )
 from bmqwen.chip.problems import larger_than_heap, too_little_memory
 from bmqwen.chip.spec import DEFAULT_CHIP, MIB, Layout
-from bmqwen.doctor.examination import examine, find_candidate, of_config
+from bmqwen.doctor.examination import config_request, examine, find_request
 from bmqwen.doctor.probe import Answer
 from bmqwen.hub.published_configs import published_config
 from bmqwen.quant.precision import Format, Precision
@@ -42,7 +42,7 @@ def candidate(name: str, form: Format, context: int = 512) -> MemoryRequest:
     """A published model, as it would be compiled."""
     config = published_config(name)
     assert config is not None
-    return of_config(name, config, precision(form), context)
+    return config_request(name, config, precision(form), context)
 
 
 def test_the_board_is_read_from_the_device_tree(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_model_that_fits_names_the_longest_context(tmp_path: Path) -> None:
 
 
 def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
-    found = memory_findings(candidate("qwen1.5-7b-chat", "int8"), recorded("se7_new", tmp_path))
+    found = list(memory_findings(candidate("qwen1.5-7b-chat", "int8"), recorded("se7_new", tmp_path)))
     assert found[1].level == "error"
     assert "in one piece, but the largest heap (npu) has 3,950 MiB" in found[1].text
     assert (
@@ -131,7 +131,7 @@ def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
 def test_a_model_for_no_chip(tmp_path: Path) -> None:
     f16 = candidate("qwen1.5-7b-chat", "f16")
     on_box, on_card, nowhere = (
-        memory_findings(f16, recorded(name, tmp_path / name))[1] for name in ("se7_new", "sc7", "bare")
+        list(memory_findings(f16, recorded(name, tmp_path / name)))[1] for name in ("se7_new", "sc7", "bare")
     )
     assert on_box.level == on_card.level == "error"
     assert "no division of this box's memory has room for it" in on_box.fix
@@ -142,7 +142,9 @@ def test_a_model_for_no_chip(tmp_path: Path) -> None:
 
 def test_a_runtime_that_keeps_stages_apart_takes_more(tmp_path: Path) -> None:
     asked = candidate("qwen1.5-1.8b-chat", "int4")
-    new, old = (memory_findings(asked, recorded(name, tmp_path / name)) for name in ("se7_new", "se7_root"))
+    new, old = (
+        list(memory_findings(asked, recorded(name, tmp_path / name))) for name in ("se7_new", "se7_root")
+    )
     need = asked.footprint
     # One more time the inputs, outputs and K/V rows for each length but one.
     further = (len(step_shapes(512)) - 1) * need.pieces[-1]
@@ -155,7 +157,7 @@ def test_a_runtime_that_keeps_stages_apart_takes_more(tmp_path: Path) -> None:
 
 def test_memory_that_others_hold(tmp_path: Path) -> None:
     asked = candidate("qwen1.5-1.8b-chat", "int4")
-    found = memory_findings(asked, recorded("se7_busy", tmp_path))[1]
+    found = list(memory_findings(asked, recorded("se7_busy", tmp_path)))[1]
     problem = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
     assert found.level == "error"
     assert "MiB of device memory, but device 0 has only 617 MiB free" in found.text
@@ -164,8 +166,8 @@ def test_memory_that_others_hold(tmp_path: Path) -> None:
 
 def test_what_a_pc_is_told_of_boxes(tmp_path: Path) -> None:
     system = recorded("bare", tmp_path)
-    small = memory_findings(candidate("qwen1.5-0.5b-chat", "int4"), system)[1]
-    large = memory_findings(candidate("qwen1.5-7b-chat", "int8"), system)[1]
+    small = list(memory_findings(candidate("qwen1.5-0.5b-chat", "int4"), system))[1]
+    large = list(memory_findings(candidate("qwen1.5-7b-chat", "int8"), system))[1]
     assert small.text.startswith("it fits on an SE7 box as delivered")
     assert "on an SE7 box once its memory is divided differently" in large.text
     assert "memory_edit.sh" in large.fix
@@ -207,10 +209,8 @@ def test_why_pieces_do_not_go_in() -> None:
 
 def test_a_bmodel_that_no_runtime_takes(tmp_path: Path) -> None:
     path = FakeBmodel([FakeNet("yolo", [], [])]).write(tmp_path / "yolo.bmodel")
-    found = find_candidate(str(path), precision("int4"), None, offline=True, progress=Silent())
-    result = examine(
-        recorded("se7_new", tmp_path / "box"), probe=lambda _: Answer("BM1684X"), candidate=found
-    )
+    found = find_request(str(path), precision("int4"), None, offline=True, progress=Silent())
+    result = examine(recorded("se7_new", tmp_path / "box"), probe=lambda _: Answer("BM1684X"), request=found)
     told = next(f for f in result.findings if f.level == "error")
     assert "unknown nets (yolo; without embedding)" in told.text
     assert told.fix.startswith("bundles of bmqwen compile")

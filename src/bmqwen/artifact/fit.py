@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bmqwen.artifact.footprint import LARGEST_IO, Footprint, fits
-from bmqwen.chip.machine import Chip, Machine, look, memory_holders
+from bmqwen.chip.machine import Machine, look, memory_holders
 from bmqwen.chip.memory import Heap, largest_heaps, layout_fix, plan_layout, read_board, why_too_large
 from bmqwen.chip.problems import Finding, larger_than_heap, too_little_memory
-from bmqwen.chip.spec import DEFAULT_CHIP, Board
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.chip.system import System
 
 AREA = "model"
@@ -47,95 +47,62 @@ class MemoryRequest:
 
 
 def memory_findings(
-    candidate: MemoryRequest, system: System, machine: Machine | None = None, device: int | None = None
-) -> list[Finding]:
-    """Whether a model fits into a chip's memory, and what makes it fit.
+    request: MemoryRequest, system: System, machine: Machine | None = None, device: int | None = None
+) -> Iterator[Finding]:
+    """Tell what a model needs, whether a chip has it, and what would change that.
 
     Args:
-        candidate: the model.
+        request: the model.
         system: the machine.
         machine: what was found on it; None: look, without asking the chips themselves.
         device: on which it is to run; None: the first that works.
     """
     machine = machine or look(system)
-    chip = chosen_chip(machine, device)
+    chip = next((c for c in machine.working if c.heaps and device in (None, c.index)), None)
     if chip and machine.libsophon and not machine.libsophon.shares_memory:
-        candidate = candidate.apart()
-    return list(
-        check_memory(
-            candidate,
-            chip.heaps if chip else (),
-            f"device {chip.index}" if chip else "",
-            read_board(system),
-            memory_holders(system, chip) if chip else (),
-        )
-    )
-
-
-def chosen_chip(machine: Machine, device: int | None) -> Chip | None:
-    """The chip that a model is to run on, if there is one that works."""
-    wanted = [c for c in machine.chips if device in (None, c.index) and c.state != "Fault" and c.heaps]
-    return wanted[0] if wanted else None
-
-
-def check_memory(
-    candidate: MemoryRequest,
-    heaps: Sequence[Heap],
-    device: str,
-    board: Board | None,
-    holders: Sequence[str] = (),
-) -> Iterator[Finding]:
-    """What a model needs, whether this device has it, and what would change that.
-
-    Args:
-        candidate: the model.
-        heaps: of the device; empty where there is none.
-        device: what it is called.
-        board: what a SoC has to divide.
-        holders: programs that use the device.
-    """
-    need = candidate.footprint
-    title = f"{candidate.title}, {candidate.context:,} tokens"
-    yield Finding(AREA, "ok", f"{title}: {footprint_text(need)}")
-    if not heaps:
-        yield _elsewhere(candidate)
+        request = request.apart()
+    need, title = request.footprint, f"{request.title}, {request.context:,} tokens"
+    yield Finding(AREA, "ok", f"{title}: {need.text()}")
+    if chip is None:
+        yield _elsewhere(request)
         return
-    if fits(need, heaps):
-        yield Finding(AREA, "ok", f"it fits on {device}{_longest_text(candidate, heaps)}")
+    name, board = f"device {chip.index}", read_board(system)
+    if fits(need, chip.heaps):
+        yield Finding(AREA, "ok", f"it fits on {name}{_longest_text(request, chip.heaps)}")
         return
-    empty = [Heap(heap.name, heap.total) for heap in heaps]
+    empty = [Heap(heap.name, heap.total) for heap in chip.heaps]
     if fits(need, empty):
-        free = sum(heap.free for heap in heaps)
-        yield Finding.of(AREA, too_little_memory(title, need.total, device, free, holders))
+        free = sum(heap.free for heap in chip.heaps)
+        holders = memory_holders(system, chip)
+        yield Finding.of(AREA, too_little_memory(title, need.total, name, free, holders))
         return
-    problem = why_too_large(title, need.pieces, empty, device)
+    problem = why_too_large(title, need.pieces, empty, name)
     if problem is None:
         # They would fit, but a net's inputs and outputs are more than the vendor's runtime can count.
         problem = larger_than_heap(title, need.pieces[-1], "the runtime's limit", LARGEST_IO)
-    smaller = _smaller(candidate, empty)
-    layout = plan_layout(board, need.pieces) if board else None
-    if board and layout:
-        fix = f"{layout_fix(layout, board)}; or {smaller}"
-    elif board:
-        fix = f"no division of this box's memory has room for it: {smaller}"
-    else:
-        fix = smaller
+    fix = _smaller(request, empty)
+    if board:
+        layout = plan_layout(board, need.pieces)
+        divide = (
+            f"{layout_fix(layout, board)}; or "
+            if layout
+            else "no division of this box's memory has room for it: "
+        )
+        fix = divide + fix
     yield Finding(AREA, "error", problem.cause, fix)
 
 
-def _elsewhere(candidate: MemoryRequest) -> Finding:
+def _elsewhere(request: MemoryRequest) -> Finding:
     """No chip here: what of the usual box, as it is delivered?"""
-    need, box, board = candidate.footprint, DEFAULT_CHIP.box, DEFAULT_CHIP.board
+    need, box, board = request.footprint, DEFAULT_CHIP.box, DEFAULT_CHIP.board
     delivered = largest_heaps(replace(board, most=board.now))
     if fits(need, delivered):
-        return Finding(
-            AREA, "ok", f"it fits on an {box} box as delivered{_longest_text(candidate, delivered)}"
-        )
+        return Finding(AREA, "ok", f"it fits on an {box} box as delivered{_longest_text(request, delivered)}")
     layout = plan_layout(board, need.pieces)
     memory = f"{board.memory >> 30} GB"
     if layout is None:
         text = f"it does not fit on a {DEFAULT_CHIP.name} with {memory}, however its memory is divided"
-        return Finding(AREA, "warning", text, _smaller(candidate, largest_heaps(board)))
+        return Finding(AREA, "warning", text, _smaller(request, largest_heaps(board)))
     return Finding(
         AREA,
         "ok",
@@ -144,35 +111,16 @@ def _elsewhere(candidate: MemoryRequest) -> Finding:
     )
 
 
-def footprint_text(need: Footprint) -> str:
-    """ "1,180 MiB: weights 959, K/V cache 192, activations 29, instructions 4"."""
-    parts = {
-        "weights": need.weights,
-        "K/V cache": need.cache,
-        "activations": need.activations,
-        "instructions": need.instructions,
-    }
-    if need.copies:
-        # An old runtime's, which doctor warns of.
-        parts["K/V memory and inputs of the other lengths of net"] = need.copies
-    listed = ", ".join(f"{name} {_mib_text(size)}" for name, size in parts.items())
-    return f"needs {_mib_text(need.total)} MiB on the chip: {listed}"
-
-
-def _mib_text(size: int) -> str:
-    return f"{size / 2**20:,.0f}" if size >= 10 << 20 else f"{size / 2**20:.1f}"
-
-
-def _smaller(candidate: MemoryRequest, heaps: Sequence[Heap]) -> str:
+def _smaller(request: MemoryRequest, heaps: Sequence[Heap]) -> str:
     """What would fit into heaps as they are."""
-    if candidate.longest is None:
+    if request.longest is None:
         return "choose a bundle of a smaller precision, context or model"
-    if candidate.longest(lambda footprint: fits(footprint, heaps)) is None:
+    if request.longest(lambda footprint: fits(footprint, heaps)) is None:
         return "choose a smaller precision or model: in the heaps as they are no context fits"
-    return f"choose a smaller precision, context or model{_longest_text(candidate, heaps)}"
+    return f"choose a smaller precision, context or model{_longest_text(request, heaps)}"
 
 
-def _longest_text(candidate: MemoryRequest, heaps: Sequence[Heap]) -> str:
+def _longest_text(request: MemoryRequest, heaps: Sequence[Heap]) -> str:
     """The longest context, for a model that is not compiled yet; it fits at some."""
-    context = candidate.longest and candidate.longest(lambda footprint: fits(footprint, heaps))
+    context = request.longest and request.longest(lambda footprint: fits(footprint, heaps))
     return f"; the longest context that fits is {context:,} tokens (--seq-len {context})" if context else ""

@@ -52,6 +52,20 @@ class Footprint:
         """With a runtime that gives each stage inputs, outputs and K/V rows of its own."""
         return replace(self, pieces=(*self.pieces, *self.stages), stages=(), copies=sum(self.stages))
 
+    def text(self) -> str:
+        """ "needs 1,180 MiB on the chip: weights 959, K/V cache 192, activations 29, instructions 4.2"."""
+        parts = {
+            "weights": self.weights,
+            "K/V cache": self.cache,
+            "activations": self.activations,
+            "instructions": self.instructions,
+        }
+        if self.copies:
+            # An old runtime's, which doctor warns of.
+            parts["K/V memory and inputs of the other lengths of net"] = self.copies
+        listed = ", ".join(f"{name} {_mib_text(size)}" for name, size in parts.items())
+        return f"needs {_mib_text(self.total)} MiB on the chip: {listed}"
+
     def to_dict(self) -> dict[str, int]:
         """For scripts."""
         return {
@@ -155,6 +169,10 @@ def longest_context(
 def fits(footprint: Footprint, heaps: Sequence[Heap]) -> bool:
     """Whether every allocation finds room in what is free."""
     return footprint.pieces[-1] <= LARGEST_IO and place(footprint.pieces, heaps) is not None
+
+
+def _mib_text(size: int) -> str:
+    return f"{size / 2**20:,.0f}" if size >= 10 << 20 else f"{size / 2**20:.1f}"
 
 
 def aligned(size: int) -> int:

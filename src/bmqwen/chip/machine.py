@@ -60,6 +60,15 @@ class Machine:
     libsophon: Libsophon | None
     denied: tuple[str, ...]
 
+    @property
+    def working(self) -> list[Chip]:
+        """The chips that the driver does not mark as faulty."""
+        return [chip for chip in self.chips if chip.state != "Fault"]
+
+    def chip(self, index: int) -> Chip | None:
+        """Return the chip of a device id; None where there is none."""
+        return next((chip for chip in self.chips if chip.index == index), None)
+
 
 def look(system: System) -> Machine:
     """Find out what this machine has."""

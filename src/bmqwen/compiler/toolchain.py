@@ -12,7 +12,7 @@ from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.toolchain_fetch import Report, fetch_toolchain
 from bmqwen.compiler.wheel_archive import WheelArchive
 from bmqwen.errors import InputError, MissingDependencyError
-from bmqwen.util.paths import cache_folder
+from bmqwen.util.paths import cache_folder, named_toolchain
 from bmqwen.util.storage import storage_errors
 
 WHEEL = WheelArchive("tpu_mlir", "1.30.2", "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909")
@@ -142,8 +142,7 @@ def open_toolchain(
         StorageError, DownloadError: it could not be fetched.
     """
     check_host()
-    if named is None and (variable := os.environ.get("BMQWEN_TOOLCHAIN")):
-        named = Path(variable)
+    named = named or named_toolchain()
     cache = cache_folder("toolchain")
     if named is not None:
         toolchain = Toolchain(sdk_root(named.expanduser().absolute()), "external", cache / "external")

@@ -37,12 +37,12 @@ class Examination:
     Attributes:
         machine: its chips.
         findings: in the order in which they are told.
-        candidate: the model that was asked about.
+        request: the model that was asked about.
     """
 
     machine: Machine
     findings: Sequence[Finding]
-    candidate: MemoryRequest | None = None
+    request: MemoryRequest | None = None
 
     @property
     def healthy(self) -> bool:
@@ -55,7 +55,7 @@ class Examination:
             "healthy": self.healthy,
             "machine": asdict(self.machine),
             "findings": [finding.to_dict() for finding in self.findings],
-            "model": None if self.candidate is None else self.candidate.to_dict(),
+            "model": None if self.request is None else self.request.to_dict(),
         }
 
 
@@ -65,7 +65,7 @@ def examine(
     host: Environment | None = None,
     probe: Probe = ask,
     device: int | None = None,
-    candidate: MemoryRequest | None = None,
+    request: MemoryRequest | None = None,
 ) -> Examination:
     """Look at everything.
 
@@ -74,7 +74,7 @@ def examine(
         host: what Python knows of it; None: of this one.
         probe: asks one chip.
         device: the only device that matters; None: all.
-        candidate: a model that is to run, on `device` or the first one.
+        request: a model that is to run, on `device` or the first one.
     """
     machine, _ = with_answers(look(system), probe)
     host = host or Environment()
@@ -82,18 +82,18 @@ def examine(
         *check_software(system, host, has_chip=bool(machine.chips)),
         *check_chips(system, machine, device, host.python),
     ]
-    if candidate is not None and candidate.problem:
-        cause, _, fix = candidate.problem.rpartition(": ")
+    if request is not None and request.problem:
+        cause, _, fix = request.problem.rpartition(": ")
         findings.append(Finding("model", "error", cause, fix))
-    elif candidate is not None:
-        findings += memory_findings(candidate, system, machine, device)
-    return Examination(machine, findings, candidate)
+    elif request is not None:
+        findings += memory_findings(request, system, machine, device)
+    return Examination(machine, findings, request)
 
 
-def find_candidate(
+def find_request(
     model: str, precision: Precision, context: int | None, *, offline: bool, progress: Progress
 ) -> MemoryRequest:
-    """What is to be checked. A short name is not downloaded for it.
+    """Return what is to be checked. A short name is not downloaded for it.
 
     Args:
         model: short name, hub id, folder, GGUF file or bundle.
@@ -110,18 +110,20 @@ def find_candidate(
         name = find(model).name
         config = published_config(name)
         if config is not None:
-            return of_config(name, config, precision, context)
+            return config_request(name, config, precision, context)
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
-        return of_bundle(read_bundle(path))
+        return _bundle_request(read_bundle(path))
     if path.suffix == ".bmodel":
-        return of_bmodel(path)
+        return _bmodel_request(path)
     with open_checkpoint(path) as checkpoint:
-        return of_config(checkpoint.name, checkpoint.config, precision, context)
+        return config_request(checkpoint.name, checkpoint.config, precision, context)
 
 
-def of_config(name: str, config: ModelConfig, precision: Precision, context: int | None) -> MemoryRequest:
-    """A model that is to be compiled. Raises InputError for a context that cannot be."""
+def config_request(
+    name: str, config: ModelConfig, precision: Precision, context: int | None
+) -> MemoryRequest:
+    """Return the request of a model that is to be compiled. Raises InputError for a context that cannot be."""
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
     check_context(config, context)
     return MemoryRequest(
@@ -132,7 +134,7 @@ def of_config(name: str, config: ModelConfig, precision: Precision, context: int
     )
 
 
-def of_bundle(bundle: Bundle) -> MemoryRequest:
+def _bundle_request(bundle: Bundle) -> MemoryRequest:
     """A compiled model. Raises InputError for a bundle that is not for the chip, BundleError for a damaged one."""
     if bundle.kind != "bmodel":
         raise InputError(f"{bundle.folder} was made for the CPU, it takes nothing of a chip's memory")
@@ -143,7 +145,7 @@ def of_bundle(bundle: Bundle) -> MemoryRequest:
     )
 
 
-def of_bmodel(path: Path) -> MemoryRequest:
+def _bmodel_request(path: Path) -> MemoryRequest:
     """A bmodel of any layout, with what keeps one that was not published from running. Raises BundleError for a
     damaged one."""
     said = read_description(path)

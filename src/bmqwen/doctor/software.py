@@ -12,32 +12,13 @@ from bmqwen.chip.problems import Finding
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError
-from bmqwen.util.paths import cache_folder
+from bmqwen.util.paths import cache_folder, named_toolchain
 
 AREA = "software"
 PYTHON = ((3, 10), (3, 13))
 # A small model and its conversion.
 SMALL_DISK = 2_000_000_000
 INSTALL = "pip install -c constraints.txt '.[{}]'"
-
-
-def _existing() -> Path:
-    """What there is of the cache's path."""
-    folder = cache_folder("models")
-    return next(p for p in (folder, *folder.parents) if p.exists())
-
-
-def _free_bytes() -> int:
-    return shutil.disk_usage(_existing()).free
-
-
-def _may_write() -> bool:
-    return _existing().is_dir() and os.access(_existing(), os.W_OK | os.X_OK)
-
-
-def _named_toolchain() -> Path | None:
-    named = os.environ.get("BMQWEN_TOOLCHAIN")
-    return Path(named).expanduser().absolute() if named else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +37,15 @@ class Environment:
     python: tuple[int, int, int] = field(default_factory=lambda: sys.version_info[:3])
     machine: str = field(default_factory=platform.machine)
     cache: Path = field(default_factory=lambda: cache_folder("models").parent)
-    free: int = field(default_factory=_free_bytes)
-    writable: bool = field(default_factory=_may_write)
-    toolchain: Path | None = field(default_factory=_named_toolchain)
+    free: int = field(default_factory=lambda: shutil.disk_usage(_existing()).free)
+    writable: bool = field(default_factory=lambda: os.access(f"{_existing()}/.", os.W_OK | os.X_OK))
+    toolchain: Path | None = field(default_factory=named_toolchain)
+
+
+def _existing() -> Path:
+    """What there is of the cache's path."""
+    folder = cache_folder("models")
+    return next(p for p in (folder, *folder.parents) if p.exists())
 
 
 def check_software(system: System, host: Environment, *, has_chip: bool) -> Iterator[Finding]:
@@ -79,7 +66,7 @@ def check_software(system: System, host: Environment, *, has_chip: bool) -> Iter
     yield from _compiler(system, host)
     free = f"{host.free / 1e9:,.1f} GB free in {host.cache}"
     if not host.writable:
-        fix = "mend its permissions, or name another folder in BMQWEN_CACHE"
+        fix = "fix its permissions, or name another folder in BMQWEN_CACHE"
         yield Finding(AREA, "error", f"the cache {host.cache} is no folder that you may write to", fix)
     elif host.free < SMALL_DISK:
         yield Finding(
@@ -136,12 +123,6 @@ def _compiler(system: System, host: Environment) -> Iterator[Finding]:
             text, _, fix = str(error).rpartition(": ")
             yield Finding(AREA, "error", f"BMQWEN_TOOLCHAIN: {text}", fix)
         return
-    unpacked = host.cache / "toolchain" / WHEEL.version / "tpu_mlir" / TPUC_OPT
-    if unpacked.is_file():
-        yield Finding(
-            AREA, "ok", f"{DEFAULT_CHIP.name} compiler: tpu_mlir {WHEEL.version} in {unpacked.parents[1]}"
-        )
-    else:
-        yield Finding(
-            AREA, "ok", f"{DEFAULT_CHIP.name} compiler: tpu_mlir {WHEEL.version} is fetched when it is needed"
-        )
+    unpacked = host.cache / "toolchain" / WHEEL.version / "tpu_mlir"
+    place = f"in {unpacked}" if (unpacked / TPUC_OPT).is_file() else "is fetched when it is needed"
+    yield Finding(AREA, "ok", f"{DEFAULT_CHIP.name} compiler: tpu_mlir {WHEEL.version} {place}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bmqwen.artifact.bmodel import read_description
 from bmqwen.chip import problems
-from bmqwen.chip.machine import Chip, Machine, look, memory_holders
+from bmqwen.chip.machine import look, memory_holders
 from bmqwen.chip.problems import Problem
 from bmqwen.chip.system import System
 from bmqwen.errors import DeviceError
@@ -24,7 +24,7 @@ def closed_device(index: int, system: System | None = None) -> Problem | None:
     machine = look(system or System())
     if machine.denied:
         return problems.no_permission(machine.denied)
-    chip = _chip(machine, index)
+    chip = machine.chip(index)
     return problems.dead_chip(index) if chip is not None and chip.state == "Fault" else None
 
 
@@ -43,7 +43,7 @@ def require_memory(
     if free is None or needed <= free:
         return
     system = system or System()
-    chip = _chip(look(system), index)
+    chip = look(system).chip(index)
     holders = memory_holders(system, chip) if chip else []
     raise DeviceError(str(problems.too_little_memory(purpose, needed, device, free, holders)))
 
@@ -56,7 +56,7 @@ def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
     """
     system = system or System()
     machine = look(system)
-    chip = _chip(machine, index)
+    chip = machine.chip(index)
     heaps = chip.heaps if chip else ()
     if chip is None or not heaps:
         return
@@ -74,7 +74,3 @@ def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
         raise DeviceError(
             str(problems.too_little_memory(bmodel.name, needed, f"device {index}", free, holders))
         )
-
-
-def _chip(machine: Machine, index: int) -> Chip | None:
-    return next((chip for chip in machine.chips if chip.index == index), None)

@@ -39,15 +39,15 @@ def doctor(
     The exit code is 1 where something that is needed is broken.
     """
     from bmqwen.chip.system import System
-    from bmqwen.doctor.examination import examine, find_candidate
+    from bmqwen.doctor.examination import examine, find_request
     from bmqwen.quant.precision import Precision
 
-    candidate = None
+    request = None
     if model is not None:
         precision = Precision.choose(quant, group_size, lm_head)
         with progress_bar() as bar:
-            candidate = find_candidate(model, precision, seq_len, offline=offline, progress=bar)
-    result = examine(System(), device=device, candidate=candidate)
+            request = find_request(model, precision, seq_len, offline=offline, progress=bar)
+    result = examine(System(), device=device, request=request)
     if json:
         print_json(result.to_dict())
     else:

@@ -42,7 +42,7 @@ def info(
     from bmqwen.artifact.fit import memory_findings
     from bmqwen.artifact.summary import describe_bmodel, describe_bundle, describe_checkpoint
     from bmqwen.chip.system import System
-    from bmqwen.doctor.examination import find_candidate
+    from bmqwen.doctor.examination import find_request
     from bmqwen.errors import InputError
     from bmqwen.hub.hub import Hub
     from bmqwen.quant.precision import Precision
@@ -67,7 +67,7 @@ def info(
     found = None
     if facts["kind"] != "onnx":
         precision = Precision.choose(quant, group_size, lm_head)
-        found = find_candidate(str(path), precision, seq_len, offline=True, progress=Silent())
+        found = find_request(str(path), precision, seq_len, offline=True, progress=Silent())
     if json:
         print_json(facts if found is None else {**facts, "chip_memory": found.to_dict()})
         return
