@@ -17,7 +17,7 @@ class PublishedOps(MlirOps):
     """Emits the nets of the layout, one at a time; a history of 0 is a prompt's net."""
 
     def begin(self, masked: bool) -> Rows:
-        """Inputs of a decoder layer; `masked`: the mask is one of them, else the net makes it."""
+        """Declare the inputs of a decoder layer; `masked`: the mask is one of them, else the net makes it."""
         f, c, tokens, history = self.file, self.config, self.shape.tokens, self.shape.history
         states = f.input("input_states", [1, tokens, c.hidden_size])
         positions = f.input("position_ids", [1, tokens], np.int32)
@@ -48,11 +48,11 @@ class PublishedOps(MlirOps):
         return (states,)
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
-        """A product for each weight, in the order in which they were exported."""
+        """Emit a product for each weight, in the order in which they were exported."""
         return tuple(self._product(x[0], weight, bias) for weight in weights)
 
     def heads(self, qkv: Rows, layer: int) -> Heads[Value]:
-        """Parts [1, C, heads, head_dim]."""
+        """Cut into heads: [1, C, heads, head_dim] each."""
         dim = self.config.head_dim
         return Heads(
             layer,
@@ -68,13 +68,13 @@ class PublishedOps(MlirOps):
         )
 
     def rope(self, heads: Heads[Value]) -> Heads[Value]:
-        """x cos + (-second half, first half) sin, as it was exported."""
+        """Rotate as it was exported: x cos + (-second half, first half) sin."""
         place = f"layer.{heads.layer}"
         query, key = self._rotated(heads.query, f"{place}.q"), self._rotated(heads.key, f"{place}.k")
         return replace(heads, query=query, key=key)
 
     def attend(self, heads: Heads[Value]) -> Rows:
-        """As it was exported, operation by operation; the compiler finds its kernel in it, and copies the keys."""
+        """Attend as it was exported, operation by operation; the compiler finds its kernel and copies the keys."""
         f, c, tokens, history = self.file, self.config, self.shape.tokens, self.shape.history
         count, dim, rows = c.num_attention_heads, c.head_dim, self.shape.history + self.shape.tokens
         place = f"layer.{heads.layer}"
@@ -136,7 +136,7 @@ class PublishedOps(MlirOps):
         )
 
     def embedding(self) -> None:
-        """input_ids to states."""
+        """Emit the net from input_ids to states."""
         f, c, tokens = self.file, self.config, self.shape.tokens
         name, shape = "model.embed_tokens.table", (c.vocab_size, c.hidden_size)
         self._store(name, np.float32, shape, lambda b: b.floats(["model.embed_tokens.weight"], np.float32))
@@ -145,7 +145,7 @@ class PublishedOps(MlirOps):
         f.output(f.op("Gather", [table, ids], [1, tokens, c.hidden_size], "hidden_states", axis="0 : si32"))
 
     def block(self, layer: int, masked: bool) -> None:
-        """One decoder layer."""
+        """Emit the net of one decoder layer."""
         x = self.begin(masked)
         normed = self.rms_norm(x, f"{block_prefix(layer)}.input_layernorm")
         x, mlp = self.config.network.emit_block(self, layer, x, normed)
@@ -154,7 +154,7 @@ class PublishedOps(MlirOps):
             self.file.output(value)
 
     def head(self, fused: bool) -> None:
-        """Norm and head for one row; `fused`: the most likely token in place of logits."""
+        """Emit norm and head for one row; `fused`: the most likely token in place of logits."""
         f, c = self.file, self.config
         row = f.op("Reshape", [f.input("hidden_states", [1, c.hidden_size])], [1, 1, c.hidden_size], "row")
         wide = self._product(self.rms_norm((row,), "model.norm")[0], c.network.head_weight, bias=False)
@@ -162,7 +162,7 @@ class PublishedOps(MlirOps):
         f.output(f.arg_max(logits, "token_id") if fused else logits)
 
     def greedy(self) -> None:
-        """Logits to the most likely token."""
+        """Emit the net from logits to the most likely token."""
         logits = self.file.input("m_logits", [1, self.config.vocab_size])
         # The sum gives the input the half precision that our lm_head's output has.
         twice = self.file.op("Add", [logits, logits], logits.shape, "twice")

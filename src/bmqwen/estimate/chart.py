@@ -44,7 +44,7 @@ def check_chart(path: Path) -> None:
 
 
 def write_chart(estimate: Estimate, path: Path) -> None:
-    """Draw it in the format that the file's name says. Raises StorageError where it cannot be written."""
+    """Draw a chart in the format that the file's name says. Raises StorageError where it cannot be written."""
     from matplotlib.figure import Figure
 
     f = estimate.forecast

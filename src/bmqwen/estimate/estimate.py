@@ -39,7 +39,7 @@ class Question:
     history: int = 0
 
     def answer_in(self, context: int) -> int:
-        """Tokens of the answer."""
+        """Return how many tokens the answer has."""
         if self.new_tokens is not None:
             return self.new_tokens
         return max(2, min(NEW_TOKENS, context - self.history - self.prompt_tokens))
@@ -74,7 +74,7 @@ class Estimate:
         return self.forecast.tokens_per_s
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return what `--json` prints."""
         about = {"model": self.model, "precision": self.precision, "layers": self.layers}
         return self.forecast.to_dict() | about | published_dict(self.published)
 

@@ -57,7 +57,7 @@ class Cost:
             self.part_bytes["kv"] = self.part_bytes.get("kv", 0) + 2 * size
 
     def seconds(self, host: Host) -> float:
-        """Until the last call has returned: the chip and its host do not work at the same time."""
+        """Return the time until the last call has returned: the chip and its host do not work at the same time."""
         return self.device_ns / 1e9 + self.host_ops * host.op_ms / 1e3
 
 
@@ -122,7 +122,7 @@ class Forecast:
         return self.answer.bytes_moved / (self.answer.device_ns / 1e9)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: what `bench --json` has as well comes first."""
+        """Return what `--json` prints; what `bench --json` has as well comes first."""
         tokens = self.new_tokens - 1
         return {
             "first_token_s": self.first_token_s,
@@ -156,7 +156,7 @@ class Forecast:
 
 
 def net_dict(shape: StepShape, profile: Profile) -> dict[str, Any]:
-    """A net for JSON."""
+    """Return a net as `--json` prints it."""
     return {
         "tokens": shape.tokens,
         "history": shape.history,
@@ -230,7 +230,7 @@ def check_lengths(context: int, prompt_tokens: int, new_tokens: int, history: in
 
 
 def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
-    """Seconds of a token after so many cached ones."""
+    """Return the seconds of a token after so many cached ones."""
     return [seconds for start, seconds in curve if start <= history][-1]
 
 

@@ -19,13 +19,13 @@ from bmqwen.errors import CompileError
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.storage import path_lock, storage_errors, write_file
 
-# Raised when what is read from a compilation changes, so that older timings are made anew.
+# Raised when what is read from a compilation changes, so that older timings are not used.
 READER = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """What a timing is of.
+    """A net to be timed.
 
     Attributes:
         text: Top-MLIR.
@@ -40,7 +40,7 @@ class Net:
 
 @dataclass(frozen=True, slots=True)
 class NetTiming:
-    """What is kept of a compiled net."""
+    """The timing of a compiled net: sums, and every command."""
 
     profile: Profile
     timeline: Timeline
@@ -69,7 +69,7 @@ class NetStore:
         self._weights = self._work / WEIGHTS
 
     def find(self, net: Net) -> NetTiming | None:
-        """The timing of a net that was compiled before."""
+        """Return the timing of a net, or None if it was never compiled."""
         try:
             stated = json.loads(gzip.decompress(self._path(net).read_bytes()))
             commands = tuple(Command(*row) for row in stated["commands"])
@@ -80,7 +80,7 @@ class NetStore:
 
     @contextmanager
     def working(self, write_weights: Callable[[Path], None]) -> Iterator[None]:
-        """The folder for compilations, with the weights that `write_weights` puts there; gone afterwards."""
+        """Make the folder for compilations, with the weights that `write_weights` puts there; remove it afterwards."""
         waits = "another process compiles the same nets: waiting for it"
         with path_lock(self._work, lambda: self._note(waits)):
             try:

@@ -38,12 +38,12 @@ PUBLISHED = (
 
 
 def find_published(model: str, form: Format, context: int) -> Published | None:
-    """The row of a model, if it has one."""
+    """Return the row of a model, if it has one."""
     return next((p for p in PUBLISHED if (p.model, p.form, p.context) == (model, form, context)), None)
 
 
 def published_dict(row: Published | None) -> dict[str, Any]:
-    """For JSON, to be joined to a prediction; empty without a row."""
+    """Return what `--json` adds to a prediction; empty without a row."""
     if row is None:
         return {}
     return {"published": {"first_token_s": row.first_token_s, "tokens_per_s": row.tokens_per_s}}

@@ -106,19 +106,19 @@ class RandomWeights:
         self._noise = np.random.default_rng(1).standard_normal(_NOISE, dtype=np.float32) / 64
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """Return the names of all tensors."""
         return frozenset(self._shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Return a tensor's shape."""
         return self._shapes[name]
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A whole tensor."""
+        """Return a whole tensor."""
         return np.resize(self._noise, self._shapes[name])
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a matrix."""
+        """Return rows [start, stop) of a matrix."""
         return np.resize(self._noise, (stop - start, self._shapes[name][1]))
 
 
@@ -131,7 +131,7 @@ class RandomBlocks(WeightBlocks):
         self._codes = np.random.default_rng(2).integers(0, 256, _NOISE, np.uint8)
 
     def grids(self, names: Sequence[str], bits: int, group_size: int) -> Iterator[Grid]:
-        """Blocks of the stacked matrices on a grid of random codes."""
+        """Yield blocks of the stacked matrices on a grid of random codes."""
         for name in names:
             rows, columns = self.weights.shape(name)
             step = max(1, BLOCK_ELEMENTS // columns)

@@ -45,7 +45,7 @@ class BenchResult:
         return statistics.median(u.tokens_per_s for u in self.runs)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: medians first, then minimum and maximum, then every run."""
+        """Return what `--json` prints: medians first, then minimum and maximum, then every run."""
         first = [u.first_token_s for u in self.runs]
         speed = [u.tokens_per_s for u in self.runs]
         return {
@@ -73,7 +73,7 @@ class BenchResult:
         }
 
     def markdown(self) -> str:
-        """A table of one row: the columns of the published ones, then what these leave open."""
+        """Return a table of one row: the columns of the published ones, then what these leave open."""
         first = [u.first_token_s for u in self.runs]
         speed = [u.tokens_per_s for u in self.runs]
         used, memory = (

@@ -43,7 +43,7 @@ def source_of(bundle: Bundle, named: Path | None = None) -> Checkpoint:
 
 
 def is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
-    """Whether making the bundle again from this checkpoint would give the same content."""
+    """Return whether making the bundle again from this checkpoint would give the same content."""
     precision = Precision(**bundle.precision)
     if bundle.kind == "onnx":
         plain = bundle.details.get("dialect") == "plain"

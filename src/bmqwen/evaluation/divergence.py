@@ -15,7 +15,7 @@ _ROWS = 16
 
 @dataclass(frozen=True, slots=True)
 class Nearness:
-    """Of a model to its float model, over the tokens scored. Natural logarithms throughout.
+    """How near a model is to its float model, over the tokens scored. Natural logarithms throughout.
 
     Attributes:
         perplexity: of the float model.
@@ -95,7 +95,7 @@ class Divergence:
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Natural logarithms of the probabilities, float64 [rows, vocabulary]. Raises DeviceError unless all are finite."""
+    """Return logarithms of the probabilities, float64 [rows, vocabulary]. Raises DeviceError unless all are finite."""
     values = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):
         values -= values.max(axis=1, keepdims=True)

@@ -56,7 +56,7 @@ class ModelPair:
     tokenizer: Tokenizer
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return what `--json` prints."""
         return {
             "model": self.name,
             "precision": self.precision.to_dict(),

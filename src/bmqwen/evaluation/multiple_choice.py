@@ -37,7 +37,7 @@ class Question:
     answer: str
 
     def text(self, answer: str = "") -> str:
-        """As the models read it, up to the answer's letter or with it."""
+        """Return it as the models read it, up to the answer's letter or with it."""
         lines = (
             self.question,
             *(f"{letter}. {choice}" for letter, choice in zip(LETTERS, self.choices, strict=True)),
@@ -89,7 +89,7 @@ class ChoiceScore:
         return _share(answer.reference == answer.model for answer in self.answers)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; what concerns the float model is missing where there was none."""
+        """Return what `--json` prints; what concerns the float model is missing where there was none."""
         values: dict[str, Any] = {
             "subject": self.subject,
             "questions": len(self.answers),
@@ -116,7 +116,7 @@ class ChoiceScore:
 
 
 def read_questions(path: Path) -> tuple[Question, ...]:
-    """A CSV file with the columns id, question, A, B, C, D and answer; others are passed over.
+    """Read a CSV file with the columns id, question, A, B, C, D and answer; others are passed over.
 
     Raises:
         InputError: no such file, no CSV, a column or an answer is missing, or there is no question in it.
@@ -151,14 +151,14 @@ def read_questions(path: Path) -> tuple[Question, ...]:
 
 
 def read_examples(dev: Path, questions: Path) -> tuple[Question, ...]:
-    """Solved questions for a file of questions: from a file, or from a folder's SUBJECT_dev.csv. Raises InputError."""
+    """Read solved questions for a file of questions: from a file, or a folder's SUBJECT_dev.csv; raises InputError."""
     if not dev.is_dir():
         return read_questions(dev)
     return read_questions(dev / (questions.stem.removesuffix("_val").removesuffix("_test") + "_dev.csv"))
 
 
 def subject_of(path: Path) -> str:
-    """The subject in a file's name: "computer network" of computer_network_val.csv."""
+    """Return the subject in a file's name: "computer network" of computer_network_val.csv."""
     name = path.stem
     for ending in ("_val", "_dev", "_test"):
         name = name.removesuffix(ending)
@@ -231,7 +231,7 @@ class _Reader:
 
 
 def letter_tokens(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """Prompt tokens and the four tokens that go on with a letter, as the tokenizer cuts the text with the letter.
+    """Return the prompt's tokens and the four that go on with a letter, as the tokenizer cuts the text with the letter.
 
     The colon may stand in one token with the letter, so the cut is made in the ids and not in the text.
     """

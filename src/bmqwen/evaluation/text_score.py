@@ -49,7 +49,7 @@ class TextScore:
     nearness: Nearness | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; what concerns the float model is missing where there was none."""
+        """Return what `--json` prints; what concerns the float model is missing where there was none."""
         values = asdict(self)
         del values["nearness"]
         if self.nearness is not None:
@@ -127,7 +127,7 @@ def evaluate_text(
 
 
 def windows(count: int, window: int, stride: int) -> Iterator[Window]:
-    """The windows for a text of `count` tokens, none without a token to score."""
+    """Yield the windows for a text of `count` tokens, none without a token to score."""
     scored = 1
     for start in range(0, count, stride):
         stop = min(start + window, count)
@@ -140,7 +140,7 @@ def windows(count: int, window: int, stride: int) -> Iterator[Window]:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text file. Raises InputError if it cannot be read, is no text or has nothing in it."""
+    """Read a UTF-8 text file. Raises InputError if it cannot be read, is no text or has nothing in it."""
     try:
         data = path.read_bytes()
     except OSError as error:

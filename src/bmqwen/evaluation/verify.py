@@ -61,7 +61,7 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One net.
+    """How one net did.
 
     Attributes:
         tokens, history: its lengths.
@@ -97,7 +97,7 @@ class VerifyReport:
         return all(stage.passed for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return what `--json` prints."""
         return {"passed": self.passed, **asdict(self)}
 
 
@@ -174,7 +174,7 @@ def verify(
 
 
 def cached_rows(shape: StepShape, context: int, most: int) -> int:
-    """Rows of the cache to run a net after: `most`, as far as its history lets it.
+    """Return how many cached rows to run a net after: `most`, as far as its history lets it.
 
     New rows that would overlap what the net reads must lie right behind it: then it is the whole history.
     """
@@ -185,7 +185,7 @@ def cached_rows(shape: StepShape, context: int, most: int) -> int:
 
 
 def choose_stages(bundle: Bundle, wanted: str | None) -> list[StepShape]:
-    """The nets that a user's list names: "1,8x512" is those of 1 token and that of 8 after 512. None: all.
+    """Return the nets that a user's list names: "1,8x512" is those of 1 token and that of 8 after 512. None: all.
 
     Raises:
         InputError: no such net.
@@ -205,7 +205,7 @@ def choose_stages(bundle: Bundle, wanted: str | None) -> list[StepShape]:
 
 
 def estimate_seconds(config: ModelConfig, shapes: Sequence[StepShape]) -> float:
-    """How long the simulator will take for one run of each net, in seconds; within a factor of two or three."""
+    """Return the seconds that the simulator takes for one run of each net, within a factor of two or three."""
     head = config.vocab_size * config.hidden_size
     matrices = [
         (name, shape)
@@ -230,7 +230,7 @@ def check_same_model(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in words."""
+    """Return a length of time in words."""
     if seconds < 90:
         return counted(round(seconds), "second")
     return counted(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"

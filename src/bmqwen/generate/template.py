@@ -71,7 +71,7 @@ class ChatTemplate:
     def from_config(
         cls, config: Mapping[str, Any], *, source: str | None = None, origin: str = "tokenizer_config.json"
     ) -> "ChatTemplate":
-        """From the content of tokenizer_config.json; `source` takes the place of its chat_template.
+        """Make one from the content of tokenizer_config.json; `source` takes the place of its chat_template.
 
         Raises ConfigError if there is no usable template.
         """
@@ -87,7 +87,7 @@ class ChatTemplate:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ChatTemplate":
-        """From a checkpoint's folder: chat_template.jinja if there is one, else tokenizer_config.json.
+        """Read one from a checkpoint's folder: chat_template.jinja if there is one, else tokenizer_config.json.
 
         Raises ConfigError for a missing or damaged file.
         """
@@ -102,7 +102,7 @@ class ChatTemplate:
             raise ConfigError(f"{path} cannot be read: {error}; download the model again") from error
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt as text, for people: typed control tokens look like real ones (`encode` knows better).
+        """Return the prompt as text, for people: typed control tokens look like real ones (`encode` knows better).
 
         Raises InputError if the template refuses the messages.
         """
@@ -111,7 +111,7 @@ class ChatTemplate:
     def encode(
         self, messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True
     ) -> list[int]:
-        """The prompt's token ids. Only the template's own text can become control tokens.
+        """Return the prompt's token ids. Only the template's own text can become control tokens.
 
         Each character of a message that could begin or end a control token goes through the template as a
         private-use character that occurs nowhere else, and comes back once the control tokens are found. So

@@ -35,7 +35,7 @@ def show(text: Iterable[Text]) -> None:
 
 
 def lines(estimate: Estimate) -> Iterator[Text]:
-    """An estimate of our nets."""
+    """Yield the lines that show an estimate."""
     f = estimate.forecast
     yield Text(
         f"{estimate.model}, {estimate.precision}, {counted(estimate.layers, 'layer')}, {f.context:,} tokens: "
@@ -114,7 +114,7 @@ def _curve(f: Forecast) -> Iterator[Text]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A block a value; the line's foot is half of the greatest, so that steps of a few per cent can be seen."""
+    """Draw a block for each value; the foot is half of the greatest, so that steps of a few per cent show."""
     top = max(values)
     steps = (round((2 * value / top - 1) * (len(LEVELS) - 1)) for value in values)
     return "".join(LEVELS[max(0, step)] for step in steps)
@@ -140,7 +140,7 @@ def _published(row: Published | None, first_token_s: float, tokens_per_s: float)
 
 
 def table_lines(rows: Iterable[tuple[Published, Estimate]], host: Host) -> Iterator[Text]:
-    """Published figures and predicted ones, as a table in Markdown."""
+    """Yield a table in Markdown: predicted figures beside the published ones."""
     yield Text(f"predicted on a {DEFAULT_CHIP.name}, {host.name}, {host.op_ms:g} ms a call")
     yield Text("")
     yield Text("| model | context | first token | published | ratio | tokens/s | published | ratio |")
