@@ -21,35 +21,49 @@ CYCLES = {
 NETS = StepNets(256, CYCLES)
 
 
-@given(st.integers(0, 255), st.data())
-def test_plans_are_legal_and_cheapest(position: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, 256 - position))
-    plan = NETS.plan(position, count)
+CALL_NS = round(1e6 * DEFAULT_CHIP.host.op_ms)
+# Any subset of these, with any costs: the net for one token after the whole context is always there.
+CONTEXT = 48
+SHAPES = [StepShape(tokens, history) for tokens in (1, 4, 16) for history in (0, 16, 32, 48)]
+NET_SETS = st.dictionaries(st.sampled_from(SHAPES), st.integers(0, 2_000_000)).map(
+    lambda cycles: StepNets(CONTEXT, {StepShape(1, CONTEXT): 1_000_000} | cycles)
+)
+
+
+@given(st.one_of(st.just(NETS), NET_SETS), st.data())
+def test_plans_are_legal_and_cheapest(nets: StepNets, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, nets.context - 1))
+    count = data.draw(st.integers(1, nets.context - position))
+    plan = nets.plan(position, count)
     assert sum(used for _, used in plan) == count
     at = position
     for shape, used in plan:
         assert 1 <= used <= shape.tokens
-        assert shape.history >= at
-        assert at + shape.tokens <= NETS.context
+        assert fits(nets, shape, at)
         at += used
-    cost = sum(CYCLES[shape] + 1e6 * DEFAULT_CHIP.host.op_ms for shape, _ in plan)
-    assert cost == cheapest(position, count)
+    cost = sum(nets.cycles[shape] + CALL_NS for shape, _ in plan)
+    assert cost == cheapest(nets, position, count)
 
 
-@cache
-def cheapest(position: int, count: int) -> float:
+def fits(nets: StepNets, shape: StepShape, position: int) -> bool:
+    return position + shape.tokens <= nets.context and (
+        shape.history >= position + shape.tokens or shape.history in (position, nets.context)
+    )
+
+
+def cheapest(nets: StepNets, position: int, count: int) -> float:
     """By trying everything."""
-    if count <= 0:
-        return 0
-    options = [
-        cycles
-        + 1e6 * DEFAULT_CHIP.host.op_ms
-        + cheapest(position + min(shape.tokens, count), count - shape.tokens)
-        for shape, cycles in CYCLES.items()
-        if position + shape.tokens <= NETS.context
-        and (shape.history >= position + shape.tokens or shape.history in (position, NETS.context))
-    ]
-    return min(options)
+
+    @cache
+    def rest(at: int) -> float:
+        if at >= position + count:
+            return 0
+        # Of a length, the net with the shortest history comes first.
+        fitting = sorted((shape for shape in nets.cycles if fits(nets, shape, at)), reverse=True)
+        chosen = {shape.tokens: shape for shape in fitting}.values()
+        return min(nets.cycles[shape] + CALL_NS + rest(at + shape.tokens) for shape in chosen)
+
+    return rest(position)
 
 
 def test_a_short_prompt_takes_one_short_net() -> None:
@@ -75,5 +89,8 @@ def test_a_manifest_survives_and_damage_is_named() -> None:
         StepNets.from_dict({**details, "chip": "BM1688"}, "x")
     with pytest.raises(BundleError, match="damaged"):
         StepNets.from_dict({**details, "stages": [{"tokens": 1}]}, "x")
+    for context in (0, 1 << 40):
+        with pytest.raises(BundleError, match="whole model"):
+            StepNets.from_dict({**details, "context": context}, "x")
     with pytest.raises(BundleError, match="whole model"):
         StepNets.from_dict({**details, "stages": details["stages"][2:]}, "x")

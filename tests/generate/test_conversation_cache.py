@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bmqwen.generate.conversation_cache import FEWEST, ConversationCache
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.prefix_store import PrefixStore
-from bmqwen.generate.session import STEP, Session
+from bmqwen.generate.session import Session
 from support.toy_runtime import ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer
 
@@ -40,7 +40,7 @@ def test_conversations_in_turn_cost_their_new_tokens() -> None:
         assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in fresh]
         prompts = [next_turn(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     for prompt in prompts:
-        assert ask(of, prompt).usage.cached_tokens >= len(prompt) - 3 - 1 - STEP
+        assert ask(of, prompt).usage.cached_tokens >= len(prompt) - 3 - 1 - 1
     assert of.saved is not None
     assert of.saved.state.restored >= 6
 
@@ -53,7 +53,7 @@ def test_an_owner_never_gets_what_another_cached() -> None:
     assert ask(of, B, "y").usage.cached_tokens == 0
     assert ask(of, A, "z").usage.cached_tokens == 0
     for owner in ("x", "y", "z"):
-        assert ask(of, A, owner).usage.cached_tokens == len(A) - STEP
+        assert ask(of, A, owner).usage.cached_tokens == len(A) - 1
 
 
 @pytest.mark.parametrize("budget", [0, 8 * 50, 8 * 100])

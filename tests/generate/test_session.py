@@ -1,6 +1,6 @@
 """One KV cache: what is fed, what is streamed, and what an interrupt leaves behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.generate.params import Completion, SamplingParams
-from bmqwen.generate.session import STEP, Session
-from support.toy_runtime import NextToken, ToyRuntime, drain
+from bmqwen.generate.session import Session
+from support.toy_runtime import NextToken, ToyOutput, ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
@@ -87,7 +87,7 @@ def test_cached_equals_fresh(first: list[int], second: list[int], shared: int, p
     common = 0
     while common < min(len(before), len(second) - 1) and before[common] == second[common]:
         common += 1
-    assert again.usage.cached_tokens == common - common % STEP
+    assert again.usage.cached_tokens == common
     assert toy(used).tokens == list(used.tokens) == [*second, *again.token_ids][: len(used.tokens)]
 
 
@@ -96,7 +96,7 @@ def test_the_same_prompt_again_feeds_its_end() -> None:
     first = run(of, PROMPT)
     toy(of).feeds.clear()
     assert run(of, PROMPT).text == first.text
-    assert toy(of).feeds[0] == (len(PROMPT) - STEP, STEP)
+    assert toy(of).feeds[0] == (len(PROMPT) - 1, 1)
 
 
 def test_greedy_copies_no_logits() -> None:
@@ -179,12 +179,14 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers() -> None:
         next(of.generate([], GREEDY))
 
 
-@pytest.mark.parametrize("lengths", [[1], [0, len(PROMPT)], [len(PROMPT) + 1]])
-def test_a_wrong_plan_is_the_runtimes_fault(lengths: list[int]) -> None:
+@pytest.mark.parametrize("read", [0, len(PROMPT) - 1, len(PROMPT) + 1])
+def test_reading_another_number_of_tokens_is_the_runtimes_fault(read: int) -> None:
     class Wrong(ToyRuntime):
-        def plan(self, position: int, count: int) -> list[int]:
-            assert (position, count) == (0, len(PROMPT))
-            return lengths
+        def read(self, tokens: Sequence[int]) -> Iterator[ToyOutput]:
+            for token in [*tokens, 0][:read]:
+                output = self.feed([token])
+            if read:
+                yield output
 
     with pytest.raises(DeviceError, match="the runtime is at fault"):
         run(Session(Wrong(TOKENIZER.vocab_size), TOKENIZER), PROMPT)
@@ -224,7 +226,7 @@ def test_cancelling_anywhere_leaves_the_session_usable(calls: int) -> None:
     toy(of).feeds.clear()
     again = run(of, PROMPT)
     assert again.text == whole.text
-    assert toy(of).feeds[0][0] == min(8 * calls, len(PROMPT) - STEP)  # what was read stays read
+    assert toy(of).feeds[0][0] == min(8 * calls, len(PROMPT) - 1)  # what was read stays read
 
 
 @pytest.mark.parametrize("consumed", range(1, 5))
@@ -265,7 +267,7 @@ def test_two_answers_at_once_are_refused() -> None:
     with pytest.raises(InputError, match="still answering"):
         next(of.generate(PROMPT, GREEDY))
     assert drain(first)[1].finish_reason == "length"
-    assert run(of, PROMPT).usage.cached_tokens == len(PROMPT) - STEP
+    assert run(of, PROMPT).usage.cached_tokens == len(PROMPT) - 1
 
 
 def test_log_probabilities_come_with_their_text() -> None:

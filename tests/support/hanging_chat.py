@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ class Hanging:
     def plan(self, position: int, count: int) -> list[int]:
         del position
         return [count]
+
+    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
+        self.feed(tokens)
+        yield
 
     def feed(self, *_: Any, **named: Any) -> None:
         del named

@@ -69,11 +69,10 @@ class ToyRuntime:
     def tokens(self) -> list[int]:
         return list(self._tokens)
 
-    def plan(self, position: int, count: int) -> list[int]:
-        assert position == self.position
-        assert count > 0
-        lengths = [self._piece] * (count // self._piece)
-        return [*lengths, count % self._piece] if count % self._piece else lengths
+    def read(self, tokens: Sequence[int]) -> Iterator[ToyOutput]:
+        assert len(tokens) > 0
+        for start in range(0, len(tokens), self._piece):
+            yield self.feed(tokens[start : start + self._piece])
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> ToyOutput:
         assert not self.closed

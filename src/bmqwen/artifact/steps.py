@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from bmqwen.chip.spec import DEFAULT_CHIP, spec_of
 from bmqwen.errors import BundleError, InputError
@@ -24,6 +27,10 @@ HISTORIES: dict[int, tuple[int, ...]] = {
 }
 SHORTEST = 32
 MULTIPLE = 8
+# The cost of what there is no net for, in ns.
+NEVER = 1 << 60
+# Rows of the longest context that a manifest may name.
+LONGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -69,6 +76,13 @@ def _histories(tokens: int, context: int) -> list[int]:
     return below if tokens == context and 0 in below else [*below, context]
 
 
+class _Table(NamedTuple):
+    """For each position: the history of the net to use (-1: none), and what its launch costs in ns."""
+
+    histories: list[int]
+    costs: list[int]
+
+
 @dataclass(frozen=True)
 class StepNets:
     """The net `name` of a bmodel and its stages, one for each shape; all share weights and K/V memory.
@@ -89,57 +103,80 @@ class StepNets:
     toolchain: str = ""
     name: str = "step"
 
-    @cached_property
-    def lengths(self) -> tuple[int, ...]:
-        """All values of `tokens`, ascending."""
-        return tuple(sorted({shape.tokens for shape in self.cycles}))
-
     def shape(self, tokens: int, position: int) -> StepShape | None:
         """The net for `tokens` rows at a position: the one with the shortest history that holds it. None: too long.
 
         A net reads its new rows from where its history ends; they are written at the position. In a history shorter
         than the context the two places must not overlap, unless they are the same.
         """
-        if position + tokens > self.context:
-            return None
-        fitting = [
-            s
-            for s in self.cycles
-            if s.tokens == tokens
-            and (s.history >= position + tokens or s.history in (position, self.context))
-        ]
-        return min(fitting, key=lambda s: s.history, default=None)
+        table = self._tables.get(tokens)
+        history = table.histories[position] if table and position < self.context else -1
+        return None if history < 0 else StepShape(tokens, history)
 
     def plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:
         """The cheapest row of nets that feeds `count` tokens after `position`, with the tokens that each really takes.
 
         Raises:
             InputError: they do not fit into the context.
+            BundleError: there is no net for one of them.
         """
-        if position < 0 or count < 1 or position + count > self.context:
+        end = position + count
+        if position < 0 or count < 1 or end > self.context:
             raise InputError(f"{count} tokens after {position} do not fit into a context of {self.context}")
-        call_ns = round(1e6 * spec_of(self.chip, "the bundle").host.op_ms)
-        # best[i]: cost of feeding the last `count - i` tokens, and the first net of that row
-        best: list[tuple[float, StepShape | None]] = [(float("inf"), None) for _ in range(count)]
-        best.append((0.0, None))
-        for done in range(count - 1, -1, -1):
-            for tokens in self.lengths:
-                shape = self.shape(tokens, position + done)
-                if shape is None:
-                    continue
-                cost = self.cycles[shape] + call_ns + best[min(done + tokens, count)][0]
-                if cost < best[done][0]:
-                    best[done] = (cost, shape)
+        # A* search: from each position the rest costs at least what its tokens cost in the nets that suit them best.
+        least, costs = self._least, [(tokens, table.costs) for tokens, table in self._tables.items()]
+        spent, came = {position: 0}, {position: (position, 0)}
+        ahead: list[tuple[float, int]] = [(0.0, -position)]
+        done: set[int] = set()
+        while ahead:
+            at = -heappop(ahead)[1]
+            if at == end:
+                break
+            if at in done:
+                continue
+            done.add(at)
+            for tokens, cost in costs:
+                total, to = spent[at] + cost[at], min(at + tokens, end)
+                if total < spent.get(to, NEVER):
+                    spent[to], came[to] = total, (at, tokens)
+                    heappush(ahead, (total + least[end] - least[to], -to))
+        if end not in came:
+            raise BundleError(f"the bundle has no row of nets for {count} tokens after {position}")
         row: list[tuple[StepShape, int]] = []
-        done = 0
-        while done < count:
-            shape = best[done][1]
-            if shape is None:
-                raise BundleError(f"the bundle has no net for a token after {position + done}")
-            used = min(shape.tokens, count - done)
-            row.append((shape, used))
-            done += used
-        return row
+        while end > position:
+            at, tokens = came[end]
+            row.append((StepShape(tokens, self._tables[tokens].histories[at]), end - at))
+            end = at
+        return row[::-1]
+
+    @cached_property
+    def _tables(self) -> dict[int, "_Table"]:
+        """What each length of step takes at each position, the longest first."""
+        tables = {}
+        call_ns = round(1e6 * spec_of(self.chip, "the bundle").host.op_ms)
+        for tokens in sorted({shape.tokens for shape in self.cycles}, reverse=True):
+            histories = np.full(self.context, -1)
+            costs = np.full(self.context, NEVER)
+            room = max(0, self.context - tokens + 1)
+            # The shorter history comes later and takes the place of the longer one.
+            for shape in sorted((s for s in self.cycles if s.tokens == tokens), reverse=True):
+                history = shape.history
+                clear = room if history == self.context else max(0, history - tokens + 1)
+                for places in (slice(0, clear), slice(history, min(history + 1, room))):
+                    histories[places], costs[places] = history, self.cycles[shape] + call_ns
+            tables[tokens] = _Table(histories.tolist(), costs.tolist())
+        return tables
+
+    @cached_property
+    def _least(self) -> list[float]:
+        """The least that all tokens before a position can cost, in ns: each as in the cheapest net that may feed it."""
+        rates = np.full(self.context, np.inf)
+        for tokens, table in self._tables.items():
+            # Of a net at a position, for each of the tokens from there on.
+            costs = np.array(table.costs, np.float64) / tokens
+            for start in range(tokens):
+                np.minimum(rates[start:], costs[: self.context - start], out=rates[start:])
+        return [0.0, *np.cumsum(rates).tolist()]
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest's details."""
@@ -171,6 +208,7 @@ class StepNets:
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{source}: the description of the nets is damaged ({error!r})") from error
         spec_of(nets.chip, source)
-        if nets.half not in ("f16", "bf16") or not nets.shape(1, 0) or not nets.shape(1, nets.context - 1):
+        whole = 1 <= nets.context <= LONGEST and nets.shape(1, 0) and nets.shape(1, nets.context - 1)
+        if nets.half not in ("f16", "bf16") or not whole:
             raise BundleError(f"{source}: the nets do not make up a whole model")
         return nets

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bmqwen.errors import InputError
 from bmqwen.evaluation.divergence import log_softmax
@@ -220,13 +219,9 @@ class _Reader:
                 break
             shared += 1
         self._runtime.truncate(shared)
-        row: NDArray[np.float32] | None = None
-        position = shared
-        for length in self._runtime.plan(shared, len(prompt) - shared):
-            row = self._runtime.feed(prompt[position : position + length]).logits()[-1:]
-            position += length
+        *_, output = self._runtime.read(prompt[shared:])
         self._tokens = list(prompt)
-        assert row is not None
+        row = output.logits()[-1:]
         return LETTERS[int(log_softmax(row)[0, list(letters)].argmax())]
 
 

@@ -179,9 +179,8 @@ def _rows(
 def _logits(runtime: Runtime, ids: Sequence[int], span: Window) -> Iterator[NDArray[np.float32]]:
     runtime.truncate(0)
     # What comes before the row that predicts the first token is only read: its logits would cost time.
-    position = span.start
-    for length in runtime.plan(0, span.first - 1 - span.start) if span.first - 1 > span.start else ():
-        runtime.feed(ids[position : position + length])
-        position += length
+    if before := ids[span.start : span.first - 1]:
+        for _ in runtime.read(before):
+            pass
     for targets in _targets(range(len(ids)), span):
         yield runtime.feed(ids[targets[0] - 1 : targets[-1]], every_row=True).logits()

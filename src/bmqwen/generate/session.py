@@ -15,9 +15,6 @@ from bmqwen.runtime.base import Output, Runtime
 
 Progress = Callable[[int, int], None]  # new tokens read, new tokens in all
 Cancelled = Callable[[], bool]
-# A part of what is cached is used in multiples of this. The CPU's kernels take rows two or four at a time, and what is
-# left over with other rounding: so an answer does not depend on how much of its prompt was read for another one.
-STEP = 4
 
 
 class Session:
@@ -140,7 +137,7 @@ class Session:
             if sampled == limit:
                 finish = "length"
                 break
-            output = None if cancelled() else self._feed([token])
+            output = None if cancelled() else self._feed(token)
         rest = answer.rest()
         if rest is not None:
             yield rest
@@ -164,7 +161,7 @@ class Session:
         The prompt's last token is always computed again.
         """
         self._agree()
-        wanted, known = prompt[:-1], len(self._tokens)
+        wanted = prompt[:-1]
         shared = 0
         if owner == self._owner:
             shared = shared_length(as_tokens(self._tokens), as_tokens(wanted))
@@ -175,40 +172,40 @@ class Session:
             self._tokens.clear()
             self.saved.restore(entry, longer, self.runtime)
             self._tokens.extend(wanted[:longer])
-            shared, known = longer, len(entry.tokens)
-        if shared < known:
-            shared -= shared % STEP
+            shared = longer
         self._truncate(shared)
         self._owner = owner
         return shared
 
     def _prefill(self, tokens: list[int], on_prefill: Progress | None, cancelled: Cancelled) -> Output | None:
-        """Feed tokens in the runtime's pieces; None if cancelled in between."""
-        lengths = self.runtime.plan(len(self._tokens), len(tokens))
-        if sum(lengths) != len(tokens) or min(lengths) < 1:
-            raise DeviceError(f"the runtime is at fault: it plans to read {len(tokens)} tokens as {lengths}")
-        output: Output | None = None
-        done = 0
-        for length in lengths:
+        """Read tokens in the runtime's pieces; None if cancelled in between."""
+        start, done, output = len(self._tokens), 0, None
+        pieces = self.runtime.read(tokens)
+        while done < len(tokens):
             if on_prefill is not None:
                 on_prefill(done, len(tokens))
             if cancelled():
                 return None
-            output = self._feed(tokens[done : done + length])
-            if output is None:
+            try:
+                output = next(pieces, None)
+            except FeedInterruptedError:
                 return None
-            done += length
+            read = self.runtime.position - start
+            if output is None or not done < read <= len(tokens):
+                raise DeviceError(f"the runtime is at fault: it read {read} of {len(tokens)} tokens")
+            self._tokens.extend(tokens[done:read])
+            done = read
         if on_prefill is not None:
             on_prefill(done, len(tokens))
         return None if cancelled() else output
 
-    def _feed(self, tokens: list[int]) -> Output | None:
-        """Feed tokens; None if that was interrupted."""
+    def _feed(self, token: int) -> Output | None:
+        """Feed the answer's newest token; None if that was interrupted."""
         try:
-            output = self.runtime.feed(tokens)
+            output = self.runtime.feed([token])
         except FeedInterruptedError:
             return None
-        self._tokens.extend(tokens)
+        self._tokens.append(token)
         return output
 
     def _truncate(self, position: int) -> None:

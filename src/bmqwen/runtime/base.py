@@ -1,6 +1,6 @@
 """The protocol that every runtime keeps: CPU, chip and simulator."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,11 +63,14 @@ class Runtime(Protocol):
     def position(self) -> int:
         """Tokens in the cache now."""
 
-    def plan(self, position: int, count: int) -> list[int]:
-        """Lengths of the pieces in which `count` tokens after `position` are best fed; their sum is count."""
+    def read(self, tokens: Sequence[int]) -> Iterator[Output]:
+        """Append a prompt in the pieces that cost least, one for each Output; `position` grows with them.
+
+        Raises what `feed` raises; the pieces before stay in the cache.
+        """
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> Output:
-        """Append tokens to the cache and compute what follows them.
+        """Append tokens to the cache and compute what follows them: one at a time, an answer.
 
         The Output is valid until the next call. A feed that raises leaves `position` as it was.
 

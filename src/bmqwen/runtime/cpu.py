@@ -1,7 +1,7 @@
 """The CPU: a step graph in ONNX Runtime, with the KV cache in memory of our own."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,10 @@ from bmqwen.util.text import counted
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C is felt at once.
 CHUNK = 256
+# Kernels compute rows in groups of two or four, and a row that is left over with other rounding. Products work through
+# blocks of 128 rows, attention through blocks of twice the head's size, and a row alone in a block is another kernel's.
+# (ONNX Runtime 1.32, found by comparing bits.)
+GROUP, BLOCK = 4, 128
 # Rows of the KV cache to begin with; doubled when needed, so that short conversations stay small.
 FIRST_ROWS = 512
 
@@ -61,13 +65,15 @@ class CpuRuntime:
         if threads is not None and not 1 <= threads <= 256:
             raise InputError(f"threads must be between 1 and 256, not {threads}")
         self._config = bundle.config
-        self._context_length = chosen_context(
+        self.vocab_size = self._config.vocab_size
+        self.context_length = chosen_context(
             context_length, self._config.max_position_embeddings, "the model's"
         )
-        self._threads = threads or cores
-        self._ort: Any = ort
+        self._block = min(BLOCK, 2 * self._config.head_dim)
+        threads = threads or cores
+        self.name = f"CPU, ONNX Runtime {ort.__version__}, {counted(threads, 'thread')}"
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = threads
         options.log_severity_level = 4
         path = bundle.path("model.onnx")
         try:
@@ -79,48 +85,54 @@ class CpuRuntime:
         # Each token reads all weights: about 10 % faster from large pages.
         use_huge_pages()
         self._run_options: Any = ort.RunOptions()
-        self._position = 0
+        # Kept because rows are read in groups, also those that begin or end in the middle of one.
+        self._tokens: list[int] = []
         self._inputs: dict[str, NDArray[Any]] = {}
         self._binding: Any = self._session.io_binding()
         self._cache: list[NDArray[np.float32]] = []
-        self._grow(min(FIRST_ROWS, self._context_length))
-
-    @property
-    def name(self) -> str:
-        """Engine, version and threads."""
-        return f"CPU, ONNX Runtime {self._ort.__version__}, {counted(self._threads, 'thread')}"
-
-    @property
-    def vocab_size(self) -> int:
-        """Width of a row of logits."""
-        return self._config.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens that the cache can hold."""
-        return self._context_length
+        self._grow(FIRST_ROWS)
 
     @property
     def position(self) -> int:
         """Tokens in the cache."""
-        return self._position
+        return len(self._tokens)
 
-    def plan(self, position: int, count: int) -> list[int]:  # noqa: ARG002  (the CPU's pieces don't depend on it)
-        """Pieces of CHUNK tokens and a rest."""
-        whole, rest = divmod(count, CHUNK)
-        return [CHUNK] * whole + ([rest] if rest else [])
+    def read(self, tokens: Sequence[int]) -> Iterator[HostOutput]:
+        """Append a prompt in pieces of at most CHUNK tokens.
+
+        Every row is computed by the kernels for many rows, at its place in a group: cached tokens of an incomplete
+        group are read again. So the logits after a prompt are the same to the bit, however much of it was read before.
+        Rows that `feed` computed one at a time, an answer's, stay as they are.
+        """
+        check_feed(self, tokens)
+        position = self.position
+        start = position - position % GROUP
+        if start and position + len(tokens) == start + 1:
+            start -= GROUP
+        ids = [*self._tokens[start:], *tokens]
+        done = 0
+        while done < len(ids):
+            left = len(ids) - done
+            size = min(CHUNK, left)
+            if left % self._block == 1 < left:
+                size = min(CHUNK, left - 1) - GROUP
+            output = self._run(start + done, ids[done : done + size])
+            done += size
+            yield output
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> HostOutput:
         """Append tokens and compute the logits after the last one (or after each)."""
+        check_feed(self, tokens)
+        return self._run(self.position, tokens, every_row=every_row)
+
+    def _run(self, position: int, tokens: Sequence[int], *, every_row: bool = False) -> HostOutput:
+        """Compute tokens in the place of those that are cached from `position` on."""
         if self._session is None:
             raise DeviceError("the CPU engine was closed")
-        check_feed(self, tokens)
         ids = np.asarray(tokens, np.int64).reshape(1, -1)
         count = ids.shape[1]
-        total = self._position + count
-        rows = self._cache[0].shape[2]
-        if total > rows:
-            self._grow(min(max(total, 2 * rows), self._context_length))
+        total = position + count
+        self._grow(total)
         logits = np.empty((1, count if every_row else 1, self.vocab_size), np.float32)
         binding = self._binding
         # Bound memory is not copied: the arrays must outlive the run.
@@ -141,31 +153,29 @@ class CpuRuntime:
             if options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
             raise DeviceError(f"ONNX Runtime failed: {_first_line(error)}") from error
-        self._position = total
+        self._tokens[position:] = ids[0].tolist()
         return HostOutput(logits[0])
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on; their rows are overwritten later."""
         check_truncate(self, position)
-        self._position = position
+        del self._tokens[position:]
 
     def save_cache(self) -> SavedCache:
         """Copy the rows in use: float32 [2 * layers, kv_heads, position, head_dim]."""
-        rows = np.empty(self._saved_shape(self._position), np.float32)
+        rows = np.empty(self._saved_shape(self.position), np.float32)
         for part, buffer in zip(rows, self._cache, strict=True):
-            part[:] = buffer[0, :, : self._position]
-        return SavedCache(self._position, rows)
+            part[:] = buffer[0, :, : self.position]
+        return SavedCache(self.position, rows, tuple(self._tokens))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
         """Copy rows back."""
         check_saved(saved, position, self._saved_shape(saved.position))
-        self._position = 0
-        rows = self._cache[0].shape[2]
-        if position > rows:
-            self._grow(min(max(position, 2 * rows), self._context_length))
+        self._tokens.clear()
+        self._grow(position)
         for part, buffer in zip(saved.rows, self._cache, strict=True):
             buffer[0, :, :position] = part[:, :position]
-        self._position = position
+        self._tokens.extend(saved.tokens[:position])
 
     def interrupt(self) -> None:
         """End a feed between two of the graph's nodes: within about 10 ms."""
@@ -180,13 +190,18 @@ class CpuRuntime:
         config = self._config
         return 2 * config.num_hidden_layers, config.num_key_value_heads, position, config.head_dim
 
-    def _grow(self, rows: int) -> None:
-        """Give the cache `rows` rows, keeping what it holds; past and present are the same memory."""
+    def _grow(self, needed: int) -> None:
+        """Give the cache `needed` rows or more, keeping what it holds; past and present are the same memory."""
+        rows = self._cache[0].shape[2] if self._cache else 0
+        if needed <= rows:
+            return
+        rows = min(max(needed, 2 * rows), self.context_length)
         shape = (1, self._config.num_key_value_heads, rows, self._config.head_dim)
+        kept = self.position
         for index in range(2 * self._config.num_hidden_layers):
             buffer = np.zeros(shape, np.float32)
             if index < len(self._cache):
-                buffer[:, :, : self._position] = self._cache[index][:, :, : self._position]
+                buffer[:, :, :kept] = self._cache[index][:, :, :kept]
                 self._cache[index] = buffer
             else:
                 self._cache.append(buffer)

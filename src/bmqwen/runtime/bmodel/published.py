@@ -1,7 +1,8 @@
 """Runs the vendor's published bmodels, one net a layer, behind the same protocol as our own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +76,15 @@ class PublishedRuntime(LoadedBmodel):
         return len(self._tokens)
 
     def plan(self, position: int, count: int) -> list[int]:
-        """All at once where that pays, else one at a time."""
+        """The tokens that `read` feeds together: all where that pays, else one at a time."""
         return [count] if _together(position, count) else [1] * count
+
+    def read(self, tokens: Sequence[int]) -> Iterator[PublishedOutput]:
+        """Append a prompt."""
+        done = 0
+        for count in self.plan(len(self._tokens), len(tokens)):
+            yield cast(PublishedOutput, self.feed(tokens[done : done + count]))
+            done += count
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> PublishedOutput | HostOutput:
         """Append tokens."""

@@ -1,6 +1,6 @@
 """Runs a bmodel bundle of step nets on a device: one launch a token, four bytes back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,23 +98,32 @@ class StepRuntime(LoadedBmodel):
         return self._position
 
     def plan(self, position: int, count: int) -> list[int]:
-        """The tokens that each launch takes."""
+        """The tokens that each launch of `read` takes."""
         return [used for _, used in self._nets.plan(position, count)]
+
+    def read(self, tokens: Sequence[int]) -> Iterator[StepOutput]:
+        """Append a prompt, in as few launches as pay."""
+        check_feed(self, tokens)
+        done = 0
+        for shape, used in self._nets.plan(self._position, len(tokens)):
+            self._begin_feed()
+            self._launch(shape, self._position, tokens[done : done + used])
+            done += used
+            self._position += used
+            yield StepOutput(self, shape, self._serial)
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> StepOutput | HostOutput:
         """Append tokens: as few launches as pay, or one a token with `every_row`."""
-        count = len(tokens)
         check_feed(self, tokens)
         self._begin_feed()
         if every_row:
             return self._feed_rows(tokens)
         position, done = self._position, 0
-        for shape, used in self._nets.plan(position, count):
+        for shape, used in self._nets.plan(position, len(tokens)):
             self._check_interrupt()
-            rows = self._embedding.rows(tokens[done : done + used])
-            self._stages.launch(shape, position + done, rows)
+            self._launch(shape, position + done, tokens[done : done + used])
             done += used
-        self._position = position + count
+        self._position = position + done
         return StepOutput(self, shape, self._serial)
 
     def truncate(self, position: int) -> None:
@@ -160,9 +169,12 @@ class StepRuntime(LoadedBmodel):
         self._position = 0
         if position:
             self._stages.write_cache(0, cache)
-        self._stages.launch(shape, position, self._embedding.rows(tokens))
+        self._launch(shape, position, tokens)
         token, logits = self._stages.token_id(shape), self._stages.logits(shape)[0]
         return StageResult(token, logits, self._stages.read_cache(position, count))
+
+    def _launch(self, shape: StepShape, position: int, tokens: Sequence[int]) -> None:
+        self._stages.launch(shape, position, self._embedding.rows(tokens))
 
     def _feed_rows(self, tokens: Sequence[int]) -> HostOutput:
         rows = np.empty((len(tokens), self.vocab_size), np.float32)
@@ -171,7 +183,7 @@ class StepRuntime(LoadedBmodel):
             shape = self._nets.shape(1, self._position + i)
             if shape is None:
                 raise BundleError(f"the bundle has no net for one token after {self._position + i}")
-            self._stages.launch(shape, self._position + i, self._embedding.rows([token]))
+            self._launch(shape, self._position + i, [token])
             rows[i] = self._stages.logits(shape)[0]
         self._position += len(tokens)
         return HostOutput(rows)

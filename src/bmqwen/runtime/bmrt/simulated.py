@@ -1,6 +1,6 @@
 """A bmodel bundle on the vendor's simulator, in a process of its own: token ids go in, ids and logits come out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Target:
         return self._runtime.memory_used
 
     def plan(self, position: int, count: int) -> list[int]:
-        """As `Runtime.plan`."""
+        """As the runtime's own `plan`."""
         return self._runtime.plan(position, count)
 
     def feed(self, position: int, tokens: Sequence[int], every_row: bool) -> None:
@@ -180,10 +180,13 @@ class SimulatedRuntime:
         used: int | None = self._worker.call("memory_used")
         return used
 
-    def plan(self, position: int, count: int) -> list[int]:
-        """The tokens that each launch takes."""
-        lengths: list[int] = self._worker.call("plan", position, count)
-        return lengths
+    def read(self, tokens: Sequence[int]) -> Iterator[SimulatedOutput]:
+        """Append a prompt, launch by launch."""
+        check_feed(self, tokens)
+        done = 0
+        for count in self._worker.call("plan", self._position, len(tokens)):
+            yield self.feed(tokens[done : done + count])
+            done += count
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> SimulatedOutput:
         """Append tokens and simulate what follows them: about a second for a million of products."""
