@@ -57,6 +57,10 @@ def own_cache(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytes
     """Every test gets an empty cache, save those that need what is large."""
     if not any(request.node.get_closest_marker(name) for name in ("real_model", "simulator", "browser")):
         monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "bmqwen-cache"))
+        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope-cache"))
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "huggingface-cache"))
+        # The library has read its variable already.
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface-cache"))
     monkeypatch.delenv("BMQWEN_OFFLINE", raising=False)
 
 

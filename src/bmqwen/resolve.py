@@ -12,7 +12,7 @@ from bmqwen.errors import BundleError, InputError
 from bmqwen.hub.catalog import find, is_short
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
-from bmqwen.util.paths import cache_folder
+from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress
 from bmqwen.util.storage import path_lock, storage_errors
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
@@ -83,7 +83,7 @@ def resolve_bundle(
 
 def _downloaded() -> list[Path]:
     """Folders of the models in the cache."""
-    models = [model.path for model in Hub(offline=True).cache.models() if model.complete]
+    models = [model.path for model in Hub().models() if model.complete]
     return [path if path.is_dir() else path.parent for path in models]
 
 
@@ -117,32 +117,18 @@ def remove_model(name: str) -> int:
     Raises:
         InputError: nothing of that name is there.
     """
-    hub = Hub()
-    made = [bundle for bundle in conversions() if name in (bundle.folder.name, bundle.model)]
-    freed = 0
-    cached = {m.name: m.path.name for m in hub.cache.models()}
-    if not made and not _names(name) & cached.keys():
-        there = ", ".join([*cached, *(bundle.folder.name for bundle in conversions())]) or "nothing"
-        raise InputError(f"{name[:200]} is not in the cache, which holds {there}")
-    try:
-        freed = hub.remove(name)
-        # A short name in any spelling was removed: whatever is gone from the list is what it meant.
-        gone = set(cached) - {m.name for m in hub.cache.models()}
-        made += [b for b in conversions() if b.model in {cached[n] for n in gone} and b not in made]
-    except InputError:
-        if not made:
-            raise
+    hub, there = Hub(), conversions()
+    found = hub.named(name)
+    names = {name, *(model_name(model.path) for model in found)}
+    made = [bundle for bundle in there if bundle.folder.name == name or bundle.model in names]
+    if not found and not made:
+        known = [*(model.name for model in hub.models()), *(bundle.folder.name for bundle in there)]
+        raise InputError(f"{name[:200]} is not in the cache, which holds {', '.join(known) or 'nothing'}")
+    freed = hub.remove(name) if found else 0
     for bundle in made:
         with storage_errors(bundle.folder):
             shutil.rmtree(bundle.folder)
     return freed + sum(bundle.total_bytes for bundle in made)
-
-
-def _names(text: str) -> set[str]:
-    """What may be called so in the cache."""
-    with contextlib.suppress(InputError):
-        return {text, find(text).name}
-    return {text}
 
 
 def _export(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bmqwen.compiler.toolchain import NEEDED, check_host, is_wanted, open_toolchain
-from bmqwen.compiler.toolchain_fetch import WHEEL_BYTES, steps
-from bmqwen.compiler.wheel_archive import WheelArchive, unpack
+from bmqwen.compiler.toolchain_fetch import WHEEL_BYTES, PinnedWheel, steps
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError, StorageError
+from bmqwen.hub.package_index import unpack
 from support.index_server import IndexServer, use_only
 
 STARTS = "#!/bin/sh\necho version\n"
@@ -22,13 +22,15 @@ FOREIGN = "tpu_mlir/lib/third_party/libc.so.6"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and no SDK named."""
+    """An empty cache, no SDK named, and a folder of wheels as the only place to look."""
     monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BMQWEN_TOOLCHAIN", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     return tmp_path / "cache"
 
 
-def make_wheel(folder: Path, *, compiler: str = STARTS, without: str = "") -> WheelArchive:
+def make_wheel(folder: Path, *, compiler: str = STARTS, without: str = "") -> PinnedWheel:
     """A wheel of the compiler's shape; returns its pin."""
     folder.mkdir(exist_ok=True)
     path = folder / "tpu_mlir-1.30.2-py3-none-any.whl"
@@ -48,18 +50,13 @@ def make_wheel(folder: Path, *, compiler: str = STARTS, without: str = "") -> Wh
             "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr("tpu_mlir-1.30.2.dist-info/RECORD", "")
-    return WheelArchive("tpu_mlir", "1.30.2", hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def options(folder: Path) -> list[str]:
-    """Have pip look only in a folder."""
-    return ["--no-index", "--find-links", str(folder)]
+    return PinnedWheel("tpu_mlir==1.30.2", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def test_fetches_once_and_leaves_the_foreign_c_library_out(tmp_path: Path, cache: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels")
     said: list[str] = []
-    found = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"), report=said.append)
+    found = open_toolchain(wheel=wheel, report=said.append)
     assert found.root == cache / "toolchain/1.30.2/tpu_mlir"
     assert found.version == "1.30.2"
     assert os.access(found.tpuc_opt, os.X_OK)
@@ -68,7 +65,7 @@ def test_fetches_once_and_leaves_the_foreign_c_library_out(tmp_path: Path, cache
     assert len(said) == 2
     assert not list((cache / "toolchain").glob("*.whl"))
     # The second time nothing is looked for: the folder of wheels may be gone.
-    again = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "gone"), report=said.append)
+    again = open_toolchain(wheel=wheel, report=said.append)
     assert again == found
     assert len(said) == 2
 
@@ -109,7 +106,7 @@ def test_a_wheel_with_another_hash_is_not_kept(
         with pytest.raises(
             DownloadError, match=r"tpu_mlir-1\.30\.2-py3-none-any\.whl from the package index .*checksum"
         ):
-            open_toolchain(wheel=WheelArchive("tpu_mlir", "1.30.2", "0" * 64))
+            open_toolchain(wheel=PinnedWheel("tpu_mlir==1.30.2", "0" * 64))
     assert [p.name for p in (cache / "toolchain").iterdir() if not p.name.endswith(".lock")] == []
 
 
@@ -118,16 +115,16 @@ def test_offline_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     wheel = make_wheel(tmp_path / "wheels")
     monkeypatch.setenv(name, "1")
     with pytest.raises(DownloadError, match=r"compiler is not in the cache .*offline mode is on"):
-        open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+        open_toolchain(wheel=wheel)
     monkeypatch.delenv(name)
-    open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+    open_toolchain(wheel=wheel)
     monkeypatch.setenv(name, "1")
     open_toolchain(wheel=wheel)
 
 
 def test_environment_has_what_the_kernel_compiler_reads(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels")
-    found = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+    found = open_toolchain(wheel=wheel)
     variables = found.environment(tmp_path / "net")
     for name in ("TPUC_ROOT", "PPL_PROJECT_ROOT", "PPL_RUNTIME_PATH", "PPL_CACHE_PATH", "PPL_BUILD_PATH"):
         assert Path(variables[name]).is_absolute()
@@ -139,25 +136,27 @@ def test_environment_has_what_the_kernel_compiler_reads(tmp_path: Path) -> None:
 
 def test_simulator_folder_links_the_names_that_are_looked_up(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels")
-    folder = open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels")).simulator_folder
+    folder = open_toolchain(wheel=wheel).simulator_folder
     assert sorted(p.name for p in folder.iterdir()) == ["libbmlib.so.0", "libbmrt.so.1.0", "libcmodel.so"]
     assert (folder / "libcmodel.so").resolve().name == "libcmodel_bm1684x.so"
 
 
 def test_wrong_hash_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     make_wheel(tmp_path / "wheels")
-    other = WheelArchive("tpu_mlir", "1.30.2", "0" * 64)
-    with pytest.raises(DownloadError, match=r"has SHA-256 \w+, but tpu_mlir==1\.30\.2 has 0000"):
-        open_toolchain(wheel=other, pip_options=options(tmp_path / "wheels"))
+    other = PinnedWheel("tpu_mlir==1.30.2", "0" * 64)
+    with pytest.raises(
+        DownloadError, match=r"tpu_mlir-1\.30\.2-py3-none-any\.whl from the package index .*checksum"
+    ):
+        open_toolchain(wheel=other)
     assert [p.name for p in (cache / "toolchain").iterdir() if not p.name.endswith(".lock")] == []
 
 
 def test_missing_wheel_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        DownloadError, match=r"pip could not fetch tpu_mlir==1\.30\.2 \(Could not find a version"
+        DownloadError, match=r"the package index has no wheel of tpu_mlir==1\.30\.2"
     ) as caught:
-        open_toolchain(pip_options=options(tmp_path / "empty"))
+        open_toolchain()
     assert "\n" not in str(caught.value)
 
 
@@ -173,7 +172,7 @@ def test_download_is_told_in_a_few_lines() -> None:
 def test_wheel_without_a_needed_file_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels", without="lib/libppl_host.so")
     with pytest.raises(MissingDependencyError, match=r"lacks lib/libppl_host\.so"):
-        open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+        open_toolchain(wheel=wheel)
     assert [p.name for p in (cache / "toolchain").iterdir() if not p.name.endswith(".lock")] == []
 
 
@@ -203,7 +202,7 @@ def test_read_only_cache_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.
     blocker.write_text("")
     monkeypatch.setenv("BMQWEN_CACHE", str(blocker))
     with pytest.raises(StorageError, match=r"file/toolchain"):
-        open_toolchain(pip_options=options(tmp_path))
+        open_toolchain()
 
 
 def test_named_sdk_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +222,7 @@ def test_compiler_that_does_not_start_names_the_library(tmp_path: Path) -> None:
     failing = '#!/bin/sh\necho "$0: error while loading shared libraries: libtinfo.so.6: no such file" >&2\nexit 127\n'
     wheel = make_wheel(tmp_path / "wheels", compiler=failing)
     with pytest.raises(MissingDependencyError, match=r"does not start: .*libtinfo\.so\.6"):
-        open_toolchain(wheel=wheel, pip_options=options(tmp_path / "wheels"))
+        open_toolchain(wheel=wheel)
 
 
 def test_missing_programs_are_named_before_work_starts(
@@ -256,9 +255,8 @@ def test_only_one_of_two_processes_fetches(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from bmqwen.compiler.toolchain import open_toolchain\n"
-        "from bmqwen.compiler.wheel_archive import WheelArchive\n"
-        f"open_toolchain(wheel=WheelArchive('tpu_mlir', '1.30.2', '{wheel.sha256}'),\n"
-        f"    pip_options=['--no-index', '--find-links', {str(tmp_path / 'wheels')!r}], report=print)\n"
+        "from bmqwen.compiler.toolchain_fetch import PinnedWheel\n"
+        f"open_toolchain(wheel=PinnedWheel('tpu_mlir==1.30.2', '{wheel.sha256}'), report=print)\n"
     )
     both = [
         subprocess.Popen(

@@ -22,7 +22,7 @@ from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.app import app
 from bmqwen.cli.repl.commands import COMMANDS
 from bmqwen.compiler.plan import sizes
-from bmqwen.hub.published_configs import published_config
+from bmqwen.hub.known_config import published_config
 from bmqwen.quant.precision import Precision
 from support.messages import Messages
 

@@ -23,7 +23,7 @@ from bmqwen.cli.commands.doctor import _lines
 from bmqwen.doctor.examination import Examination, config_request, examine
 from bmqwen.doctor.probe import Answer
 from bmqwen.doctor.software import Environment
-from bmqwen.hub.published_configs import published_config
+from bmqwen.hub.known_config import published_config
 from bmqwen.quant.precision import Precision
 from support.recorded import PACKAGES, recorded
 

@@ -24,7 +24,7 @@ from bmqwen.chip.problems import larger_than_heap, too_little_memory
 from bmqwen.chip.spec import DEFAULT_CHIP, MIB, Layout
 from bmqwen.doctor.examination import config_request, examine, find_request
 from bmqwen.doctor.probe import Answer
-from bmqwen.hub.published_configs import published_config
+from bmqwen.hub.known_config import published_config
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.progress import Silent
 from support.bmodel_files import FakeBmodel, FakeNet

@@ -20,8 +20,7 @@ from bmqwen.errors import BmqwenError, DownloadError, InputError
 from bmqwen.hub.cache import Cache
 from bmqwen.hub.catalog import PUBLISHED, SOPHGO, find
 from bmqwen.hub.hub import Hub
-from bmqwen.hub.sophgo import Sophgo
-from bmqwen.hub.sophgo_servers import Server, known_servers
+from bmqwen.hub.sophgo import Server, Sophgo, known_servers
 from support.bmodel_files import FakeBmodel, published_nets
 from support.pull_observer import Notes, left_in
 from support.pull_server import HubServer
@@ -102,12 +101,11 @@ def test_bmodel_and_tokenizer_with_the_hash_beside(publisher: Publisher, tmp_pat
         for name in (".bmqwen.json", FILE, f"{FILE}.sha256", "tokenizer.json", "tokenizer_config.json")
     ]
     assert notes.starts[1] == (f"Downloading {NAME} from SOPHGO's server", len(publisher.files[FILE]))
-    found = Cache(cache).find(NAME)
-    assert found is not None
+    (found,) = Cache(cache).models()
     assert (found.path, found.source, found.complete) == (path, "sophgo", True)
     publisher.files.clear()
     assert hub(cache, by_http(publisher)).pull(NAME) == path
-    assert Cache(cache).remove(NAME) > 500_000
+    assert Cache(cache).remove(found) > 500_000
 
 
 def test_a_cut_download_goes_on(publisher: Publisher, tmp_path: Path) -> None:
@@ -124,7 +122,7 @@ def test_what_an_interrupted_run_left_is_continued(publisher: Publisher, tmp_pat
     program = (
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[3:]\n"
         "from bmqwen.hub.hub import Hub; from bmqwen.hub.cache import Cache\n"
-        "from bmqwen.hub.sophgo import Sophgo; from bmqwen.hub.sophgo_servers import Server\n"
+        "from bmqwen.hub.sophgo import Server, Sophgo\n"
         "source = Sophgo([Server('127.0.0.1', int(sys.argv[1]), 'open', 'open')], ['false'])\n"
         f"Hub(Cache(Path(sys.argv[2])), sources={{'sophgo': source}}).pull('{NAME}')\n"
     )

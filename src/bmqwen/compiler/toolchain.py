@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmqwen.chip.spec import DEFAULT_CHIP
-from bmqwen.compiler.toolchain_fetch import Report, fetch_toolchain
-from bmqwen.compiler.wheel_archive import WheelArchive
+from bmqwen.compiler.toolchain_fetch import PinnedWheel, Report, fetch_toolchain
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.util.paths import cache_folder, named_toolchain
 from bmqwen.util.storage import storage_errors
 
-WHEEL = WheelArchive("tpu_mlir", "1.30.2", "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909")
+WHEEL = PinnedWheel("tpu_mlir==1.30.2", "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909")
 GLIBC = (2, 34)
 TPUC_OPT = "bin/tpuc-opt"
 MODEL_TOOL = "bin/model_tool"
@@ -125,16 +124,14 @@ def open_toolchain(
     named: Path | None = None,
     *,
     report: Report = lambda _: None,
-    wheel: WheelArchive = WHEEL,
-    pip_options: Sequence[str] = (),
+    wheel: PinnedWheel = WHEEL,
 ) -> Toolchain:
-    """The compiler, fetched once into the cache unless the user has one.
+    """Return the compiler, fetched once into the cache unless the user has one.
 
     Args:
         named: folder of an installed SDK (else the environment variable BMQWEN_TOOLCHAIN; else the cache).
         report: told in a line what takes long.
         wheel: what to fetch.
-        pip_options: more options for pip.
 
     Raises:
         MissingDependencyError: the host cannot run it, or lacks a program that it calls.
@@ -149,7 +146,7 @@ def open_toolchain(
     else:
         folder = cache / wheel.version
         if not folder.is_dir():
-            fetch_toolchain(wheel, folder, is_wanted, _require_whole, report, pip_options)
+            fetch_toolchain(wheel, folder, is_wanted, _require_whole, report)
         toolchain = Toolchain(folder / "tpu_mlir", wheel.version, cache / f"{wheel.version}-state")
         _require_files(toolchain.root, f"remove {folder} and run the command again")
     _check_loads(toolchain)

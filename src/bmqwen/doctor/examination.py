@@ -21,7 +21,7 @@ from bmqwen.doctor.software import Environment, check_software
 from bmqwen.errors import BundleError, InputError
 from bmqwen.hub.catalog import find, is_short
 from bmqwen.hub.hub import Hub
-from bmqwen.hub.published_configs import published_config
+from bmqwen.hub.known_config import published_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
 from bmqwen.util.progress import Progress

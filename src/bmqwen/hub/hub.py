@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError
-from bmqwen.hub.cache import Cache
+from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
+from bmqwen.hub.cache import Cache, CachedModel, Store
 from bmqwen.hub.catalog import (
     DEMO,
     HUGGINGFACE,
@@ -21,14 +22,14 @@ from bmqwen.hub.catalog import (
     is_short,
 )
 from bmqwen.hub.huggingface import HuggingFace
-from bmqwen.hub.inquiry import Inquiry
 from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
-from bmqwen.hub.source import Release, Source, UnreachableError
+from bmqwen.hub.source import Inquiry, Release, Source, UnreachableError
 from bmqwen.hub.wheels import WheelIndex
-from bmqwen.util.disk import size_below
+from bmqwen.model.registry import read_config
+from bmqwen.util.disk import remove_empty_folders, size_below
 from bmqwen.util.progress import Progress, Report, Silent
-from bmqwen.util.storage import require_free, storage_errors
+from bmqwen.util.storage import path_lock, require_free, storage_errors
 
 AUTO = "auto"
 # In the order in which they are tried.
@@ -52,10 +53,10 @@ def offline_wanted() -> bool:
 
 
 class Hub:
-    """Models by name: those of the cache, and those that the sources have.
+    """Models by name: those on this machine, and those that the sources have.
 
     Args:
-        cache: where they are kept; None for the user's own.
+        cache: our own; None for the user's.
         sources: where they come from, by name, in the order in which "auto" tries them.
         models: the short names.
         offline: forbids the network; None to ask the environment.
@@ -79,8 +80,17 @@ class Hub:
         self._offline = offline_wanted() if offline is None else offline
         self._patience, self._limit = patience, limit
 
+    def find(self, model: Model) -> CachedModel | None:
+        """Return a model that is on this machine, in our cache or in a hub's own; None otherwise."""
+        return next((found for store in self._stores() if (found := store.find(model))), None)
+
+    def models(self) -> list[CachedModel]:
+        """Return the models on this machine that bmqwen can run, unfinished ones included."""
+        shared = [model for store in self._stores()[1:] for model in store.models() if _is_supported(model)]
+        return self.cache.models() + shared
+
     def pull(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
-        """Download a model, unless the cache has it.
+        """Download a model, unless it is on this machine.
 
         Two processes that want the same model do not both download it: the second waits.
 
@@ -100,22 +110,19 @@ class Hub:
         """
         model = find(name, self._models) if name else DEMO
         sources = self._choose(model, source)
-        if found := self.cache.find(model.name):
+        if found := self.find(model):
             return found.path
         if self._offline:
             raise DownloadError(
-                f"{model.title} is not in the cache {self.cache.folder}, and offline mode is on: "
+                f"{model.title} is not in the cache {self.cache.folder} nor in that of a hub, and offline mode is on: "
                 "leave --offline out, or unset BMQWEN_OFFLINE and HF_HUB_OFFLINE, to download it"
             )
-        with self.cache.lock(model.name, wait=False) as mine:
-            if mine:
-                return self._pull(model, sources, progress)
-        progress.note(f"another process downloads {model.title}: waiting for it")
-        with self.cache.lock(model.name, wait=True):
+        waiting = f"another process downloads {model.title}: waiting for it"
+        with path_lock(self._lock(model.name), lambda: progress.note(waiting)):
             return self._pull(model, sources, progress)
 
     def resolve(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
-        """The path for whatever a user may call a model.
+        """Return the path of what a user calls a model.
 
         An existing folder or file is returned as it is, unless a short name is spelled alike (then write
         ./NAME). All else goes to `pull`, whose arguments and errors it shares. A path that does not exist is
@@ -131,10 +138,39 @@ class Hub:
                 raise InputError(f"there is no file or folder {name[:200]}")
         return self.pull(name, source=source, progress=progress)
 
+    def named(self, name: str) -> list[CachedModel]:
+        """Return the models on this machine that a name means: as `models` has it, or any that `pull` takes."""
+        return [model for _, model in self._named(name)]
+
     def remove(self, name: str) -> int:
-        """Delete a model from the cache; the bytes that this freed. Raises InputError if it is not there."""
-        known = {model.name for model in self.cache.models()}
-        return self.cache.remove(name if name in known else find(name, self._models).name)
+        """Delete the models that are called so, finished or not; return the bytes that this freed.
+
+        Raises:
+            InputError: there is none, or another process downloads it now.
+            StorageError: it cannot be deleted.
+        """
+        found = self._named(name)
+        if not found:
+            known = ", ".join(model.name for model in self.models()) or "nothing"
+            raise InputError(f"{name[:200]} is not in the cache {self.cache.folder}, which holds {known}")
+        with contextlib.ExitStack() as locks:
+            for _, model in found:
+                if not locks.enter_context(path_lock(self._lock(model.name), wait=False)):
+                    raise InputError(f"{name} is being downloaded by another process: stop that first")
+            return sum(store.remove(model) for store, model in found)
+
+    def _named(self, name: str) -> list[tuple[Store, CachedModel]]:
+        names = {name}
+        with contextlib.suppress(InputError):
+            meant = find(name, self._models)
+            names |= {meant.name, meant.title}
+        return [(store, model) for store in self._stores() for model in store.models() if model.name in names]
+
+    def _stores(self) -> list[Store]:
+        return [self.cache, *(place.store for place in self._sources.values() if place.store is not None)]
+
+    def _lock(self, name: str) -> Path:
+        return self.cache.folder / ".locks" / re.sub("[/:]", "--", name)
 
     def _choose(self, model: Model, source: str) -> dict[str, Source]:
         if source == AUTO:
@@ -149,7 +185,7 @@ class Hub:
         return {source: place}
 
     def _pull(self, model: Model, sources: Mapping[str, Source], progress: Progress) -> Path:
-        if found := self.cache.find(model.name):  # another process was faster
+        if found := self.find(model):  # another process was faster
             return found.path
         failures: list[BmqwenError] = []
         for place, answer in self._ask(model, sources, progress):
@@ -183,27 +219,30 @@ class Hub:
             yield inquiry.place, late or UnreachableError(f"{inquiry.place.title} did not answer")
 
     def _fetch(self, place: Source, release: Release, progress: Progress) -> Path:
-        model = release.model
-        folder = self.cache.partial(release)
+        store, title = place.store or self.cache, release.model.title
+        folder = store.place(release)
+        parts = [store.part(release, file) for file in release.files]
+        elsewhere = sum(part.stat().st_size for part in parts if part.parent != folder and part.is_file())
         try:
-            require_free(folder, release.size + release.scratch - size_below(folder), model.name)
-            progress.start(f"Downloading {model.title} from {place.title}", release.size or None)
+            needed = release.size + release.scratch - size_below(folder) - elsewhere
+            require_free(store.folder, needed, release.model.name, store.variable)
+            progress.start(f"Downloading {title} from {place.title}", release.size or None)
             before = 0
-            for file in release.files:
-                path = folder / file.name
-                if not (path.is_file() and file.size in (0, path.stat().st_size)):
-                    part = path.with_name(file.name + ".part")
+            for file, part in zip(release.files, parts, strict=True):
+                if not store.has(release, file):
+                    with storage_errors(store.folder):
+                        folder.mkdir(parents=True, exist_ok=True)
+                        part.parent.mkdir(parents=True, exist_ok=True)
                     place.fetch(release, file, part, _after(before, progress), progress)
-                    with storage_errors(path):
-                        part.replace(path)
-                before += path.stat().st_size
+                    store.add(release, file)
+                before += file.size
                 progress.advance(before)
-            self.cache.publish(release, folder)
+            return store.finish(release)
+        except StorageError as error:
+            raise StorageError(str(error).replace(self.cache.variable, store.variable)) from error
         finally:
-            self.cache.prune(folder)
-        found = self.cache.find(model.name)
-        assert found is not None
-        return found.path
+            for above in {folder.parent, *(part.parent.parent for part in parts)}:
+                remove_empty_folders(above)
 
     def _failure(
         self, model: Model, failures: list[BmqwenError], sources: Mapping[str, Source]
@@ -227,6 +266,15 @@ class Hub:
         if model.archive is None and DEMO.name in self._models:
             fix += "; the demo model (bmqwen pull demo) can also come from PyPI"
         return DownloadError(f"{model.title} cannot be downloaded: {reasons}: {fix}")
+
+
+def _is_supported(model: CachedModel) -> bool:
+    """Whether it is none of the many other things that hubs' caches hold; of GGUF files only a look inside tells."""
+    if model.complete and model.path.is_dir():
+        with contextlib.suppress(InputError):
+            return bool(read_config(model.path / "config.json"))
+        return False
+    return True
 
 
 def _after(base: int, progress: Progress) -> Report:

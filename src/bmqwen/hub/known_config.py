@@ -1,26 +1,48 @@
-"""A model's configuration by whatever names the model, without its weights."""
+"""A model's configuration by what users call the model, without its weights."""
 
 import contextlib
 import tempfile
 from pathlib import Path
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError
-from bmqwen.hub.catalog import DEMO, MODELS, Model, find, is_short
+from bmqwen.hub.catalog import DEMO, Model, find, is_short
 from bmqwen.hub.hub import SOURCES, Hub, offline_wanted
-from bmqwen.hub.published_configs import published_config
 from bmqwen.hub.source import UnreachableError
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.registry import read_config
+from bmqwen.util.paths import model_name
 from bmqwen.util.progress import Progress, Silent
 from bmqwen.weights.checkpoint import open_checkpoint
 
-PATIENCE = 10.0
+_PATIENCE = 10.0
+
+# Hidden size, MLP, layers, heads, K/V heads, tied embeddings: as published in each config.json.
+_SHAPES: dict[str, tuple[int, int, int, int, int, bool]] = {
+    "qwen1.5-0.5b-chat": (1024, 2816, 24, 16, 16, True),
+    "qwen1.5-1.8b-chat": (2048, 5504, 24, 16, 16, False),
+    "qwen1.5-4b-chat": (2560, 6912, 40, 20, 20, False),
+    "qwen1.5-7b-chat": (4096, 11008, 32, 32, 32, False),
+    "qwen2-0.5b-instruct": (896, 4864, 24, 14, 2, True),
+    "qwen2-1.5b-instruct": (1536, 8960, 28, 12, 2, True),
+    "qwen2-7b-instruct": (3584, 18944, 28, 28, 4, False),
+    "qwen2.5-3b-instruct": (2048, 11008, 36, 16, 2, True),
+}
+_ALIKE = {
+    "qwen2.5-0.5b-instruct": "qwen2-0.5b-instruct",
+    "qwen2.5-1.5b-instruct": "qwen2-1.5b-instruct",
+    "qwen2.5-7b-instruct": "qwen2-7b-instruct",
+    "qwen2.5-coder-0.5b-instruct": "qwen2-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct": "qwen2-1.5b-instruct",
+    "qwen2.5-coder-0.5b-instruct-q4_k_m": "qwen2-0.5b-instruct",
+    "qwen2.5-coder-1.5b-instruct-q4_k_m": "qwen2-1.5b-instruct",
+}
 
 
 def known_config(
     name: str | None, *, offline: bool = False, progress: Progress | None = None
 ) -> tuple[str, ModelConfig]:
-    """Name and configuration of a model.
+    """Return name and configuration of a model.
 
     A short name is known without network; of a folder config.json alone is read; of an unknown hub id only
     config.json is downloaded.
@@ -37,11 +59,11 @@ def known_config(
         with contextlib.suppress(OSError, RuntimeError):
             path = path.expanduser()
             if path.exists():
-                return path.resolve().name, _local(path)
+                return model_name(path), _local(path)
     model = find(name) if name else DEMO
     if (config := published_config(model.name)) is not None and model.revision is None:
         return model.name, config
-    if cached := Hub(models=MODELS).cache.find(model.name):
+    if cached := Hub().find(model):
         return model.name, _local(cached.path)
     if offline or offline_wanted():
         raise DownloadError(
@@ -62,7 +84,7 @@ def _local(path: Path) -> ModelConfig:
 
 
 def _remote(model: Model, progress: Progress) -> ModelConfig:
-    """From the first hub that has it."""
+    """Download it from the first hub that has it."""
     failures: list[BmqwenError] = []
     for make in SOURCES.values():
         place = make()
@@ -70,7 +92,7 @@ def _remote(model: Model, progress: Progress) -> ModelConfig:
             continue
         progress.start(f"Asking {place.title} for the configuration of {model.title}", None)
         try:
-            release = place.find(model, PATIENCE)
+            release = place.find(model, _PATIENCE)
             file = next((f for f in release.files if f.name == "config.json"), None)
             if file is None:
                 raise InputError(
@@ -84,3 +106,25 @@ def _remote(model: Model, progress: Progress) -> ModelConfig:
             failures.append(error)
     # A hub that answered knows better than one that did not.
     raise next((e for e in failures if isinstance(e, InputError)), failures[0])
+
+
+def published_config(name: str) -> ModelConfig | None:
+    """Return the configuration of a model by its short name; None for any other."""
+    shape = _SHAPES.get(_ALIKE.get(name, name))
+    if shape is None:
+        return None
+    hidden, inner, layers, heads, kv_heads, tied = shape
+    return ModelConfig(
+        architecture=Qwen2,
+        vocab_size=152_064 if hidden == 3584 else 151_936,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
+        rms_norm_eps=1e-6,
+        rope_theta=5e6 if name == "qwen1.5-4b-chat" else 1e6,
+        max_position_embeddings=32_768,
+        tie_word_embeddings=tied,
+    )

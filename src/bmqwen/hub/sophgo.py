@@ -1,26 +1,66 @@
 """The publisher's server of bmodels: over HTTP where it speaks that, which goes on after a cut, else through `dfss`."""
 
+import base64
+import importlib.util
+import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bmqwen.artifact.bmodel import check_bmodel
-from bmqwen.errors import BundleError, DownloadError, InputError, StorageError
+from bmqwen.errors import (
+    BundleError,
+    CheckpointError,
+    DownloadError,
+    InputError,
+    MissingDependencyError,
+    StorageError,
+)
 from bmqwen.hub.catalog import SOPHGO, Model
-from bmqwen.hub.sophgo_servers import CONNECT_SECONDS, PACKAGE, Server, known_servers, reachable
 from bmqwen.hub.source import Release, RemoteFile, UnreachableError
-from bmqwen.hub.transfer import download
-from bmqwen.hub.watched_program import Program, run_watched
+from bmqwen.hub.transfer import WebFile, download
+from bmqwen.util.disk import size_below
+from bmqwen.util.installation import install_command
+from bmqwen.util.json_file import read_json_object
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import file_sha256, storage_errors
+from bmqwen.util.text import counted
 
+_PACKAGE = "dfss"
+# The servers answer at once or, behind a firewall, never.
+_CONNECT_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 5.0
 ACCOUNT = "open@sophgo.com"
 TOKENIZER = "sophon-demo/Qwen1_5/token_config.zip"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _LARGEST_MEMBER = 64 << 20
 _STALL_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One of the publisher's servers, as dfss knows it."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+
+    def file(self, path: str) -> WebFile:
+        """A file of it, over HTTP, which not every server speaks."""
+        login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return WebFile(f"http://{self.host}:{self.port}/{path}", {"Authorization": f"Basic {login}"})
 
 
 class Sophgo:
@@ -33,6 +73,7 @@ class Sophgo:
     """
 
     title = "SOPHGO's server"
+    store = None
 
     def __init__(
         self,
@@ -50,14 +91,14 @@ class Sophgo:
     def find(self, model: Model, patience: float) -> Release:
         """See Source. The size is known only where the server speaks HTTP."""
         servers = known_servers() if self._servers is None else self._servers
-        answering = reachable(servers, min(patience, CONNECT_SECONDS))
+        answering = reachable(servers, min(patience, _CONNECT_SECONDS))
         if not answering:
             raise UnreachableError(
                 f"{self.title} could not be reached (none of its {len(servers)} addresses answers)"
             )
         repo, size = model.repos[SOPHGO], 0
         for server in answering:
-            found = server.file(f"{repo}/{model.file}").size(min(patience, CONNECT_SECONDS))
+            found = server.file(f"{repo}/{model.file}").size(min(patience, _CONNECT_SECONDS))
             if found is not None:
                 self._web, size = server, found
                 break
@@ -89,7 +130,7 @@ class Sophgo:
         archive = target.parent / Path(TOKENIZER).name
         if not archive.is_file():
             part = archive.with_name(f"{archive.name}.part")
-            size = self._web.file(TOKENIZER).size(CONNECT_SECONDS) if self._web else None
+            size = self._web.file(TOKENIZER).size(_CONNECT_SECONDS) if self._web else None
             self._get(TOKENIZER, size or 0, part, report)
             part.replace(archive)
         try:
@@ -112,22 +153,22 @@ class Sophgo:
             self._by_dfss(path, target, report)
             return
         remote = RemoteFile(target.name.removesuffix(".part"), size)
-        download(self._web.file(path).open_at, remote, target, report, self.title)
+        download(self._web.file(path), remote, target, report, self.title)
 
     def _by_dfss(self, path: str, target: Path, report: Report) -> None:
-        """Through the publisher's program, which begins every file anew."""
+        """Through the publisher's program, which begins every file from the start."""
         folder, name = target.parent / "incoming", Path(path).name
         log = target.parent / "dfss.log"
         with storage_errors(target):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         command = [
-            *(self._program or _dfss()),
+            *(self._program or (sys.executable, "-m", _PACKAGE)),
             f"--url={ACCOUNT}:{path}",
-            f"--connect_timeout={CONNECT_SECONDS:.0f}",
+            f"--connect_timeout={_CONNECT_SECONDS:.0f}",
         ]
         try:
-            code = run_watched(Program(PACKAGE, command, folder), folder, log, report, self._stall)
+            code = _run(command, folder, log, report, self._stall)
             if code or not (folder / name).is_file():
                 raise self._failure(path, log.read_text("utf-8", "replace"))
             with storage_errors(target):
@@ -149,5 +190,90 @@ class Sophgo:
         return DownloadError(f"dfss could not fetch {path} ({cause}): run the command again")
 
 
-def _dfss() -> list[str]:
-    return [sys.executable, "-m", PACKAGE]
+def known_servers() -> list[Server]:
+    """Return the public servers in dfss's own list. Raises MissingDependencyError without dfss."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            f"the published bmodels are fetched with the package dfss: {install_command('sophgo')}"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    content = read_json_object(folder / "output" / "dfss-config.json", CheckpointError)
+    entries: Any = content.get("sdk")
+    servers = []
+    for entry in entries if isinstance(entries, list) else []:
+        with suppress(KeyError, TypeError, ValueError):
+            servers.append(
+                Server(str(entry["host"]), int(entry["port"]), str(entry["user"]), str(entry["pass"]))
+            )
+    return servers
+
+
+def reachable(servers: Sequence[Server], seconds: float) -> list[Server]:
+    """Return those that take a connection within some seconds, in the order given."""
+    answers: dict[int, bool] = {}
+
+    def ask(index: int, server: Server) -> None:
+        with suppress(OSError), socket.create_connection((server.host, server.port), seconds):
+            answers[index] = True
+
+    threads = [
+        threading.Thread(target=ask, args=(i, server), daemon=True) for i, server in enumerate(servers)
+    ]
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        # The first that answer do: others may be behind a wall that swallows everything.
+        while thread.is_alive() and time.monotonic() < deadline and not answers:
+            thread.join(0.05)
+    return [server for index, server in enumerate(servers) if index in answers]
+
+
+def _run(command: Sequence[str], folder: Path, log: Path, report: Report, stall: float) -> int:
+    """Run dfss in `folder`, watched by what it writes: it reports nothing itself, and may hang.
+
+    It is ended with everything that it started when this is left early.
+
+    Args:
+        command: program and arguments.
+        folder: where it works and downloads to.
+        log: file for what it prints.
+        report: is told the bytes in the folder, as they grow.
+        stall: seconds without a byte or a word after which it is given up.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        DownloadError: it stalled.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,
+        )
+    seen, since = (-1, -1), time.monotonic()
+    try:
+        while process.poll() is None:
+            state = (size_below(folder), log.stat().st_size)
+            if state != seen:
+                seen, since = state, time.monotonic()
+                report(state[0])
+            elif time.monotonic() - since > stall:
+                raise DownloadError(
+                    f"{_PACKAGE} got nothing for {counted(round(stall), 'second')}: check the network and try again"
+                )
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_STOP_SECONDS)
+    return process.returncode

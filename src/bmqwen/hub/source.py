@@ -1,18 +1,22 @@
-"""What a source offers for a model, and which of it is wanted."""
+"""What a source offers for a model, which of it is wanted, and the question to a source, with a time limit."""
 
 import fnmatch
 import hashlib
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bmqwen.errors import DownloadError, InputError
+from bmqwen.errors import BmqwenError, DownloadError, InputError
 from bmqwen.hub.catalog import Model
 from bmqwen.util.progress import Progress, Report
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+    from bmqwen.hub.cache import Store
 
 WEIGHTS = "*.safetensors"
 _WANTED = (
@@ -97,6 +101,10 @@ class Source(Protocol):
     def title(self) -> str:
         """Name for people."""
 
+    @property
+    def store(self) -> "Store | None":
+        """What keeps its models; None for our own cache."""
+
     def offers(self, model: Model) -> bool:
         """Whether it makes sense to ask for the model here; decided without network."""
 
@@ -149,8 +157,7 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
         if model.file not in known:
             raise InputError(f"{where} has no file {model.file}")
         return (known[model.file],)
-    # A model cut into several GGUF files cannot be read.
-    ggufs = sorted(name for name in fnmatch.filter(known, "*.gguf") if "-of-" not in name)
+    ggufs = gguf_names(known)
     weights = fnmatch.filter(known, "model" + WEIGHTS) or fnmatch.filter(known, WEIGHTS)
     if model.variant is not None or (ggufs and not weights):
         wanted = (model.variant or "").lower()
@@ -170,3 +177,44 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
         raise InputError(f"{where} has no config.json")
     others = [name for name in known if any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)]
     return tuple(known[name] for name in (*sorted(others), *sorted(weights)))
+
+
+def gguf_names(names: Iterable[str]) -> list[str]:
+    """Return the GGUF files among some names, without the parts of models that were cut, which cannot be read."""
+    return sorted(name for name in fnmatch.filter(names, "*.gguf") if "-of-" not in name)
+
+
+class Inquiry:
+    """Asks a source for a model, on a thread that nobody waits for longer than wanted.
+
+    A firewall can make even the look-up of a host's name hang, which no timeout of a client library bounds.
+
+    Args:
+        place: whom to ask.
+        model: what for.
+        patience: seconds that the source may take, for its own timeouts.
+    """
+
+    def __init__(self, place: Source, model: Model, patience: float) -> None:
+        self.place = place
+        self._model = model
+        self._patience = patience
+        self._answer: Release | BmqwenError | None = None
+        self._defect: Exception | None = None
+        self._thread = threading.Thread(target=self._ask, name=f"ask {place.title}", daemon=True)
+        self._thread.start()
+
+    def answer(self, deadline: float) -> Release | BmqwenError | None:
+        """What the source has, or why it has nothing; None after `deadline`, a time of `time.monotonic`."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._defect is not None:
+            raise self._defect
+        return self._answer
+
+    def _ask(self) -> None:
+        try:
+            self._answer = self.place.find(self._model, self._patience)
+        except BmqwenError as error:
+            self._answer = error
+        except Exception as error:  # ours: shown where the answer is asked for
+            self._defect = error

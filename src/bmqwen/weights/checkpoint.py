@@ -14,6 +14,7 @@ from bmqwen.model.config import ModelConfig
 from bmqwen.model.packing import read_packing
 from bmqwen.model.registry import read_config
 from bmqwen.util.json_file import parse_json_object, read_json_object
+from bmqwen.util.paths import model_name
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile, gguf_package
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
@@ -56,8 +57,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Name of the folder or file."""
-        return self.path.resolve().name
+        """Name of the folder or file, or of the repository where it lies in a hub's cache."""
+        return model_name(self.path)
 
     @property
     def parameters(self) -> int:

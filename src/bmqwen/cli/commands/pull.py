@@ -29,11 +29,11 @@ def pull(
 
 def list_models(json: options.Json = False) -> None:
     """List the models in the cache with their conversions, and what can be pulled by a short name."""
-    from bmqwen.hub.cache import Cache
     from bmqwen.hub.catalog import MODELS, PUBLISHED
+    from bmqwen.hub.hub import Hub
     from bmqwen.resolve import conversions
 
-    cached, converted = Cache().models(), conversions()
+    cached, converted = Hub().models(), conversions()
     if json:
         print_json(
             {
