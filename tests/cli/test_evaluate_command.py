@@ -96,7 +96,7 @@ def test_every_mistake_is_one_line(bmqwen: Run, tiny: Path, text: Path, tmp_path
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_it_nothing_is_left_behind(
     way: signal.Signals, environment: dict[str, str], bmqwen: Run, tiny: Path, text: Path, cli_folder: Path
 ) -> None:
@@ -126,5 +126,7 @@ def test_whatever_ends_it_nothing_is_left_behind(
         assert list(scratch.iterdir())
         assert bmqwen("evaluate", tiny, "--text", text, "--limit", "9", "--alone").returncode == 0
     else:
-        assert process.returncode == 130
+        assert process.returncode == 128 + way
+        words = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[way]
+        assert errors.splitlines()[-1] == f"bmqwen: {words}"
     assert not list(scratch.iterdir())

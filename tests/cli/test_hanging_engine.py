@@ -64,6 +64,21 @@ def test_the_second_ctrl_c_ends_a_question(
     assert "Traceback" not in errors.decode()
 
 
+def test_sigterm_ends_a_question(talker: Path, environment: dict[str, str], how: str, told: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, *command(how, told, talker, "-p", "hi")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        _wait_for(told)
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert errors.decode().strip().splitlines()[-1].startswith("bmqwen: terminated")
+    assert "Traceback" not in errors.decode()
+
+
 def test_the_second_ctrl_c_ends_a_conversation(
     talker: Path, environment: dict[str, str], how: str, told: Path
 ) -> None:

@@ -18,7 +18,7 @@ def bmqwen(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]
 
 
 def test_the_published_prompt_gets_a_bubble_sort_that_sorts(demo_model: Path, tmp_path: Path) -> None:
-    result = bmqwen("chat", str(demo_model), "--json", "-p", PROMPT)
+    result = bmqwen("chat", str(demo_model), "--temperature", "0", "--json", "-p", PROMPT)
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
     text = answer["text"]
@@ -41,9 +41,10 @@ def test_the_published_prompt_gets_a_bubble_sort_that_sorts(demo_model: Path, tm
 
 def test_a_second_turn_reads_only_what_is_new(demo_model: Path) -> None:
     from bmqwen.engine import load
+    from bmqwen.generate.params import SamplingParams
 
     with load(demo_model, context_length=2048) as engine:
-        chat = engine.chat()
+        chat = engine.chat(params=SamplingParams(max_tokens=64))
         first = "".join(chat.stream("My name is Ada. What is 2 + 2?"))
         assert chat.last is not None
         before = chat.last.usage

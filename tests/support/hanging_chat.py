@@ -16,8 +16,8 @@ from typing import Any
 
 from bmqwen import engine
 from bmqwen.artifact.bundle import Bundle
+from bmqwen.cli import interrupts
 from bmqwen.cli.app import run
-from bmqwen.cli.repl import ctrl_c
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 
 VOCABULARY, CONTEXT = 300, 512
@@ -78,8 +78,9 @@ def main(how: str, told: str, arguments: Sequence[str]) -> int:
     """Run the program; its exit code."""
     os.environ |= {"HANG_HOW": how, "HANG_TOLD": told}
     engine._open_runtime = _open_runtime  # type: ignore[assignment]
-    ctrl_c.LAST_SECONDS = 1.0
-    return run(list(arguments))
+    interrupts.LAST_SECONDS = 1.0
+    with interrupts.heeding_sigterm():
+        return run(list(arguments))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.commands import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
 from bmqwen.cli.commands import compile as compile_command
+from bmqwen.cli.interrupts import exit_of, heeding_sigterm
 from bmqwen.cli.terminal import hush_stdout, open_streams, use_utf8
 from bmqwen.cli.value_names import name_values
 from bmqwen.errors import BmqwenError
@@ -32,8 +33,8 @@ _PLAIN_WORDS = (
 )
 
 
-class _Interrupted(Exception):  # noqa: N818 - a key press, not an error
-    """Ctrl-C ended a command."""
+class _Interrupted(Exception):  # noqa: N818 - not an error
+    """Ctrl-C or SIGTERM, its cause, ended a command."""
 
 
 class _Commands(TyperGroup):
@@ -91,10 +92,12 @@ def options(
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code: 0, 1 (failed), 2 (wrong usage or input), 130 (interrupted)."""
+    """Run the command line that the program was started with, and leave with its exit code."""
     open_streams()
     use_utf8()
-    sys.exit(run(sys.argv[1:]))
+    with heeding_sigterm():
+        code = run(sys.argv[1:])
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -111,9 +114,10 @@ def run(arguments: list[str]) -> int:
     except BmqwenError as error:
         _say(f"bmqwen: {error}")
         return error.exit_code
-    except (_Interrupted, KeyboardInterrupt, typer.Abort):
-        _say("bmqwen: interrupted")
-        return 128 + signal.SIGINT
+    except (_Interrupted, KeyboardInterrupt, typer.Abort) as end:
+        words, code = exit_of(end.__cause__ if isinstance(end, _Interrupted) else end)
+        _say(words)
+        return code
     except BrokenPipeError:
         hush_stdout()
         return 128 + signal.SIGPIPE

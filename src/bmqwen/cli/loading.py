@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from bmqwen.cli.interrupts import left_by_force
 from bmqwen.cli.options import EngineName
 from bmqwen.cli.output import progress_bar
-from bmqwen.cli.repl.ctrl_c import left_by_ctrl_c
 
 if TYPE_CHECKING:
     from bmqwen.engine import Engine
@@ -26,7 +26,7 @@ def load_shown(
     from bmqwen.generate.sandbox import SANDBOX
 
     SANDBOX.start()  # by the time the model is loaded, it is ready
-    with left_by_ctrl_c(), progress_bar() as bar:
+    with left_by_force(), progress_bar() as bar:
         return load(
             model,
             engine,

@@ -1,6 +1,5 @@
 """`bmqwen compile`."""
 
-import signal
 from typing import Annotated, Literal
 
 import typer
@@ -51,8 +50,6 @@ def compile_(
     from bmqwen.quant.precision import Precision
     from bmqwen.weights.checkpoint import open_checkpoint
 
-    # Being told to end must end the compilers too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     precision = Precision.choose(quant, group_size, lm_head)
     with progress_bar(sizes=False) as bar:
         path = Hub(offline=offline or None).resolve(model, progress=bar)

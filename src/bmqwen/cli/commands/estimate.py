@@ -1,6 +1,5 @@
 """`bmqwen estimate`."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -81,8 +80,6 @@ def estimate(
     from bmqwen.hub.known_config import known_config
     from bmqwen.quant.precision import Precision
 
-    # Being told to end must end the compilers too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine = DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(host_op_ms)
     question = Question(prompt_tokens, new_tokens, history)
     precision = Precision.choose(quant, group_size, lm_head)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import typer
 
+from bmqwen.cli.interrupts import Insisted, Terminated
 from bmqwen.cli.repl import commands, entry, settings
 from bmqwen.cli.repl.answer import drop_note
 from bmqwen.cli.repl.commands import is_script
-from bmqwen.cli.repl.ctrl_c import Insisted
 from bmqwen.cli.repl.entry import Entry
 from bmqwen.cli.repl.line_source import Interrupted, LineSource, PlainTerminal, Script
 from bmqwen.cli.repl.stream_view import Ask, print_end, stats_line, stream
@@ -93,7 +93,7 @@ class Repl:
                 note("Ctrl-C again or Ctrl-D leaves")
                 continue
             except KeyboardInterrupt as press:
-                if scripted or isinstance(press, Insisted):
+                if scripted or isinstance(press, (Insisted, Terminated)):
                     raise
                 note("stopped")
             except EOFError:

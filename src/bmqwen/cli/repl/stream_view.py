@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Protocol
 
-from bmqwen.cli.repl.ctrl_c import stopped_by_ctrl_c
+from bmqwen.cli.interrupts import stopped_by_ctrl_c
 from bmqwen.cli.terminal import STDERR, note, put
 from bmqwen.generate.params import Completion, Piece, Usage
 from bmqwen.util.text import counted, speed_text
