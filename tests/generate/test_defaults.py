@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bmqwen.hub.published_configs import published_config
 
 from bmqwen.errors import ConfigError
 from bmqwen.generate.defaults import default_params
 from bmqwen.generate.params import MAX_TOKENS, SamplingParams
+from bmqwen.hub.known_config import published_config
 from bmqwen.model.llama import Llama
 from support.checkpoints import tiny_config
 
