@@ -1,14 +1,13 @@
 """A loaded model, ready to talk: what the commands, the server and Python users hold."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import get_args
 
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.errors import DeviceError, InputError
+from bmqwen.errors import InputError
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.conversation_cache import ConversationCache
 from bmqwen.generate.defaults import default_params
@@ -18,12 +17,10 @@ from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
+from bmqwen.runtime import registry
 from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.registry import EngineName, Options
 from bmqwen.util.progress import Progress, Silent
-
-EngineName = Literal["auto", "cpu", "sim", "tpu", "tpu:sail", "tpu:bmrt"]
-# What opens a chip, where an engine's name says it.
-LIBRARIES: Mapping[str, Literal["sail", "bmrt"]] = {"tpu:sail": "sail", "tpu:bmrt": "bmrt"}
 
 
 class Engine:
@@ -134,71 +131,25 @@ def load(
     """
     if engine not in get_args(EngineName):
         raise InputError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
+    progress = progress or Silent()
     bundle = resolve_bundle(
         None if model is None else str(model),
         precision or Precision(),
         offline=offline,
-        progress=progress or Silent(),
-        check=partial(_check_cpu_engine, engine),
+        progress=progress,
+        check=partial(registry.check_checkpoint, engine),
     )
+    options = Options(partial(_simulator_folder, progress), progress.note, threads, context_length, device)
     with ExitStack() as undo:
-        runtime = _open_runtime(bundle, engine, threads, context_length, device, progress or Silent())
+        runtime = registry.open_runtime(bundle, engine, options)
         undo.callback(runtime.close)
         loaded = Engine(bundle, runtime, saved_bytes=saved_bytes)
         undo.pop_all()
     return loaded
 
 
-def _open_runtime(
-    bundle: Bundle,
-    engine: EngineName,
-    threads: int | None,
-    context_length: int | None,
-    device: int,
-    progress: Progress,
-) -> Runtime:
-    """The runtime that an engine's name and a bundle's kind call for."""
-    on_chip = bundle.kind == "bmodel" and (engine == "auto" or engine.startswith("tpu"))
-    if device and not on_chip:
-        raise InputError(f"there is no device {device} to choose: {bundle.place} does not run on a chip here")
-    if bundle.kind == "onnx" and engine in ("auto", "cpu"):
-        from bmqwen.runtime.cpu import CpuRuntime
+def _simulator_folder(progress: Progress) -> Path:
+    # The simulator comes with the compiler; a chip needs neither.
+    from bmqwen.compiler.toolchain import open_toolchain
 
-        return CpuRuntime(bundle, threads=threads, context_length=context_length)
-    if bundle.kind == "bmodel" and engine == "sim":
-        # The simulator comes with the compiler; a chip needs neither.
-        from bmqwen.compiler.toolchain import open_toolchain
-        from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
-
-        folder = open_toolchain(report=progress.note).simulator_folder
-        return SimulatedRuntime(bundle, folder, context_length=context_length)
-    if on_chip:
-        from bmqwen.runtime.tpu import chip_answers, open_on_chip
-
-        if engine == "auto" and not chip_answers():
-            raise DeviceError(
-                f"{bundle.place} was compiled for a chip, and this machine has none: run it on one, or slowly on "
-                "the vendor's simulator with --engine sim"
-            )
-        return open_on_chip(
-            bundle,
-            device=device,
-            library=LIBRARIES.get(engine),
-            context_length=context_length,
-            note=progress.note,
-        )
-    raise _unfit(engine, bundle.kind)
-
-
-def _check_cpu_engine(engine: EngineName) -> None:
-    """Raise unless a checkpoint, which is converted for the CPU, can be run: before it is downloaded."""
-    if engine not in ("auto", "cpu"):
-        raise _unfit(engine, "onnx")
-    from bmqwen.runtime.cpu import onnxruntime_package
-
-    onnxruntime_package()
-
-
-def _unfit(engine: EngineName, kind: str) -> InputError:
-    fix = "name the model that it was made from" if engine == "cpu" else "compile the model for it first"
-    return InputError(f"the engine {engine} cannot run a bundle of the kind {kind}: {fix}")
+    return open_toolchain(report=progress.note).simulator_folder

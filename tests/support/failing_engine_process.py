@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bmqwen import engine
 from bmqwen.errors import DeviceError
+from bmqwen.runtime import registry
 from bmqwen.serve.pool import engine_process
 
 FAULTS: dict[str, BaseException] = {
@@ -49,6 +49,10 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
+    def read(self, *arguments: Any) -> Any:
+        fail_if_told("feed")
+        return self._runtime.read(*arguments)
+
     def feed(self, *arguments: Any, **named: Any) -> Any:
         fail_if_told("feed")
         return self._runtime.feed(*arguments, **named)
@@ -59,13 +63,13 @@ class Failing:
 
 
 def main() -> None:
-    open_runtime = engine._open_runtime
+    open_runtime = registry.open_runtime
 
     def open_failing(*arguments: Any) -> Any:
         fail_if_told("load")
         return Failing(open_runtime(*arguments))
 
-    engine._open_runtime = open_failing  # type: ignore[assignment]
+    registry.open_runtime = open_failing  # type: ignore[assignment]
     engine_process.main(int(sys.argv[1]), int(sys.argv[2]))
 
 

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bmqwen import engine
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.cli import interrupts
 from bmqwen.cli.app import run
+from bmqwen.runtime import registry
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 
 VOCABULARY, CONTEXT = 300, 512
@@ -77,7 +77,7 @@ def _open_runtime(bundle: Bundle, *_: object) -> Any:
 def main(how: str, told: str, arguments: Sequence[str]) -> int:
     """Run the program; its exit code."""
     os.environ |= {"HANG_HOW": how, "HANG_TOLD": told}
-    engine._open_runtime = _open_runtime  # type: ignore[assignment]
+    registry.open_runtime = _open_runtime  # type: ignore[assignment]
     interrupts.LAST_SECONDS = 1.0
     with interrupts.heeding_sigterm():
         return run(list(arguments))

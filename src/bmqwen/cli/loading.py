@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from bmqwen.cli.interrupts import left_by_force
-from bmqwen.cli.options import EngineName
 from bmqwen.cli.output import progress_bar
+from bmqwen.runtime.registry import EngineName
 
 if TYPE_CHECKING:
     from bmqwen.engine import Engine

@@ -10,8 +10,7 @@ import typer
 
 from bmqwen.cli.terminal import argument_text
 from bmqwen.generate.params import MAX_TOKENS, PARAMETERS, Parameter
-
-EngineName = Literal["auto", "cpu", "sim", "tpu", "tpu:sail", "tpu:bmrt"]
+from bmqwen.runtime.registry import EngineName
 
 Model = Annotated[
     str | None,

@@ -1,0 +1,121 @@
+"""Which engines run which kind of bundle: a new runtime is one more entry, imported when it is opened."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from bmqwen.errors import DeviceError, InputError
+
+if TYPE_CHECKING:
+    from bmqwen.artifact.bundle import Bundle, Kind
+    from bmqwen.runtime.base import Runtime
+    from bmqwen.runtime.tpu import Library
+
+EngineName = Literal["auto", "cpu", "sim", "tpu", "tpu:sail", "tpu:bmrt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an engine is opened with.
+
+    Attributes:
+        simulator_folder: finds, or fetches, the simulator's libraries.
+        note: is told what happens meanwhile.
+        threads: of the CPU; None: all cores.
+        context_length: most tokens to keep; None: what the bundle offers.
+        device: which chip, counted from 0.
+    """
+
+    simulator_folder: Callable[[], Path]
+    note: Callable[[str], None] = lambda _: None
+    threads: int | None = None
+    context_length: int | None = None
+    device: int = 0
+
+
+Opener = Callable[["Bundle", Options], "Runtime"]
+
+
+def open_runtime(bundle: "Bundle", engine: EngineName, options: Options) -> "Runtime":
+    """Open the runtime that an engine's name and a bundle's kind call for.
+
+    Raises:
+        InputError: the engine does not run such bundles, or a number out of range.
+        BundleError, DeviceError, MissingDependencyError: as the runtime does.
+    """
+    opener = RUNTIMES[bundle.kind].get(engine)
+    if opener is None:
+        raise _unfit(engine, bundle.kind)
+    return opener(bundle, options)
+
+
+def check_checkpoint(engine: EngineName) -> None:
+    """Raise unless a checkpoint, which is converted for the CPU, can be run: before it is downloaded."""
+    if engine not in RUNTIMES["onnx"]:
+        raise _unfit(engine, "onnx")
+    from bmqwen.runtime.cpu import onnxruntime_package
+
+    onnxruntime_package()
+
+
+def _open_cpu(bundle: "Bundle", options: Options) -> "Runtime":
+    from bmqwen.runtime.cpu import CpuRuntime
+
+    _require_no_device(bundle, options)
+    return CpuRuntime(bundle, threads=options.threads, context_length=options.context_length)
+
+
+def _open_simulator(bundle: "Bundle", options: Options) -> "Runtime":
+    from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+
+    _require_no_device(bundle, options)
+    return SimulatedRuntime(bundle, options.simulator_folder(), context_length=options.context_length)
+
+
+def _open_chip(bundle: "Bundle", options: Options, library: "Library | None" = None) -> "Runtime":
+    from bmqwen.runtime.tpu import open_on_chip
+
+    return open_on_chip(
+        bundle,
+        device=options.device,
+        library=library,
+        context_length=options.context_length,
+        note=options.note,
+    )
+
+
+def _open_chip_if_any(bundle: "Bundle", options: Options) -> "Runtime":
+    from bmqwen.runtime.tpu import chip_answers
+
+    if not chip_answers():
+        raise DeviceError(
+            f"{bundle.place} was compiled for a chip, and this machine has none: run it on one, or slowly on "
+            "the vendor's simulator with --engine sim"
+        )
+    return _open_chip(bundle, options)
+
+
+RUNTIMES: "Mapping[Kind, Mapping[EngineName, Opener]]" = {
+    "onnx": {"auto": _open_cpu, "cpu": _open_cpu},
+    "bmodel": {
+        "auto": _open_chip_if_any,
+        "sim": _open_simulator,
+        "tpu": _open_chip,
+        "tpu:sail": partial(_open_chip, library="sail"),
+        "tpu:bmrt": partial(_open_chip, library="bmrt"),
+    },
+}
+
+
+def _require_no_device(bundle: "Bundle", options: Options) -> None:
+    if options.device:
+        raise InputError(
+            f"there is no device {options.device} to choose: {bundle.place} does not run on a chip here"
+        )
+
+
+def _unfit(engine: EngineName, kind: str) -> InputError:
+    fix = "compile the model for it first" if kind == "onnx" else "name the model that it was made from"
+    return InputError(f"the engine {engine} cannot run a bundle of the kind {kind}: {fix}")
