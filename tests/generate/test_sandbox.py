@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bmqwen.errors import InputError
+from bmqwen.errors import DeviceError, InputError
 from bmqwen.generate import sandbox, template
 from bmqwen.generate.sandbox import Sandbox
 from bmqwen.generate.template import Message
+from bmqwen.runtime.child_process import ChildProcess
 from support.processes import wait_for_end
 from support.toy_tokenizer import toy_template
 
@@ -132,6 +133,17 @@ def test_a_process_that_hangs_is_replaced(impatient: Sandbox, monkeypatch: pytes
     with pytest.raises(InputError, match="more than"):
         impatient.check("y")
     impatient.check("x")
+
+
+def test_a_process_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_module: str, *, what: str) -> ChildProcess:
+        return ChildProcess("bmqwen.no_such_module", what=what)
+
+    monkeypatch.setattr(sandbox, "ChildProcess", start)
+    with pytest.raises(
+        DeviceError, match=r"templates' process ended .*1\): .*No module named bmqwen.no_such"
+    ):
+        Sandbox().check("x")
 
 
 def test_a_template_has_no_more_time_to_be_compiled(impatient: Sandbox) -> None:

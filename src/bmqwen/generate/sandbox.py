@@ -57,7 +57,7 @@ class Sandbox:
     def close(self) -> None:
         """End the process. It is started again when it is needed."""
         with self._lock:
-            self._stop(kill=False)
+            self._stop(kill=not self._ready)  # one that is ready ends by itself, as its socket is closed
 
     def _start(self) -> ChildProcess:
         if self._child is not None and self._ready and _at_end(self._child.socket):
