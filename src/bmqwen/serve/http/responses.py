@@ -218,7 +218,7 @@ class Setting(TypedDict):
 
     name: str
     kind: Literal["number", "integer", "texts"]
-    default: float | list[str] | None
+    default: int | float | list[str] | None
     low: float
     high: float
     above: bool
@@ -239,7 +239,7 @@ class Info(TypedDict):
     ready: bool
     engines: Count
     sampling: list[Setting]
-    limits: dict[str, float]
+    limits: dict[str, int | float]
 
 
 class TokensAnswer(TypedDict):
