@@ -95,7 +95,6 @@ class Sandbox:
         limits = {"memory": MEMORY, "cpu_seconds": self._cpu_seconds, "longest_text": LONGEST_TEXT}
         self._ready = self._exchange(json.dumps(limits).encode() + b"\n") == b"\n"
         if not self._ready:
-            child.kill()
             raise child.ended()
         child.socket.settimeout(ANSWER_SECONDS)
 
