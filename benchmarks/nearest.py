@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from bmqwen.emit.export import export_onnx
 from bmqwen.errors import BmqwenError
@@ -19,7 +20,7 @@ from bmqwen.evaluation.text_score import evaluate_text, read_text
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.grid_weights import GridWeights
-from bmqwen.quant.precision import FORMATS, Precision
+from bmqwen.quant.precision import Format, Precision
 from bmqwen.resolve import resolve_bundle
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
@@ -72,9 +73,9 @@ def main() -> int:
     parser.add_argument(
         "--text", type=Path, action="append", required=True, help="may be given several times"
     )
-    parser.add_argument("--quant", choices=FORMATS, default="int4")
+    parser.add_argument("--quant", choices=get_args(Format), default="int4")
     parser.add_argument("--group-size", type=int, default=64)
-    parser.add_argument("--lm-head", choices=FORMATS)
+    parser.add_argument("--lm-head", choices=get_args(Format))
     options = parser.parse_args()
     try:
         precision = Precision.choose(options.quant, options.group_size, options.lm_head)

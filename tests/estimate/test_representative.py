@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bmqwen.estimate.representative import RandomBlocks, RandomWeights
+from bmqwen.quant.formats import GridFormat
 from support.checkpoints import random_weights, tiny_config
 
 
@@ -23,7 +24,7 @@ def test_every_tensor_is_there() -> None:
 def test_blocks_lie_on_a_grid(bits: int) -> None:
     config = tiny_config()
     name = "model.layers.0.mlp.gate_proj.weight"
-    blocks = list(RandomBlocks(config).grids([name, name], bits, 32))
+    blocks = list(RandomBlocks(config).grids([name, name], GridFormat(bits, (32,))))
     assert sum(len(block.codes) for block in blocks) == 2 * config.intermediate_size
     for block in blocks:
         assert block.codes.shape[1] == config.hidden_size

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.model.registry import parse_config
+from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import open_checkpoint
@@ -119,7 +120,7 @@ def test_both_runtimes_get_the_grid_itself(
     packed = Packed(tmp_path / "model", method, bits)
     with open_checkpoint(packed.folder) as checkpoint:
         for name in (n for n in packed.truth if "_proj.weight" in n):
-            (grid,) = WeightBlocks(checkpoint.weights).grids([name], bits, group_size)
+            (grid,) = WeightBlocks(checkpoint.weights).grids([name], GridFormat(bits, (group_size,)))
             assert (grid.bits, grid.group_size) == (bits, group_size)
             np.testing.assert_array_equal(grid.dequantize(), packed.truth[name])
         if bits == 4:
@@ -129,11 +130,11 @@ def test_both_runtimes_get_the_grid_itself(
             np.testing.assert_array_equal(through.read(name), packed.truth[name])
 
 
-def test_another_precision_is_rounded_anew(tmp_path: Path) -> None:
+def test_another_precision_is_rounded_again(tmp_path: Path) -> None:
     packed = Packed(tmp_path / "model", "gptq", 4)
     name = "model.layers.0.mlp.gate_proj.weight"
     with open_checkpoint(packed.folder) as checkpoint:
-        (grid,) = WeightBlocks(checkpoint.weights).grids([name], 8, GROUP)
+        (grid,) = WeightBlocks(checkpoint.weights).grids([name], GridFormat(8, (GROUP,)))
         assert grid.bits == 8
         error = np.abs(grid.dequantize() - packed.truth[name]).max()
         assert 0 < error < 0.01

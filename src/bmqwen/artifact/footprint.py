@@ -9,7 +9,7 @@ from bmqwen.artifact.bmodel import BmodelDescription, StageDescription
 from bmqwen.artifact.steps import StepShape
 from bmqwen.chip.memory import Heap, place
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.precision import BITS, Precision
+from bmqwen.quant.precision import Precision
 
 # The compiler starts every tensor at a multiple of this.
 ALIGNMENT = 4096
@@ -129,13 +129,7 @@ def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
         if len(shape) == 1:
             found[name] = aligned(2 * shape[0])
             continue
-        plain = name.removesuffix(".weight")
-        form, values = precision.of(plain), shape[0] * shape[1]
-        if form in BITS:
-            groups = values // precision.group_of(plain, shape[1])
-            found[name] = aligned(values * BITS[form] // 8) + aligned(2 * groups) + aligned(groups)
-        else:
-            found[name] = aligned(2 * values)
+        found[name] = sum(aligned(part) for part in precision.of(name).chip_bytes(shape[0], shape[1]))
     return found
 
 

@@ -4,12 +4,13 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from bmqwen.cli.terminal import argument_text
 from bmqwen.generate.params import MAX_TOKENS, PARAMETERS, Parameter
+from bmqwen.quant import ChipFormat, Format
 from bmqwen.runtime.registry import EngineName
 
 Model = Annotated[
@@ -45,14 +46,14 @@ Context = Annotated[
     ),
 ]
 Quant = Annotated[
-    Literal["f32", "f16", "int8", "int4"],
+    Format,
     typer.Option("--quant", help="Format of the weights; a bundle keeps its own."),
 ]
 GroupSize = Annotated[
     int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128, 256.")
 ]
 LmHead = Annotated[
-    Literal["f32", "f16", "int8", "int4"] | None,
+    Format | None,
     typer.Option("--lm-head", help="Format of the head; default: as --quant.", show_default=False),
 ]
 Offline = Annotated[
@@ -63,11 +64,11 @@ Output = Annotated[
 ]
 # How a model would be compiled, for questions about it.
 ChipQuant = Annotated[
-    Literal["f16", "int8", "int4"],
+    ChipFormat,
     typer.Option("--quant", help="Format of the weights on the chip; a bundle keeps its own."),
 ]
 ChipHead = Annotated[
-    Literal["f16", "int8", "int4"] | None,
+    ChipFormat | None,
     typer.Option("--lm-head", help="Format of the head there; default: as --quant.", show_default=False),
 ]
 SeqLen = Annotated[

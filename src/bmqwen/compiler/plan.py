@@ -20,7 +20,8 @@ from bmqwen.emit.mlir_file import MlirFile, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.precision import BITS, Precision
+from bmqwen.quant.formats import GridFormat
+from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.storage import storage_errors
 from bmqwen.util.text import counted
@@ -174,16 +175,13 @@ def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Seque
         shape = tensors[name]
         values = math.prod(shape)
         total += values
-        plain = name.removesuffix(".weight")
-        form = precision.of(plain)
-        if len(shape) == 2 and form in BITS:
-            weight_file += values * BITS[form] // 8 + 5 * (values // precision.group_of(plain, shape[1]))
-        else:
-            weight_file += 4 * values
+        form = precision.of(name)
+        grid = len(shape) == 2 and isinstance(form, GridFormat)
+        weight_file += form.file_bytes(*shape) if grid else 4 * values
     return Sizes(
         chip=chip,
         weight_file=weight_file,
-        floats=precision.weights not in BITS,
+        floats=not isinstance(precision.layers, GridFormat),
         table=2 * config.vocab_size * config.hidden_size,
         values=total,
     )

@@ -29,18 +29,13 @@ def source_key(checkpoint: Checkpoint, precision: Precision, *, plain: bool) -> 
 
 def estimated_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     """About how large the bundle will be, in bytes; a little too high."""
-    width = {
-        "f32": 4.0,
-        "f16": 2.0,
-        "int8": 1 + 5 / precision.group_size,
-        "int4": 0.5 + 5 / precision.group_size,
-    }
     config = checkpoint.config
-    table = config.vocab_size * config.hidden_size
-    body = max(checkpoint.parameters - table * (1 if config.tie_word_embeddings else 2), 0)
-    # The embedding table is in half precision, but beside a float32 head.
-    ends = table * (width[precision.lm_head] + (4 if precision.lm_head == "f32" else 2))
-    return int(1.05 * (body * width[precision.weights] + ends) + (64 << 20))
+    matrices = {name: shape for name, shape in config.network.shapes().items() if len(shape) == 2}
+    # A tied head is stored beside the table.
+    table = matrices["lm_head.weight"] = matrices.pop("model.embed_tokens.weight")
+    stored = precision.table.file_bytes(*table)
+    stored += sum(precision.of(name).file_bytes(*shape) for name, shape in matrices.items())
+    return int(1.05 * stored + (64 << 20))
 
 
 def export_onnx(

@@ -1,6 +1,6 @@
 """The Top-MLIR dialect: what the vendor's compiler turns into a net of the chip."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,8 @@ from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.ops import Heads, rope_angles
-from bmqwen.quant.grid import pack_nibbles
-from bmqwen.quant.precision import BITS, Precision
+from bmqwen.quant.formats import GridFormat
+from bmqwen.quant.precision import Precision
 
 Rows = tuple[Value, ...]
 
@@ -214,51 +214,31 @@ class MlirOps:
             vector = f"{weight}.bias"
             self._store(vector, np.float32, (1, 1, rows), lambda blocks: [blocks.vector(vector)])
             added = f.weight(vector, (1, 1, rows))
-        if form not in BITS:
+        if not isinstance(form, GridFormat):
             # As [K, N]: with right_transpose a step of one token takes 30 % longer.
             self._store(name, np.float32, (columns, rows), lambda blocks: [_turned(blocks, name)])
             return f.op(
                 "MatMul", [x, f.weight(name, (columns, rows)), added], out, f"{weight}.out", do_relu="false"
             )
-        bits, size = BITS[form], self.precision.group_of(weight, columns)
+        size = form.group(columns)
         if columns % size:
             raise InputError(
                 f"{name} has {columns} columns, which the group size {size} does not divide: "
                 "choose another --group-size"
             )
-        codes, scales, zeros = (f"{weight}.{part}" for part in ("qweight", "scales", "qzeros"))
-        self._store_grid(name, codes, scales, zeros, bits, size)
-        groups = columns // size
+        grids = self._blocks.grids([name], form) if self._blocks else ()
+        parts = form.for_a16_matmul(grids, rows, columns)
+        for part in parts:
+            self._store(f"{weight}.{part.name}", part.type, part.shape, partial(_given, part.blocks))
         return f.op(
             "A16MatMul",
-            [
-                x,
-                f.weight(codes, (rows, columns * bits // 8), np.uint8),
-                f.weight(scales, (rows, groups)),
-                f.weight(zeros, (rows, groups), np.uint8),
-                added,
-            ],
+            [x, *(f.weight(f"{weight}.{part.name}", part.shape, part.type) for part in parts), added],
             out,
             f"{weight}.out",
             right_transpose="true",
             q_group_size=f"{size} : i64",
-            weight_bits=f"{bits} : i64",
+            weight_bits=f"{form.bits} : i64",
         )
-
-    def _store_grid(self, name: str, codes: str, scales: str, zeros: str, bits: int, size: int) -> None:
-        rows, columns = self._shape(name.removesuffix(".weight"))
-        all_scales: list[NDArray[np.float32]] = []
-        all_zeros: list[NDArray[np.uint8]] = []
-
-        def packed(blocks: WeightBlocks) -> Iterator[NDArray[np.uint8]]:
-            for grid in blocks.grids([name], bits, size):
-                all_scales.append(grid.scales)
-                all_zeros.append(grid.zeros)
-                yield pack_nibbles(grid.codes) if bits == 4 else grid.codes
-
-        self._store(codes, np.uint8, (rows, columns * bits // 8), packed)
-        self._store(scales, np.float32, (rows, columns // size), lambda _: all_scales)
-        self._store(zeros, np.uint8, (rows, columns // size), lambda _: all_zeros)
 
     def _store(
         self,
@@ -282,13 +262,13 @@ class MlirOps:
         angles = np.concatenate([half, half], axis=1)[:, None]
         tables = {"rope.cos": np.cos(angles), "rope.sin": np.sin(angles)}
         for name, table in tables.items():
-            self._store(name, np.float32, table.shape, partial(_alone, table))
+            self._store(name, np.float32, table.shape, partial(_given, [table]))
         return {name: self.file.weight(name, table.shape) for name, table in tables.items()}
 
 
-def _alone(table: NDArray[np.float32], _blocks: WeightBlocks) -> list[NDArray[np.float32]]:
-    """A tensor that comes from no checkpoint, as `_store` takes it."""
-    return [table]
+def _given(parts: Iterable[NDArray[Any]], _blocks: WeightBlocks) -> Iterable[NDArray[Any]]:
+    """Parts that are there, or under way, as `_store` takes them."""
+    return parts
 
 
 def _turned(blocks: WeightBlocks, name: str) -> NDArray[np.float32]:

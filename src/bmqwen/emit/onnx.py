@@ -6,14 +6,12 @@ from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.ops import rope_angles
+from bmqwen.quant.formats import FloatFormat, Part
 from bmqwen.quant.precision import Precision
 
 # TensorProto.DataType; fixed by the ONNX standard.
-FLOAT, UINT8, FLOAT16, UINT4 = 1, 2, 10, 21
-FLOAT_TYPES: dict[str, tuple[int, type[np.floating]]] = {
-    "f32": (FLOAT, np.float32),
-    "f16": (FLOAT16, np.float16),
-}
+FLOAT = 1
+ONNX_TYPES = {"float32": FLOAT, "uint8": 2, "float16": 10, "uint4": 21}
 
 
 class OnnxOps:
@@ -32,17 +30,29 @@ class OnnxOps:
 
     def embed(self, weight: str) -> str:
         """Rows of the table, which is kept in half precision unless the head is float32."""
-        onnx_type, dtype = FLOAT_TYPES["f32" if self.precision.of(weight) == "f32" else "f16"]
-        name = f"{weight}.weight"
-        table = self.file.weight(
-            f"{name}.table", onnx_type, self.blocks.shape([name]), self.blocks.floats([name], dtype)
-        )
-        rows = self.file.value("Gather", table, self.input_ids, axis=0)
-        return rows if onnx_type == FLOAT else self.file.value("Cast", rows, to=FLOAT)
+        form, name = self.precision.table, f"{weight}.weight"
+        table = self._float_weight(f"{name}.table", [name], form)
+        return self._single(self.file.value("Gather", table, self.input_ids, axis=0), form)
 
     def rms_norm(self, x: str, weight: str) -> str:
         """RMS norm in standard operations."""
         return self._scaled(x, self.file.value("Mul", x, x), weight)
+
+    def _float_weight(self, label: str, names: list[str], form: FloatFormat) -> str:
+        """Stacked matrices [N, K] in a float format."""
+        kind = ONNX_TYPES[np.dtype(form.dtype).name]
+        return self.file.weight(label, kind, self.blocks.shape(names), self.blocks.floats(names, form.dtype))
+
+    def _single(self, x: str, form: FloatFormat) -> str:
+        """Values of a float format as float32."""
+        return x if form.dtype is np.float32 else self.file.value("Cast", x, to=FLOAT)
+
+    def _grid_weight(self, label: str, parts: list[Part]) -> list[str]:
+        """The parts of packed matrices."""
+        return [
+            self.file.weight(f"{label}.{part.name}", ONNX_TYPES[part.type], part.shape, part.blocks)
+            for part in parts
+        ]
 
     def _scaled(self, x: str, square: str, weight: str) -> str:
         """RMS norm, given the square of `x`."""

@@ -1,17 +1,15 @@
 """The fast ONNX dialect: ONNX Runtime's own operations where they are faster than the standard's."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bmqwen.emit.onnx import FLOAT, FLOAT_TYPES, UINT8, OnnxOps
+from bmqwen.emit.onnx import OnnxOps
 from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.grid import pack_nibbles
-from bmqwen.quant.precision import BITS, Precision
+from bmqwen.quant.formats import GridFormat
+from bmqwen.quant.precision import Precision
 
 OPSET = 21
 MICROSOFT = "com.microsoft"
@@ -65,12 +63,11 @@ class ContribOps(OnnxOps):
     def linear(self, x: str, *weights: str, bias: bool = False) -> str:
         """Projections that share an input as one product."""
         names = [f"{w}.weight" for w in weights]
-        label = "+".join(names)
-        form = self.precision.of(weights[0])
-        if form in BITS:
+        label, form = "+".join(names), self.precision.of(weights[0])
+        if isinstance(form, GridFormat):
             rows, columns = self.blocks.shape(names)
-            group_size = self.precision.group_of(weights[0], columns)
-            inputs = [x, *self._grid(label, names, BITS[form], group_size)]
+            parts = form.for_matmul_nbits(self.blocks.grids(names, form), rows, columns)
+            inputs = [x, *self._grid_weight(label, parts)]
             if bias:
                 inputs += ["", self.bias(*weights)]
             return self.file.value(
@@ -79,16 +76,11 @@ class ContribOps(OnnxOps):
                 domain=MICROSOFT,
                 N=rows,
                 K=columns,
-                bits=BITS[form],
-                block_size=group_size,
+                bits=form.bits,
+                block_size=form.group(columns),
                 accuracy_level=INT8_ACTIVATIONS,
             )
-        onnx_type, dtype = FLOAT_TYPES[form]
-        weight = self.file.weight(
-            label, onnx_type, self.blocks.shape(names), self.blocks.floats(names, dtype)
-        )
-        if onnx_type != FLOAT:
-            weight = self.file.value("Cast", weight, to=FLOAT)
+        weight = self._single(self._float_weight(label, names, form), form)
         product = self.file.value("FusedMatMul", x, weight, domain=MICROSOFT, transB=1)
         return self.file.value("Add", product, self.bias(*weights)) if bias else product
 
@@ -145,24 +137,3 @@ class ContribOps(OnnxOps):
         # With Pow, ONNX Runtime recognises the norm and makes one operation of it.
         square = f.value("Pow", heads, f.constant("two", np.array(2, np.float32)))
         return self._scaled(heads, square, weight)
-
-    def _grid(self, label: str, names: list[str], bits: int, size: int) -> list[str]:
-        """Codes [N, groups, bytes], scales [N, groups] and packed zero points of a MatMulNBits."""
-        rows, columns = self.blocks.shape(names)
-        groups = -(-columns // size)
-        scales: list[NDArray[np.float32]] = []
-        zeros: list[NDArray[np.uint8]] = []
-
-        def codes() -> Iterator[NDArray[np.uint8]]:
-            for grid in self.blocks.grids(names, bits, size):
-                scales.append(grid.scales)
-                zeros.append(pack_nibbles(grid.zeros) if bits == 4 else grid.zeros)
-                padded = np.pad(grid.codes, ((0, 0), (0, groups * size - columns)))
-                yield pack_nibbles(padded) if bits == 4 else padded
-
-        zero_bytes = -(-groups * bits // 8)
-        return [
-            self.file.weight(f"{label}.codes", UINT8, (rows, groups, size * bits // 8), codes()),
-            self.file.weight(f"{label}.scales", FLOAT, (rows, groups), scales),
-            self.file.weight(f"{label}.zeros", UINT8, (rows, zero_bytes), zeros),
-        ]

@@ -1,18 +1,16 @@
 """The portable ONNX dialect: operations of the ONNX standard only, for other tools."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bmqwen.emit.onnx import FLOAT, FLOAT_TYPES, UINT4, UINT8, OnnxOps
+from bmqwen.emit.onnx import OnnxOps
 from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.ops import Heads
-from bmqwen.quant.grid import pack_nibbles
-from bmqwen.quant.precision import BITS, Precision
+from bmqwen.quant.formats import GridFormat
+from bmqwen.quant.precision import Precision
 
 # DequantizeLinear knows 4-bit types and blocks since opset 21.
 OPSET = 21
@@ -122,29 +120,10 @@ class PlainOps(OnnxOps):
 
     def _weight(self, weight: str, names: list[str]) -> str:
         """The stacked matrix [N, K] as float32."""
-        f = self.file
         form, label, shape = self.precision.of(weight), "+".join(names), self.blocks.shape(names)
-        if form not in BITS:
-            onnx_type, dtype = FLOAT_TYPES[form]
-            stored = f.weight(label, onnx_type, shape, self.blocks.floats(names, dtype))
-            return stored if onnx_type == FLOAT else f.value("Cast", stored, to=FLOAT)
-        bits, size = BITS[form], self.precision.group_of(weight, shape[1])
-        onnx_type = UINT4 if bits == 4 else UINT8
-        scales: list[NDArray[np.float32]] = []
-        zeros: list[NDArray[np.uint8]] = []
-
-        def codes() -> Iterator[NDArray[np.uint8]]:
-            for grid in self.blocks.grids(names, bits, size):
-                scales.append(grid.scales)
-                zeros.append(grid.zeros)
-                # 4-bit tensors are packed without regard to rows; every K here is even.
-                yield pack_nibbles(grid.codes) if bits == 4 else grid.codes
-
-        groups = -(-shape[1] // size)
-        stored = f.weight(f"{label}.codes", onnx_type, shape, codes())
-        scale = f.weight(f"{label}.scales", FLOAT, (shape[0], groups), scales)
-        flat = np.concatenate(zeros).reshape(1, -1)
-        zero = f.weight(
-            f"{label}.zeros", onnx_type, (shape[0], groups), [pack_nibbles(flat) if bits == 4 else flat]
+        if not isinstance(form, GridFormat):
+            return self._single(self._float_weight(label, names, form), form)
+        parts = form.for_dequantize_linear(self.blocks.grids(names, form), *shape)
+        return self.file.value(
+            "DequantizeLinear", *self._grid_weight(label, parts), axis=1, block_size=form.group(shape[1])
         )
-        return f.value("DequantizeLinear", stored, scale, zero, axis=1, block_size=size)

@@ -8,10 +8,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.grid import Grid
-from bmqwen.quant.rounding import quantize
-from bmqwen.quant.stored import keeps_grid, stored_rows
-from bmqwen.weights.packed import GridSource
 from bmqwen.weights.weights import Weights
 
 R = TypeVar("R")
@@ -45,26 +43,14 @@ class WeightBlocks:
     def floats(self, names: Sequence[str], dtype: type[np.floating]) -> Iterator[NDArray[np.floating]]:
         """Blocks of the stacked matrices in a float type."""
 
-        def convert(rows: NDArray[np.float32]) -> NDArray[np.floating]:
-            return rows.astype(dtype, copy=False)
-
-        return self._convert(names, convert)
-
-    def grids(self, names: Sequence[str], bits: int, group_size: int) -> Iterator[Grid]:
-        """Blocks of the stacked matrices on a group grid: the checkpoint's own, if it is such a one."""
-
-        def make(name: str, start: int, stop: int) -> Grid:
-            weights = self.weights
-            if isinstance(weights, GridSource) and keeps_grid(weights, name, bits, group_size):
-                return stored_rows(weights, name, start, stop, bits, group_size)
-            return quantize(weights.read_rows(name, start, stop), bits, group_size)
+        def make(name: str, start: int, stop: int) -> NDArray[np.floating]:
+            return self.weights.read_rows(name, start, stop).astype(dtype, copy=False)
 
         return self._blocks(names, make)
 
-    def _convert(self, names: Sequence[str], convert: Callable[[NDArray[np.float32]], R]) -> Iterator[R]:
-        return self._blocks(
-            names, lambda name, start, stop: convert(self.weights.read_rows(name, start, stop))
-        )
+    def grids(self, names: Sequence[str], form: GridFormat) -> Iterator[Grid]:
+        """Blocks of the stacked matrices on a group grid."""
+        return self._blocks(names, lambda name, start, stop: form.grid(self.weights, name, start, stop))
 
     def _blocks(self, names: Sequence[str], make: Callable[[str, int, int], R]) -> Iterator[R]:
         with ThreadPoolExecutor(WORKERS) as pool:

@@ -16,6 +16,7 @@ from bmqwen.compiler.tpuc import Recipe
 from bmqwen.emit.weight_blocks import BLOCK_ELEMENTS, WeightBlocks
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
 from bmqwen.model.config import ModelConfig
+from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.grid import Grid
 from bmqwen.util.progress import Progress
 from bmqwen.util.storage import require_free
@@ -130,10 +131,11 @@ class RandomBlocks(WeightBlocks):
         super().__init__(RandomWeights(config))
         self._codes = np.random.default_rng(2).integers(0, 256, _NOISE, np.uint8)
 
-    def grids(self, names: Sequence[str], bits: int, group_size: int) -> Iterator[Grid]:
+    def grids(self, names: Sequence[str], form: GridFormat) -> Iterator[Grid]:
         """Yield blocks of the stacked matrices on a grid of random codes."""
         for name in names:
             rows, columns = self.weights.shape(name)
+            bits, group_size = form.bits, form.group(columns)
             step = max(1, BLOCK_ELEMENTS // columns)
             for start in range(0, rows, step):
                 shape = (min(step, rows - start), columns // group_size)

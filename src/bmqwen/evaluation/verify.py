@@ -16,7 +16,7 @@ from bmqwen.errors import InputError
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.grid_weights import GridWeights
-from bmqwen.quant.precision import BITS, Precision
+from bmqwen.quant.precision import Precision
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.util.text import counted
@@ -138,7 +138,7 @@ def verify(
     nets = StepNets.from_dict(bundle.details, str(bundle.folder))
     threshold = THRESHOLDS[nets.half]
     precision = Precision(**bundle.precision)
-    quantised = bool({precision.weights, precision.lm_head} & BITS.keys())
+    quantised = precision.quantised
     cached = {shape: cached_rows(shape, nets.context, tokens) for shape in shapes}
     ends = sorted({cached[shape] + shape.tokens for shape in shapes})
     text = _text(bundle, ends[-1])

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import InputError
+from bmqwen.weights.packed import GridSource
+from bmqwen.weights.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,21 @@ def check_group_size(bits: int, group_size: int) -> None:
         raise InputError(f"weights of {bits} bits are not supported: choose 4 or 8")
     if group_size not in (16, 32, 64, 128, 256):
         raise InputError(f"group size {group_size} is not supported: choose 16, 32, 64, 128 or 256")
+
+
+def stored_grid(
+    weights: Weights, name: str, start: int, stop: int, bits: int, group_size: int
+) -> Grid | None:
+    """Rows [start, stop) of a matrix on the grid that the checkpoint brings.
+
+    None: it brings none of these bits, with groups as long or made up of such.
+    """
+    found = weights.grid_of(name) if isinstance(weights, GridSource) else None
+    if not isinstance(weights, GridSource) or not found or found[0] != bits or found[1] % group_size:
+        return None
+    grid, parts = weights.read_grid(name, start, stop), found[1] // group_size
+    scales, zeros = np.repeat(grid.scales, parts, axis=1), np.repeat(grid.zeros, parts, axis=1)
+    return Grid(grid.codes, scales, zeros, bits, group_size)
 
 
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:

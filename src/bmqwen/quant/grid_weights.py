@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.precision import BITS, Precision
-from bmqwen.quant.rounding import quantize
-from bmqwen.quant.stored import keeps_grid
+from bmqwen.quant.formats import GridFormat
+from bmqwen.quant.precision import Precision
 from bmqwen.weights.weights import Weights
 
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
@@ -39,25 +38,15 @@ class GridWeights:
 
     def read(self, name: str) -> NDArray[np.float32]:
         """A whole tensor."""
-        return self._through(name, self._weights.read(self._source(name)))
+        shape = self.shape(name)
+        return self.read_rows(name, 0, shape[0]) if len(shape) == 2 else self._weights.read(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of a matrix. A grid's groups lie within rows, so the blocks do not matter."""
-        return self._through(name, self._weights.read_rows(self._source(name), start, stop))
+        form = self._precision.table if name == TABLE else self._precision.of(name)
+        if isinstance(form, GridFormat):
+            form = replace(form, search=self._search)
+        return form.read(self._weights, self._source(name), start, stop)
 
     def _source(self, name: str) -> str:
         return TABLE if name == HEAD and self._tied else name
-
-    def _through(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        if values.ndim < 2:
-            return values
-        weight = name.removesuffix(".weight")
-        form = self._precision.of(weight)
-        if name == TABLE and form in BITS:
-            form = "f16"
-        if form in BITS:
-            group = self._precision.group_of(weight, values.shape[1])
-            if keeps_grid(self._weights, self._source(name), BITS[form], group):
-                return values
-            return quantize(values, BITS[form], group, search=self._search).dequantize()
-        return values.astype(np.float16).astype(np.float32) if form == "f16" else values

@@ -1,16 +1,16 @@
 """How the weights of a model are stored: what `--quant` and its companions choose."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
+
+import numpy as np
 
 from bmqwen.errors import InputError
+from bmqwen.quant import Format
+from bmqwen.quant.formats import FloatFormat, GridFormat, WeightFormat, make_format
 from bmqwen.quant.grid import check_group_size
 
-Format = Literal["f32", "f16", "int8", "int4"]
-FORMATS: tuple[Format, ...] = ("f32", "f16", "int8", "int4")
-BITS = {"int8": 8, "int4": 4}
-# 256 steps are fine enough for long groups, and fewer scales are read.
-EIGHT_BIT_GROUP = 128
+__all__ = ["Format", "Precision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Precision:
 
     Attributes:
         weights: format of the projections.
-        group_size: columns that share a scale, for int4; int8 has EIGHT_BIT_GROUP.
+        group_size: columns that share a scale, for int4; int8 has groups of its own.
         lm_head: format of the head; the embedding table itself stays in half precision (f32 when weights are).
     """
 
@@ -29,8 +29,8 @@ class Precision:
 
     def __post_init__(self) -> None:
         for name in (self.weights, self.lm_head):
-            if name not in FORMATS:
-                raise InputError(f"unknown precision {name!r}: choose one of {', '.join(FORMATS)}")
+            if name not in get_args(Format):
+                raise InputError(f"unknown precision {name!r}: choose one of {', '.join(get_args(Format))}")
         check_group_size(4, self.group_size)
 
     @classmethod
@@ -38,16 +38,30 @@ class Precision:
         """A precision whose head has the format of the weights unless told otherwise."""
         return cls(weights, group_size, lm_head or weights)
 
-    def of(self, weight: str) -> Format:
-        """Format of a weight by its name in the checkpoint."""
-        return self.lm_head if weight in ("lm_head", "model.embed_tokens") else self.weights
+    @property
+    def layers(self) -> WeightFormat:
+        """Format of the decoder layers' matrices."""
+        return make_format(self.weights, self.group_size)
 
-    def group_of(self, weight: str, columns: int) -> int:
-        """Group size of a quantised weight with that many columns."""
-        if self.of(weight) == "int4":
-            return self.group_size
-        # Shorter where the columns demand it: a chip has no groups that are not full.
-        return next((g for g in (EIGHT_BIT_GROUP, 64, 32, 16) if columns % g == 0), EIGHT_BIT_GROUP)
+    @property
+    def head(self) -> WeightFormat:
+        """Format of the head, tied or not."""
+        return make_format(self.lm_head, self.group_size)
+
+    @property
+    def table(self) -> FloatFormat:
+        """Format of the embedding table."""
+        return self.head if isinstance(self.head, FloatFormat) else FloatFormat(np.float16)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any weight is on a grid."""
+        return isinstance(self.layers, GridFormat) or isinstance(self.head, GridFormat)
+
+    def of(self, weight: str) -> WeightFormat:
+        """Format of a weight by its name in the checkpoint, with or without ".weight"."""
+        is_head = weight.removesuffix(".weight") in ("lm_head", "model.embed_tokens")
+        return self.head if is_head else self.layers
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""

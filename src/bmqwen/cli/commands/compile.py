@@ -1,26 +1,25 @@
 """`bmqwen compile`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.output import print_json, progress_bar, size_text
+from bmqwen.quant import ChipFormat
 from bmqwen.util.text import counted
 
 
 def compile_(
     output: options.Output,
     model: options.Model = None,
-    quant: Annotated[
-        Literal["f16", "int8", "int4"], typer.Option("--quant", help="Format of the weights.")
-    ] = "int4",
+    quant: Annotated[ChipFormat, typer.Option("--quant", help="Format of the weights.")] = "int4",
     seq_len: Annotated[
         int, typer.Option("--seq-len", help="Most tokens of a conversation: a multiple of 8.")
     ] = 512,
     group_size: options.GroupSize = 64,
     lm_head: Annotated[
-        Literal["f16", "int8", "int4"] | None,
+        ChipFormat | None,
         typer.Option(
             "--lm-head",
             help="Format of the head; default: as --quant.",
