@@ -6,8 +6,8 @@ import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape, check_context, step_shapes
 from bmqwen.compiler.plan import check_device_memory, sizes
-from bmqwen.compiler.profile import Profile, read_profile
 from bmqwen.compiler.schedule import NetClock, available_memory, duration_text, parallel_jobs
+from bmqwen.compiler.timing import Profile, read_profile
 from bmqwen.errors import CompileError, InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision

@@ -8,11 +8,11 @@ from bmqwen.artifact.fit import MemoryRequest
 from bmqwen.chip.libraries import Libsophon, find_libsophon
 from bmqwen.chip.machine import look
 from bmqwen.chip.problems import (
+    NO_DRIVER,
+    NO_LIBRARIES,
     Problem,
     dead_chip,
     no_device,
-    no_driver,
-    no_libraries,
     no_permission,
     old_libsophon,
     old_sail,
@@ -128,9 +128,9 @@ def test_only_the_device_that_matters_is_told(tmp_path: Path) -> None:
     ("name", "problem"),
     [
         ("sc7_dead_chip", dead_chip(2)),
-        ("sc7_no_library", no_libraries()),
+        ("sc7_no_library", NO_LIBRARIES),
         ("sc7_no_permission", no_permission(["/dev/bmdev-ctl", "/dev/bm-sophon0", "/dev/bm-sophon1"])),
-        ("sc7_no_driver", no_driver()),
+        ("sc7_no_driver", NO_DRIVER),
         ("se7_old", old_libsophon("0.4.9")),
     ],
 )

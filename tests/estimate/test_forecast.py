@@ -4,7 +4,7 @@ import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
-from bmqwen.compiler.profile import Profile
+from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
 from bmqwen.estimate.estimate import Question
 from bmqwen.estimate.forecast import cost_at, simulate

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.compiler.plan import Plan, plan_model
+from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.errors import CompileError
 from bmqwen.estimate.representative import time_nets
 from bmqwen.quant.precision import Precision
@@ -16,7 +16,7 @@ from support.stand_in_compiler import compiled, stand_in
 
 def plan(layers: int = 6) -> Plan:
     config = tiny_config("qwen1.5", layers=layers, hidden_size=128, intermediate_size=256)
-    return plan_model(config, "toy", "", Precision("int4", 32, "int4"), 64, "f16")
+    return make_plan(("toy", config), Precision("int4", 32, "int4"), 64, "f16")
 
 
 def test_each_net_is_compiled_with_one_and_with_two_layers_once(tmp_path: Path) -> None:

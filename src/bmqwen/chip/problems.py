@@ -62,21 +62,17 @@ class Finding:
         return asdict(self)
 
 
-def no_libraries() -> Problem:
-    """libsophon's runtime is not where it is looked for."""
-    return Problem(
-        f"no libbmrt.so in {LIBRARY_FOLDER} or LD_LIBRARY_PATH",
-        "install the sophon-libsophon package of the vendor's SDK (on a SoC it is part of the system image), "
-        "put its lib folder into LD_LIBRARY_PATH, or choose another engine",
-    )
-
-
-def no_driver() -> Problem:
-    """There is a card or libsophon, but no device file of the driver."""
-    return Problem(
-        "the driver bmsophon is not loaded, no device file /dev/bm-sophon0 is there",
-        f"`sudo modprobe bmsophon`; where that finds no module install the vendor's driver: `{INSTALL_DRIVER}`",
-    )
+NO_LIBRARIES = Problem(
+    f"no libbmrt.so in {LIBRARY_FOLDER} or LD_LIBRARY_PATH",
+    "install the sophon-libsophon package of the vendor's SDK (on a SoC it is part of the system image), "
+    "put its lib folder into LD_LIBRARY_PATH, or choose another engine",
+)
+# There is a card or libsophon, but no device file of the driver.
+NO_DRIVER = Problem(
+    "the driver bmsophon is not loaded, no device file /dev/bm-sophon0 is there",
+    f"`sudo modprobe bmsophon`; where that finds no module install the vendor's driver: `{INSTALL_DRIVER}`",
+)
+NO_SAIL = Problem("the Python package sophon.sail is not installed", f"`{INSTALL_SAIL}`")
 
 
 def no_permission(files: Sequence[str]) -> Problem:
@@ -157,11 +153,6 @@ def larger_than_heap(purpose: str, needed: int, heap: str, size: int) -> Problem
         "choose a smaller precision or model, or on a SoC give the NPU a larger share of the memory "
         "(`bmqwen doctor BUNDLE` prints the command)",
     )
-
-
-def no_sail() -> Problem:
-    """`sophon.sail` is not installed."""
-    return Problem("the Python package sophon.sail is not installed", f"`{INSTALL_SAIL}`")
 
 
 def old_sail(version: str) -> Problem:

@@ -127,24 +127,25 @@ class Plan:
 
 
 def make_plan(
-    checkpoint: Checkpoint, precision: Precision, context: int, half: Half, layers: int | None
-) -> Plan:
-    """Check the options and lay the nets out. Raises InputError for options that fit neither model nor chip."""
-    return plan_model(
-        checkpoint.config, checkpoint.name, checkpoint.identity(), precision, context, half, layers
-    )
-
-
-def plan_model(
-    config: ModelConfig,
-    name: str,
-    identity: str,
+    model: Checkpoint | tuple[str, ModelConfig],
     precision: Precision,
     context: int,
     half: Half,
     layers: int | None = None,
 ) -> Plan:
-    """`make_plan` from a configuration alone; `identity` stands for the weights in the plan's key."""
+    """Check the options and lay the nets out.
+
+    Args:
+        model: a checkpoint, or where there are no weights a name and a configuration.
+        precision: formats of the weights.
+        context: rows of the K/V cache.
+        half: what the chip computes in.
+        layers: only so many decoder layers; None: all.
+
+    Raises InputError for options that fit neither model nor chip.
+    """
+    name, config = model if isinstance(model, tuple) else (model.name, model.config)
+    identity = "" if isinstance(model, tuple) else model.identity()
     if "f32" in (precision.weights, precision.lm_head):
         raise InputError("the chip computes in half precision: choose f16, int8 or int4 in place of f32")
     if layers is not None:

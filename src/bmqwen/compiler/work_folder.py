@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from bmqwen.artifact.steps import StepShape
-from bmqwen.compiler.profile import Profile, read_profile
+from bmqwen.compiler.timing import Profile, read_profile
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import LOG, CompiledNet, combine
 from bmqwen.util.paths import cache_folder

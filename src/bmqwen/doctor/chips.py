@@ -9,12 +9,12 @@ from bmqwen.chip.memory import DEBUG_FOLDER, Heap
 from bmqwen.chip.problems import (
     INSTALL_SAIL,
     LIBSOPHON_NEEDED,
+    NO_DRIVER,
+    NO_LIBRARIES,
     SAIL_NEEDED,
     Finding,
     dead_chip,
     no_device,
-    no_driver,
-    no_libraries,
     no_permission,
     old_libsophon,
     old_sail,
@@ -102,7 +102,7 @@ def _driver(machine: Machine) -> Iterator[Finding]:
         )
         if machine.kind == "soc":
             found = "this is a SoC"
-        problem = no_driver()
+        problem = NO_DRIVER
         yield Finding(AREA, "error", f"{found}, but {problem.cause}", problem.fix)
         return
     where = "SoC" if machine.kind == "soc" else f"PCIe host with {len(machine.chips)} chips"
@@ -112,7 +112,7 @@ def _driver(machine: Machine) -> Iterator[Finding]:
 
 def _libraries(machine: Machine) -> Iterator[Finding]:
     if machine.libsophon is None:
-        yield Finding.of(AREA, no_libraries())
+        yield Finding.of(AREA, NO_LIBRARIES)
         return
     version, driver = machine.libsophon.version, machine.driver
     built = f", libbmrt of {machine.libsophon.built}" if machine.libsophon.built else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmqwen.chip.spec import DEFAULT_CHIP
-from bmqwen.compiler.timeline import Timeline
+from bmqwen.compiler.timing import Timeline
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.estimate.estimate import Estimate
 from bmqwen.estimate.forecast import PART_LABELS

@@ -7,9 +7,8 @@ from typing import Any
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
-from bmqwen.compiler.plan import plan_model
-from bmqwen.compiler.profile import Profile
-from bmqwen.compiler.timeline import Timeline
+from bmqwen.compiler.plan import make_plan
+from bmqwen.compiler.timing import Profile, Timeline
 from bmqwen.errors import BundleError, InputError
 from bmqwen.estimate.forecast import Forecast, check_lengths, simulate
 from bmqwen.estimate.published import PUBLISHED, Published, find_published, published_dict
@@ -95,7 +94,7 @@ def estimate_model(
 
     Raises what `time_nets` and `simulate` raise.
     """
-    plan = plan_model(config, name, "", precision, context, half)
+    plan = make_plan((name, config), precision, context, half)
     check_lengths(context, question.prompt_tokens, question.answer_in(context), question.history)
     timed = time_nets(plan, jobs=jobs, progress=progress)
     profiles = {shape: net.profile for shape, net in timed.items()}

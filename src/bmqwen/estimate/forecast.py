@@ -6,7 +6,7 @@ from typing import Any
 
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
-from bmqwen.compiler.profile import Profile
+from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
 from bmqwen.estimate.host import LAUNCH_OPS, READ_OPS
 

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bmqwen.compiler.profile import Profile, read_profile
-from bmqwen.compiler.timeline import Command, Timeline, read_timeline
+from bmqwen.compiler.timing import Command, Profile, Timeline, read_profile, read_timeline
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net
 from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans, link_or_copy

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.plan import Plan, sizes
-from bmqwen.compiler.profile import Profile
 from bmqwen.compiler.schedule import NetClock, parallel_jobs, run_nets
+from bmqwen.compiler.timing import Profile
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe
 from bmqwen.emit.weight_blocks import BLOCK_ELEMENTS, WeightBlocks

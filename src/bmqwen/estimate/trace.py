@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bmqwen.compiler.timeline import Timeline
+from bmqwen.compiler.timing import Timeline
 from bmqwen.estimate.estimate import Estimate
 from bmqwen.util.storage import write_file
 

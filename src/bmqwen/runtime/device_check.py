@@ -15,7 +15,7 @@ def missing_device(index: int, count: int, system: System | None = None) -> Prob
     system = system or System()
     machine = look(system)
     if not machine.denied and not machine.chips and (machine.unclaimed or machine.kind == "soc"):
-        return problems.no_driver()
+        return problems.NO_DRIVER
     return closed_device(index, system) or problems.no_device(index, count)
 
 

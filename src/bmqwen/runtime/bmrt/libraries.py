@@ -4,7 +4,7 @@ import ctypes as c
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmqwen.chip.problems import LIBRARY_FOLDER, no_libraries
+from bmqwen.chip.problems import LIBRARY_FOLDER, NO_LIBRARIES
 from bmqwen.chip.spec import SPECS
 from bmqwen.chip.system import System
 from bmqwen.errors import MissingDependencyError
@@ -84,7 +84,7 @@ def load_libraries(folder: Path | None = None) -> Libraries:
     """
     folder = folder or find_libraries()
     if folder is None:
-        raise MissingDependencyError(str(no_libraries()))
+        raise MissingDependencyError(str(NO_LIBRARIES))
     bmlib, bmrt = _first(folder, BMLIB_NAMES), _first(folder, BMRT_NAMES)
     if bmlib is None or bmrt is None:
         raise MissingDependencyError(

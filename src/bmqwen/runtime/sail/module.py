@@ -46,7 +46,7 @@ def load_sail() -> Any:
     """
     if not sail_installed():
         package, python = find_sail(System()), sys.version_info[:2]
-        absent = problems.no_sail()
+        absent = problems.NO_SAIL
         if package is not None and not package.fits(python):
             absent = problems.sail_of_other_python(package.version, python)
         raise MissingDependencyError(str(absent))

@@ -1,13 +1,13 @@
-"""The compiler's timeline of a net: every command, on the memory bus and in the compute units, in cycles of 1 ns."""
+"""What the compiler says of a net's time on the chip: the sums of a launch, and every command, in cycles of 1 ns."""
 
 import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,71 @@ _COMMAND = re.compile(r"(\w+)\|\w+\|s:(\d+)\|b:\d+\|g:\d+\|e:(\d+)\|t:\d+(?:\|dr
 _LOCAL = "3"
 # Names of values that the head makes.
 _HEAD = ("lm_head", "model.embed_tokens", "logits", "m_logits", "token_id", "twice", "last_hidden")
+_CYCLES = re.compile(r"^API_END total_cycle:(\d+)", re.MULTILINE)
+_TRAFFIC = re.compile(r"^GDMA SUMMARY.*S2L:(\d+).*L2S:(\d+).*S2S:(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One launch of a net.
+
+    Attributes:
+        cycles: of 1 ns.
+        bytes_read: from device memory into the core.
+        bytes_written: from the core to device memory.
+        bytes_copied: inside of device memory.
+        bus_idle: cycles in which the memory bus does nothing.
+        part_cycles, part_bytes: cycles and bytes of each part of the model: weights, kv, lm_head, other. Empty where
+            the compiler left no timeline.
+    """
+
+    cycles: int
+    bytes_read: int
+    bytes_written: int
+    bytes_copied: int
+    bus_idle: int = 0
+    part_cycles: dict[str, int] = field(default_factory=dict)
+    part_bytes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Over the memory bus: what is copied inside of device memory goes both ways."""
+        return self.bytes_read + self.bytes_written + 2 * self.bytes_copied
+
+    def extended(self, longer: "Profile", layers: int) -> "Profile":
+        """The profile of the same net with more layers: this one has one layer, `longer` has two of equal ones."""
+
+        def line(one: int, two: int) -> int:
+            return one + (two - one) * (layers - 1)
+
+        def lines(one: Mapping[str, int], two: Mapping[str, int]) -> dict[str, int]:
+            return {part: line(count, two.get(part, count)) for part, count in one.items()}
+
+        return Profile(
+            line(self.cycles, longer.cycles),
+            line(self.bytes_read, longer.bytes_read),
+            line(self.bytes_written, longer.bytes_written),
+            line(self.bytes_copied, longer.bytes_copied),
+            line(self.bus_idle, longer.bus_idle),
+            lines(self.part_cycles, longer.part_cycles),
+            lines(self.part_bytes, longer.part_bytes),
+        )
+
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> "Profile":
+        """From what `dataclasses.asdict` made, other keys ignored. Raises KeyError, TypeError or ValueError."""
+        parts = [
+            {str(part): int(count) for part, count in stated.get(name, {}).items()}
+            for name in ("part_cycles", "part_bytes")
+        ]
+        return cls(
+            int(stated["cycles"]),
+            int(stated["bytes_read"]),
+            int(stated["bytes_written"]),
+            int(stated["bytes_copied"]),
+            int(stated.get("bus_idle", 0)),
+            *parts,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +128,6 @@ class Timeline:
         """Cycles in which the memory bus works."""
         return sum(c.end - c.start for c in self.commands if c.bus)
 
-    @cached_property
-    def compute_busy(self) -> int:
-        """Cycles in which the compute units work."""
-        return sum(c.end - c.start for c in self.commands if not c.bus)
-
-    @cached_property
-    def both_busy(self) -> int:
-        """Cycles in which both work: what is hidden behind each other."""
-        edges, bus, compute = self._lanes
-        both = (bus >= 0) & (compute >= 0)
-        return int(np.diff(edges)[both].sum())
-
     def cycles_by_part(self) -> dict[PartName, int]:
         """Cycles by part; their sum is `cycles`. A cycle belongs to what the bus moves, else to what is computed."""
         edges, bus, compute = self._lanes
@@ -109,27 +162,58 @@ class Timeline:
         return edges, lanes[0], lanes[1]
 
 
-def read_timeline(profile: Path) -> Timeline:
+def read_profile(path: Path) -> Profile:
+    """Read the sums of a net's launch from `compiler_profile_0.txt`. Raises CompileError if there are none."""
+    text = _read(path)
+    cycles, traffic = _CYCLES.findall(text), _TRAFFIC.findall(text)
+    if not cycles or not traffic:
+        raise CompileError(f"{path} has no total of cycles and bytes: the compiler did not finish it")
+    # One summary a static part of the net; ours have one.
+    read, written, copied = (sum(int(row[i]) for row in traffic) for i in range(3))
+    timeline = _timeline(text, path.parent) if len(cycles) == 1 else None
+    if timeline is None or not timeline.commands:
+        return Profile(sum(map(int, cycles)), read, written, copied)
+    return Profile(
+        timeline.cycles,
+        read,
+        written,
+        copied,
+        timeline.cycles - timeline.bus_busy,
+        {str(part): count for part, count in timeline.cycles_by_part().items()},
+        {str(part): count for part, count in timeline.bytes_by_part().items()},
+    )
+
+
+def read_timeline(path: Path) -> Timeline:
     """Read `compiler_profile_0.txt` and, where it lies beside it, the list of operations `NAME.bmodel.json`.
 
     Raises:
         CompileError: no such file, or one of several launches, whose times each begin at 0.
     """
+    text = _read(path)
+    launches = len(_CYCLES.findall(text))
+    if launches != 1:
+        raise CompileError(f"{path} holds {launches} launches in place of one")
+    return _timeline(text, path.parent)
+
+
+def _read(path: Path) -> str:
     try:
-        text = profile.read_text(errors="replace")
+        return path.read_text(errors="replace")
     except OSError as error:
-        raise CompileError(f"the compiler left no timing in {profile}: {error.strerror}") from error
-    totals = re.findall(r"^API_END total_cycle:(\d+)", text, re.MULTILINE)
-    if len(totals) != 1:
-        raise CompileError(f"{profile} holds {len(totals)} launches in place of one")
-    operations = _operations(profile.parent)
+        raise CompileError(f"the compiler left no timing in {path}: {error.strerror}") from error
+
+
+def _timeline(text: str, folder: Path) -> Timeline:
+    operations = _operations(folder)
     commands = []
     for name, start, end, direction, size in _COMMAND.findall(text):
         part, _ = operations.get(name, ("other", ""))
         bus = direction not in ("", _LOCAL)
         commands.append(Command(name, part, bus, int(start), int(end) + 1, int(size) if bus else 0))
     commands.sort(key=lambda c: (c.start, c.end))
-    return Timeline(int(totals[0]), tuple(commands), {name: said for name, (_, said) in operations.items()})
+    names = {name: values for name, (_, values) in operations.items()}
+    return Timeline(int(_CYCLES.findall(text)[0]), tuple(commands), names)
 
 
 def _operations(folder: Path) -> dict[str, tuple[PartName, str]]:
