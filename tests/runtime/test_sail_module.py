@@ -15,10 +15,11 @@ import pytest
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.published import open_published
+from bmqwen.chip.libraries import find_sail
 from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.runtime import tpu
 from bmqwen.runtime.bmodel.opening import open_bmodel
-from bmqwen.runtime.sail import open_files
+from bmqwen.runtime.sail import backend, module
 from bmqwen.runtime.sail.backend import SailBackend
 from bmqwen.runtime.sail.module import load_sail, sail_installed, sail_version
 from support.bmodel_files import FakeBmodel, published_nets
@@ -54,16 +55,8 @@ class Tensor:
         return None
 
 
-class Nothing(Tensor):
-    """What SAIL 3.9.0 makes where there is not enough memory."""
-
-    def is_dev_data_valid(self) -> bool:
-        """Not."""
-        return False
-
-
 class Viewless(Tensor):
-    """As in SAIL 3.9.0."""
+    """As in SAIL 3.9.0, which cannot make a tensor of a part of another one."""
 
     def __init__(self, *arguments: object) -> None:
         if isinstance(arguments[0], Tensor):
@@ -104,9 +97,10 @@ class Dead(Handle):
 
 @pytest.fixture
 def no_sail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a chip, without SAIL and libbmrt."""
+    """A machine with a chip, without SAIL and libbmrt: neither the module nor its package's metadata."""
     for name in ("sophon", "sophon.sail"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(module, "find_sail", lambda _: None)
     monkeypatch.setenv("LD_LIBRARY_PATH", "")
     monkeypatch.setattr(tpu, "has_hardware", lambda: True)
 
@@ -116,8 +110,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes a module `sophon.sail` of what is given."""
 
     def make(**members: Any) -> None:
-        package, module = types.ModuleType("sophon"), types.ModuleType("sophon.sail")
-        for made in (package, module):
+        package, sail = types.ModuleType("sophon"), types.ModuleType("sophon.sail")
+        for made in (package, sail):
             made.__spec__ = importlib.machinery.ModuleSpec(made.__name__, None)
             monkeypatch.setitem(sys.modules, made.__name__, made)
         standard = {
@@ -130,7 +124,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         }
         for name, value in {**standard, **members}.items():
             if value is not None:
-                setattr(module, name, value)
+                setattr(sail, name, value)
 
     return make
 
@@ -150,7 +144,14 @@ def test_sail_that_is_not_there_too_old_or_broken(
     with pytest.raises(MissingDependencyError, match=r"not installed: `pip3 install dfss.*--install sail`"):
         load_sail()
     install(EngineLLM=None, __version__="3.7.0")
-    with pytest.raises(MissingDependencyError, match=r"sophon\.sail 3\.7\.0 is too old.*need 3\.9 or newer"):
+    with pytest.raises(
+        MissingDependencyError, match=r"sophon\.sail 3\.7\.0 is too old.*need 3\.9\.1 or newer"
+    ):
+        load_sail()
+    install(__version__="3.9.0")
+    with pytest.raises(
+        MissingDependencyError, match=r"3\.9\.0 is too old.*libbmrt alone with `--engine tpu:bmrt`"
+    ):
         load_sail()
     for name in ("sophon", "sophon.sail"):
         monkeypatch.delitem(sys.modules, name)
@@ -180,6 +181,7 @@ def test_sail_that_was_built_without_its_engine(install: Callable[..., None]) ->
 def test_sail_of_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sophon", "sophon.sail"):
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(module, "find_sail", find_sail)
     place = tmp_path / "sophon_arm-3.10.2.dist-info"
     place.mkdir()
     (place / "METADATA").write_text("Metadata-Version: 2.1\nName: sophon-arm\nVersion: 3.10.2\n")
@@ -240,18 +242,19 @@ def test_memory_that_is_not_told_or_not_there(install: Callable[..., None], bund
     session = SailBackend(bundle.bmodel, index=1)
     assert (session.memory_used(), session.memory_used(), asked) == (100 << 20, 100 << 20, [1, 1, 1])
     session.close()
-    # There each call leaves the device open once more, and a server asks after every answer.
-    install(EngineLLM=Empty, Tensor=Viewless, get_dev_stat=stat)
-    session = SailBackend(bundle.bmodel, index=0)
-    assert (session.memory_used(), asked) == (None, [1, 1, 1, 0])
 
     def fail(_: int) -> list[int]:
         raise RuntimeError("bm_get_stat failed")
 
     install(EngineLLM=Empty, get_dev_stat=fail)
     assert SailBackend(bundle.bmodel).memory_used() is None
-    install(Tensor=Nothing)
-    with pytest.raises(DeviceError, match=r"Tensor of SAIL failed on device 0: no device memory for \[2\]"):
+
+
+def test_a_sail_that_hides_its_age_is_refused_for_what_it_cannot(
+    install: Callable[..., None], bundle: Bundle
+) -> None:
+    install(EngineLLM=Empty, Tensor=Viewless, __version__="master(20240712_120000)")
+    with pytest.raises(MissingDependencyError, match=r"sophon\.sail is too old.*--engine tpu:bmrt"):
         SailBackend(bundle.bmodel)
 
 
@@ -260,15 +263,15 @@ def test_room_for_the_files_that_sail_keeps_open(tmp_path: Path, monkeypatch: py
     limits, made = [1024, 1 << 20], []
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
     monkeypatch.setattr(resource, "setrlimit", lambda _, both: made.append(both))
-    open_files.make_room(bmodel)
+    backend._make_room(bmodel)
     # Six tensors a block, eight a cached one, two each of both embeddings and the head.
     assert made == [(4 * (24 * 14 + 6) + 256, 1 << 20)]
     limits[:] = [256, 1024]
-    open_files.make_room(bmodel)
+    backend._make_room(bmodel)
     assert made[1:] == [(1024, 1024)]
     for enough in ([4096, 4096], [resource.RLIM_INFINITY] * 2):
         limits[:] = enough
-        open_files.make_room(bmodel)
+        backend._make_room(bmodel)
     assert len(made) == 2
 
 

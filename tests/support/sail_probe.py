@@ -44,17 +44,6 @@ def on_soc(bundle: Bundle, folder: Path, context_length: int | None, device: int
     return _open(bundle, folder, context_length, device, mapped=True)
 
 
-def early(bundle: Bundle, folder: Path, context_length: int | None, device: int) -> SailTarget:
-    """SAIL 3.9.0 of July 2024, which has no views, and ends the process where later ones raise."""
-    return _open(bundle, folder, context_length, device, version=(3, 9, 0))
-
-
 def middle(bundle: Bundle, folder: Path, context_length: int | None, device: int) -> SailTarget:
     """SAIL 3.9.4 of March 2025."""
     return _open(bundle, folder, context_length, device, version=(3, 9, 4))
-
-
-def old(bundle: Bundle, folder: Path, context_length: int | None, device: int) -> SailTarget:
-    """SAIL of before June 2024. There is no such real module to be found any more."""
-    sail_stand_in.install(folder, version=(3, 8))
-    return SailTarget(open_sail(bundle, folder, context_length, device)._runtime)

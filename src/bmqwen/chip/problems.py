@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 # Where the vendor's packages put the runtime libraries, on PCIe hosts and on SoCs.
 LIBRARY_FOLDER = "/opt/sophon/libsophon-current/lib"
-# EngineLLM exists from this SAIL on, and works with this libsophon (sophon-sail, docs/source_en).
-SAIL_NEEDED, LIBSOPHON_NEEDED = (3, 9), (0, 5, 0)
+# EngineLLM with views of tensors exists from this SAIL on, and works with this libsophon (sophon-sail, docs/source_en).
+SAIL_NEEDED, LIBSOPHON_NEEDED = (3, 9, 1), (0, 5, 0)
 # sophon-tools, source/pdfss_cpp: the one package that dfss installs by name.
 INSTALL_SAIL = "pip3 install dfss && python3 -m dfss --install sail"
 INSTALL_DRIVER = (
@@ -156,14 +156,14 @@ def larger_than_heap(purpose: str, needed: int, heap: str, size: int) -> Problem
 
 
 def old_sail(version: str) -> Problem:
-    """SAIL without EngineLLM.
+    """SAIL without EngineLLM, or without views of tensors.
 
     Args:
         version: as it says; "" where it does not.
     """
     return Problem(
         f"sophon.sail{version and f' {version}'} is too old, language models need {_text(SAIL_NEEDED)} or newer",
-        f"`{INSTALL_SAIL}`",
+        f"`{INSTALL_SAIL}`, or use libbmrt alone with `--engine tpu:bmrt`",
     )
 
 

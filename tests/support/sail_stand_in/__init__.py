@@ -1,6 +1,6 @@
 """A stand-in for the module `sophon.sail`: as strict as the real one, and computing with libbmrt on the simulator.
 
-Written from the behaviour of the public sources of SAIL 3.9.0, 3.9.1, 3.9.4, 3.10.2 and 3.10.7. What it adds are
+Written from the behaviour of the public sources of SAIL 3.9.1, 3.9.4, 3.10.2 and 3.10.7. What it adds are
 checks: a view that outlives its source, a number of another type, a tensor of another device, a stale copy on the host
 is an error here, where the real module goes wrong silently or crashes.
 """

@@ -38,11 +38,6 @@ class EngineLLM:
         for stage in stages:
             self.openings += [Opening(ids[0]) for _ in (*stage.inputs, *stage.outputs)]
 
-    def __getattribute__(self, name: str) -> Any:
-        if STATE.named and name in ("get_addr_mode", "get_stage_num", "get_input_tensors"):
-            raise AttributeError(name)
-        return super().__getattribute__(name)
-
     def get_graph_names(self) -> list[str]:
         """Names of the nets."""
         return list(self._model.networks)
@@ -69,19 +64,19 @@ class EngineLLM:
 
     def get_input_shape(self, net: str, which: Any, *stage: Any) -> list[int]:
         """Of one input."""
-        return list(_port(self._stage(net, *stage).inputs, which).shape)
+        return list(self._stage(net, *stage).inputs[plain(which)].shape)
 
     def get_output_shape(self, net: str, which: Any, *stage: Any) -> list[int]:
         """Of one output."""
-        return list(_port(self._stage(net, *stage).outputs, which).shape)
+        return list(self._stage(net, *stage).outputs[plain(which)].shape)
 
     def get_input_dtype(self, net: str, which: Any) -> Dtype:
         """Of one input."""
-        return _kind(_port(self._stage(net, 0).inputs, which))
+        return _kind(self._stage(net, 0).inputs[plain(which)])
 
     def get_output_dtype(self, net: str, which: Any) -> Dtype:
         """Of one output."""
-        return _kind(_port(self._stage(net, 0).outputs, which))
+        return _kind(self._stage(net, 0).outputs[plain(which)])
 
     def get_input_tensors(self, net: str, stage: Any = 0) -> dict[int, Tensor]:
         """The net's own; in mode basic there are none."""
@@ -126,22 +121,14 @@ class EngineLLM:
 
 def _ordered(tensors: Any, ports: tuple[Port, ...]) -> list[Tensor]:
     """In the order of the ports. One that is missing would be a null pointer."""
-    keys = [(port.name, 0) for port in ports] if STATE.named else list(range(len(ports)))
+    keys = list(range(len(ports)))
     if not isinstance(tensors, dict) or any(not isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise TypeError(f"incompatible function arguments: {tensors}")
-    if any(type(key) is not type(wanted) for key, wanted in zip(tensors, keys, strict=False)):
+    if any(type(key) is not int for key in tensors):
         raise TypeError(f"incompatible function arguments: {tensors}")
     if set(tensors) != set(keys):
         raise AssertionError(f"tensors {list(tensors)} are given, {keys} are wanted: this would crash")
     return [tensors[key] for key in keys]
-
-
-def _port(ports: tuple[Port, ...], which: Any) -> Port:
-    if STATE.named:
-        if not isinstance(which, str):
-            raise TypeError("incompatible function arguments")
-        return next(port for port in ports if port.name == which)
-    return ports[plain(which)]
 
 
 def _kind(port: Port) -> Dtype:

@@ -12,7 +12,7 @@ class Opening:
     def __init__(self, tpu_id: int) -> None:
         self.tpu_id = tpu_id
         if not 0 <= tpu_id < STATE.devices:
-            STATE.fail(SailDeviceError("init device failure"), 1002)
+            STATE.fail(SailDeviceError("init device failure"))
         files: list[int] = []
         STATE.openings += 1
         weakref.finalize(self, _close, files)
@@ -21,7 +21,7 @@ class Opening:
             files.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(4 if STATE.mapped else 1))
         except OSError:
             say("[error] bm_dev_query failed. Maybe the limit for open files (ulimit) has been reached")
-            STATE.fail(SailDeviceError("init device failure"), 1002)
+            STATE.fail(SailDeviceError("init device failure"))
 
 
 class Handle:
@@ -39,9 +39,6 @@ class Handle:
         return "Error"
 
 
-LEAKED: list[Opening] = []
-
-
 def get_available_tpu_num() -> int:
     """Devices."""
     return STATE.devices
@@ -50,9 +47,7 @@ def get_available_tpu_num() -> int:
 def get_dev_stat(tpu_id: int) -> list[int]:
     """MiB in all, MiB in use, percent of time."""
     STATE.count("get_dev_stat")
-    opened = Opening(plain(tpu_id))
-    if STATE.version < (3, 9, 1):
-        LEAKED.append(opened)
+    Opening(plain(tpu_id))
     return list(STATE.stat)
 
 

@@ -62,8 +62,7 @@ class State:
     """One simulated device, opened on first use, whatever number it is asked for by.
 
     Attributes:
-        version: what the module behaves as. Before 3.9 tensors are known by name, not by number; 3.9.0 has no
-            views, and ends the process where later ones raise; types of arrays are checked from 3.10 on.
+        version: what the module behaves as: types of arrays are checked from 3.10 on.
         mapped: as on a SoC, the nets' own tensors are mapped into the host's memory.
         stat: what get_dev_stat returns.
         devices: how many there are.
@@ -93,16 +92,6 @@ class State:
         self.folder, self.version, self.mapped, self.stat = folder, version, mapped, stat
         self.devices, self.calls = devices, {}
 
-    @property
-    def named(self) -> bool:
-        """The form of before June 2024."""
-        return self.version < (3, 9)
-
-    @property
-    def views(self) -> bool:
-        """A tensor can be made of a part of another one."""
-        return self.version >= (3, 9, 1)
-
     def device(self) -> Device:
         """It."""
         if self._device is None:
@@ -119,11 +108,9 @@ class State:
         """Note a call."""
         self.calls[call] = self.calls.get(call, 0) + 1
 
-    def fail(self, error: Exception, code: int) -> NoReturn:
-        """Say on standard output what is wrong and raise; 3.9.0 ends the process with a code of its own."""
+    def fail(self, error: Exception) -> NoReturn:
+        """Say on standard output what is wrong, and raise."""
         say(f"[error] {error}")
-        if self.version < (3, 9, 1):
-            os._exit(code & 255)
         raise error
 
 

@@ -23,7 +23,7 @@ class Tensor:
         self._source: weakref.ref[Any] | None = None
         if args and isinstance(args[0], Handle):
             self._create(*args)
-        elif args and isinstance(args[0], Tensor) and STATE.views:
+        elif args and isinstance(args[0], Tensor):
             self._look(*args)
         else:
             raise TypeError("incompatible constructor arguments")
@@ -47,8 +47,6 @@ class Tensor:
             memory = STATE.device().allocate(self._bytes())
         except DeviceError:
             say("[error] bm_malloc_device_byte() err=5")
-            if STATE.version < (3, 9, 1):
-                return
             raise RuntimeError("no enough device memory") from None
         # The real module zeroes it. libbmrt does not: what both share must not rely on it. As halves and floats these
         # are no numbers.
@@ -91,7 +89,7 @@ class Tensor:
         if self._source is not None and self._source() is None:
             raise AssertionError("the source of this view is gone: on a chip this would be another's memory")
         if self._dev is None:
-            STATE.fail(SailTensorError("invalid Tensor"), 2009)
+            STATE.fail(SailTensorError("invalid Tensor"))
         return self._dev
 
     def shape(self) -> list[int]:
@@ -124,13 +122,13 @@ class Tensor:
         if data.dtype not in taken:
             data = data.astype(np.float32)
         if data.shape != self._shape:
-            STATE.fail(SailTensorError("invalid argument"), 2004)
+            STATE.fail(SailTensorError("invalid argument"))
         wanted = WIRE[self._dtype]
         if data.dtype != wanted:
             if STATE.version >= (3, 10):
                 raise SailTensorError("Wrong dtype of input array!")
             if data.itemsize > wanted.itemsize:
-                STATE.fail(SailTensorError("size out of range"), 2006)
+                STATE.fail(SailTensorError("size out of range"))
             raise AssertionError(f"the bits of {data.dtype} would be taken for {self._dtype}")
         if self._sys is not None:
             self._sys[...] = data
@@ -162,10 +160,10 @@ class Tensor:
         if not isinstance(src, Tensor):
             raise TypeError("incompatible function arguments")
         if src._dtype != self._dtype:
-            STATE.fail(SailTensorError("mismatch Tensor"), 2005)
+            STATE.fail(SailTensorError("mismatch Tensor"))
         mine, theirs = self.memory(), src.memory()
         if plain(offset_src) + plain(length) > src.size() or plain(offset_dst) + length > self.size():
-            STATE.fail(SailTensorError("size out of range"), 2007)
+            STATE.fail(SailTensorError("size out of range"))
         if self.device_id() != src.device_id():
             raise AssertionError("a copy from one device to another, by addresses of either")
         size = WIRE[self._dtype].itemsize

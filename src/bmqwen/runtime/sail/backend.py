@@ -1,12 +1,13 @@
 """A device and a bmodel opened by SAIL."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import resource
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakSet
 
-from bmqwen.artifact.bmodel import IO_ALONE, check_bmodel
+from bmqwen.artifact.bmodel import IO_ALONE, check_bmodel, read_description
 from bmqwen.chip.spec import DEFAULT_CHIP, SAIL_NAMES
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.memory import Memory
@@ -16,9 +17,11 @@ from bmqwen.runtime.device_check import closed_device, missing_device, require_m
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch
 from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
 from bmqwen.runtime.sail.module import load_sail, sail_errors, sail_version
-from bmqwen.runtime.sail.open_files import make_room
 
 MEBI = 1 << 20
+# SAIL opens the device again for every input and output of every net. Files of one opening: the device, and on a SoC
+# its video scaler, memory and cipher (libsophon, bm_create_ctx); and what else this process may open.
+OPEN_FILES, SPARE_FILES = 4, 256
 
 
 class SailBackend:
@@ -40,7 +43,7 @@ class SailBackend:
             index: which device.
 
         Raises:
-            MissingDependencyError: no SAIL, or one without EngineLLM.
+            MissingDependencyError: no SAIL, or one that is too old.
             BundleError: no bmodel, or a truncated one.
             DeviceError: no such device, not enough memory, or a refused bmodel.
         """
@@ -65,11 +68,10 @@ class SailBackend:
             self.chip = target if target in SAIL_NAMES else DEFAULT_CHIP.name
             self._tells = target != "Error"
             self._require(needed or bmodel.stat().st_size)
-            make_room(bmodel)
+            _make_room(bmodel)
             with sail_errors(f"loading {bmodel.name}", str(self)):
                 self._engine = sail.EngineLLM(str(bmodel), [index])
                 names = list(self._engine.get_graph_names())
-                self._named = not names or _is_named(self._engine, names[0])
                 self.networks: Mapping[str, Network] = {name: self._network(name) for name in names}
         except BaseException:
             self.close()
@@ -95,9 +97,8 @@ class SailBackend:
         moving: Sequence[int] = (),
     ) -> SailLaunch:
         """As `DeviceBackend.prepare`."""
-        memory = cast(Sequence[SailMemory], inputs), cast(Sequence[SailMemory], outputs)
-        keys = self._keys(stage.inputs), self._keys(stage.outputs)
-        launch = SailLaunch(self._engine, self._maker, stage, memory, keys, moving)
+        given, taken = cast(Sequence[SailMemory], inputs), cast(Sequence[SailMemory], outputs)
+        launch = SailLaunch(self._engine, self._maker, stage, given, taken, moving)
         self._launches.add(launch)
         return launch
 
@@ -106,8 +107,7 @@ class SailBackend:
 
     def memory_used(self) -> int | None:
         """As `DeviceBackend.memory_used`."""
-        # SAIL 3.9.0, the one without views, never closes the device that it opens to find out.
-        stat = self._stat() if self._maker.has_views else None
+        stat = self._stat()
         return None if stat is None else stat[1] * MEBI
 
     def close(self) -> None:
@@ -133,35 +133,28 @@ class SailBackend:
         free = None if stat is None else (stat[0] - stat[1]) * MEBI
         require_memory(self.path.name, needed, free, self._index, str(self))
 
-    def _keys(self, ports: Sequence[Port]) -> list[Hashable]:
-        """What `process` calls inputs or outputs: their numbers, before June 2024 their names with the device."""
-        if self._named:
-            return [(port.name, self._index) for port in ports]
-        return list(range(len(ports)))
-
     def _network(self, name: str) -> Network:
-        engine, named = self._engine, self._named
-        mode = 0 if named and not hasattr(engine, "get_addr_mode") else int(engine.get_addr_mode(name))
-        stages = 1 if named else int(engine.get_stage_num(name))
-        made = tuple(
+        engine = self._engine
+        mode = int(engine.get_addr_mode(name))
+        stages = tuple(
+            # Only inputs in mode io_alone are kept in the net's own memory.
             Stage(
                 name,
-                stage,
-                self._ports(name, stage, "input", internal=mode == IO_ALONE and not named),
-                self._ports(name, stage, "output", internal=False),
+                i,
+                self._ports(name, i, "input", mode == IO_ALONE),
+                self._ports(name, i, "output", False),
             )
-            for stage in range(stages)
+            for i in range(int(engine.get_stage_num(name)))
         )
-        return Network(name, bool(engine.get_is_dynamic(name)), mode, made)
+        return Network(name, bool(engine.get_is_dynamic(name)), mode, stages)
 
-    def _ports(self, net: str, stage: int, side: str, *, internal: bool) -> tuple[Port, ...]:
-        """Inputs or outputs of a stage. Only inputs in mode io_alone are kept in the net's own memory."""
+    def _ports(self, net: str, stage: int, side: str, internal: bool) -> tuple[Port, ...]:
+        """Inputs or outputs of a stage."""
         engine, maker = self._engine, self._maker
         shape_of, kind_of = getattr(engine, f"get_{side}_shape"), getattr(engine, f"get_{side}_dtype")
         ports = []
         for index, name in enumerate(getattr(engine, f"get_{side}_names")(net)):
-            shape = shape_of(net, name) if self._named else shape_of(net, index, stage)
-            kind = kind_of(net, name if self._named else index)
+            shape, kind = shape_of(net, index, stage), kind_of(net, index)
             own = partial(self._internal, net, stage, index) if internal else None
             memory = maker.source(shape, kind, own)
             ports.append(Port(name, tuple(shape), maker.numpy_type(kind), maker.is_bfloat16(kind), memory))
@@ -180,10 +173,17 @@ def available_devices(sail: Any) -> int:
         return 0
 
 
-def _is_named(engine: Any, net: str) -> bool:
-    """Whether this is a SAIL from before June 2024, which knows tensors by name, not by number."""
-    try:
-        engine.get_input_shape(net, 0)
-    except TypeError:
-        return True
-    return False
+def _make_room(bmodel: Path) -> None:
+    """Let this process open as many files as loading a bmodel takes, as far as the system allows.
+
+    A published bmodel of 24 layers opens its device 340 times, where 1,024 files are what a shell usually allows.
+
+    Raises BundleError for a file that is no bmodel.
+    """
+    stages = [net.stages[0] for net in read_description(bmodel).nets.values() if net.stages]
+    needed = OPEN_FILES * sum(len(stage.inputs) + len(stage.outputs) for stage in stages) + SPARE_FILES
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        needed = min(needed, most)
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))

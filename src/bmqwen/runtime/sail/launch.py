@@ -1,7 +1,6 @@
 """A stage launched through SAIL, and the small inputs that are written before."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,20 +45,8 @@ class SailInputs:
             self.nbytes += array.nbytes
 
 
-@dataclass(slots=True)
-class _Copy:
-    """A tensor of our own in the place of a view, and the memory that it is copied from or to."""
-
-    staged: Any
-    memory: SailMemory
-    count: int
-    moves: bool
-
-
 class SailLaunch:
     """A `Launch`: views of memory in the shapes of a stage, which `process` finds the stage by.
-
-    A SAIL without views gets tensors of our own instead, copied before or after the launch.
 
     Attributes:
         copies, copied_bytes: inputs that the device copies, being in memory of our own.
@@ -70,63 +57,34 @@ class SailLaunch:
         engine: Any,
         maker: TensorMaker,
         stage: Stage,
-        memory: tuple[Sequence[SailMemory], Sequence[SailMemory]],
-        keys: tuple[Sequence[Hashable], Sequence[Hashable]],
+        inputs: Sequence[SailMemory],
+        outputs: Sequence[SailMemory],
         moving: Sequence[int],
     ) -> None:
-        """Make the views of inputs and outputs; `keys` are what `process` calls them."""
-        inputs, outputs = memory
+        """Make the views of inputs and outputs."""
         check_fits(stage, "input", stage.inputs, inputs)
         check_fits(stage, "output", stage.outputs, outputs)
         self._engine, self._maker, self._stage = engine, maker, stage
-        self._before: list[_Copy] = []
-        self._after: list[_Copy] = []
-        self._given = self._tensors(keys[0], stage.inputs, inputs, (), self._before)
-        self._taken = self._tensors(keys[1], stage.outputs, outputs, moving, self._after)
-        self._moving = [(keys[1][i], stage.outputs[i].shape, outputs[i]) for i in moving]
+        self._given, self._taken = _views(stage.inputs, inputs), _views(stage.outputs, outputs)
+        self._moving = [(i, stage.outputs[i].shape, outputs[i]) for i in moving]
         # Views die with what they were made of.
         self._memory = (*inputs, *outputs)
-        own = [p.nbytes for p, m in zip(stage.inputs, inputs, strict=True) if m.source.own]
-        own += [copy.memory.size for copy in self._before if not copy.memory.source.own]
+        own = [port.nbytes for port, memory in zip(stage.inputs, inputs, strict=True) if memory.source.own]
         self.copies, self.copied_bytes = len(own), sum(own)
 
     def start(self, offset: int = 0) -> None:
         """Launch and wait; outputs that move go `offset` bytes further on. Raises DeviceError."""
         self._maker.check_open()
-        if self._maker.has_views:
-            for key, shape, memory in self._moving:
-                self._taken[key] = memory.tensor(shape, offset)
+        for index, shape, memory in self._moving:
+            self._taken[index] = memory.tensor(shape, offset)
         with sail_errors(f"process of net {self._stage.net}, stage {self._stage.index},", self._maker.device):
-            for copy in self._before:
-                copy.staged.sync_d2d(copy.memory.source.tensor, copy.memory.start(0), 0, copy.count)
             self._engine.process(self._stage.net, self._given, self._taken)
-            for copy in self._after:
-                place = copy.memory.start(offset if copy.moves else 0)
-                copy.memory.source.tensor.sync_d2d(copy.staged, 0, place, copy.count)
 
     def release(self) -> None:
         """Let go of all tensors."""
         self._given, self._taken, self._engine = {}, {}, None
-        self._before.clear()
-        self._after.clear()
 
-    def _tensors(
-        self,
-        keys: Sequence[Hashable],
-        ports: Sequence[Port],
-        memory: Sequence[SailMemory],
-        moving: Sequence[int],
-        copies: list[_Copy],
-    ) -> dict[Hashable, Any]:
-        """What `process` takes for inputs or outputs; to `copies` goes what has to be copied."""
-        tensors = {}
-        for index, (key, port, piece) in enumerate(zip(keys, ports, memory, strict=True)):
-            moves = index in moving
-            # A row that moves is a view, even where it is the only one.
-            tensor = None if moves and not self._maker.has_views else piece.tensor(port.shape)
-            if tensor is None:
-                tensor = piece.source.staged(port.shape)
-                count = port.nbytes // piece.source.dtype.itemsize
-                copies.append(_Copy(tensor, piece, count, moves))
-            tensors[key] = tensor
-        return tensors
+
+def _views(ports: Sequence[Port], memory: Sequence[SailMemory]) -> dict[int, Any]:
+    """What `process` takes for inputs or outputs: tensors by number."""
+    return {i: piece.tensor(port.shape) for i, (port, piece) in enumerate(zip(ports, memory, strict=True))}

@@ -6,9 +6,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.errors import DeviceError
+from bmqwen.chip import problems
+from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.runtime.bmodel.nets import Port
-from bmqwen.runtime.sail.module import DTYPES, sail_errors
+from bmqwen.runtime.sail.module import DTYPES, sail_errors, sail_version
 
 
 class Source:
@@ -48,11 +49,11 @@ class Source:
         """Another tensor of this type, with memory of its own."""
         return self._maker.make(shape, self.kind)
 
-    def view(self, shape: Sequence[int], start: int) -> Any | None:
-        """A view of a shape from an element on, which must not outlive this object; None where SAIL has no views."""
+    def view(self, shape: Sequence[int], start: int) -> Any:
+        """A view of a shape from an element on, which must not outlive this object."""
         if start == 0 and tuple(shape) == self.shape:
             return self.tensor
-        return self._maker.view(self.tensor, shape, start) if self._maker.has_views else None
+        return self._maker.view(self.tensor, shape, start)
 
     def release(self) -> None:
         """Let go of the tensor."""
@@ -60,20 +61,16 @@ class Source:
 
 
 class TensorMaker:
-    """Makes tensors on one device while it is open.
-
-    Attributes:
-        has_views: this SAIL can make a tensor of a part of another one (from 3.9.1 on).
-    """
+    """Makes tensors on one device while it is open."""
 
     def __init__(self, sail: Any, index: int, device: str) -> None:
-        """Open the device. Raises DeviceError."""
+        """Open the device. Raises DeviceError, or MissingDependencyError for a SAIL without views of tensors."""
         self.sail, self.device = sail, device
         self._types = {getattr(sail.Dtype, n): kind for n, kind in DTYPES.items() if hasattr(sail.Dtype, n)}
         self._sources: list[Source] = []
         with sail_errors("Handle", device):
             self._handle: Any = sail.Handle(index)
-        self.has_views = self._can_view()
+        self._require_views()
 
     @property
     def handle(self) -> Any:
@@ -111,26 +108,19 @@ class TensorMaker:
     def make(self, shape: Sequence[int], kind: Any) -> Any:
         """A tensor with device memory only. Raises DeviceError when there is not enough."""
         with sail_errors("Tensor", self.device):
-            tensor = self.sail.Tensor(self.handle, [int(n) for n in shape], kind, False, True)
-            # SAIL 3.9.0 only prints that there was not enough; earlier ones may not even tell.
-            if not getattr(tensor, "is_dev_data_valid", lambda: True)():
-                raise DeviceError(
-                    f"Tensor of SAIL failed on {self.device}: no device memory for {list(shape)}"
-                )
-        return tensor
+            return self.sail.Tensor(self.handle, [int(n) for n in shape], kind, False, True)
 
     def view(self, tensor: Any, shape: Sequence[int], start: int) -> Any:
         """A view of another tensor from an element on."""
         with sail_errors("Tensor", self.device):
             return self.sail.Tensor(tensor, [int(n) for n in shape], start)
 
-    def _can_view(self) -> bool:
+    def _require_views(self) -> None:
         pair = self.make((2,), self.sail.Dtype.BM_FLOAT32)
         try:
             self.sail.Tensor(pair, [1], 1)
-        except TypeError:
-            return False
-        return True
+        except TypeError as error:
+            raise MissingDependencyError(str(problems.old_sail(sail_version(self.sail)))) from error
 
     def close(self) -> None:
         """Let go of all tensors. May be called twice."""
@@ -160,8 +150,8 @@ class SailMemory:
         self._check(offset, size)
         return SailMemory(self.source, self.offset + offset, size)
 
-    def tensor(self, shape: Sequence[int], offset: int = 0) -> Any | None:
-        """A SAIL tensor of a shape, from a byte on; None where that would be a view, and SAIL has none."""
+    def tensor(self, shape: Sequence[int], offset: int = 0) -> Any:
+        """A SAIL tensor of a shape, from a byte on."""
         return self.source.view(shape, self.start(offset))
 
     def start(self, offset: int) -> int:

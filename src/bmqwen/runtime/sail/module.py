@@ -42,7 +42,7 @@ def load_sail() -> Any:
     """The module.
 
     Raises:
-        MissingDependencyError: it is not installed, cannot be loaded, or has no EngineLLM.
+        MissingDependencyError: it is not installed, too old, cannot be loaded, or has no EngineLLM.
     """
     if not sail_installed():
         package, python = find_sail(System()), sys.version_info[:2]
@@ -57,10 +57,11 @@ def load_sail() -> Any:
             f"sophon.sail cannot be loaded ({error}): install the libsophon that fits it, or use libbmrt "
             "alone with --engine tpu:bmrt"
         ) from error
+    version = sail_version(sail)
+    if version and number(version) < number(".".join(map(str, problems.SAIL_NEEDED))):
+        raise MissingDependencyError(str(problems.old_sail(version)))
     if not hasattr(sail, "EngineLLM"):
-        version = sail_version(sail)
-        known = number(version) >= number(".".join(map(str, problems.SAIL_NEEDED)))
-        problem = problems.sail_without_engine(version) if known else problems.old_sail(version)
+        problem = problems.sail_without_engine(version) if version else problems.old_sail("")
         raise MissingDependencyError(str(problem))
     return sail
 
