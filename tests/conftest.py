@@ -1,5 +1,6 @@
 """What tests of several rooms share: a cache of their own, the demo model, the toolchain, compiled toy models."""
 
+import os
 import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -15,6 +16,9 @@ from support.compiled_models import CompiledModel, compile_toy
 from support.kept import forget_unused
 from support.patient_simulator import patient_simulator
 
+# Each takes up to a gigabyte, and starts servers, simulators and browsers besides.
+MOST_WORKERS = 4
+
 # A busy machine must not fail a property test.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -27,6 +31,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What is not for every run."""
     parser.addoption("--registry", action="store_true", help="also run the tests that ask a package index")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Let each core run tests; those that are named run in this process, which starts at once."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return 0 if named else min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

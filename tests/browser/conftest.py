@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from support.served_page import ServedPage, Visit
+from support.live_server import LiveServer, live_server
+from support.served_page import Visit
 from support.talker import write_talker
 
 # Nothing of the browser's own may go out either.
@@ -22,8 +23,8 @@ FLAGS = (
     "--disable-sync",
 )
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# The tiny models need one thread, and say what they are built to say.
-PLAIN = ("--threads", "1", "--temperature", "0")
+# The tiny models say what they are built to say.
+PLAIN = ("--temperature", "0")
 # Said by the browser itself for every answer that is an error; the page handles those.
 EXPECTED = "Failed to load resource: "
 
@@ -48,18 +49,18 @@ def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def talking(page_folder: Path) -> Iterator[ServedPage]:
+def talking(page_folder: Path) -> Iterator[LiveServer]:
     """A server that answers everything with talker.SAYS."""
     model = write_talker(page_folder / "talker")
-    with ServedPage(model, page_folder / "cache", *PLAIN) as served:
+    with live_server(model, *PLAIN, cache=page_folder / "cache") as served:
         yield served
 
 
 @pytest.fixture(scope="session")
-def endless(page_folder: Path) -> Iterator[ServedPage]:
+def endless(page_folder: Path) -> Iterator[LiveServer]:
     """A server whose answers go on for minutes."""
     model = write_talker(page_folder / "chatterbox", endless=True, context=60_000)
-    with ServedPage(model, page_folder / "cache", *PLAIN, "--max-tokens", "50000") as served:
+    with live_server(model, *PLAIN, "--max-tokens", "50000", cache=page_folder / "cache") as served:
         yield served
 
 
@@ -69,11 +70,11 @@ def visit(browser: Browser) -> Iterator[Visit]:
     contexts, problems = [], []
 
     def open_page(
-        served: ServedPage, *, locale: str = "en-US", phone: bool = False, dark: bool = False, path: str = "/"
+        served: LiveServer, *, locale: str = "en-US", phone: bool = False, dark: bool = False, path: str = "/"
     ) -> Page:
         screen: Any = {"width": 360, "height": 740} if phone else {"width": 1280, "height": 860}
         context = browser.new_context(
-            base_url=served.address,
+            base_url=served.url,
             viewport=screen,
             locale=locale,
             is_mobile=phone,
@@ -95,7 +96,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
                 problems.append(f"{kind}: {text}")
 
         def check_address(url: str) -> None:
-            if not url.startswith((served.address + "/", "data:", f"blob:{served.address}/")):
+            if not url.startswith((served.url + "/", "data:", f"blob:{served.url}/")):
                 problems.append(f"request: {url}")
 
         context.on("page", watch)

@@ -5,7 +5,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from support.served_page import ServedPage, Visit, answers, expect_answers, questions, send, titles
+from support.live_server import LiveServer
+from support.served_page import Visit, answers, expect_answers, questions, send, titles
 from support.talker import SAYS
 
 pytestmark = pytest.mark.browser
@@ -15,7 +16,7 @@ MEASURED = re.compile(
 )
 
 
-def test_an_answer_comes_with_what_it_took(visit: Visit, talking: ServedPage) -> None:
+def test_an_answer_comes_with_what_it_took(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
     send(page, "hello")
@@ -30,7 +31,7 @@ def test_an_answer_comes_with_what_it_took(visit: Visit, talking: ServedPage) ->
     expect(page.get_by_role("status").filter(has_text="The answer is complete.")).to_contain_text(SAYS)
 
 
-def test_a_streaming_answer_grows_and_can_be_stopped(visit: Visit, endless: ServedPage) -> None:
+def test_a_streaming_answer_grows_and_can_be_stopped(visit: Visit, endless: LiveServer) -> None:
     page = visit(endless)
     send(page, "hello")
     prose = page.locator("article.answer .prose")
@@ -54,7 +55,7 @@ def test_a_streaming_answer_grows_and_can_be_stopped(visit: Visit, endless: Serv
     expect(prose).to_have_text(kept)
 
 
-def test_an_unfinished_answer_survives_a_reload(visit: Visit, endless: ServedPage) -> None:
+def test_an_unfinished_answer_survives_a_reload(visit: Visit, endless: LiveServer) -> None:
     page = visit(endless)
     send(page, "hello")
     prose = page.locator("article.answer .prose")
@@ -68,7 +69,7 @@ def test_an_unfinished_answer_survives_a_reload(visit: Visit, endless: ServedPag
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
 
 
-def test_regenerating_keeps_both_answers(visit: Visit, talking: ServedPage) -> None:
+def test_regenerating_keeps_both_answers(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     send(page, "hello")
     expect_answers(page, SAYS)
@@ -82,7 +83,7 @@ def test_regenerating_keeps_both_answers(visit: Visit, talking: ServedPage) -> N
     expect_answers(page, SAYS)
 
 
-def test_every_setting_is_one_that_the_server_takes(visit: Visit, talking: ServedPage) -> None:
+def test_every_setting_is_one_that_the_server_takes(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     page.get_by_role("button", name="Settings").click()
     panel = page.get_by_role("complementary", name="Settings")
@@ -109,7 +110,7 @@ def test_every_setting_is_one_that_the_server_takes(visit: Visit, talking: Serve
     expect(page.locator(".measured")).to_contain_text("2 out")
 
 
-def test_several_conversations_are_answered_at_once(visit: Visit, endless: ServedPage) -> None:
+def test_several_conversations_are_answered_at_once(visit: Visit, endless: LiveServer) -> None:
     page = visit(endless)
     send(page, "first")
     expect(answers(page)).to_contain_text("hello")

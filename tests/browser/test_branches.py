@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from support.served_page import ServedPage, Visit, expect_answers, questions, reply_with, send
+from support.live_server import LiveServer
+from support.served_page import Visit, expect_answers, questions, reply_with, send
 
 pytestmark = pytest.mark.browser
 
@@ -22,7 +23,7 @@ def edit(page: Page, index: int, text: str) -> None:
     page.get_by_role("textbox", name="Edit").press("Enter")
 
 
-def test_edit_and_walk_the_branches(visit: Visit, talking: ServedPage) -> None:
+def test_edit_and_walk_the_branches(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     bodies = reply_with(page, echo)
     send(page, "one")
@@ -57,7 +58,7 @@ def test_edit_and_walk_the_branches(visit: Visit, talking: ServedPage) -> None:
     expect(page.locator(".branches")).to_have_text("1/3")
 
 
-def test_an_edit_can_be_left(visit: Visit, talking: ServedPage) -> None:
+def test_an_edit_can_be_left(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     reply_with(page, echo)
     send(page, "one")
@@ -95,7 +96,7 @@ TREE = """async () => {
 }"""
 
 
-def test_the_tree_by_itself(visit: Visit, talking: ServedPage) -> None:
+def test_the_tree_by_itself(visit: Visit, talking: LiveServer) -> None:
     assert visit(talking).evaluate(TREE) == {
         "empty": ["", "root", None, 0],
         "messages": ["system:be brief", "user:  first\n", "user:second"],

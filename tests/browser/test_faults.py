@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from support.served_page import ServedPage, Visit, expect_answers, refuse_with, reply_with, send, stream_of
+from support.live_server import LiveServer, live_server
+from support.served_page import Visit, expect_answers, refuse_with, reply_with, send, stream_of
 from support.talker import SAYS, write_talker
 
 pytestmark = pytest.mark.browser
@@ -28,7 +29,7 @@ KEY = "an-open-secret-of-tests"
     ],
 )
 def test_an_error_is_a_sentence_and_can_be_tried_again(
-    visit: Visit, talking: ServedPage, status: int, code: str, sentence: str
+    visit: Visit, talking: LiveServer, status: int, code: str, sentence: str
 ) -> None:
     page = visit(talking)
     refuse_with(page, status, code, "what the server says of it")
@@ -42,7 +43,7 @@ def test_an_error_is_a_sentence_and_can_be_tried_again(
     expect(page.locator(".branches")).to_have_count(0)
 
 
-def test_a_busy_server_says_when(visit: Visit, talking: ServedPage) -> None:
+def test_a_busy_server_says_when(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     refuse_with(page, 429, "queue_full", "full", **{"Retry-After": "2"})
     send(page, "hello")
@@ -67,7 +68,7 @@ def fail_midway(page: Page, ending: str) -> None:
     ],
 )
 def test_an_error_midway_keeps_the_text_so_far(
-    visit: Visit, talking: ServedPage, ending: str, sentence: str
+    visit: Visit, talking: LiveServer, ending: str, sentence: str
 ) -> None:
     page = visit(talking)
     fail_midway(page, ending)
@@ -81,7 +82,7 @@ def test_an_error_midway_keeps_the_text_so_far(
 
 
 def test_a_server_that_is_gone(visit: Visit, page_folder: Path) -> None:
-    with ServedPage(write_talker(page_folder / "leaving"), page_folder / "cache") as served:
+    with live_server(write_talker(page_folder / "leaving"), cache=page_folder / "cache") as served:
         page = visit(served)
     page.route("**/*", lambda route: route.abort("connectionrefused"))
     send(page, "hello")
@@ -89,15 +90,15 @@ def test_a_server_that_is_gone(visit: Visit, page_folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def locked(page_folder: Path) -> Iterator[ServedPage]:
+def locked(page_folder: Path) -> Iterator[LiveServer]:
     """A server that wants a key."""
     model = write_talker(page_folder / "locked")
-    with ServedPage(model, page_folder / "cache", "--api-key", KEY) as served:
+    with live_server(model, "--api-key", KEY, cache=page_folder / "cache") as served:
         yield served
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_the_key_is_asked_for(visit: Visit, locked: ServedPage, kept: bool) -> None:
+def test_the_key_is_asked_for(visit: Visit, locked: LiveServer, kept: bool) -> None:
     page = visit(locked)
     dialog = page.get_by_role("dialog", name="API key")
     field = dialog.get_by_label("Key", exact=True)
@@ -120,7 +121,7 @@ def test_the_key_is_asked_for(visit: Visit, locked: ServedPage, kept: bool) -> N
     expect(other.get_by_role("dialog")).to_have_count(0 if kept else 1)
 
 
-def test_a_browser_that_keeps_nothing_says_so(visit: Visit, talking: ServedPage) -> None:
+def test_a_browser_that_keeps_nothing_says_so(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     page.add_init_script("Object.defineProperty(window, 'indexedDB', { get() { throw new Error('off'); } })")
     page.reload()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from support.live_server import LiveServer
 from support.served_page import (
-    ServedPage,
     Visit,
     act_on,
     expect_answers,
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def page(visit: Visit, talking: ServedPage) -> Page:
+def page(visit: Visit, talking: LiveServer) -> Page:
     """A page with two conversations, "apples" above "pears"."""
     page = visit(talking)
     reply_with(page, "an answer about fruit")
@@ -115,7 +115,7 @@ def imported(page: Page, file: Path) -> None:
 
 
 def test_export_all_and_import_elsewhere(
-    page: Page, visit: Visit, talking: ServedPage, tmp_path: Path
+    page: Page, visit: Visit, talking: LiveServer, tmp_path: Path
 ) -> None:
     page.get_by_role("button", name="Regenerate").click()
     expect(page.locator(".branches")).to_have_text("2/2")
@@ -168,7 +168,7 @@ def conversation(*turns: Any, **fields: Any) -> dict[str, Any]:
     ],
 )
 def test_a_bad_file_is_refused_whole(
-    visit: Visit, talking: ServedPage, tmp_path: Path, content: Any, message: str
+    visit: Visit, talking: LiveServer, tmp_path: Path, content: Any, message: str
 ) -> None:
     page = visit(talking)
     file = tmp_path / "bad.json"
@@ -178,7 +178,7 @@ def test_a_bad_file_is_refused_whole(
     expect(titles(page)).to_have_count(0)
 
 
-def test_only_known_fields_of_a_file_are_taken(visit: Visit, talking: ServedPage, tmp_path: Path) -> None:
+def test_only_known_fields_of_a_file_are_taken(visit: Visit, talking: LiveServer, tmp_path: Path) -> None:
     file = tmp_path / "strange.json"
     strange = turn("__proto__", "root") | {"usage": {"prompt_tokens": "<b>"}, "evil": 1, "state": "writing"}
     settings = {"temperature": "hot", "top_p": 0.5, "stream": False, "model": "other"}

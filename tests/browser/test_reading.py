@@ -5,7 +5,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from support.served_page import ServedPage, Visit, expect_answers, questions, reply_with, send, titles
+from support.live_server import LiveServer
+from support.served_page import Visit, expect_answers, questions, reply_with, send, titles
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +21,7 @@ STICKING_OUT = """() => [...document.querySelectorAll(".main *")]
   .map((element) => element.outerHTML.slice(0, 80))"""
 
 
-def test_the_language_follows_the_browser_and_can_be_chosen(visit: Visit, talking: ServedPage) -> None:
+def test_the_language_follows_the_browser_and_can_be_chosen(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking, locale="zh-CN")
     expect(page.get_by_role("button", name="新对话").first).to_be_visible()
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
@@ -44,7 +45,7 @@ def background(page: Page) -> int:
     return int(re.findall(r"\d+", colour)[0])
 
 
-def test_the_colours_follow_the_system_and_can_be_chosen(visit: Visit, talking: ServedPage) -> None:
+def test_the_colours_follow_the_system_and_can_be_chosen(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking, dark=True)
     assert background(page) < 60
     page.emulate_media(color_scheme="light")
@@ -79,12 +80,12 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_all_text_has_the_contrast_of_wcag_aa(visit: Visit, talking: ServedPage, dark: bool) -> None:
+def test_all_text_has_the_contrast_of_wcag_aa(visit: Visit, talking: LiveServer, dark: bool) -> None:
     ratios = visit(talking, dark=dark).evaluate(CONTRAST)
     assert {pair: round(ratio, 2) for pair, ratio in ratios.items() if ratio < 4.5} == {}
 
 
-def test_every_control_has_a_name(visit: Visit, talking: ServedPage) -> None:
+def test_every_control_has_a_name(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     reply_with(page, "```\ncode\n```")
     send(page, "go")
@@ -97,7 +98,7 @@ def test_every_control_has_a_name(visit: Visit, talking: ServedPage) -> None:
         assert named, control.evaluate("e => e.outerHTML")
 
 
-def test_a_phone(visit: Visit, talking: ServedPage) -> None:
+def test_a_phone(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking, phone=True)
     reply_with(page, WIDE)
     field = page.get_by_role("textbox", name="Message")
@@ -129,7 +130,7 @@ def test_a_phone(visit: Visit, talking: ServedPage) -> None:
     assert small == []
 
 
-def test_enter_of_an_input_method_does_not_send(visit: Visit, talking: ServedPage) -> None:
+def test_enter_of_an_input_method_does_not_send(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     bodies = reply_with(page, "好")
     field = page.get_by_role("textbox", name="Message")
@@ -151,7 +152,7 @@ def test_enter_of_an_input_method_does_not_send(visit: Visit, talking: ServedPag
     assert bodies[0]["messages"] == [{"role": "user", "content": "你好\n再见"}]
 
 
-def test_keys(visit: Visit, talking: ServedPage) -> None:
+def test_keys(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     reply_with(page, "yes")
     send(page, "one")
@@ -172,7 +173,7 @@ def test_keys(visit: Visit, talking: ServedPage) -> None:
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
-def test_the_reader_may_scroll_away_from_a_growing_answer(visit: Visit, endless: ServedPage) -> None:
+def test_the_reader_may_scroll_away_from_a_growing_answer(visit: Visit, endless: LiveServer) -> None:
     page = visit(endless)
     send(page, "hello")
     scroller = page.locator(".scroller")

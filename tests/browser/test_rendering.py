@@ -7,7 +7,8 @@ import pytest
 from playwright.sync_api import expect
 
 from bmqwen import serve
-from support.served_page import ServedPage, Visit, expect_answers, questions, reply_with, send, titles
+from support.live_server import LiveServer
+from support.served_page import Visit, expect_answers, questions, reply_with, send, titles
 
 pytestmark = pytest.mark.browser
 
@@ -50,7 +51,7 @@ HOSTILE = """<script>window.hit = 1</script>
 """
 
 
-def test_markdown_and_copying_code(visit: Visit, talking: ServedPage) -> None:
+def test_markdown_and_copying_code(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     reply_with(page, ANSWER)
     send(page, "go")
@@ -72,7 +73,7 @@ def test_markdown_and_copying_code(visit: Visit, talking: ServedPage) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == ANSWER
 
 
-def test_copying_without_a_clipboard(visit: Visit, talking: ServedPage) -> None:
+def test_copying_without_a_clipboard(visit: Visit, talking: LiveServer) -> None:
     """On plain http on another machine the browser has no clipboard for pages."""
     page = visit(talking)
     reply_with(page, ANSWER)
@@ -82,7 +83,7 @@ def test_copying_without_a_clipboard(visit: Visit, talking: ServedPage) -> None:
     expect(page.locator(".prose").get_by_role("button", name="Copied")).to_be_visible()
 
 
-def test_html_in_answers_and_questions_stays_text(visit: Visit, talking: ServedPage) -> None:
+def test_html_in_answers_and_questions_stays_text(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     reply_with(page, HOSTILE)
     send(page, HOSTILE)
@@ -103,7 +104,7 @@ def test_html_in_answers_and_questions_stays_text(visit: Visit, talking: ServedP
     assert page.evaluate("window.hit") is None
 
 
-def test_html_in_titles_stays_text(visit: Visit, talking: ServedPage, tmp_path: Path) -> None:
+def test_html_in_titles_stays_text(visit: Visit, talking: LiveServer, tmp_path: Path) -> None:
     hostile = "<img src=x onerror=window.hit=1> & <b>"
     talk = {"title": hostile, "turns": [{"id": "a", "parent": "root", "role": "user", "text": "x"}]}
     file = tmp_path / "hostile.json"
@@ -117,7 +118,7 @@ def test_html_in_titles_stays_text(visit: Visit, talking: ServedPage, tmp_path: 
     assert page.evaluate("window.hit") is None
 
 
-def test_the_page_may_run_nothing_but_its_own_files(visit: Visit, talking: ServedPage) -> None:
+def test_the_page_may_run_nothing_but_its_own_files(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     response = page.request.get("/")
     policy = response.headers["content-security-policy"]
@@ -126,7 +127,7 @@ def test_the_page_may_run_nothing_but_its_own_files(visit: Visit, talking: Serve
     assert "<script>" not in response.text()
 
 
-def test_all_modules_load(visit: Visit, talking: ServedPage) -> None:
+def test_all_modules_load(visit: Visit, talking: LiveServer) -> None:
     """Every module of the page is one that the browser can parse and link, used or not."""
     folder = Path(serve.__file__).parent / "page"
     paths = [f"/page/{path.relative_to(folder)}" for path in folder.rglob("*.js") if path.name != "theme.js"]
@@ -134,7 +135,7 @@ def test_all_modules_load(visit: Visit, talking: ServedPage) -> None:
     visit(talking).evaluate("paths => Promise.all(paths.map((path) => import(path)))", paths)
 
 
-def test_a_long_question_is_folded(visit: Visit, talking: ServedPage) -> None:
+def test_a_long_question_is_folded(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
     reply_with(page, "read")
     field = page.get_by_role("textbox", name="Message")

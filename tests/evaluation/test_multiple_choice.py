@@ -147,8 +147,8 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: str, words: str) -> 
         read_questions(path)
 
 
-def test_the_letters_are_cut_as_the_real_tokenizer_cuts_them(request: pytest.FixtureRequest) -> None:
-    tokenizer = Tokenizer.from_folder(qwen15_folder(request.config))
+def test_the_letters_are_cut_as_the_real_tokenizer_cuts_them() -> None:
+    tokenizer = Tokenizer.from_folder(qwen15_folder())
     text = Question("0", "1+1=?", ("1", "2", "3", "4"), "B").text()
     prompt, letters = letter_tokens(tokenizer, text)
     for letter, token in zip(LETTERS, letters, strict=True):

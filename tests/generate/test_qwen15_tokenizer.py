@@ -17,8 +17,8 @@ MARKERS = ("<tool_call>", "</tool_call>")
 
 
 @pytest.fixture(scope="module")
-def folder(request: pytest.FixtureRequest) -> Path:
-    return qwen15_folder(request.config)
+def folder() -> Path:
+    return qwen15_folder()
 
 
 @pytest.fixture(scope="module")

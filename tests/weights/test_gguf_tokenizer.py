@@ -34,9 +34,9 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def published(request: pytest.FixtureRequest) -> Path:
+def published() -> Path:
     """tokenizer.json of Qwen1.5."""
-    return qwen15_folder(request.config) / "tokenizer.json"
+    return qwen15_folder() / "tokenizer.json"
 
 
 def write_vocabulary(path: Path, values: dict[str, Any], pre: str = "qwen2", padding: int = 293) -> Path:
