@@ -44,7 +44,7 @@ class AddressMap:
         self._logits = self._place(4 * config.vocab_size)
 
     def text(self, shape: StepShape, weights: int) -> str:
-        """The addresses of one net's inputs and outputs, as JSON; `weights`: bytes of all weights, about."""
+        """Return the addresses of one net's inputs and outputs, as JSON; `weights`: bytes of all weights, about."""
         # Weights come first.
         start = DEFAULT_CHIP.memory_start + _pages(int(weights * WEIGHTS_MARGIN)) + WEIGHTS_ROOM
         tokens, history = shape.tokens, shape.history

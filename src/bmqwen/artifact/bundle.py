@@ -86,7 +86,7 @@ class Bundle:
         return sum(entry.bytes for entry in self.files.values())
 
     def path(self, name: str) -> Path:
-        """Path of one of its files. Raises BundleError for a name that it does not have."""
+        """Return the path of one of its files. Raises BundleError for a name that it does not have."""
         if name not in self.files:
             raise BundleError(f"the bundle {self.folder} has no file {name}")
         return self.folder / name
@@ -109,7 +109,7 @@ class Bundle:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is a folder with a manifest."""
+    """Tell whether a path is a folder with a manifest."""
     return (path / MANIFEST).is_file()
 
 
@@ -173,7 +173,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def reusable_bundle(folder: Path, source: str, *, replace: bool) -> Bundle | None:
-    """The bundle at `folder` if it was made from `source` (an identity as in the manifest); None if one is to be made.
+    """Return the bundle at `folder` if it was made from `source`, an identity as in the manifest; None: make one.
 
     Args:
         folder: where a bundle is to be.

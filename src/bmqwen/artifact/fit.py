@@ -33,7 +33,7 @@ class MemoryRequest:
     problem: str = ""
 
     def apart(self) -> "MemoryRequest":
-        """The same with a runtime that gives each length of net K/V rows of its own."""
+        """Return the same with a runtime that gives each length of net K/V rows of its own."""
         longest = self.longest
         return replace(
             self,
@@ -42,7 +42,7 @@ class MemoryRequest:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts; sizes in bytes."""
+        """Return it for scripts; sizes in bytes."""
         return {"title": self.title, "context": self.context, **self.footprint.to_dict()}
 
 

@@ -21,16 +21,16 @@ class Table:
 
     @classmethod
     def root(cls, data: bytes) -> "Table":
-        """The table that a buffer holds."""
+        """Return the table that a buffer holds."""
         return cls(data, int(_unpack("<I", data, 0)))
 
     def integer(self, field: int, form: str = "<i") -> int:
-        """A number, as `struct` writes its form; 0 where it is left out."""
+        """Return a number, as `struct` writes its form; 0 where it is left out."""
         place = self._find(field)
         return int(self._number(form, place)) if place else 0
 
     def text(self, field: int) -> str:
-        """A string, made fit for a terminal; empty where it is left out."""
+        """Return a string, made fit for a terminal; empty where it is left out."""
         place = self._follow(field)
         if not place:
             return ""
@@ -41,25 +41,25 @@ class Table:
         return "".join(c if c.isprintable() else "?" for c in text)
 
     def table(self, field: int) -> "Table | None":
-        """A table inside; None where it is left out."""
+        """Return a table inside; None where it is left out."""
         place = self._follow(field)
         return Table(self._data, place) if place else None
 
     def tables(self, field: int) -> list["Table"]:
-        """A list of tables."""
+        """Return a list of tables."""
         return self._list(field, 4, lambda place: Table(self._data, place + int(self._number("<I", place))))
 
     def numbers(self, field: int, form: str) -> list[int]:
-        """A list of numbers."""
+        """Return a list of numbers."""
         return self._list(field, struct.calcsize(form), lambda place: int(self._number(form, place)))
 
     def pair(self, field: int) -> tuple[int, int]:
-        """A struct of two 64-bit numbers; zeros where it is left out."""
+        """Return a struct of two 64-bit numbers; zeros where it is left out."""
         place = self._find(field)
         return (self._number("<Q", place), self._number("<Q", place + 8)) if place else (0, 0)
 
     def octets(self, field: int) -> bytes:
-        """A list of bytes."""
+        """Return a list of bytes."""
         return bytes(self.numbers(field, "<B"))
 
     def _find(self, field: int) -> int:

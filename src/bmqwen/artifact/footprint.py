@@ -49,11 +49,11 @@ class Footprint:
         return self.weights + self.instructions + self.cache + self.activations + self.copies
 
     def apart(self) -> "Footprint":
-        """With a runtime that gives each stage inputs, outputs and K/V rows of its own."""
+        """Return what it is with a runtime that gives each stage inputs, outputs and K/V rows of its own."""
         return replace(self, pieces=(*self.pieces, *self.stages), stages=(), copies=sum(self.stages))
 
     def text(self) -> str:
-        """ "needs 1,180 MiB on the chip: weights 959, K/V cache 192, activations 29, instructions 4.2"."""
+        """Return "needs 1,180 MiB on the chip: weights 959, K/V cache 192, activations 29, instructions 4.2"."""
         parts = {
             "weights": self.weights,
             "K/V cache": self.cache,
@@ -67,7 +67,7 @@ class Footprint:
         return f"needs {_mib_text(self.total)} MiB on the chip: {listed}"
 
     def to_dict(self) -> dict[str, int]:
-        """For scripts."""
+        """Return it for scripts."""
         return {
             "total": self.total,
             "weights": self.weights,
@@ -82,7 +82,7 @@ class Footprint:
 def footprint(
     config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]
 ) -> Footprint:
-    """What step nets take.
+    """Return what step nets take.
 
     Args:
         config: of the model.
@@ -120,7 +120,7 @@ def bmodel_footprint(said: BmodelDescription) -> Footprint:
 
 
 def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
-    """Bytes of each weight on the chip, by its name in the checkpoint; what stays on the host is not among them."""
+    """Return the bytes of each weight on the chip, by its name in the checkpoint, without what stays on the host."""
     head = f"{config.network.head_weight}.weight"
     found = {}
     for name, shape in config.network.shapes().items():
@@ -140,7 +140,7 @@ def longest_context(
     fits: Callable[[Footprint], bool],
     multiple: int = 128,
 ) -> int | None:
-    """The longest context whose nets fit, a multiple of `multiple`; None: not even the shortest does.
+    """Return the longest context whose nets fit, a multiple of `multiple`; None: not even the shortest does.
 
     Args:
         config: of the model.
@@ -161,7 +161,7 @@ def longest_context(
 
 
 def fits(footprint: Footprint, heaps: Sequence[Heap]) -> bool:
-    """Whether every allocation finds room in what is free."""
+    """Tell whether every allocation finds room in what is free."""
     return footprint.pieces[-1] <= LARGEST_IO and place(footprint.pieces, heaps) is not None
 
 
@@ -170,7 +170,7 @@ def _mib_text(size: int) -> str:
 
 
 def aligned(size: int) -> int:
-    """Bytes that a tensor takes."""
+    """Return the bytes that a tensor takes."""
     return math.ceil(size / ALIGNMENT) * ALIGNMENT
 
 

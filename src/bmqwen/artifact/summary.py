@@ -13,7 +13,7 @@ ADDRESS_MODES = {0: "basic", 1: "io_alone", 2: "io_tag", 3: "io_tag_fuse", 4: "i
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Facts on a checkpoint; sizes in bytes."""
+    """Return facts on a checkpoint; sizes in bytes."""
     return {
         "kind": "checkpoint",
         "name": checkpoint.name,
@@ -25,7 +25,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def describe_bundle(bundle: Bundle) -> dict[str, Any]:
-    """Facts on a bundle; sizes in bytes."""
+    """Return facts on a bundle; sizes in bytes."""
     return {
         "kind": bundle.kind,
         "name": bundle.model.removesuffix(".gguf"),
@@ -39,7 +39,7 @@ def describe_bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 def describe_bmodel(bmodel: BmodelDescription) -> dict[str, Any]:
-    """Facts on any bmodel: its nets, their stages and tensors, and device memory; sizes in bytes."""
+    """Return facts on any bmodel: its nets, their stages and tensors, and device memory; sizes in bytes."""
     return {
         "kind": "bmodel file",
         "name": bmodel.path.name,

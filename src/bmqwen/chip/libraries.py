@@ -49,12 +49,12 @@ class SailPackage:
     built_for: tuple[str, ...] = ()
 
     def fits(self, python: tuple[int, ...]) -> bool:
-        """Whether a Python of that version can load it. Its wheels say that any can."""
+        """Tell whether a Python of that version can load it. Its wheels say that any can."""
         return not self.built_for or f"cpython-{python[0]}{python[1]}" in self.built_for
 
 
 def find_libsophon(system: System) -> Libsophon | None:
-    """The one that a model would run with on a chip (libsophon, CMakeLists.txt: a folder by its version)."""
+    """Find the one that a model would run with on a chip (libsophon, CMakeLists.txt: a folder by its version)."""
     current = LIBRARY_FOLDER.removesuffix("/lib")
     link = system.link(current)
     folder = current if link is None else posixpath.join(posixpath.dirname(current), link)
@@ -69,7 +69,7 @@ def find_libsophon(system: System) -> Libsophon | None:
 
 
 def find_sail(system: System) -> SailPackage | None:
-    """The package; None where it is not installed."""
+    """Return the package; None where it is not installed."""
     version = system.package_version(*SAIL_PACKAGES)
     if version is None:
         return None
@@ -79,7 +79,7 @@ def find_sail(system: System) -> SailPackage | None:
 
 
 def number(version: str) -> int:
-    """For comparisons: 0.5.1-LTS -> 5001; 0 for none."""
+    """Return a number for comparisons: 0.5.1-LTS -> 5001; 0 for none."""
     parts = [int(n) for n in re.findall(r"\d+", version.partition("-")[0])[:3]]
     return sum(part * 1000 ** (2 - i) for i, part in enumerate(parts))
 

@@ -90,7 +90,7 @@ def look(system: System) -> Machine:
 
 
 def memory_holders(system: System, chip: Chip) -> list[str]:
-    """Other programs that have the device open, as far as this user may see."""
+    """Return other programs that have the device open, as far as this user may see."""
     files = {chip.file} if chip.bus else {chip.file, "/dev/ion"}
     found = []
     own = (system.link("/proc/self") or "").rsplit("/", 1)[-1]

@@ -76,11 +76,7 @@ NO_SAIL = Problem("the Python package sophon.sail is not installed", f"`{INSTALL
 
 
 def no_permission(files: Sequence[str]) -> Problem:
-    """The user may not open device files.
-
-    Args:
-        files: their paths.
-    """
+    """Say that this user may not open device files."""
     names = " ".join(files)
     return Problem(
         f"no permission to open {' and '.join(files)}",
@@ -91,12 +87,7 @@ def no_permission(files: Sequence[str]) -> Problem:
 
 
 def no_device(index: int, count: int) -> Problem:
-    """A device id that does not exist.
-
-    Args:
-        index: what was asked for.
-        count: devices that the driver knows.
-    """
+    """Say that there is no device of that id among the `count` that the driver knows."""
     if not count:
         return Problem(
             f"there is no device {index}: 0 found",
@@ -107,7 +98,7 @@ def no_device(index: int, count: int) -> Problem:
 
 
 def dead_chip(index: int) -> Problem:
-    """The driver marks a chip as faulty, or it does not answer."""
+    """Say that the driver marks a chip as faulty, or that it does not answer."""
     return Problem(
         f"device {index} does not answer (the driver says Fault)",
         f"end what uses it, then `sudo bm-smi --dev={index:#x} --opmode=recovery`; if that does not help switch the "
@@ -118,19 +109,8 @@ def dead_chip(index: int) -> Problem:
 def too_little_memory(
     purpose: str, needed: int, device: str, free: int, holders: Sequence[str] = ()
 ) -> Problem:
-    """Free device memory does not suffice.
-
-    Args:
-        purpose: what needs it.
-        needed, free: bytes.
-        device: "device 0".
-        holders: programs that hold memory there, as far as they are known.
-    """
-    end = (
-        f"end other programs that use it ({', '.join(holders)})"
-        if holders
-        else "end other programs that use it"
-    )
+    """Say that free device memory does not suffice for the bytes `needed`, and which programs hold some there."""
+    end = f"end other programs that use it{f' ({named})' if (named := ', '.join(holders)) else ''}"
     return Problem(
         f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory, but {device} has only "
         f"{free / 2**20:,.0f} MiB free",
@@ -140,13 +120,7 @@ def too_little_memory(
 
 
 def larger_than_heap(purpose: str, needed: int, heap: str, size: int) -> Problem:
-    """One allocation is larger than the largest heap, however much is free in all.
-
-    Args:
-        purpose: what needs it.
-        needed, size: bytes of the allocation and of the largest heap.
-        heap: its name.
-    """
+    """Say that an allocation of `needed` bytes is larger than the largest heap, however much is free in all."""
     return Problem(
         f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory in one piece, but the largest heap ({heap}) has "
         f"{size / 2**20:,.0f} MiB",
@@ -156,11 +130,7 @@ def larger_than_heap(purpose: str, needed: int, heap: str, size: int) -> Problem
 
 
 def old_sail(version: str) -> Problem:
-    """SAIL without EngineLLM, or without views of tensors.
-
-    Args:
-        version: as it says; "" where it does not.
-    """
+    """Say that SAIL is too old to have EngineLLM or views of tensors; the version may be unknown, ""."""
     return Problem(
         f"sophon.sail{version and f' {version}'} is too old, language models need {_text(SAIL_NEEDED)} or newer",
         f"`{INSTALL_SAIL}`, or use libbmrt alone with `--engine tpu:bmrt`",
@@ -168,11 +138,7 @@ def old_sail(version: str) -> Problem:
 
 
 def sail_without_engine(version: str) -> Problem:
-    """A newer SAIL that was compiled without EngineLLM, as its build does where libsophon's headers are old.
-
-    Args:
-        version: as it says.
-    """
+    """Say that SAIL was compiled without EngineLLM, as its build does where libsophon's headers are old."""
     return Problem(
         f"sophon.sail {version} was built with a libsophon older than {_text(LIBSOPHON_NEEDED)} and lacks what "
         "language models need",
@@ -181,12 +147,7 @@ def sail_without_engine(version: str) -> Problem:
 
 
 def sail_of_other_python(version: str, python: tuple[int, ...]) -> Problem:
-    """SAIL is installed, but its module is for another Python: its wheels say that they fit any.
-
-    Args:
-        version: as it says.
-        python: the version that runs.
-    """
+    """Say that SAIL's module is for another Python than this one: its wheels say that they fit any."""
     running = _text(python[:2])
     return Problem(
         f"sophon.sail {version} is installed, but not for Python {running}",
@@ -195,11 +156,7 @@ def sail_of_other_python(version: str, python: tuple[int, ...]) -> Problem:
 
 
 def old_libsophon(version: str) -> Problem:
-    """libsophon older than SAIL's EngineLLM.
-
-    Args:
-        version: as its folder says.
-    """
+    """Say that libsophon is older than SAIL's EngineLLM."""
     return Problem(
         f"libsophon {version} is too old, language models need {_text(LIBSOPHON_NEEDED)} or newer",
         "on a PCIe host install the packages of SDK V23.10.01 or newer with `sudo dpkg -i sophon-*.deb`; on a SoC "
@@ -208,12 +165,7 @@ def old_libsophon(version: str) -> Problem:
 
 
 def separate_memory(version: str, kind: str) -> Problem:
-    """A runtime that gives each length of a net inputs, outputs and K/V rows of its own.
-
-    Args:
-        version: of libsophon.
-        kind: "soc" or "pcie".
-    """
+    """Say that a runtime gives each length of net inputs, outputs and K/V rows of its own (`kind`: soc or pcie)."""
     folder = "lib_soc" if kind == "soc" else "lib_pcie"
     return Problem(
         f"the runtime of libsophon {version} gives each length of net K/V memory of its own and copies it at every "

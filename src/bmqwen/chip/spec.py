@@ -43,7 +43,7 @@ class Board:
     now: Layout
 
     def system(self, layout: Layout) -> int:
-        """Bytes that a layout leaves to Linux."""
+        """Return the bytes that a layout leaves to Linux."""
         return self.memory - self.firmware - layout.total * MIB
 
 

@@ -33,48 +33,48 @@ class System:
         self._packages = sys.path if packages is None else [str(self.path(p)) for p in packages]
 
     def path(self, name: str) -> Path:
-        """Where a path of the machine really is."""
+        """Return where a path of the machine really is."""
         return self._root / name.lstrip("/")
 
     def data(self, name: str) -> bytes | None:
-        """A file's content; None where it is not there or may not be read."""
+        """Return a file's content; None where it is not there or may not be read."""
         try:
             return self.path(name).read_bytes()
         except OSError:
             return None
 
     def text(self, name: str) -> str | None:
-        """A file's text without the white space and zeros around it; None where it cannot be read."""
+        """Return a file's text without the white space and zeros around it; None where it cannot be read."""
         content = self.data(name)
         return None if content is None else content.decode(errors="replace").strip("\0 \n\t\r")
 
     def exists(self, name: str) -> bool:
-        """Whether something is there, and this user may know."""
+        """Tell whether something is there, and this user may know."""
         try:
             return self.path(name).exists()
         except OSError:
             return False
 
     def may_use(self, name: str) -> bool:
-        """Whether this user may open a device file for reading and writing."""
+        """Tell whether this user may open a device file for reading and writing."""
         return os.access(self.path(name), os.R_OK | os.W_OK)
 
     def names(self, folder: str) -> list[str]:
-        """Sorted names in a folder; none where it cannot be read."""
+        """Return the sorted names in a folder; none where it cannot be read."""
         try:
             return sorted(entry.name for entry in self.path(folder).iterdir())
         except OSError:
             return []
 
     def link(self, name: str) -> str | None:
-        """What a symbolic link says; None for anything else."""
+        """Return what a symbolic link says; None for anything else."""
         try:
             return os.readlink(self.path(name))  # noqa: PTH115  (absolute targets are the machine's, not ours)
         except OSError:
             return None
 
     def in_order(self, installed: str) -> list[str]:
-        """Folders of libraries as they are searched: LD_LIBRARY_PATH first, but a simulator's after what is installed.
+        """Return folders of libraries as they are searched: LD_LIBRARY_PATH, what is installed, but a simulator's last.
 
         Args:
             installed: where the vendor's packages put them.
@@ -83,15 +83,15 @@ class System:
         return [*(f for f in self.library_path if f not in simulators), installed, *simulators]
 
     def simulates(self, folder: str) -> bool:
-        """Whether the libraries in a folder are the simulator's."""
+        """Tell whether the libraries in a folder are the simulator's."""
         return any(name.startswith("libcmodel") for name in self.names(folder))
 
     def has_program(self, name: str) -> bool:
-        """Whether a program can be started by its name."""
+        """Tell whether a program can be started by its name."""
         return shutil.which(name, path=self._programs) is not None
 
     def package_version(self, *names: str) -> str | None:
-        """Version of an installed Python package that goes by one of several names; None: not installed."""
+        """Return the version of an installed Python package that goes by one of several names; None: not installed."""
         wanted = {name.replace("_", "-").lower() for name in names}
         for found in distributions(path=self._packages):
             if str(found.metadata["Name"]).replace("_", "-").lower() in wanted:
@@ -99,7 +99,7 @@ class System:
         return None
 
     def module_names(self, package: str) -> list[str]:
-        """Sorted names of the files of an installed Python package; none where it is not installed."""
+        """Return the sorted names of the files of an installed Python package; none where it is not installed."""
         for folder in self._packages:
             with suppress(OSError):
                 return sorted(entry.name for entry in (Path(folder) / package).iterdir())

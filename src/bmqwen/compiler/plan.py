@@ -67,7 +67,7 @@ class Sizes:
         return int(self.chip.weights * BMODEL_FACTOR) + self.table + (64 << 20)
 
     def scratch(self, jobs: int) -> int:
-        """Disk for compiling, `jobs` nets at a time: those under way, those finished, and what is joined, twice."""
+        """Return the disk for `jobs` nets at a time: those under way, those finished, and what is joined, twice."""
         weights = self.chip.weights
         bmodel = int(weights * BMODEL_FACTOR)
         return self.weight_file + jobs * int(SCRATCH_FACTOR * weights) + (jobs + 1) * bmodel + (64 << 20)
@@ -96,11 +96,11 @@ class Plan:
     key: str
 
     def text(self, shape: StepShape) -> str:
-        """Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
+        """Return the Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
         return self._emit(shape, None, None)
 
     def addresses(self, shape: StepShape) -> str:
-        """Where one net's inputs and outputs lie, as the compiler reads it."""
+        """Return where one net's inputs and outputs lie, as the compiler reads it."""
         return AddressMap(self.config, self.shapes).text(shape, self.size.chip.weights)
 
     @property
@@ -109,7 +109,7 @@ class Plan:
         return "F16" if self.half == "f16" else "BF16"
 
     def write_weights(self, path: Path, blocks: WeightBlocks) -> None:
-        """The file of weights that all nets share, streamed. Raises CheckpointError, StorageError."""
+        """Write the file of weights that all nets share, streamed. Raises CheckpointError, StorageError."""
         beside = path.with_name(f".{path.name}.part")
         try:
             with storage_errors(path):
@@ -168,7 +168,7 @@ def make_plan(
 
 
 def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]) -> Sizes:
-    """Sizes from the configuration alone."""
+    """Return sizes from the configuration alone."""
     weight_file = total = 0
     tensors = config.network.shapes()
     chip = footprint(config, precision, context, shapes)

@@ -54,7 +54,7 @@ class Profile:
         return self.bytes_read + self.bytes_written + 2 * self.bytes_copied
 
     def extended(self, longer: "Profile", layers: int) -> "Profile":
-        """The profile of the same net with more layers: this one has one layer, `longer` has two of equal ones."""
+        """Return the profile of the net with more layers: this one has one layer, `longer` has two of equal ones."""
 
         def line(one: int, two: int) -> int:
             return one + (two - one) * (layers - 1)
@@ -74,7 +74,7 @@ class Profile:
 
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> "Profile":
-        """From what `dataclasses.asdict` made, other keys ignored. Raises KeyError, TypeError or ValueError."""
+        """Read it from what `dataclasses.asdict` made, other keys ignored. Raises KeyError, TypeError or ValueError."""
         parts = [
             {str(part): int(count) for part, count in stated.get(name, {}).items()}
             for name in ("part_cycles", "part_bytes")
@@ -129,7 +129,7 @@ class Timeline:
         return sum(c.end - c.start for c in self.commands if c.bus)
 
     def cycles_by_part(self) -> dict[PartName, int]:
-        """Cycles by part; their sum is `cycles`. A cycle belongs to what the bus moves, else to what is computed."""
+        """Return cycles by part; their sum is `cycles`. A cycle is of what the bus moves, else of what is computed."""
         edges, bus, compute = self._lanes
         parts = np.array([PARTS.index(c.part) for c in self.commands] or [0], np.int64)
         owner = np.where(bus >= 0, bus, compute)
@@ -138,7 +138,7 @@ class Timeline:
         return {part: int(total) for part, total in zip(PARTS, sums, strict=True)}
 
     def bytes_by_part(self) -> dict[PartName, int]:
-        """Bytes over the memory bus by part; what is copied inside of device memory counts once."""
+        """Return the bytes over the memory bus by part; what is copied inside of device memory counts once."""
         sums = dict.fromkeys(PARTS, 0)
         for command in self.commands:
             sums[command.part] += command.bytes
@@ -229,7 +229,7 @@ def _operations(folder: Path) -> dict[str, tuple[PartName, str]]:
 
 
 def part_of(kind: str, values: str) -> PartName:
-    """The part of the model that an operation serves, by its kind ("A16MatMul") and the values that it computes."""
+    """Return the part of the model that an operation serves, by its kind ("A16MatMul") and the values it computes."""
     if values.removeprefix("load_").startswith(_HEAD):
         return "lm_head"
     if "MatMul" in kind or (kind == "Load" and "_proj." in values and "weight" in values):

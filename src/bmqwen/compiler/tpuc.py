@@ -130,7 +130,7 @@ def combine(
 
 
 def describe(toolchain: Toolchain, bmodel: Path) -> str:
-    """What `model_tool --info` says of a bmodel. Raises CompileError for a file that is none."""
+    """Return what `model_tool --info` says of a bmodel. Raises CompileError for a file that is none."""
     result = subprocess.run(
         [toolchain.model_tool, "--info", bmodel.absolute()],
         env=toolchain.environment(toolchain.state),

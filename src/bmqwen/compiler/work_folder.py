@@ -43,12 +43,12 @@ class FinishedNet:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """For a file."""
+        """Return it for a file."""
         return {"identity": self.identity, "profile": asdict(self.profile), "seconds": self.seconds}
 
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> "FinishedNet":
-        """From a file. Raises KeyError, TypeError or ValueError."""
+        """Read it from a file. Raises KeyError, TypeError or ValueError."""
         return cls(str(stated["identity"]), Profile.from_dict(stated["profile"]), float(stated["seconds"]))
 
 

@@ -31,7 +31,7 @@ AREA = "chip"
 def check_chips(
     system: System, machine: Machine, device: int | None, python: tuple[int, ...]
 ) -> Iterator[Finding]:
-    """What there is, and what is wrong with it.
+    """Tell what there is, and what is wrong with it.
 
     Args:
         system: the machine.
@@ -167,7 +167,7 @@ def _chip(system: System, machine: Machine, chip: Chip) -> Iterator[Finding]:
 
 
 def memory_text(heaps: Sequence[Heap]) -> str:
-    """ "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used); 7,022 MiB in all"."""
+    """Return "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used); 7,022 MiB in all"."""
     parts = [
         f"{heap.name} {heap.total >> 20:,} MiB{'' if heap.used is None else f' ({heap.used >> 20:,} used)'}"
         for heap in heaps

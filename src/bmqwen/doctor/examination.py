@@ -50,7 +50,7 @@ class Examination:
         return all(finding.level != "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts; sizes in bytes."""
+        """Return it for scripts; sizes in bytes."""
         return {
             "healthy": self.healthy,
             "machine": asdict(self.machine),

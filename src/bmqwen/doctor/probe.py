@@ -54,7 +54,7 @@ def ask(index: int, folder: Path | None = None) -> Answer:
 
 
 def main(arguments: list[str]) -> None:
-    """In the process of its own: print one line."""
+    """Print one line, in the process of its own."""
     from bmqwen.errors import BmqwenError
     from bmqwen.runtime.bmrt.device import Device
     from bmqwen.runtime.bmrt.libraries import load_libraries

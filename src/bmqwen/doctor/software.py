@@ -49,7 +49,7 @@ def _existing() -> Path:
 
 
 def check_software(system: System, host: Environment, *, has_chip: bool) -> Iterator[Finding]:
-    """Everything but the chip.
+    """Examine everything but the chip.
 
     Args:
         system: the machine.

@@ -9,7 +9,7 @@ Half = Literal["f16", "bf16"]
 
 
 def to_half(values: NDArray[Any], half: str) -> NDArray[np.uint16]:
-    """The bits of the nearest numbers of type `half`, "f16" or "bf16" (ties to even)."""
+    """Return the bits of the nearest numbers of type `half`, "f16" or "bf16" (ties to even)."""
     if half == "f16":
         return np.ascontiguousarray(values, np.float16).view(np.uint16)
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
@@ -17,7 +17,7 @@ def to_half(values: NDArray[Any], half: str) -> NDArray[np.uint16]:
 
 
 def from_half(bits: NDArray[np.uint16], half: str) -> NDArray[np.float32]:
-    """Those numbers as float32."""
+    """Return those numbers as float32."""
     if half == "f16":
         return bits.view(np.float16).astype(np.float32)
     return (bits.astype(np.uint32) << 16).view(np.float32)

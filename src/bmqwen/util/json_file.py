@@ -7,7 +7,7 @@ from bmqwen.errors import InputError
 
 
 def read_json_object(path: Path, error: type[InputError], limit: int = 4 << 20) -> dict[str, object]:
-    """The JSON object in a file of at most `limit` bytes.
+    """Return the JSON object in a file of at most `limit` bytes.
 
     Raises:
         error: the file is missing, unreadable, too large, or holds no JSON object.
@@ -25,7 +25,7 @@ def read_json_object(path: Path, error: type[InputError], limit: int = 4 << 20) 
 
 
 def parse_json_object(data: bytes, source: str, error: type[InputError]) -> dict[str, object]:
-    """The JSON object in `data` (UTF-8). Raises `error`, which names `source`, for anything else."""
+    """Return the JSON object in `data` (UTF-8). Raises `error`, which names `source`, for anything else."""
     try:
         values = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as cause:  # ValueError covers bad UTF-8 and bad JSON

@@ -71,7 +71,7 @@ def path_lock(path: Path, on_wait: Callable[[], None] | None = None, *, wait: bo
 
 @contextmanager
 def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill, which appears as `final` only when the body ends well.
+    """Give a folder to fill, which appears as `final` only when the body ends well.
 
     What a process that was killed left beside `final` is removed first.
 
@@ -151,7 +151,7 @@ def require_free(folder: Path, needed: int, purpose: str, variable: str = "BMQWE
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

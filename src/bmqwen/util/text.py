@@ -2,12 +2,12 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 thread", "2,048 threads"."""
+    """Return "1 thread", "2,048 threads"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def speed_text(tokens_per_s: float) -> str:
-    """ "41.3 tokens/s"; where that would say nothing, "about 60 s a token"."""
+    """Return "41.3 tokens/s"; where that would say nothing, "about 60 s a token"."""
     if tokens_per_s >= 1:
         return f"{tokens_per_s:.1f} tokens/s"
     seconds = 1 / tokens_per_s if tokens_per_s > 0 else 0
