@@ -13,7 +13,7 @@ from bmqwen.compiler.timing import read_profile, read_timeline
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.estimate.chart import check_chart, write_chart
 from bmqwen.estimate.estimate import Estimate
-from bmqwen.estimate.forecast import simulate
+from bmqwen.estimate.forecast import Question, simulate
 from bmqwen.estimate.trace import write_trace
 
 RECORDED = Path(__file__).parent / "recorded/compiler_profile_0.txt"
@@ -25,7 +25,7 @@ def estimate() -> Estimate:
     """A model of one net, by an awkward name."""
     profile, timeline = read_profile(RECORDED), read_timeline(RECORDED)
     nets = StepNets(64, {SHAPE: profile.cycles})
-    forecast = simulate(nets, {SHAPE: profile}, DEFAULT_CHIP.host, prompt_tokens=3, new_tokens=4)
+    forecast = simulate(nets, {SHAPE: profile}, DEFAULT_CHIP.host, Question(3, 4))
     return Estimate("<b>&$x", "int4", 1, forecast, {SHAPE: timeline})
 
 
@@ -45,7 +45,7 @@ def test_a_picture_says_what_it_shows(estimate: Estimate, tmp_path: Path) -> Non
     root = ElementTree.fromstring((tmp_path / "chart.svg").read_text())
     texts = " ".join(element.text or "" for element in root.iter() if element.tag.endswith("text"))
     assert "<b>&$x, int4" in texts
-    assert f"{estimate.tokens_per_s:.1f} tokens/s" in texts
+    assert f"{estimate.forecast.tokens_per_s:.1f} tokens/s" in texts
     assert f"{SHAPE}: first of 1 layers" in texts
     for share in estimate.forecast.time_shares.values():
         assert f"{share:.1%}" in texts
@@ -64,7 +64,7 @@ def test_a_picture_needs_its_library_and_a_known_kind(
 def test_a_trace_has_every_command_and_every_gap(estimate: Estimate, tmp_path: Path) -> None:
     write_trace(estimate, tmp_path / "trace.json")
     document = json.loads((tmp_path / "trace.json").read_text())
-    assert document["otherData"]["tokens_per_s"] == estimate.tokens_per_s
+    assert document["otherData"]["tokens_per_s"] == estimate.forecast.tokens_per_s
     named = {e["args"]["name"] for e in document["traceEvents"] if e["ph"] == "M"}
     assert {"memory bus", "compute", "bus idle", f"{SHAPE}: 1 of 1 layers, and the head"} == named
     timeline = estimate.timelines[SHAPE]

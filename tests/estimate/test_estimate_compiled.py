@@ -10,7 +10,8 @@ from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.estimate.chart import write_chart
-from bmqwen.estimate.estimate import Estimate, Question, estimate_bundle, estimate_model
+from bmqwen.estimate.estimate import Estimate, estimate_bundle, estimate_model
+from bmqwen.estimate.forecast import Question
 from bmqwen.estimate.trace import write_trace
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
@@ -62,8 +63,8 @@ def test_two_layers_foretell_the_whole_model(bundle: Path, estimated: Estimate) 
         assert found.cycles == pytest.approx(real.cycles, rel=0.002)
         assert found.bytes_moved == pytest.approx(real.bytes_moved, rel=0.002)
         assert found.part_cycles == pytest.approx(real.part_cycles, rel=0.05)
-    assert estimated.first_token_s == pytest.approx(whole.first_token_s, rel=0.002)
-    assert estimated.tokens_per_s == pytest.approx(whole.tokens_per_s, rel=0.002)
+    assert estimated.forecast.first_token_s == pytest.approx(whole.first_token_s, rel=0.002)
+    assert estimated.forecast.tokens_per_s == pytest.approx(whole.tokens_per_s, rel=0.002)
 
 
 def test_calls_are_those_that_the_runtime_makes(

@@ -6,8 +6,7 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
-from bmqwen.estimate.estimate import Question
-from bmqwen.estimate.forecast import cost_at, simulate
+from bmqwen.estimate.forecast import Question, cost_at, simulate
 from bmqwen.estimate.host import custom_host
 
 CYCLES = {
@@ -32,7 +31,7 @@ PROFILES = {shape: profile(cycles) for shape, cycles in CYCLES.items()}
 
 
 def test_sums_by_hand() -> None:
-    found = simulate(NETS, PROFILES, HOST, prompt_tokens=26, new_tokens=20)
+    found = simulate(NETS, PROFILES, HOST, Question(26, 20))
     assert found.prompt_launches == ((StepShape(32, 0), 26),)
     assert found.first_token_s == pytest.approx(1.9e-3 + 3 * 0.2e-3)
     # The tokens at 26 to 32 follow 32 others at most, those at 33 to 44 more.
@@ -49,7 +48,7 @@ def test_sums_by_hand() -> None:
 
 @pytest.mark.parametrize(("history", "prompt", "answer"), [(0, 1, 2), (0, 60, 36), (40, 30, 20), (3, 33, 9)])
 def test_launches_are_those_of_the_planner(history: int, prompt: int, answer: int) -> None:
-    found = simulate(NETS, PROFILES, HOST, prompt_tokens=prompt, new_tokens=answer, history=history)
+    found = simulate(NETS, PROFILES, HOST, Question(prompt, answer, history))
     plan = NETS.plan(history, prompt)
     assert list(found.prompt_launches) == plan
     assert found.first.host_ops == 2 * len(plan) + 1
@@ -59,9 +58,9 @@ def test_launches_are_those_of_the_planner(history: int, prompt: int, answer: in
 
 
 def test_rows_in_the_middle_of_a_history_are_copied() -> None:
-    questions = {"prompt_tokens": 26, "new_tokens": 20}
-    free = simulate(NETS, PROFILES, HOST, **questions)
-    found = simulate(NETS, PROFILES, HOST, **questions, row_bytes=26_000)
+    question = Question(26, 20)
+    free = simulate(NETS, PROFILES, HOST, question)
+    found = simulate(NETS, PROFILES, HOST, question, 26_000)
     # The prompt begins a conversation. Of the tokens at 26 to 44 only that at 32 follows a whole history.
     assert found.first == free.first
     assert found.answer.copied_bytes == 18 * 26_000
@@ -69,14 +68,14 @@ def test_rows_in_the_middle_of_a_history_are_copied() -> None:
     assert found.answer.bytes_moved == free.answer.bytes_moved + 2 * 18 * 26_000
     assert sum(found.time_shares.values()) == pytest.approx(1)
     assert sum(found.byte_shares.values()) == pytest.approx(1)
-    later = simulate(NETS, PROFILES, HOST, **questions, history=40, row_bytes=26_000)
+    later = simulate(NETS, PROFILES, HOST, Question(26, 20, 40), 26_000)
     # A step of 32 writes 32 rows, whatever it was given.
     assert later.first.copied_bytes == 32 * 26_000
     assert cost_at(found.curve, 0) == pytest.approx(cost_at(free.curve, 0) + 1e-6)
 
 
 def test_json_has_what_a_benchmark_has_and_more() -> None:
-    stated = simulate(NETS, PROFILES, HOST, prompt_tokens=26, new_tokens=20).to_dict()
+    stated = simulate(NETS, PROFILES, HOST, Question(26, 20)).to_dict()
     assert stated["host_ops_per_token"] == 3
     assert stated["device_s_per_token"] == pytest.approx((7 * 1.0e-3 + 12 * 1.3e-3) / 19)
     assert stated["bytes_per_token"] == pytest.approx(45e9 * stated["device_s_per_token"])
@@ -88,7 +87,7 @@ def test_json_has_what_a_benchmark_has_and_more() -> None:
 
 def test_profiles_without_parts_give_the_chip_as_one() -> None:
     bare = {shape: Profile(cycles, 1, 2, 3) for shape, cycles in CYCLES.items()}
-    found = simulate(NETS, bare, HOST, prompt_tokens=26, new_tokens=20)
+    found = simulate(NETS, bare, HOST, Question(26, 20))
     assert set(found.time_shares) == {"device", "host"}
     assert found.byte_shares == {}
     assert found.to_dict()["bus_idle_share"] is None
@@ -99,7 +98,7 @@ def test_profiles_without_parts_give_the_chip_as_one() -> None:
 )
 def test_what_does_not_fit_is_refused(history: int, prompt: int, answer: int) -> None:
     with pytest.raises(InputError):
-        simulate(NETS, PROFILES, HOST, prompt_tokens=prompt, new_tokens=answer, history=history)
+        simulate(NETS, PROFILES, HOST, Question(prompt, answer, history))
 
 
 def test_the_answer_is_as_long_as_fits() -> None:

@@ -10,38 +10,14 @@ from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.plan import make_plan
 from bmqwen.compiler.timing import Profile, Timeline
 from bmqwen.errors import BundleError, InputError
-from bmqwen.estimate.forecast import Forecast, check_lengths, simulate
-from bmqwen.estimate.published import PUBLISHED, Published, find_published, published_dict
+from bmqwen.estimate.forecast import Forecast, Question, simulate
+from bmqwen.estimate.published import PUBLISHED, Published, find_published
 from bmqwen.estimate.representative import time_nets
 from bmqwen.hub.known_config import known_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.progress import Progress
-
-# The published question, and about as much of an answer as it gets.
-PROMPT_TOKENS, NEW_TOKENS = 26, 350
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Lengths of a conversation.
-
-    Attributes:
-        prompt_tokens: new tokens to read.
-        new_tokens: tokens of the answer; None: NEW_TOKENS, or as many as fit.
-        history: tokens that are cached before.
-    """
-
-    prompt_tokens: int = PROMPT_TOKENS
-    new_tokens: int | None = None
-    history: int = 0
-
-    def answer_in(self, context: int) -> int:
-        """Return how many tokens the answer has."""
-        if self.new_tokens is not None:
-            return self.new_tokens
-        return max(2, min(NEW_TOKENS, context - self.history - self.prompt_tokens))
 
 
 @dataclass(frozen=True)
@@ -62,20 +38,12 @@ class Estimate:
     timelines: Mapping[StepShape, Timeline]
     published: Published | None = None
 
-    @property
-    def first_token_s(self) -> float:
-        """From the request to the first token, seconds."""
-        return self.forecast.first_token_s
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens after the first one over the time that they take."""
-        return self.forecast.tokens_per_s
-
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        about = {"model": self.model, "precision": self.precision, "layers": self.layers}
-        return self.forecast.to_dict() | about | published_dict(self.published)
+        about: dict[str, Any] = {"model": self.model, "precision": self.precision, "layers": self.layers}
+        if (row := self.published) is not None:
+            about["published"] = {"first_token_s": row.first_token_s, "tokens_per_s": row.tokens_per_s}
+        return self.forecast.to_dict() | about
 
 
 def estimate_model(
@@ -95,12 +63,12 @@ def estimate_model(
     Raises what `time_nets` and `simulate` raise.
     """
     plan = make_plan((name, config), precision, context, half)
-    check_lengths(context, question.prompt_tokens, question.answer_in(context), question.history)
+    question.answer_in(context)  # refused before the long work
     timed = time_nets(plan, jobs=jobs, progress=progress)
     profiles = {shape: net.profile for shape, net in timed.items()}
     nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
     timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
-    forecast = _simulate(nets, profiles, host, question, config)
+    forecast = simulate(nets, profiles, host, question, _row_bytes(config))
     # Of the box only, and of an answer from its beginning on.
     alike = host == DEFAULT_CHIP.host and not question.history
     row = find_published(name, precision.weights, context) if alike else None
@@ -115,14 +83,10 @@ def estimate_published(
     for row in PUBLISHED:
         name, config = known_config(row.model, progress=progress)
         precision = Precision(row.form, 64, row.form)
-        found.append(
-            (
-                row,
-                estimate_model(
-                    name, config, precision, row.context, host, question, jobs=jobs, progress=progress
-                ),
-            )
+        ours = estimate_model(
+            name, config, precision, row.context, host, question, jobs=jobs, progress=progress
         )
+        found.append((row, ours))
     return found
 
 
@@ -153,25 +117,11 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
         raise BundleError(
             f"{bundle.folder} does not say what its nets move over the memory bus ({error!r}): make it again"
         ) from error
-    forecast = _simulate(nets, profiles, host, question, bundle.config)
+    forecast = simulate(nets, profiles, host, question, _row_bytes(bundle.config))
     precision = str(Precision(**bundle.precision))
     return Estimate(bundle.model, precision, bundle.config.num_hidden_layers, forecast, {})
 
 
-def _simulate(
-    nets: StepNets,
-    profiles: Mapping[StepShape, Profile],
-    host: Host,
-    question: Question,
-    config: ModelConfig,
-) -> Forecast:
-    return simulate(
-        nets,
-        profiles,
-        host,
-        prompt_tokens=question.prompt_tokens,
-        new_tokens=question.answer_in(nets.context),
-        history=question.history,
-        # Keys and values in half precision.
-        row_bytes=2 * 2 * config.kv_size * config.num_hidden_layers,
-    )
+def _row_bytes(config: ModelConfig) -> int:
+    """Return the bytes of a token's keys and values, all layers, in half precision."""
+    return 2 * 2 * config.kv_size * config.num_hidden_layers

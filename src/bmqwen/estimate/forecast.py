@@ -21,6 +21,42 @@ PART_LABELS = {
 }
 
 
+# The published question, and about as much of an answer as it gets.
+PROMPT_TOKENS, NEW_TOKENS = 26, 350
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Lengths of a conversation.
+
+    Attributes:
+        prompt_tokens: new tokens to read.
+        new_tokens: tokens of the answer; None: NEW_TOKENS, or as many as fit.
+        history: tokens that are cached before.
+    """
+
+    prompt_tokens: int = PROMPT_TOKENS
+    new_tokens: int | None = None
+    history: int = 0
+
+    def answer_in(self, context: int) -> int:
+        """Return how many tokens the answer has. Raises InputError unless all fits into the context."""
+        history, prompt, answer = self.history, self.prompt_tokens, self.new_tokens
+        if answer is None:
+            answer = max(2, min(NEW_TOKENS, context - history - prompt))
+        if history < 0 or prompt < 1 or answer < 2:
+            raise InputError(
+                "an estimate needs at least 1 token of a prompt, 2 new tokens (--new-tokens) and no negative --history"
+            )
+        if history + prompt + answer > context:
+            before = f"{history:,} cached tokens, " if history else ""
+            raise InputError(
+                f"{before}{prompt:,} prompt tokens and {answer:,} new ones do not fit into a context of {context:,}: "
+                "choose fewer, or a longer --seq-len"
+            )
+        return answer
+
+
 @dataclass(slots=True)
 class Cost:
     """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model.
@@ -174,10 +210,7 @@ def simulate(
     nets: StepNets,
     profiles: Mapping[StepShape, Profile],
     host: Host,
-    *,
-    prompt_tokens: int,
-    new_tokens: int,
-    history: int = 0,
+    question: Question,
     row_bytes: int = 0,
 ) -> Forecast:
     """Go through a question and its answer as the step runtime does, with its own planner.
@@ -186,15 +219,17 @@ def simulate(
         nets: which there are; their cycles decide what the planner chooses.
         profiles: of each of them.
         host: the machine.
-        prompt_tokens: new tokens to read.
-        new_tokens: tokens of the answer, at least 2.
-        history: tokens that are cached before.
+        question: its lengths.
         row_bytes: of a token's keys and values, all layers.
 
     Raises:
         InputError: it does not fit into the context, or makes no sense.
     """
-    check_lengths(nets.context, prompt_tokens, new_tokens, history)
+    history, prompt_tokens, new_tokens = (
+        question.history,
+        question.prompt_tokens,
+        question.answer_in(nets.context),
+    )
     start = history + prompt_tokens
     launches = nets.plan(history, prompt_tokens)
     first, answer = Cost(), Cost()
@@ -213,20 +248,6 @@ def simulate(
         tuple(_curve(nets, profiles, host, row_bytes)),
         tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)),
     )  # fmt: skip
-
-
-def check_lengths(context: int, prompt_tokens: int, new_tokens: int, history: int = 0) -> None:
-    """Raise InputError unless a question and its answer fit into the context."""
-    if history < 0 or prompt_tokens < 1 or new_tokens < 2:
-        raise InputError(
-            "an estimate needs at least 1 token of a prompt, 2 new tokens (--new-tokens) and no negative --history"
-        )
-    if history + prompt_tokens + new_tokens > context:
-        before = f"{history:,} cached tokens, " if history else ""
-        raise InputError(
-            f"{before}{prompt_tokens:,} prompt tokens and {new_tokens:,} new ones do not fit into a context of "
-            f"{context:,}: choose fewer, or a longer --seq-len"
-        )
 
 
 def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:

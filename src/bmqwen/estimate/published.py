@@ -1,7 +1,6 @@
 """What was published for this job: the rows of the vendor's tables for the usual box."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from bmqwen.quant.precision import Format
 
@@ -40,10 +39,3 @@ PUBLISHED = (
 def find_published(model: str, form: Format, context: int) -> Published | None:
     """Return the row of a model, if it has one."""
     return next((p for p in PUBLISHED if (p.model, p.form, p.context) == (model, form, context)), None)
-
-
-def published_dict(row: Published | None) -> dict[str, Any]:
-    """Return what `--json` adds to a prediction; empty without a row."""
-    if row is None:
-        return {}
-    return {"published": {"first_token_s": row.first_token_s, "tokens_per_s": row.tokens_per_s}}

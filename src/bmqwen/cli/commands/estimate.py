@@ -74,7 +74,8 @@ def estimate(
     from bmqwen.cli.commands.estimate_view import lines, show, table_lines
     from bmqwen.errors import InputError
     from bmqwen.estimate.chart import check_chart, write_chart
-    from bmqwen.estimate.estimate import Question, estimate_bundle, estimate_model, estimate_published
+    from bmqwen.estimate.estimate import estimate_bundle, estimate_model, estimate_published
+    from bmqwen.estimate.forecast import Question
     from bmqwen.estimate.host import custom_host
     from bmqwen.estimate.trace import write_trace
     from bmqwen.hub.known_config import known_config

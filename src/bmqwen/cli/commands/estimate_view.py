@@ -145,7 +145,8 @@ def table_lines(rows: Iterable[tuple[Published, Estimate]], host: Host) -> Itera
     yield Text("")
     yield Text("| model | context | first token | published | ratio | tokens/s | published | ratio |")
     yield Text("|---|---|---|---|---|---|---|---|")
-    for row, found in rows:
+    for row, estimate in rows:
+        found = estimate.forecast
         yield Text(
             f"| {row.model} {row.form} | {row.context} | {found.first_token_s:.4f} s | {row.first_token_s:.3f} s "
             f"| {found.first_token_s / row.first_token_s:.3f} | {found.tokens_per_s:.2f} | {row.tokens_per_s:.3f} "
