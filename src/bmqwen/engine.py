@@ -107,6 +107,7 @@ def load(
     context_length: int | None = None,
     offline: bool = False,
     progress: Progress | None = None,
+    chats: bool = False,
     device: int = 0,
     saved_bytes: int = 0,
 ) -> Engine:
@@ -121,6 +122,7 @@ def load(
         context_length: most tokens of a conversation; None: what the model offers.
         offline: use only what is on this machine.
         progress: is told how far downloads and conversion are.
+        chats: refuse a model without a chat template before it is converted.
         device: which chip, counted from 0.
         saved_bytes: host memory for the K/V of conversations that others take the place of.
 
@@ -137,6 +139,7 @@ def load(
         precision or Precision(),
         offline=offline,
         progress=progress,
+        chats=chats,
         check=partial(registry.check_checkpoint, engine),
     )
     options = Options(partial(_simulator_folder, progress), progress.note, threads, context_length, device)

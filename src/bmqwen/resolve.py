@@ -4,11 +4,13 @@ import contextlib
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.artifact.published import open_published, published_in
 from bmqwen.errors import BundleError, InputError
+from bmqwen.generate.template import require_template
 from bmqwen.hub.catalog import find, is_short
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
@@ -45,6 +47,7 @@ def resolve_bundle(
     *,
     offline: bool = False,
     progress: Progress,
+    chats: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Bundle:
     """The bundle to run for MODEL: itself where it is one or a published bmodel, else its conversion, made on first use
@@ -55,6 +58,7 @@ def resolve_bundle(
         precision: of a conversion.
         offline: use only what is on this machine.
         progress: told how far downloads and conversion are.
+        chats: refuse a model without a chat template before it is converted.
         check: called before a checkpoint is downloaded or converted; raises where it could not be run.
 
     Raises what `Hub.resolve`, `read_bundle`, `export_onnx` and `check` raise.
@@ -77,7 +81,14 @@ def resolve_bundle(
         # A second process waits here and then finds the bundle made.
         with path_lock(folder):
             return _export(
-                checkpoint, folder, precision, plain=False, replace=True, kept=True, progress=progress
+                checkpoint,
+                folder,
+                precision,
+                plain=False,
+                replace=True,
+                kept=True,
+                progress=progress,
+                check=partial(require_template, place=path) if chats else None,
             )
 
 
@@ -140,6 +151,7 @@ def _export(
     replace: bool,
     kept: bool = False,
     progress: Progress,
+    check: Callable[[dict[str, bytes]], None] | None = None,
 ) -> Bundle:
     from bmqwen.emit.export import export_onnx
 
@@ -157,4 +169,6 @@ def _export(
         done += count
         progress.advance(done)
 
-    return export_onnx(checkpoint, folder, precision, plain=plain, replace=replace, advance=advance)
+    return export_onnx(
+        checkpoint, folder, precision, plain=plain, replace=replace, advance=advance, check=check
+    )

@@ -137,6 +137,21 @@ def test_pickles_are_refused_with_a_cure(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_an_adapter_is_refused_by_its_name(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, tiny_config())
+    (tmp_path / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "Org/Base-1B", "r": 8}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    for files in (("config.json",), ()):  # most have no config.json at all
+        with pytest.raises(CheckpointError, match=r"holds a LoRA adapter of Org/Base-1B, not a model: merge"):
+            open_checkpoint(tmp_path)
+        for name in files:
+            (tmp_path / name).unlink()
+    # A whole model that an adapter lies beside is a model.
+    write_checkpoint(tmp_path, tiny_config())
+    open_checkpoint(tmp_path).close()
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         open_checkpoint(tmp_path / "nothing")

@@ -197,6 +197,25 @@ def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
         open_checkpoint(packed.folder)
 
 
+def test_gptq_by_a_file_of_its_own(tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", "gptq", 4)
+    config = json.loads((packed.folder / "config.json").read_text())
+    stated = config.pop("quantization_config")
+    (packed.folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="lacks tensor"):
+        open_checkpoint(packed.folder)
+    del stated["quant_method"]  # AutoGPTQ's own files name none
+    path = packed.folder / "quantize_config.json"
+    path.write_text(json.dumps(stated))
+    with open_checkpoint(packed.folder) as checkpoint:
+        assert checkpoint.precision == f"GPTQ int4 group {GROUP}"
+        for name, values in packed.truth.items():
+            np.testing.assert_allclose(checkpoint.weights.read(name), values, rtol=1e-3, atol=1e-6)
+    path.write_text(json.dumps({"bits": 4}))
+    with pytest.raises(ConfigError, match=r"quantize_config\.json with bits = 4 and group_size = None is"):
+        open_checkpoint(packed.folder)
+
+
 @pytest.mark.parametrize(
     ("stated", "message"),
     [

@@ -35,5 +35,6 @@ def load_shown(
             context_length=context,
             offline=offline,
             progress=bar,
+            chats=True,
             device=device,
         )

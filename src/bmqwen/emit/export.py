@@ -46,6 +46,7 @@ def export_onnx(
     plain: bool = False,
     replace: bool = False,
     advance: Callable[[int], None] = lambda _count: None,
+    check: Callable[[dict[str, bytes]], None] | None = None,
 ) -> Bundle:
     """Write the ONNX bundle of a checkpoint. A bundle that is there already and up to date is left as it is.
 
@@ -59,6 +60,7 @@ def export_onnx(
         replace: an existing folder of another content is replaced, if it is a bundle.
         advance: called with numbers of parameters as they are converted; they sum up to `checkpoint.parameters`,
             plus the table's once more where it is the head as well.
+        check: called with the tokenizer's files before the long work; raises where they will not do.
 
     Raises:
         InputError: `folder` exists and is not the same bundle.
@@ -69,8 +71,10 @@ def export_onnx(
     existing = reusable_bundle(folder, key, replace=replace)
     if existing is not None:
         return existing
-    # Read before the long work: a checkpoint without a tokenizer should fail at once.
+    # Read before the long work: a checkpoint without a tokenizer should fail early.
     tokenizer = checkpoint.tokenizer_files()
+    if check:
+        check(tokenizer)
     require_free(folder.parent, estimated_bytes(checkpoint, precision), f"converting {checkpoint.name}")
     try:
         with new_folder(folder, replace=replace) as part:

@@ -1,5 +1,6 @@
 """Chat messages to a prompt, by the model's own template."""
 
+import json
 import re
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -166,6 +167,14 @@ class ChatTemplate:
             raise InputError(f"the chat template in {self._origin} refused: {error}") from error
 
 
+def require_template(files: Mapping[str, bytes], place: Path) -> None:
+    """Raise ConfigError unless a tokenizer's files, by name, hold a chat template; `place` is their folder or GGUF."""
+    if "chat_template.jinja" not in files:
+        config = json.loads(files.get("tokenizer_config.json", b"{}"))
+        origin = place / "tokenizer_config.json" if place.is_dir() else place
+        _choose(config.get("chat_template"), str(origin))
+
+
 def _choose(value: object, origin: str) -> str:
     """The template text out of what chat_template may be: text, or a list of named templates."""
     if isinstance(value, list):
@@ -177,8 +186,12 @@ def _choose(value: object, origin: str) -> str:
         value = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
     if isinstance(value, str) and value.strip():
         return value
-    if value is None:
-        raise ConfigError(f"{origin} has no chat_template; take a chat or instruct model")
+    if value is None or value == "":
+        beside = ", or put a chat_template.jinja beside it" if origin.endswith(".json") else ""
+        raise ConfigError(
+            f"{origin} has no chat_template, which makes a prompt of messages: take the chat or instruct version of "
+            f"the model{beside}"
+        )
     raise ConfigError(f"{origin} has a chat_template that is neither text nor a list of named templates")
 
 

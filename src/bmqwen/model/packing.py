@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from bmqwen.errors import ConfigError
+from bmqwen.util.json_file import read_json_object
 
 GROUP_SIZES = (32, 64, 128, 256)
 
@@ -29,28 +31,38 @@ class Packing:
         return f"{self.method.upper()} int{self.bits} group {self.group_size}"
 
 
-def read_packing(values: Mapping[str, object], source: str) -> Packing | None:
-    """The packing that a config.json names; None for weights that are not packed. `source` names the file.
+def read_packing(values: Mapping[str, object], source: str, folder: Path | None = None) -> Packing | None:
+    """Return the packing that a config.json names; None for weights that are not packed.
+
+    Args:
+        values: of the config.json.
+        source: its name, for messages.
+        folder: where a quantize_config.json may say it instead, as the first GPTQ checkpoints have it.
 
     Raises:
-        ConfigError: a method, or a variant of one, that is not supported.
+        ConfigError: a method, or a variant of one, that is not supported; a quantize_config.json that is damaged.
     """
     stated = values.get("quantization_config")
+    source = f"{source}: quantization_config"
     if stated is None:
-        return None
+        path = folder and folder / "quantize_config.json"
+        if path is None or not path.is_file():
+            return None
+        # AutoGPTQ wrote such files before there was another method to name.
+        stated, source = {"quant_method": "gptq", **read_json_object(path, ConfigError)}, str(path)
     if not isinstance(stated, dict):
-        raise ConfigError(f"{source}: quantization_config must be an object")
+        raise ConfigError(f"{source} must be an object")
     method = stated.get("quant_method")
     if method not in ("gptq", "awq"):
         raise ConfigError(
-            f"{source}: quantization_config with quant_method = {str(method)[:40]!r} is unsupported; "
+            f"{source} with quant_method = {str(method)[:40]!r} is unsupported; "
             "use a GPTQ or AWQ checkpoint, or the one that is not quantised"
         )
     bits, group = stated.get("bits"), stated.get("group_size")
     widths = (4, 8) if method == "gptq" else (4,)
     if not (isinstance(bits, int) and isinstance(group, int) and bits in widths and group in GROUP_SIZES):
         raise ConfigError(
-            f"{source}: quantization_config with bits = {str(bits)[:20]} and group_size = {str(group)[:20]} is "
+            f"{source} with bits = {str(bits)[:20]} and group_size = {str(group)[:20]} is "
             f"unsupported for {method.upper()}; supported are 4 bits (GPTQ: also 8) and groups of "
             f"{', '.join(map(str, GROUP_SIZES))}"
         )

@@ -12,7 +12,7 @@ from typing import Protocol
 from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.packing import read_packing
-from bmqwen.model.registry import read_config
+from bmqwen.model.registry import parse_config
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.util.paths import model_name
 from bmqwen.weights.gguf import GgufWeights, gguf_config
@@ -199,14 +199,16 @@ def _open_folder(folder: Path) -> Checkpoint:
     file = _weights_file(folder)
     if file.suffix.lower() == ".gguf":
         return _open_gguf(file)
-    config = read_config(folder / "config.json")
-    packing = read_packing(read_json_object(folder / "config.json", ConfigError), str(folder / "config.json"))
+    source = folder / "config.json"
+    values = read_json_object(source, ConfigError)
+    config = parse_config(values, str(source))
+    packing = read_packing(values, str(source), folder)
     stored = SafetensorsWeights(file)
     weights: SafetensorsWeights | PackedWeights = stored
     try:
         if packing is not None:
             weights = PackedWeights(stored, packing, config.network.shapes())
-        check_layout(config, weights, file, str(folder / "config.json"))
+        check_layout(config, weights, file, str(source))
     except BaseException:
         stored.close()
         raise
@@ -230,6 +232,7 @@ def _weights_file(folder: Path) -> Path:
     for name in ("model.safetensors", "model.safetensors.index.json"):
         if (folder / name).is_file():
             return folder / name
+    _refuse_adapter(folder)
     for pattern in ("*.safetensors", "*.gguf"):
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
@@ -250,6 +253,19 @@ def _weights_file(folder: Path) -> Path:
             "model's safetensors files, or convert it where you trust it with transformers' save_pretrained"
         )
     raise CheckpointError(f"{folder} holds no weights: expected *.safetensors or *.gguf")
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raise CheckpointError for a folder that holds what was trained on top of a model, in place of one."""
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        adapter = read_json_object(path, CheckpointError)
+        kind = "a LoRA adapter" if adapter.get("peft_type", "LORA") == "LORA" else "an adapter"
+        base = str(adapter.get("base_model_name_or_path") or "another model")[:200]
+        raise CheckpointError(
+            f"{folder} holds {kind} of {base}, not a model: merge the two first (peft: merge_and_unload, then "
+            "save_pretrained), then name the merged model's folder"
+        )
 
 
 def _dominant(weights: SafetensorsWeights | PackedWeights | GgufWeights, config: ModelConfig) -> str:

@@ -140,7 +140,11 @@ def serve(
     with server.bind(host, port) as listener:
         with progress_bar() as bar:
             bundle = resolve_bundle(
-                model, Precision.choose(quant, group_size, lm_head), offline=offline, progress=bar
+                model,
+                Precision.choose(quant, group_size, lm_head),
+                offline=offline,
+                progress=bar,
+                chats=True,
             )
         config = EngineConfig(
             str(bundle.place.absolute()),
