@@ -104,7 +104,7 @@ def test_only_wanted_files_arrive_and_a_second_pull_needs_no_network(
     size = sum(len(FILES[name]) for name in WANTED)
     assert notes.starts[-1][1] == notes.done[-1] == size
     (model,) = hub.models()
-    assert (model.name, model.path, model.source, model.complete) == (REPO, path, source, True)
+    assert (model.name, model.path, model.complete) == (REPO, path, True)
     assert model.size == size
     asked = server.asked
     assert hub.pull(REPO) == path
@@ -186,15 +186,18 @@ def test_a_model_of_an_earlier_version_is_found_in_our_cache(server: HubServer, 
     folder.mkdir(parents=True)
     for name in WANTED:
         (folder / name).write_bytes(FILES[name])
-    sizes = {name: len(FILES[name]) for name in WANTED}
-    (folder / ".bmqwen.json").write_text(json.dumps({"source": HUGGINGFACE, "files": sizes}))
+    (folder / ".bmqwen.json").write_text("{}")
     hub = hub_of(server, tmp_path)
     assert hub.pull(REPO) == folder
     assert server.asked == 0
-    (folder / "model.safetensors").write_bytes(b"cut")
+    (folder / "tokenizer.json").unlink()
     assert [model.complete for model in hub.models()] == [False]
     assert hub.find(find(REPO)) is None
-    assert hub.remove("me--tiny") < len(WEIGHTS)
+    assert hub.remove("me--tiny") > len(WEIGHTS)
+    (tmp_path / "own/.partial/me--tiny/huggingface-main").mkdir(parents=True)
+    (tmp_path / "own/.partial/me--tiny/huggingface-main/model.safetensors.part").write_bytes(b"half")
+    assert [(model.name, model.complete) for model in hub.models()] == [("me--tiny", False)]
+    assert hub.remove("me--tiny") == 4
     assert left_in(tmp_path) == []
 
 
@@ -393,14 +396,18 @@ def test_the_cache_lists_and_removes(server: HubServer, tmp_path: Path) -> None:
         hub.remove(REPO)
     path = hub.pull(REPO, source=HUGGINGFACE)
     (model,) = hub.models()
-    assert (model.name, model.path, model.source, model.revision) == (REPO, path, HUGGINGFACE, COMMIT)
-    assert model.complete
+    assert (model.name, model.path, model.complete) == (REPO, path, True)
+    pinned = hub_of(server, tmp_path / "pinned")
+    path = pinned.pull(f"{REPO}@{COMMIT}", source=HUGGINGFACE)
+    assert [(kept.name, kept.path) for kept in pinned.models()] == [(f"{REPO}@{COMMIT}", path)]
+    assert pinned.remove(f"{REPO}@{COMMIT}") == model.size
+    assert pinned.models() == []
     other = hub.pull(f"{REPO}@v2", source=MODELSCOPE)
     assert {model.name for model in hub.models()} == {REPO, f"{REPO}@v2"}
     assert hub.remove(REPO) == model.size
     assert [model.path for model in hub.models()] == [other]
     hub.remove(f"{REPO}@v2")
-    assert left_in(tmp_path) == ["hf/CACHEDIR.TAG"]
+    assert left_in(tmp_path) == ["hf/CACHEDIR.TAG", "pinned/hf/CACHEDIR.TAG"]
 
 
 def test_what_bmqwen_cannot_run_is_not_listed_but_removed(tmp_path: Path) -> None:

