@@ -120,7 +120,7 @@ def read_description(path: Path) -> BmodelDescription:
     """Read it. Raises BundleError for a file that cannot be read, is no bmodel, is truncated or damaged."""
     start, size = _read_head(path)
     if size > LARGEST:
-        raise BundleError(f"{path} is damaged: its description is said to have {size:,} bytes")
+        raise BundleError(f"{path} is damaged: its description claims to have {size:,} bytes")
     try:
         with path.open("rb") as file:
             file.seek(start)

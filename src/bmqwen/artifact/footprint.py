@@ -108,15 +108,15 @@ def footprint(
     )
 
 
-def bmodel_footprint(said: BmodelDescription) -> Footprint:
+def bmodel_footprint(bmodel: BmodelDescription) -> Footprint:
     """Return what a bmodel's nets take, by its own description."""
-    stages = [stage for net in said.nets.values() for stage in net.stages]
+    stages = [stage for net in bmodel.nets.values() for stage in net.stages]
     weights = sum({key: size for stage in stages for key, size in stage.weights.items()}.values())
     instructions = sum(stage.instruction_bytes for stage in stages)
-    cache = sum(max(map(_cache_bytes, net.stages), default=0) for net in said.nets.values())
-    rest = max(0, said.device_bytes - weights - instructions - cache)
-    further = tuple(said.further_stages)
-    return Footprint(weights, instructions, cache, rest, pieces=tuple(said.pieces), stages=further)
+    cache = sum(max(map(_cache_bytes, net.stages), default=0) for net in bmodel.nets.values())
+    rest = max(0, bmodel.device_bytes - weights - instructions - cache)
+    further = tuple(bmodel.further_stages)
+    return Footprint(weights, instructions, cache, rest, pieces=tuple(bmodel.pieces), stages=further)
 
 
 def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:

@@ -53,17 +53,10 @@ def describe_bmodel(bmodel: BmodelDescription) -> dict[str, Any]:
 
 
 def _net(net: NetDescription) -> dict[str, Any]:
-    stages = [
-        {
-            "inputs": [asdict(tensor) for tensor in stage.inputs],
-            "outputs": [asdict(tensor) for tensor in stage.outputs],
-            "weight_bytes": sum(stage.weights.values()),
-            "instruction_bytes": stage.instruction_bytes,
-            "neuron_bytes": stage.neuron_bytes,
-            "io_bytes": stage.io_bytes,
-        }
-        for stage in net.stages
-    ]
+    stages = []
+    for stage in net.stages:
+        facts = asdict(stage)
+        stages.append(facts | {"weight_bytes": sum(facts.pop("weights").values())})
     mode = ADDRESS_MODES.get(net.address_mode, str(net.address_mode))
     return {"name": net.name, "dynamic": net.dynamic, "address_mode": mode, "stages": stages}
 

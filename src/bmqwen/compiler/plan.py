@@ -27,7 +27,7 @@ from bmqwen.util.storage import storage_errors
 from bmqwen.util.text import counted
 from bmqwen.weights.checkpoint import Checkpoint
 
-# Raised when the emitted nets or the rounding change, so that what was compiled before is made anew.
+# Raised when the emitted nets or the rounding change, so that what was compiled before is compiled again.
 EMITTER = 2
 
 # Peak of a compiler process in terms of the net's weights, and what it takes besides (measured).

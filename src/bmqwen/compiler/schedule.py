@@ -131,7 +131,7 @@ def parallel_jobs(needed: int, nets: int, asked: int | None, available: int | No
     if asked is None and nets and free < needed:
         raise InputError(
             f"compiling needs about {needed / 1e9:.1f} GB of this machine's memory, and {free / 1e9:.1f} GB "
-            "are free: choose a smaller --quant or a larger machine, or try nevertheless with --jobs 1"
+            "are free: choose a smaller --quant or a larger machine, or try it all the same with --jobs 1"
         )
     wanted = min(len(os.sched_getaffinity(0)), free // needed) if asked is None else asked
     return max(1, min(wanted, nets))

@@ -57,7 +57,7 @@ def check_chips(
     if machine.denied:
         yield Finding.of(AREA, no_permission(machine.denied))
     indices = [chip.index for chip in machine.chips]
-    # Where no chip is found at all, the driver is what is told of.
+    # Where no chip is found at all, the driver is what matters.
     if indices and device is not None and device not in indices:
         yield Finding.of(AREA, no_device(device, len(indices)))
     for chip in machine.chips:
@@ -66,44 +66,37 @@ def check_chips(
     yield _sail(system, python)
 
 
-def with_answers(machine: Machine, probe: Probe) -> tuple[Machine, dict[int, Answer]]:
-    """Ask every chip that can be asked, and complete what its heaps are used for.
+def with_answers(machine: Machine, probe: Probe) -> Machine:
+    """Ask every chip that can be asked, and return the machine with what their heaps are used for.
 
     Args:
         machine: as the driver's files tell.
         probe: asks one device.
     """
     if machine.libsophon is None or machine.denied:
-        return machine, {}
-    answers = {chip.index: probe(chip.index) for chip in machine.chips if chip.state != "Fault"}
-    chips = tuple(_completed(chip, answers.get(chip.index, Answer())) for chip in machine.chips)
-    dead = tuple(
-        replace(chip, state="Fault") if answers.get(chip.index, Answer()).failure else chip for chip in chips
-    )
-    return replace(machine, chips=dead), answers
+        return machine
+    chips = (chip if chip.state == "Fault" else _completed(chip, probe(chip.index)) for chip in machine.chips)
+    return replace(machine, chips=tuple(chips))
 
 
 def _completed(chip: Chip, answer: Answer) -> Chip:
-    told = [Heap("", total, total - free) for total, free in answer.heaps]
+    if answer.failure:
+        chip = replace(chip, state="Fault")
+    stated = [Heap("", total, total - free) for total, free in answer.heaps]
     known = [heap for heap in chip.heaps if heap.used is not None]
-    if not told or len(known) == len(chip.heaps) > 0:
+    if not stated or len(known) == len(chip.heaps) > 0:
         return chip
     # The library's heaps come in the driver's order, which is that of the files.
-    names = [heap.name for heap in chip.heaps] + [f"heap{i}" for i in range(len(chip.heaps), len(told))]
-    return replace(chip, heaps=tuple(replace(h, name=n) for h, n in zip(told, names, strict=False)))
+    names = [heap.name for heap in chip.heaps] + [f"heap{i}" for i in range(len(chip.heaps), len(stated))]
+    return replace(chip, heaps=tuple(replace(h, name=n) for h, n in zip(stated, names, strict=False)))
 
 
 def _driver(machine: Machine) -> Iterator[Finding]:
     if not machine.chips:
-        found = (
-            f"{', '.join(machine.unclaimed)} on the PCIe bus"
-            if machine.unclaimed
-            else "libsophon is installed"
-        )
-        if machine.kind == "soc":
-            found = "this is a SoC"
-        problem = NO_DRIVER
-        yield Finding(AREA, "error", f"{found}, but {problem.cause}", problem.fix)
+        found = "this is a SoC" if machine.kind == "soc" else "libsophon is installed"
+        if machine.kind != "soc" and machine.unclaimed:
+            found = f"{', '.join(machine.unclaimed)} on the PCIe bus"
+        yield Finding(AREA, "error", f"{found}, but {NO_DRIVER.cause}", NO_DRIVER.fix)
         return
     where = "SoC" if machine.kind == "soc" else f"PCIe host with {len(machine.chips)} chips"
     version = f", driver {machine.driver}" if machine.driver else ""

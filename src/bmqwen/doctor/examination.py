@@ -36,7 +36,7 @@ class Examination:
 
     Attributes:
         machine: its chips.
-        findings: in the order in which they are told.
+        findings: in the order in which they are shown.
         request: the model that was asked about.
     """
 
@@ -76,7 +76,7 @@ def examine(
         device: the only device that matters; None: all.
         request: a model that is to run, on `device` or the first one.
     """
-    machine, _ = with_answers(look(system), probe)
+    machine = with_answers(look(system), probe)
     host = host or Environment()
     findings = [
         *check_software(system, host, has_chip=bool(machine.chips)),
@@ -148,12 +148,12 @@ def _bundle_request(bundle: Bundle) -> MemoryRequest:
 def _bmodel_request(path: Path) -> MemoryRequest:
     """A bmodel of any layout, with what keeps one that was not published from running. Raises BundleError for a
     damaged one."""
-    said = read_description(path)
+    bmodel = read_description(path)
     problem = ""
     try:
-        published_model(said)
+        published_model(bmodel)
     except BundleError as error:
         problem = str(error)
-    first = [tensor.shape for net in said.nets.values() for s in net.stages for tensor in s.inputs[:1]]
+    first = [tensor.shape for net in bmodel.nets.values() for s in net.stages for tensor in s.inputs[:1]]
     contexts = [shape[1] for shape in first if len(shape) > 1]
-    return MemoryRequest(path.name, max(contexts, default=0), bmodel_footprint(said), problem=problem)
+    return MemoryRequest(path.name, max(contexts, default=0), bmodel_footprint(bmodel), problem=problem)

@@ -13,15 +13,13 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a chip said.
+    """What a chip answered.
 
     Attributes:
-        name: of the kind of chip; "" where it said nothing.
         heaps: total and free bytes of each heap, in the driver's order.
         failure: why there is no answer.
     """
 
-    name: str = ""
     heaps: tuple[tuple[int, int], ...] = ()
     failure: str = ""
 
@@ -30,7 +28,7 @@ Probe = Callable[[int], Answer]
 
 
 def ask(index: int, folder: Path | None = None) -> Answer:
-    """Open a device and ask for its name and heaps. Never raises for what the device does.
+    """Open a device and ask for its heaps. Never raises for what the device does.
 
     Args:
         index: its device id.
@@ -46,11 +44,9 @@ def ask(index: int, folder: Path | None = None) -> Answer:
     for line in done.stdout.splitlines():
         if line.startswith("ANSWER "):
             stated = json.loads(line.removeprefix("ANSWER "))
-            return Answer(
-                stated["name"], tuple((total, free) for total, free in stated["heaps"]), stated["failure"]
-            )
-    said = (done.stderr or done.stdout).strip().splitlines()
-    return Answer(failure=said[-1][:300] if said else f"exit status {done.returncode}")
+            return Answer(tuple((total, free) for total, free in stated["heaps"]), stated["failure"])
+    printed = (done.stderr or done.stdout).strip().splitlines()
+    return Answer(failure=printed[-1][:300] if printed else f"exit status {done.returncode}")
 
 
 def main(arguments: list[str]) -> None:
@@ -59,16 +55,15 @@ def main(arguments: list[str]) -> None:
     from bmqwen.runtime.bmrt.device import Device
     from bmqwen.runtime.bmrt.libraries import load_libraries
 
-    name, heaps, failure = "", [], ""
+    heaps, failure = [], ""
     try:
         folder = Path(arguments[1]) if len(arguments) > 1 else None
         with Device(load_libraries(folder), int(arguments[0])) as device:
-            name = device.chip
             heaps = [(int(heap.total), int(heap.available)) for heap in device.heaps()]
     except BmqwenError as error:
         failure = str(error)
     # What libraries print at C level shares this stream: a line of ours begins with a newline.
-    print("\nANSWER " + json.dumps({"name": name, "heaps": heaps, "failure": failure}), flush=True)
+    print("\nANSWER " + json.dumps({"heaps": heaps, "failure": failure}), flush=True)
 
 
 if __name__ == "__main__":
