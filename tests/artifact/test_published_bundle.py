@@ -1,6 +1,5 @@
 """What a bmodel says of itself, and a published one as a bundle: read from the file, refused in words."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -103,9 +102,8 @@ def test_tokenizer_is_found_where_the_publishers_scripts_put_it_or_in_the_cache(
     monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "cache"))
     for name in ("qwen1.5-0.5b-chat", "qwen1.5-1.8b-chat", "qwen2-0.5b-instruct"):
         beside(tokenizer, models / name)
-        size = (models / name / "tokenizer.json").stat().st_size
-        record = {"files": {"tokenizer.json": size}}
-        (models / name / ".bmqwen.json").write_text(json.dumps(record))
+        for file in ("config.json", "model.safetensors"):
+            (models / name / file).write_text("{}")
     assert opened(path).tokenizer_folder == models / "qwen1.5-1.8b-chat"
     beside(tokenizer, tmp_path / "sample" / "python" / "token_config")
     assert opened(path).tokenizer_folder == tmp_path / "sample" / "python" / "token_config"
