@@ -15,7 +15,7 @@ from bmqwen.serve.http.completions import generation_api
 from bmqwen.serve.http.errors import error_response, refused
 from bmqwen.serve.http.info import model_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules, with_cors
-from bmqwen.serve.http.page_files import page_api, read_page
+from bmqwen.serve.http.page_files import add_page
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
 from bmqwen.serve.service import Service
@@ -42,7 +42,7 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     )
     app.include_router(generation_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
-    app.include_router(page_api(read_page()))
+    add_page(app)
     _describe(app, service.model.vocab_size)
     handlers: dict[Any, Any] = {
         BmqwenError: _expected,

@@ -1,9 +1,9 @@
 """/v1/chat/completions and /v1/completions."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,13 +13,11 @@ from bmqwen.serve.defaults import chat_params, completion_params
 from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
 from bmqwen.serve.http.responses import (
     STREAM,
-    AnswerMessage,
     ChatAnswer,
     ChatChoice,
     ChatChunkChoice,
     ChatDelta,
     Finish,
-    Kind,
     TextAnswer,
     TextChoice,
     TextChunkChoice,
@@ -33,117 +31,109 @@ from bmqwen.serve.pool.job import Started
 from bmqwen.serve.service import Caller, Service
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a request asks for: answers to each prompt, several to each where `choices` says so."""
-
-    kind: Kind
-    prompts: list[list[int]]
-    params: SamplingParams
-    choices: int
-    caller: Caller
-    with_usage: bool
-
-    def params_of(self, choice: int) -> SamplingParams:
-        """Of several answers to one prompt each has a seed of its own."""
-        seed = self.params.seed
-        return self.params if seed is None else replace(self.params, seed=(seed + choice) % 2**64)
-
-    def logprobs(self, items: tuple[TokenLogprob, ...], offset: int) -> Any:
-        """In the shape of the kind; None where none are asked for."""
-        if self.params.logprobs is None:
-            return None
-        return chat_logprobs(items) if self.kind == "chat.completion" else text_logprobs(items, offset)
-
-
 class Answering:
-    """Answers the work of one request with a service."""
+    """Answers one request with a service: each of its prompts, several times where it asks for that."""
 
-    def __init__(self, service: Service, work: Work, request: Request) -> None:
-        self._service, self._work, self._request = service, work, request
+    def __init__(
+        self,
+        service: Service,
+        request: Request,
+        caller: Caller,
+        body: ChatRequest | CompletionRequest,
+        prompts: list[list[int]],
+        params: SamplingParams,
+    ) -> None:
+        self._service, self._request, self._caller = service, request, caller
+        self._prompts, self._params, self._choices = prompts, params, body.n or 1
+        self._chat = isinstance(body, ChatRequest)
+        self._stream = bool(body.stream)
+        options = body.stream_options
+        self._with_usage = bool(options and options.include_usage)
         self._totals = Totals()
-        self._identity = identity(work.kind, service.model.name, service.fingerprint)
+        prefix, name = ("chatcmpl-", "chat.completion") if self._chat else ("cmpl-", "text_completion")
+        part = ".chunk" if self._chat and self._stream else ""
+        self._head = {
+            **identity(prefix, service.model.name, service.fingerprint),
+            "object": name + part,
+        }
+        self._tail = {"usage": None} if self._with_usage else {}
 
-    async def whole(self) -> dict[str, Any]:
-        """The answer as one document, a ChatAnswer or a TextAnswer."""
+    async def respond(self) -> Any:
+        """A ChatAnswer or a TextAnswer, or a stream of its parts."""
+        if self._stream:
+            return EventStream(self._events())
+        return await unless_left(self._whole(), self._request.receive)
+
+    async def _whole(self) -> dict[str, Any]:
         choices: list[ChatChoice | TextChoice] = []
         for index, prompt, params in self._tasks():
-            async with aclosing(self._service.generate(prompt, params, self._work.caller)) as events:
+            async with aclosing(self._service.generate(prompt, params, self._caller)) as events:
                 choices += [
                     self._choice(index, self._ended(*event))
                     async for event in events
                     if isinstance(event, tuple)
                 ]
-        return {**self._identity, "object": self._work.kind, "choices": choices, **self._counts()}
+        return {**self._head, "choices": choices, **self._totals.counts(len(self._prompts))}
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events, each a ChatChunk or a TextChunk."""
-        chat = self._work.kind == "chat.completion"
-        head = {**self._identity, "object": f"{self._work.kind}.chunk" if chat else self._work.kind}
-        tail = {"usage": None} if self._work.with_usage else {}
-
-        def part(choice: ChatChunkChoice | TextChunkChoice) -> bytes:
-            return event_of({**head, "choices": [choice], **tail})
-
+    async def _events(self) -> AsyncGenerator[bytes, None]:
+        """Server-sent events, each with a part of one choice."""
         for index, prompt, params in self._tasks():
             offset = 0
-            async with aclosing(self._service.generate(prompt, params, self._work.caller)) as events:
+            async with aclosing(self._service.generate(prompt, params, self._caller)) as events:
                 async for event in events:
                     if isinstance(event, Started):
-                        yield part(_chat_part(index, {"role": "assistant", "content": ""})) if chat else b""
+                        yield self._part(index, {"role": "assistant", "content": ""}) if self._chat else b""
                     elif isinstance(event, Piece):
-                        logprobs = self._work.logprobs(event.logprobs, offset)
+                        logprobs = self._logprobs(event.logprobs, offset)
                         offset += len(event.text)
-                        yield part(
-                            _chat_part(index, {"content": event.text}, logprobs)
-                            if chat
-                            else _text_part(index, event.text, logprobs)
-                        )
+                        yield self._part(index, {"content": event.text}, logprobs)
                     else:
-                        finish = _finish(self._ended(*event))
-                        yield part(
-                            _chat_part(index, {}, None, finish)
-                            if chat
-                            else _text_part(index, "", None, finish)
-                        )
-        if self._work.with_usage:
-            yield event_of({**head, "choices": [], **self._counts()})
+                        yield self._part(index, {}, finish=_finish(self._ended(*event)))
+        if self._with_usage:
+            yield event_of({**self._head, "choices": [], **self._totals.counts(len(self._prompts))})
 
-    def _tasks(self) -> list[tuple[int, list[int], SamplingParams]]:
-        work = self._work
-        return [
-            (place * work.choices + choice, prompt, work.params_of(choice))
-            for place, prompt in enumerate(work.prompts)
-            for choice in range(work.choices)
-        ]
-
-    def _counts(self) -> dict[str, Any]:
-        prompts = len(self._work.prompts)
-        return {"usage": self._totals.usage(prompts), "timings": self._totals.timings(prompts)}
+    def _tasks(self) -> Iterator[tuple[int, list[int], SamplingParams]]:
+        """Index, prompt and sampling of each choice; of several answers to one prompt each has a seed of its own."""
+        seed = self._params.seed
+        for place, prompt in enumerate(self._prompts):
+            for choice in range(self._choices):
+                own = None if seed is None else (seed + choice) % 2**64
+                yield place * self._choices + choice, prompt, replace(self._params, seed=own)
 
     def _ended(self, completion: Completion, queue_s: float) -> Completion:
         self._totals.add(completion, queue_s)
         self._request.scope["note"] = self._totals.note()
-        if self._work.kind == "chat.completion":
-            self._service.prompts.keep_answer(self._work.caller.owner, completion.text, completion.token_ids)
+        if self._chat:
+            self._service.prompts.keep_answer(self._caller.owner, completion.text, completion.token_ids)
         return completion
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice | TextChoice:
-        logprobs, finish = self._work.logprobs(completion.logprobs, 0), _finish(completion)
-        if self._work.kind == "text_completion":
-            return {"index": index, "text": completion.text, "logprobs": logprobs, "finish_reason": finish}
-        message: AnswerMessage = {"role": "assistant", "content": completion.text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}
+        logprobs, finish, text = self._logprobs(completion.logprobs), _finish(completion), completion.text
+        if not self._chat:
+            return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": finish,
+        }
 
+    def _part(
+        self, index: int, delta: ChatDelta, logprobs: Any = None, finish: Finish | None = None
+    ) -> bytes:
+        choice: ChatChunkChoice | TextChunkChoice
+        if self._chat:
+            choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        else:
+            text = delta.get("content", "")
+            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        return event_of({**self._head, "choices": [choice], **self._tail})
 
-def _chat_part(
-    index: int, delta: ChatDelta, logprobs: Any = None, finish: Finish | None = None
-) -> ChatChunkChoice:
-    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _text_part(index: int, text: str, logprobs: Any, finish: Finish | None = None) -> TextChunkChoice:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+    def _logprobs(self, items: tuple[TokenLogprob, ...], offset: int = 0) -> Any:
+        """None where none are asked for."""
+        if self._params.logprobs is None:
+            return None
+        return chat_logprobs(items) if self._chat else text_logprobs(items, offset)
 
 
 def _finish(completion: Completion) -> Finish:
@@ -163,40 +153,14 @@ def generation_api(service: Service) -> APIRouter:
         caller = Caller.of(request, body.user or body.safety_identifier)
         params = chat_params(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompt = await asyncio.to_thread(service.prompts.of_chat, body.messages, caller.owner)
-        options = body.stream_options
-        work = Work(
-            "chat.completion",
-            [prompt],
-            params,
-            body.n or 1,
-            caller,
-            bool(body.stream and options and options.include_usage),
-        )
-        return await _respond(service, work, request, stream=bool(body.stream))
+        return await Answering(service, request, caller, body, [prompt], params).respond()
 
     @api.post("/completions", summary="Continue a text", response_model=TextAnswer, responses=STREAM)
     async def complete(body: CompletionRequest, request: Request) -> Any:
         service.check_model(body.model)
         caller = Caller.of(request, body.user)
-        vocab_size = service.scheduler.check().vocab_size
-        params = completion_params(body, service.model.defaults, vocab_size)
+        params = completion_params(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompts = await asyncio.to_thread(service.prompts.of_completion, body)
-        options = body.stream_options
-        work = Work(
-            "text_completion",
-            prompts,
-            params,
-            body.n or 1,
-            caller,
-            bool(body.stream and options and options.include_usage),
-        )
-        return await _respond(service, work, request, stream=bool(body.stream))
+        return await Answering(service, request, caller, body, prompts, params).respond()
 
     return api
-
-
-async def _respond(service: Service, work: Work, request: Request, *, stream: bool) -> Any:
-    answering = Answering(service, work, request)
-    if stream:
-        return EventStream(answering.events())
-    return await unless_left(answering.whole(), request.receive)

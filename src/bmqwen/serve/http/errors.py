@@ -18,34 +18,8 @@ _TYPES = {
     408: "timeout_error",
     429: "rate_limit_error",
 }
-# Fields of OpenAI's that do something which this server does not have.
-_UNSUPPORTED = frozenset(
-    {
-        "annotations",
-        "audio",
-        "best_of",
-        "echo",
-        "function_call",
-        "functions",
-        "include_obfuscation",
-        "metadata",
-        "modalities",
-        "name",
-        "prediction",
-        "prompt_cache_key",
-        "reasoning_content",
-        "reasoning_effort",
-        "refusal",
-        "service_tier",
-        "store",
-        "suffix",
-        "tool_calls",
-        "tool_choice",
-        "tools",
-        "verbosity",
-        "web_search_options",
-    }
-)
+# Complaints about fields of OpenAI's that may only have the value which changes nothing.
+_NEUTRAL_ONLY = ("none_required", "literal_error", "value_error")
 _ROLES = ("system", "developer", "user", "assistant")
 _LONGEST_VALUE = 80
 
@@ -80,9 +54,9 @@ def json_bytes(body: Any) -> bytes:
 def refused(details: Sequence[ErrorDetails]) -> RequestError:
     """What is wrong with a request's body, by the checker's complaint that goes deepest into it."""
     detail = max(details, key=lambda item: len(item["loc"]))
-    place = [part for part in detail["loc"] if part != "body"]
+    place, ctx = [part for part in detail["loc"] if part != "body"], detail.get("ctx", {})
     if detail["type"] == "json_invalid":
-        reason = detail.get("ctx", {}).get("error", "it cannot be read")
+        reason = ctx.get("error", "it cannot be read")
         return RequestError(f"the request is no JSON: {reason}")
     # An unknown field may have any name.
     unknown = place[-1:] if detail["type"] == "extra_forbidden" else []
@@ -95,22 +69,26 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
     if kind == "extra_forbidden":
         return UnsupportedFieldError(f"{param} is not a field that this server knows; leave it out", param)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = str(detail.get("ctx", {}).get("discriminator", "")).strip("'")
-        known = detail.get("ctx", {}).get("expected_tags", "")
+        tag = str(ctx.get("discriminator", "")).strip("'")
+        known = ctx.get("expected_tags", "")
         given = value.get(tag) if isinstance(value, dict) else None
         param = f"{param}.{tag}" if param else tag
         return RequestError(f"{param} is {_short(given)}, but must be one of {known}", param)
-    if field in _UNSUPPORTED and "json_schema" not in names:
+    neutral_only = (
+        kind in _NEUTRAL_ONLY or field == "best_of" or (kind == "too_long" and not ctx["max_length"])
+    )
+    if field == "type" and "content" in names:
+        return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
+    if neutral_only:
         return UnsupportedFieldError(
             f"{param} is {_short(value)}, which this server does not support; leave it out", param
         )
-    if field == "type" and "content" in names:
-        return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
     if not names and kind in ("model_attributes_type", "dict_type", "model_type"):
         return RequestError(f"the body is {_short(value)}, but must be a JSON object")
     if kind == "too_long":
-        got, most = detail["ctx"]["actual_length"], detail["ctx"]["max_length"]
-        return RequestError(f"{param} has {got} entries, but at most {most} are allowed", param)
+        return RequestError(
+            f"{param} has {ctx['actual_length']} entries, but at most {ctx['max_length']} are allowed", param
+        )
     message = str(detail["msg"]).replace(" after validation", "")
     words = message[:1].lower() + message[1:]
     return RequestError(f"{param or 'the body'} is {_short(value)}: {words}", param)

@@ -135,26 +135,10 @@ Content = Annotated[
 ]
 
 
-class SystemMessage(Strict):
-    """Instructions for the model."""
+class PlainMessage(Strict):
+    """What the user says, or instructions for the model."""
 
-    role: Literal["system"]
-    content: Content
-    name: Nothing = None
-
-
-class DeveloperMessage(Strict):
-    """Another name for a system message."""
-
-    role: Literal["developer"]
-    content: Content
-    name: Nothing = None
-
-
-class UserMessage(Strict):
-    """What the user says."""
-
-    role: Literal["user"]
+    role: Literal["system", "developer", "user"]
     content: Content
     name: Nothing = None
 
@@ -173,9 +157,7 @@ class AssistantMessage(Strict):
     reasoning_content: Nothing = None
 
 
-ChatMessage = Annotated[
-    SystemMessage | DeveloperMessage | UserMessage | AssistantMessage, Field(discriminator="role")
-]
+ChatMessage = Annotated[PlainMessage | AssistantMessage, Field(discriminator="role")]
 
 
 class StreamOptions(Strict):

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from bmqwen.generate.params import Completion, TokenLogprob
 from bmqwen.serve.service import now
 
 Count = Annotated[int, Field(ge=0)]
-Kind = Literal["chat.completion", "text_completion"]
 Finish = Literal["stop", "length"]
 
 
@@ -102,13 +101,18 @@ class Identity(TypedDict):
     system_fingerprint: str
 
 
-class ChatAnswer(Identity):
+class Counts(TypedDict):
+    """What all answers, and the last part of a streamed one, end with."""
+
+    usage: Usage
+    timings: Timings
+
+
+class ChatAnswer(Identity, Counts):
     """An answer to a chat request."""
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
-    usage: Usage
-    timings: Timings
 
 
 class ChatDelta(TypedDict, total=False):
@@ -125,15 +129,6 @@ class ChatChunkChoice(TypedDict):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
     finish_reason: Finish | None
-
-
-class ChatChunk(Identity):
-    """A part of a streamed answer; the last one has no choices, and counts and times where they are asked for."""
-
-    object: Literal["chat.completion.chunk"]
-    choices: list[ChatChunkChoice]
-    usage: NotRequired[Usage | None]
-    timings: NotRequired[Timings]
 
 
 class TextLogprobs(TypedDict):
@@ -154,13 +149,11 @@ class TextChoice(TypedDict):
     finish_reason: Finish
 
 
-class TextAnswer(Identity):
+class TextAnswer(Identity, Counts):
     """An answer to a completion request."""
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
-    usage: Usage
-    timings: Timings
 
 
 class TextChunkChoice(TypedDict):
@@ -170,15 +163,6 @@ class TextChunkChoice(TypedDict):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: Finish | None
-
-
-class TextChunk(Identity):
-    """A part of a streamed continuation; the last one is like that of a streamed answer."""
-
-    object: Literal["text_completion"]
-    choices: list[TextChunkChoice]
-    usage: NotRequired[Usage | None]
-    timings: NotRequired[Timings]
 
 
 class ModelEntry(TypedDict):
@@ -268,29 +252,29 @@ class Totals:
         self._completions.append(completion)
         self._queue_s += queue_s
 
-    def usage(self, prompts: int) -> Usage:
-        """Tokens, where each of the first `prompts` prompts counts once."""
-        prompt, cached = self._read(prompts)
-        answer = sum(completion.usage.completion_tokens for completion in self._completions)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": answer,
-            "total_tokens": prompt + answer,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
-
-    def timings(self, prompts: int) -> Timings:
-        """Times, and the tokens that were read in them."""
+    def counts(self, prompts: int) -> Counts:
+        """Tokens and times, where each of the first `prompts` prompts counts once."""
         usages = [completion.usage for completion in self._completions]
-        prompt, cached = self._read(prompts)
+        first = usages[:: max(1, len(usages) // prompts)]
+        prompt = sum(usage.prompt_tokens for usage in first)
+        cached = sum(usage.cached_tokens for usage in first)
+        answer = sum(usage.completion_tokens for usage in usages)
         seconds = sum(usage.decode_s for usage in usages)
         decoded = sum(max(0, usage.completion_tokens - 1) for usage in usages)
         return {
-            "first_token_s": round(usages[0].first_token_s, 6) if usages else None,
-            "tokens_per_s": round(decoded / seconds, 3) if seconds else 0.0,
-            "prompt_tokens": prompt,
-            "cached_tokens": cached,
-            "queue_s": round(self._queue_s, 6),
+            "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": answer,
+                "total_tokens": prompt + answer,
+                "prompt_tokens_details": {"cached_tokens": cached},
+            },
+            "timings": {
+                "first_token_s": round(usages[0].first_token_s, 6) if usages else None,
+                "tokens_per_s": round(decoded / seconds, 3) if seconds else 0.0,
+                "prompt_tokens": prompt,
+                "cached_tokens": cached,
+                "queue_s": round(self._queue_s, 6),
+            },
         }
 
     def note(self) -> str:
@@ -298,16 +282,9 @@ class Totals:
         usages = [completion.usage for completion in self._completions]
         return f"{sum(u.prompt_tokens for u in usages)}+{sum(u.completion_tokens for u in usages)} tokens"
 
-    def _read(self, prompts: int) -> tuple[int, int]:
-        """Tokens of the prompts, and how many of them were cached."""
-        per_prompt = max(1, len(self._completions) // prompts)
-        first = [completion.usage for completion in self._completions[::per_prompt]]
-        return sum(usage.prompt_tokens for usage in first), sum(usage.cached_tokens for usage in first)
 
-
-def identity(kind: Kind, model: str, fingerprint: str) -> Identity:
-    """Of a new answer."""
-    prefix = "chatcmpl-" if kind == "chat.completion" else "cmpl-"
+def identity(prefix: str, model: str, fingerprint: str) -> Identity:
+    """Return what a new answer begins with; `prefix` is of its id."""
     return {
         "id": prefix + secrets.token_hex(12),
         "created": now(),
