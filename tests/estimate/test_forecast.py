@@ -7,7 +7,7 @@ from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
 from bmqwen.estimate.forecast import Question, cost_at, simulate
-from bmqwen.estimate.host import custom_host
+from bmqwen.estimate.host import PROMPT_MS, PROMPT_TOKEN_MS, TOKEN_MS, custom_host
 
 CYCLES = {
     StepShape(1, 32): 1_000_000,
@@ -17,7 +17,8 @@ CYCLES = {
     StepShape(32, 96): 2_000_000,
 }
 NETS = StepNets(96, CYCLES)
-HOST = Host("test", 0.2)
+HOST = Host("test", 0.2, 10)
+PYTHON_S = 10 * TOKEN_MS / 1e3
 
 
 def profile(cycles: int) -> Profile:
@@ -33,17 +34,20 @@ PROFILES = {shape: profile(cycles) for shape, cycles in CYCLES.items()}
 def test_sums_by_hand() -> None:
     found = simulate(NETS, PROFILES, HOST, Question(26, 20))
     assert found.prompt_launches == ((StepShape(32, 0), 26),)
-    assert found.first_token_s == pytest.approx(1.9e-3 + 3 * 0.2e-3)
+    assert found.first_token_s == pytest.approx(
+        1.9e-3 + 3 * 0.2e-3 + 1e-2 * (PROMPT_MS + 26 * PROMPT_TOKEN_MS)
+    )
     # The tokens at 26 to 32 follow 32 others at most, those at 33 to 44 more.
-    spent = 7 * 1.0e-3 + 12 * 1.3e-3 + 19 * 3 * 0.2e-3
+    spent = 7 * 1.0e-3 + 12 * 1.3e-3 + 19 * (3 * 0.2e-3 + PYTHON_S)
     assert found.tokens_per_s == pytest.approx(19 / spent)
     assert found.bandwidth == pytest.approx(45e9)
     assert found.time_shares["host"] == pytest.approx(19 * 0.6e-3 / spent)
+    assert found.time_shares["python"] == pytest.approx(19 * PYTHON_S / spent)
     assert sum(found.time_shares.values()) == pytest.approx(1)
     assert sum(found.byte_shares.values()) == pytest.approx(1)
     assert [start for start, _ in found.curve] == [0, 33]
-    assert cost_at(found.curve, 33) == pytest.approx(1.9e-3)
-    assert cost_at(found.curve, 32) == pytest.approx(1.6e-3)
+    assert cost_at(found.curve, 33) == pytest.approx(1.9e-3 + PYTHON_S)
+    assert cost_at(found.curve, 32) == pytest.approx(1.6e-3 + PYTHON_S)
 
 
 @pytest.mark.parametrize(("history", "prompt", "answer"), [(0, 1, 2), (0, 60, 36), (40, 30, 20), (3, 33, 9)])
@@ -77,6 +81,7 @@ def test_rows_in_the_middle_of_a_history_are_copied() -> None:
 def test_json_has_what_a_benchmark_has_and_more() -> None:
     stated = simulate(NETS, PROFILES, HOST, Question(26, 20)).to_dict()
     assert stated["host_ops_per_token"] == 3
+    assert (stated["python_s_per_token"], stated["python_factor"]) == (pytest.approx(PYTHON_S), 10)
     assert stated["device_s_per_token"] == pytest.approx((7 * 1.0e-3 + 12 * 1.3e-3) / 19)
     assert stated["bytes_per_token"] == pytest.approx(45e9 * stated["device_s_per_token"])
     assert stated["bus_share"] == pytest.approx(45e9 / DEFAULT_CHIP.bus)
@@ -88,7 +93,7 @@ def test_json_has_what_a_benchmark_has_and_more() -> None:
 def test_profiles_without_parts_give_the_chip_as_one() -> None:
     bare = {shape: Profile(cycles, 1, 2, 3) for shape, cycles in CYCLES.items()}
     found = simulate(NETS, bare, HOST, Question(26, 20))
-    assert set(found.time_shares) == {"device", "host"}
+    assert set(found.time_shares) == {"device", "host", "python"}
     assert found.byte_shares == {}
     assert found.to_dict()["bus_idle_share"] is None
 
@@ -111,7 +116,7 @@ def test_the_answer_is_as_long_as_fits() -> None:
 @pytest.mark.parametrize("op_ms", [-0.1, float("nan"), float("inf"), 1e6])
 def test_a_host_of_no_sense_is_refused(op_ms: float) -> None:
     with pytest.raises(InputError, match="--host-op-ms"):
-        custom_host(op_ms)
+        custom_host(HOST, op_ms)
 
 
 def test_a_card_costs_more_than_the_box() -> None:

@@ -54,10 +54,12 @@ class Host:
     Attributes:
         name: for people.
         op_ms: milliseconds of a call: a launch, or a copy to or from the device.
+        python_factor: how many times as long Python takes there as on the machine that `bmqwen.estimate.host` measured.
     """
 
     name: str
     op_ms: float
+    python_factor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ BM1684X = ChipSpec(
     # The box's A53 cores: fitted to four published speeds, 0.1404 to 0.1451. A card in a PCIe slot: an assumption.
     # Three bmodels were published on both, 0.286, 0.409 and 0.468 for each call if the host alone makes the difference
     # (MiniCPM3 4B 10.047 and 7.891 tokens/s, Llama 3.2 11B 7.506 and 6.024, Janus Pro 7B 7.963 and 6.416).
-    hosts={"se7": Host("SE7", 0.1425), "pcie": Host("PCIe card (assumed)", 0.41)},
+    # Python: an A53 of 2.3 GHz, which runs in order, is taken for ten times as slow as a server's core; not measured.
+    hosts={"se7": Host("SE7", 0.1425, 10), "pcie": Host("PCIe card (assumed)", 0.41, 1)},
 )
 SPECS = {spec.name: spec for spec in (BM1684X,)}
 # What is compiled for, and what a machine that does not tell is taken for.

@@ -23,6 +23,7 @@ COLOURS = {
     "other": "#e69a16",
     "device": "#3b82f6",
     "host": "#8b95a5",
+    "python": "#c56b6b",
 }
 
 

@@ -8,7 +8,7 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
-from bmqwen.estimate.host import LAUNCH_OPS, READ_OPS
+from bmqwen.estimate.host import LAUNCH_OPS, PROMPT_MS, PROMPT_TOKEN_MS, READ_OPS, TOKEN_MS
 
 # For people; "device" is the chip where a bundle does not say how its time divides.
 PART_LABELS = {
@@ -17,7 +17,8 @@ PART_LABELS = {
     "lm_head": "lm_head",
     "other": "norms, activations",
     "device": "chip",
-    "host": "host",
+    "host": "calls of the host",
+    "python": "Python (scaled)",
 }
 
 
@@ -61,11 +62,13 @@ class Question:
 class Cost:
     """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model.
 
+    `python_ms` is this program's own time on the machine that it was measured on.
     `copied_bytes` are those of K/V rows that the chip copied to their place after they were computed.
     """
 
     device_ns: int = 0
     host_ops: int = 0
+    python_ms: float = 0.0
     bytes_moved: int = 0
     bus_idle_ns: int = 0
     copied_bytes: int = 0
@@ -94,7 +97,7 @@ class Cost:
 
     def seconds(self, host: Host) -> float:
         """Return the time until the last call has returned: the chip and its host do not work at the same time."""
-        return self.device_ns / 1e9 + self.host_ops * host.op_ms / 1e3
+        return self.device_ns / 1e9 + (self.host_ops * host.op_ms + self.python_ms * host.python_factor) / 1e3
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,11 @@ class Forecast:
         total = self.answer.seconds(self.host)
         parts = self.answer.part_ns or {"device": self.answer.device_ns}
         shares = {part: count / 1e9 / total for part, count in parts.items()}
-        return shares | {"host": self.answer.host_ops * self.host.op_ms / 1e3 / total}
+        python = self.answer.python_ms * self.host.python_factor
+        return shares | {
+            "host": self.answer.host_ops * self.host.op_ms / 1e3 / total,
+            "python": python / 1e3 / total,
+        }
 
     @property
     def byte_shares(self) -> dict[str, float]:
@@ -171,6 +178,9 @@ class Forecast:
             "first_token_host_ops": self.first.host_ops,
             "host": self.host.name,
             "host_op_s": self.host.op_ms / 1e3,
+            "python_s_per_token": self.answer.python_ms * self.host.python_factor / 1e3 / tokens,
+            "first_token_python_s": self.first.python_ms * self.host.python_factor / 1e3,
+            "python_factor": self.host.python_factor,
             "time_shares": self.time_shares,
             "byte_shares": self.byte_shares,
             "bandwidth_bytes_per_s": self.bandwidth,
@@ -238,11 +248,13 @@ def simulate(
         _launch(first, profiles[shape], shape, position, row_bytes)
         position += used
     first.host_ops += READ_OPS
+    first.python_ms = PROMPT_MS + question.prompt_tokens * PROMPT_TOKEN_MS
     # Each token is fed to find the next one; the answer's last token is not.
     for position in range(start, start + new_tokens - 1):
         for shape, _ in nets.plan(position, 1):
             _launch(answer, profiles[shape], shape, position, row_bytes)
         answer.host_ops += READ_OPS
+        answer.python_ms += TOKEN_MS
     return Forecast(
         host, nets.context, history, prompt_tokens, new_tokens, tuple(launches), first, answer,
         tuple(_curve(nets, profiles, host, row_bytes)),
@@ -270,7 +282,7 @@ def _curve(
     for position in range(nets.context):
         row = nets.plan(position, 1)
         if row != last:
-            spent = Cost(host_ops=READ_OPS)
+            spent = Cost(host_ops=READ_OPS, python_ms=TOKEN_MS)
             for shape, _ in row:
                 _launch(spent, profiles[shape], shape, position, row_bytes)
             yield position, spent.seconds(host)

@@ -26,7 +26,8 @@ class EmbeddingTable:
                     f"{path} has {size:,} bytes instead of {expected:,}: it is not the table of "
                     f"{vocab_size:,} rows of {hidden_size}"
                 )
-            self._table: NDArray[np.uint16] = np.memmap(path, np.uint16, "r", shape=(vocab_size, hidden_size))
+            table = np.memmap(path, np.uint16, "r", shape=(vocab_size, hidden_size))
+            self._table: NDArray[np.uint16] = np.asarray(table)
         except OSError as error:
             raise BundleError(f"cannot read {path}: {error.strerror}") from error
 

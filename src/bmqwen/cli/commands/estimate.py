@@ -81,7 +81,9 @@ def estimate(
     from bmqwen.hub.known_config import known_config
     from bmqwen.quant.precision import Precision
 
-    machine = DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(host_op_ms)
+    machine = (
+        DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(DEFAULT_CHIP.hosts[host], host_op_ms)
+    )
     question = Question(prompt_tokens, new_tokens, history)
     precision = Precision.choose(quant, group_size, lm_head)
     path = Path(model).expanduser() if model else None

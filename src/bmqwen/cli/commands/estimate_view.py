@@ -24,6 +24,7 @@ STYLES = {
     "other": "yellow",
     "device": "blue",
     "host": "red",
+    "python": "red",
 }
 
 
@@ -39,7 +40,7 @@ def lines(estimate: Estimate) -> Iterator[Text]:
     f = estimate.forecast
     yield Text(
         f"{estimate.model}, {estimate.precision}, {counted(estimate.layers, 'layer')}, {f.context:,} tokens: "
-        f"predicted on a {DEFAULT_CHIP.name}, {f.host.name}, {f.host.op_ms:g} ms a call"
+        f"predicted on a {DEFAULT_CHIP.name}, {_host(f.host)}"
     )
     yield Text("")
     after = f" after {f.history:,} cached" if f.history else ""
@@ -63,6 +64,12 @@ def lines(estimate: Estimate) -> Iterator[Text]:
     yield from _curve(f)
     yield Text("")
     yield from _nets(f)
+
+
+def _host(host: Host) -> str:
+    """ "SE7, 0.1425 ms a call, Python times 10"."""
+    scaled = "as measured" if host.python_factor == 1 else f"measured elsewhere times {host.python_factor:g}"
+    return f"{host.name}, {host.op_ms:g} ms a call, Python {scaled}"
 
 
 def _launches(f: Forecast) -> Iterator[str]:
@@ -141,7 +148,7 @@ def _published(row: Published | None, first_token_s: float, tokens_per_s: float)
 
 def table_lines(rows: Iterable[tuple[Published, Estimate]], host: Host) -> Iterator[Text]:
     """Yield a table in Markdown: predicted figures beside the published ones."""
-    yield Text(f"predicted on a {DEFAULT_CHIP.name}, {host.name}, {host.op_ms:g} ms a call")
+    yield Text(f"predicted on a {DEFAULT_CHIP.name}, {_host(host)}")
     yield Text("")
     yield Text("| model | context | first token | published | ratio | tokens/s | published | ratio |")
     yield Text("|---|---|---|---|---|---|---|---|")

@@ -73,16 +73,12 @@ class DeviceMemory:
         """Copy an array to the device at a byte offset."""
         array = np.ascontiguousarray(array)
         self._check(offset, array.nbytes)
-        self._device.call(
-            "bm_memcpy_s2d_partial_offset", self.mem, array.ctypes.data_as(c.c_void_p), array.nbytes, offset
-        )
+        self._device.call("bm_memcpy_s2d_partial_offset", self.mem, array.ctypes.data, array.nbytes, offset)
 
     def read(self, array: NDArray[Any], offset: int = 0) -> None:
         """Fill a contiguous array from the device from a byte offset on."""
         self._check(offset, array.nbytes)
-        self._device.call(
-            "bm_memcpy_d2s_partial_offset", array.ctypes.data_as(c.c_void_p), self.mem, array.nbytes, offset
-        )
+        self._device.call("bm_memcpy_d2s_partial_offset", array.ctypes.data, self.mem, array.nbytes, offset)
 
     def copy_from(
         self, source: "DeviceMemory", size: int, *, offset: int = 0, source_offset: int = 0
