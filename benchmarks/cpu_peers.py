@@ -26,6 +26,7 @@ from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
+from bmqwen.util.installation import install_command
 from bmqwen.util.storage import write_file
 from bmqwen.weights.checkpoint import open_checkpoint
 from comparison import Comparison
@@ -36,9 +37,9 @@ from rounds import Entry, run_rounds
 TEXTS = Path(__file__).with_name("texts")
 TEXT_NAMES = ("english", "chinese", "code")
 PROMPT_TOKENS = {"short": 20, "long": 400}
-# Module and cure of each peer.
+# Module of each peer, and how to install it.
 PEERS = {
-    "xllamacpp": ("xllamacpp", "pip install xllamacpp (or pip install 'bmqwen[bench]')"),
+    "xllamacpp": ("xllamacpp", install_command("bench")),
     "llama-cpp-python": (
         "llama_cpp",
         "pip install llama-cpp-python (builds llama.cpp; needs a C++ compiler)",
@@ -114,10 +115,10 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     return report | {"markdown": "\n".join(lines)}
 
 
-def require(peer: str, module: str, cure: str) -> None:
+def require(peer: str, module: str, fix: str) -> None:
     """Raise MissingDependencyError unless a peer's module is there."""
     if importlib.util.find_spec(module) is None:
-        raise MissingDependencyError(f"the peer {peer} is not installed: {cure}")
+        raise MissingDependencyError(f"the peer {peer} is not installed: {fix}")
 
 
 def prompts_of(texts: Mapping[str, str], bundle: Bundle) -> dict[str, list[int]]:

@@ -51,12 +51,12 @@ class FreshRuns:
     def same(self, exchange: Exchange) -> bool:
         """Whether text and end of an answer are those of a run of its own: of the whole prompt, or turn by turn.
 
-        A server that had to make room for others begins anew at any of the turns.
+        A server that had to make room for others reads everything again at any of the turns.
         """
-        said = (exchange.answer, exchange.finish)
+        served = (exchange.answer, exchange.finish)
         turns = [place for place, (role, _) in enumerate(exchange.messages) if role == "user"]
         return any(
-            (run.text, run.finish_reason) == said
+            (run.text, run.finish_reason) == served
             for run in (
                 self.replayed(exchange.messages, exchange.max_tokens, turn) for turn in reversed(turns)
             )
@@ -97,15 +97,15 @@ class FreshRuns:
 
     def _prompt(self, messages: Said) -> list[int]:
         """Token ids; earlier answers with the tokens that were sampled for them, as far as a run of ours knows them."""
-        said = []
+        chat = []
         for place, (role, text) in enumerate(messages):
             ids: Sequence[int] = ()
             if role == "assistant":
                 runs = [run for (before, _), run in self._known.items() if before == messages[:place]]
                 ids = next((run.token_ids for run in runs if run.text == text), ())
                 ids = tokens_showing(self._engine.tokenizer, ids, text) if ids else ()
-            said.append(Message(role, text, tuple(ids)))  # type: ignore[arg-type]
-        return self._engine.template.encode(said, self._engine.tokenizer)
+            chat.append(Message(role, text, tuple(ids)))  # type: ignore[arg-type]
+        return self._engine.template.encode(chat, self._engine.tokenizer)
 
     def _run(self, prompt: list[int], params: SamplingParams, *, fresh: bool = True) -> Completion:
         if fresh:

@@ -79,7 +79,7 @@ def run_worker(label: str, job: Mapping[str, Any], *, patience_s: float = PATIEN
     try:
         result: dict[str, Any] = json.loads(ended.stdout)
     except ValueError:
-        last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (ended.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise DeviceError(f"{label} ended with status {ended.returncode} and no result: {last}") from None
     if "error" in result:
         raise DeviceError(f"{label} failed: {result['error']}")

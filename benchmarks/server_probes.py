@@ -51,12 +51,12 @@ def seconds_to_free(server: ServedModel, text: str, *, pieces: int, stay_s: floa
 def turns(server: ServedModel, text: str, max_tokens: int = 16) -> tuple[float, float]:
     """Seconds to the first text of a conversation's first and second answer, and tokens of its first prompt."""
     first = timed(server, [{"role": "user", "content": text}], max_tokens)
-    said = [
+    chat = [
         {"role": "user", "content": text},
         {"role": "assistant", "content": first.text},
         {"role": "user", "content": FOLLOWING},
     ]
-    return first.first_s, timed(server, said, max_tokens).first_s
+    return first.first_s, timed(server, chat, max_tokens).first_s
 
 
 def overhead(server: ServedModel, engine: Engine, rounds: int, max_tokens: int) -> tuple[float, float]:

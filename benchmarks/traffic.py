@@ -44,7 +44,7 @@ class Exchange:
         status: of HTTP; 0: the connection failed.
         answer: all of its text, if it came to its end.
         finish: why it ended.
-        error: what the server or the connection said instead.
+        error: what the server or the connection answered instead.
         left: the client left before the end.
     """
 
@@ -98,8 +98,8 @@ class Asker:
         turns = sum(role == "user" for role, _ in before.messages)
         if before.answer is None or turns == MOST_TURNS or self._random.random() < 0.3:
             return None
-        said = (("assistant", before.answer), ("user", self._random.choice(NEXT_TASKS)))
-        return self._question((*before.messages, *said))
+        added = (("assistant", before.answer), ("user", self._random.choice(NEXT_TASKS)))
+        return self._question((*before.messages, *added))
 
     def _question(self, messages: Said) -> Question:
         stream = self._random.random() < STREAMED

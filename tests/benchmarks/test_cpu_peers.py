@@ -107,7 +107,7 @@ def test_a_worker_that_fails_is_named_with_the_cause(model: Path) -> None:
         run_worker("ours", job)
 
 
-def test_a_peer_that_is_not_installed_is_one_line_with_the_cure() -> None:
+def test_a_peer_that_is_not_installed_is_one_line_with_the_fix() -> None:
     with pytest.raises(MissingDependencyError, match=r"^the peer other is not installed: pip install other$"):
         require("other", "no_such_module_at_all", "pip install other")
     assert all("pip install" in fix for _, fix in PEERS.values())

@@ -80,12 +80,12 @@ def verify(
         try:
             with STDERR.status("starting") as status:
 
-                def tell(line: str) -> None:
+                def show(line: str) -> None:
                     status.update(line)
                     if not STDERR.is_terminal:
                         STDERR.print(line, markup=False, soft_wrap=True)
 
-                result = compare(opened, checkpoint, runtime, shapes, tokens=tokens, report=tell)
+                result = compare(opened, checkpoint, runtime, shapes, tokens=tokens, report=show)
         finally:
             runtime.close()
     if json:

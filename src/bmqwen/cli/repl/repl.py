@@ -15,7 +15,7 @@ from bmqwen.cli.repl.commands import is_script
 from bmqwen.cli.repl.entry import Entry
 from bmqwen.cli.repl.line_source import Interrupted, LineSource, PlainTerminal, Script
 from bmqwen.cli.repl.stream_view import Ask, print_end, stats_line, stream
-from bmqwen.cli.repl.totals import Totals
+from bmqwen.cli.repl.totals import AnswerTotals
 from bmqwen.cli.terminal import can_edit, complain, note, put
 from bmqwen.engine import Engine
 from bmqwen.errors import BmqwenError, InputError
@@ -37,7 +37,7 @@ class Repl:
         self._conversation = conversation
         self._conversation.on_drop = drop_note
         self._source: LineSource = Script("")
-        self._totals = Totals()
+        self._totals = AnswerTotals()
         self._actions: dict[str, Callable[[str], None]] = {
             "/help": lambda _: _say(commands.help_text()),
             "/show": lambda _: self._show(),

@@ -7,7 +7,7 @@ from bmqwen.util.text import counted, speed_text
 
 
 @dataclass(slots=True)
-class Totals:
+class AnswerTotals:
     """Sums over answers: tokens, and seconds of decoding."""
 
     answers: int = 0
