@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
 from bmqwen.generate.params import Completion, Piece, SamplingParams, Usage
 from bmqwen.serve.pool.job import Job, Started
-from bmqwen.serve.pool.replica import EngineConfig, Listener, Replica
+from bmqwen.serve.pool.replica import EngineConfig, Replica
 from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.pool.wire import completion_to_wire
 
@@ -25,10 +26,10 @@ STATE = {
 
 
 class PlayedReplica(Replica):
-    """Ready at once; a test says what it answers."""
+    """Ready as soon as it is opened; a test says what it answers."""
 
-    def __init__(self, index: int, config: EngineConfig, listener: Listener) -> None:
-        super().__init__(index, config, listener)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.cancelled: list[Job] = []
 
     def open(self) -> None:
@@ -292,8 +293,8 @@ def test_a_long_conversation_waits_for_its_engine_a_short_one_does_not() -> None
 
 def test_an_engine_that_cannot_be_loaded_is_told() -> None:
     async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
-        scheduler.failed(replicas[0], BmqwenError("no"))
-        scheduler.failed(replicas[0], BmqwenError("again"))
+        replicas[0]._on_failure(BmqwenError("no"))
+        replicas[1]._on_failure(BmqwenError("again"))
         assert str(scheduler.failure.result()) == "no"
 
-    run(test)
+    run(test, engines=2)

@@ -63,7 +63,7 @@ def test_silence_is_noticed_once(dog: Watchdog, clock: Clock, barks: list[float]
     assert barks[1] >= 200.0  # started again, it waits as long again
 
 
-def test_any_sign_of_life_begins_anew(dog: Watchdog, clock: Clock, barks: list[float]) -> None:
+def test_any_sign_of_life_restarts_the_time(dog: Watchdog, clock: Clock, barks: list[float]) -> None:
     dog.start()
     for _ in range(1000):
         clock.turn(30.0)

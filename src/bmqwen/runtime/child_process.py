@@ -149,7 +149,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Ids of all processes that a process started, and that those did."""
+    """Return the ids of all processes that a process started, and that those did."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -163,7 +163,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def watch_parent(parent: int) -> None:
-    """In the child: end with the program that started it, even during a long call."""
+    """Have this process, a child, end with the program that started it, even during a long call."""
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 

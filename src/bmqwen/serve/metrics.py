@@ -63,11 +63,11 @@ class Metrics:
         )
 
     def request(self, endpoint: str, status: int) -> None:
-        """A request was answered."""
+        """Count a request that was answered."""
         self._requests.labels(endpoint, str(status)).inc()
 
     def answered(self, finish: str, usage: Usage, queue_s: float) -> None:
-        """An answer was given."""
+        """Count an answer that was given."""
         self._answers.labels(finish, "hit" if usage.cached_tokens else "miss").inc()
         self._prompt.inc(usage.prompt_tokens)
         self._cached.inc(usage.cached_tokens)
@@ -79,15 +79,15 @@ class Metrics:
             self._rate.observe(usage.tokens_per_s)
 
     def left(self) -> None:
-        """A client left before its answer was finished."""
+        """Count an answer whose client left before its end."""
         self._left.inc()
 
     def failed(self, code: str) -> None:
-        """An answer ended in an error."""
+        """Count an answer that ended in an error."""
         self._failures.labels(code).inc()
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Return all of it in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -98,11 +98,11 @@ class _State(Collector):
         self._scheduler = scheduler
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing is known before it is asked for."""
+        """Return nothing: what there is is known when it is asked for."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges of the queue, and of each engine."""
+        """Return gauges of the queue, and of each engine."""
         scheduler = self._scheduler
         yield GaugeMetricFamily("bmqwen_queue_length", "Requests that wait.", value=scheduler.waiting)
         yield GaugeMetricFamily(

@@ -31,7 +31,7 @@ class AnswerMemory:
             self._ids.popitem(last=False)
 
     def find(self, owner: str, text: str) -> tuple[int, ...]:
-        """Its tokens; none for a text that was no answer."""
+        """Return its tokens; none for a text that was no answer."""
         return self._ids.get(_key(owner, text), ())
 
 
@@ -52,7 +52,7 @@ class Prompts:
         self._answers = AnswerMemory()
 
     def of_chat(self, messages: Sequence[ChatMessage], owner: str, *, fitting: bool = True) -> list[int]:
-        """The prompt's token ids.
+        """Return the prompt's token ids.
 
         Raises:
             RequestError: too many messages or characters, or text that is not valid Unicode; it names the message.
@@ -69,11 +69,11 @@ class Prompts:
         return ids
 
     def text_of_chat(self, messages: Sequence[ChatMessage]) -> str:
-        """The prompt as text. Raises as `of_chat` does."""
+        """Return the prompt as text. Raises as `of_chat` does."""
         return self.template.render([Message(role, content) for role, content in self._plain(messages)])
 
     def of_completion(self, request: CompletionRequest) -> list[list[int]]:
-        """The token ids of each prompt of a request. Raises as `of_chat` does."""
+        """Return the token ids of each prompt of a request. Raises as `of_chat` does."""
         given = request.prompt
         prompts: list[str | list[int]]
         if isinstance(given, str) or (given and isinstance(given[0], int)):
@@ -92,12 +92,12 @@ class Prompts:
         return found
 
     def of_tokens(self, ids: Sequence[int]) -> str:
-        """The text that tokens show. Raises RequestError for one that the model does not have."""
+        """Return the text that tokens show. Raises RequestError for one that the model does not have."""
         self._check_ids(ids, "tokens")
         return self.tokenizer.decode(ids)
 
     def of_text(self, text: str, param: str) -> list[int]:
-        """Token ids of plain text. Raises RequestError for too much of it, and for invalid Unicode."""
+        """Return the token ids of plain text. Raises RequestError for too much of it, and for invalid Unicode."""
         self._check_characters(len(text), param)
         _check_unicode(text, param)
         return self.tokenizer.encode(text)

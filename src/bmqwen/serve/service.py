@@ -30,7 +30,7 @@ class Caller:
 
     @classmethod
     def of(cls, request: Request, user: str | None) -> "Caller":
-        """Of a request; `user` is what its body says."""
+        """Return the caller of a request; `user` is what its body says."""
         owner = str(request.scope.get("owner", ""))
         address = request.client.host if request.client else ""
         return cls(owner, (f"{owner} {address}", user or ""))
@@ -95,7 +95,7 @@ class Service:
     async def generate(
         self, prompt: list[int], params: SamplingParams, caller: Caller
     ) -> AsyncGenerator[Started | Piece | tuple[Completion, float], None]:
-        """An answer as it comes; in the end the Completion (with its text), and the seconds it waited in the queue.
+        """Yield an answer as it comes, then the Completion (with its text) and the seconds it waited in the queue.
 
         Closing this cancels the answer. Raises as `Scheduler.submit` does, and what the engine raises.
         """
@@ -128,5 +128,5 @@ class Service:
 
 
 def now() -> int:
-    """Seconds since 1970."""
+    """Return seconds since 1970."""
     return int(time.time())

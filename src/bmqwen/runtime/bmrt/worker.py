@@ -147,7 +147,7 @@ def _portable(error: BmqwenError) -> Any:
 
 
 def simulator_environment(memory: int) -> dict[str, str]:
-    """Variables for a simulator with `memory` bytes of device memory."""
+    """Return variables for a simulator with `memory` bytes of device memory."""
     return {SIMULATOR_MEMORY: hex(memory)}
 
 

@@ -23,7 +23,7 @@ from bmqwen.version import __version__
 
 
 def create_app(service: Service, rules: AccessRules) -> ASGIApp:
-    """The application behind its middleware; it opens and closes the service's engines."""
+    """Build the application behind its middleware; it opens and closes the service's engines."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -90,7 +90,7 @@ def _describe(app: FastAPI, vocab_size: int) -> None:
 
 
 def numbers_below(limit: int) -> str:
-    """A pattern of the decimal numbers from 0 to limit - 1, without leading zeros."""
+    """Return a pattern of the decimal numbers from 0 to limit - 1, without leading zeros."""
     last = str(limit - 1)
     choices = ["[0-9]"] if len(last) > 1 else []
     choices += [f"[1-9][0-9]{{{length - 1}}}" for length in range(2, len(last))]

@@ -59,7 +59,7 @@ class Answering:
         self._tail = {"usage": None} if self._with_usage else {}
 
     async def respond(self) -> Any:
-        """A ChatAnswer or a TextAnswer, or a stream of its parts."""
+        """Return a ChatAnswer or a TextAnswer, or a stream of its parts."""
         if self._stream:
             return EventStream(self._events())
         return await unless_left(self._whole(), self._request.receive)
@@ -137,12 +137,12 @@ class Answering:
 
 
 def _finish(completion: Completion) -> Finish:
-    """Why it ended; whoever cancelled it gets no answer."""
+    """Why it ended; who cancelled it gets no answer."""
     return "stop" if completion.finish_reason == "stop" else "length"
 
 
 def generation_api(service: Service) -> APIRouter:
-    """Both addresses."""
+    """Build the router of both addresses."""
     api = APIRouter(prefix="/v1")
 
     @api.post(

@@ -35,13 +35,13 @@ class Connection(H11Protocol):
             self._wait()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is written to: wait for it, but not for ever."""
+        """Wait for a client that does not read as fast as it is written to, but not for ever."""
         super().pause_writing()
         if self._taking is None:
             self._taking = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Stop waiting for a client that has read."""
         self._stop_taking()
         super().resume_writing()
 

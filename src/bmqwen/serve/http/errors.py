@@ -25,7 +25,7 @@ _LONGEST_VALUE = 80
 
 
 def error_body(error: BmqwenError) -> ErrorAnswer:
-    """{"error": {message, type, param, code}}."""
+    """Return {"error": {message, type, param, code}}."""
     status = error.http_status
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     param = getattr(error, "param", None)
@@ -33,7 +33,7 @@ def error_body(error: BmqwenError) -> ErrorAnswer:
 
 
 def error_response(error: BmqwenError) -> Response:
-    """The error as an answer of its own."""
+    """Return the error as an answer of its own."""
     headers = {}
     if isinstance(error, BusyError):
         headers["retry-after"] = str(error.retry_after)
@@ -44,7 +44,7 @@ def error_response(error: BmqwenError) -> Response:
 
 
 def json_bytes(body: Any) -> bytes:
-    """JSON as UTF-8; half a surrogate pair, which UTF-8 does not have, becomes an escape."""
+    """Encode JSON as UTF-8; half a surrogate pair, which UTF-8 does not have, becomes an escape."""
     try:
         return to_json(body)
     except PydanticSerializationError:
@@ -52,7 +52,7 @@ def json_bytes(body: Any) -> bytes:
 
 
 def refused(details: Sequence[ErrorDetails]) -> RequestError:
-    """What is wrong with a request's body, by the checker's complaint that goes deepest into it."""
+    """Return what is wrong with a request's body: the checker's complaint that goes deepest into it."""
     detail = max(details, key=lambda item: len(item["loc"]))
     place, ctx = [part for part in detail["loc"] if part != "body"], detail.get("ctx", {})
     if detail["type"] == "json_invalid":

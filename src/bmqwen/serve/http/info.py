@@ -28,7 +28,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def model_api(service: Service, *, key_required: bool) -> APIRouter:
-    """All of the addresses."""
+    """Build the router of all these addresses."""
     api = APIRouter()
 
     def model() -> ModelEntry:

@@ -15,7 +15,7 @@ class ApiKeys:
     """The keys that clients may use. Only their hashes are kept."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        """No keys: every client is welcome. Raises InputError for a key that cannot be sent or is too short."""
+        """Take the keys; none: everybody is welcome. Raises InputError for one that cannot be sent or is too short."""
         self._digests: list[bytes] = []
         for key in keys:
             _check(key)
@@ -23,7 +23,7 @@ class ApiKeys:
 
     @classmethod
     def read(cls, keys: Iterable[str], file: Path | None) -> "ApiKeys":
-        """Keys given, and those of a file with one a line (# begins a comment).
+        """Read the keys of a file with one a line (# begins a comment), and add them to those given.
 
         Raises InputError for a file that cannot be read or has none.
         """
@@ -49,7 +49,7 @@ class ApiKeys:
         return bool(self._digests)
 
     def owner(self, authorization: bytes | None) -> str:
-        """Who sent this header: a name for the key, "" where none are needed.
+        """Return who sent this header: a name for the key, "" where none are needed.
 
         Raises KeyRefusedError for a missing or wrong key.
         """
@@ -62,7 +62,7 @@ class ApiKeys:
         # All are compared, whichever fits.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != b"bearer" or not any(matches):
-            raise KeyRefusedError("the API key is wrong; ask whoever runs this server for one")
+            raise KeyRefusedError("the API key is wrong; ask the operator of this server for one")
         return digest.hex()[:16]
 
 

@@ -172,7 +172,7 @@ class AccessMiddleware:
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """The application with answers that web pages of these origins may read."""
+    """Wrap the application so that web pages of these origins may read its answers."""
     if not origins:
         return app
     # Keys are sent in a header, no cookies: what else a page that may call sends does no harm.

@@ -253,7 +253,7 @@ class Totals:
         self._queue_s += queue_s
 
     def counts(self, prompts: int) -> Counts:
-        """Tokens and times, where each of the first `prompts` prompts counts once."""
+        """Return tokens and times, where each of the first `prompts` prompts counts once."""
         usages = [completion.usage for completion in self._completions]
         first = usages[:: max(1, len(usages) // prompts)]
         prompt = sum(usage.prompt_tokens for usage in first)
@@ -278,7 +278,7 @@ class Totals:
         }
 
     def note(self) -> str:
-        """For the log."""
+        """Return tokens read and written, for the log."""
         usages = [completion.usage for completion in self._completions]
         return f"{sum(u.prompt_tokens for u in usages)}+{sum(u.completion_tokens for u in usages)} tokens"
 
@@ -294,7 +294,7 @@ def identity(prefix: str, model: str, fingerprint: str) -> Identity:
 
 
 def chat_logprobs(items: Sequence[TokenLogprob]) -> ChatLogprobs:
-    """Log-probabilities as chat completions have them."""
+    """Return log-probabilities as chat completions have them."""
     return {
         "content": [{**_token(item), "top_logprobs": [_token(top) for top in item.top]} for item in items],
         "refusal": None,
@@ -302,7 +302,7 @@ def chat_logprobs(items: Sequence[TokenLogprob]) -> ChatLogprobs:
 
 
 def text_logprobs(items: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
-    """Log-probabilities as completions have them; `offset` is where the text of the first token begins."""
+    """Return log-probabilities as completions have them; `offset` is where the text of the first token begins."""
     offsets = []
     for item in items:
         offsets.append(offset)
@@ -321,7 +321,7 @@ def _token(item: TokenLogprob) -> TokenProbability:
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The answer; with stream: true its pieces as events, each `data: {...}`, at last `data: [DONE]`",
+        "description": "The answer; with stream: true its pieces as events, each `data: {...}`, finally `data: [DONE]`",
         "content": {"text/event-stream": {"schema": {}}},
     }
 }

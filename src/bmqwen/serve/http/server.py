@@ -51,7 +51,7 @@ class ServerSettings:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything is loaded. Raises InputError for an address that cannot be used."""
+    """Return a bound socket, before anything is loaded. Raises InputError for an address that cannot be used."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -72,7 +72,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
-    """What the server itself needs of a bundle. Raises ConfigError for a tokenizer or template that cannot be used."""
+    """Read what the server itself needs of a bundle. Raises ConfigError for an unusable tokenizer or template."""
     return Model(
         settings.name,
         precision_of(bundle),
@@ -86,7 +86,7 @@ def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
 
 
 def url(listener: socket.socket) -> str:
-    """Where a bound socket is reached."""
+    """Return the address of a bound socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -189,7 +189,7 @@ def check_exposure(host: str, rules: AccessRules, *, waived: bool) -> None:
 
 
 def is_local(host: str) -> bool:
-    """Whether an address is one of this machine's own that others do not reach."""
+    """Return whether an address is one of this machine's own that others do not reach."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:

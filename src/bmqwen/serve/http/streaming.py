@@ -26,7 +26,7 @@ PING = b": waiting\n\n"
 
 
 async def unless_left(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of the work. If the client leaves before, the work is cancelled, and ClientDisconnect raised."""
+    """Return the result of the work. If the client leaves before, cancel it and raise ClientDisconnect."""
     task, left = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
     try:
         await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +94,7 @@ class EventStream(Response):
 
 
 def event_of(body: Any) -> bytes:
-    """JSON as an event."""
+    """Encode JSON as an event."""
     return b"data: " + json_bytes(body) + b"\n\n"
 
 

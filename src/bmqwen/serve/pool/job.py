@@ -80,7 +80,7 @@ class Job:
         self._events.put_nowait(event)
 
     async def events(self) -> AsyncGenerator[Started | Piece | Completion, None]:
-        """What happens, the Completion last. Raises the error that ends it, if one does."""
+        """Yield what happens, the Completion last. Raises the error that ends it, if one does."""
         while True:
             event = await self._events.get()
             if isinstance(event, BmqwenError):

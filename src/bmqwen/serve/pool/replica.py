@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 from bmqwen.errors import BmqwenError, DeviceError, EngineHungError, EngineLostError
 from bmqwen.generate.prefix_store import PrefixStore
@@ -84,16 +85,6 @@ class EngineState:
     restored: int = 0
 
 
-class Listener(Protocol):
-    """Who is told what becomes of a replica."""
-
-    def changed(self, replica: "Replica") -> None:
-        """It is free, or no longer there."""
-
-    def failed(self, replica: "Replica", error: BmqwenError) -> None:
-        """It could not be loaded at its first start."""
-
-
 class Replica:
     """One engine. All methods are for the event loop's thread.
 
@@ -109,8 +100,16 @@ class Replica:
         hangs: how often of these because it hung.
     """
 
-    def __init__(self, index: int, config: EngineConfig, listener: Listener) -> None:
-        self.index, self._config, self._listener = index, config, listener
+    def __init__(
+        self,
+        index: int,
+        config: EngineConfig,
+        on_change: Callable[[], None],
+        on_failure: Callable[[BmqwenError], None],
+    ) -> None:
+        """`on_change`: it is free, or no longer there; `on_failure`: it could not be loaded at its first start."""
+        self.index, self._config = index, config
+        self._on_change, self._on_failure = on_change, on_failure
         self.state: State = "loading"
         self.problem = ""
         self.facts: EngineFacts | None = None
@@ -205,7 +204,7 @@ class Replica:
                 error = DeviceError(f"engine {self.index} sent what cannot be used: {problem!r}")
             self.state, self.problem = "failed", str(error)
             if self.facts is None and (self._refused or self._failures + 1 >= FIRST_TRIES):
-                self._listener.failed(self, error)
+                self._on_failure(error)
                 return
             pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
             self._failures += 1
@@ -251,7 +250,7 @@ class Replica:
         self.state, self.problem = "ready", ""
         if self.restarts:
             LOG.warning("engine %d is ready again", self.index)
-        self._listener.changed(self)
+        self._on_change()
 
     def _finish(self, job: Job, message: Message) -> None:
         self.memory = EngineState(**message["state"])
@@ -271,7 +270,7 @@ class Replica:
             job.publish(completion)
         else:
             job.publish(error_from_wire(message["error"]))
-        self._listener.changed(self)
+        self._on_change()
 
     def _end_silent(self) -> None:
         self._end_hung(
@@ -300,7 +299,7 @@ class Replica:
         return DeviceError(f"engine {self.index} failed: {error}")
 
     def _lose(self, error: BmqwenError) -> None:
-        """The process ended: whoever it was answering is told."""
+        """Tell the client whom it was answering that the process ended."""
         job, self.current = self.current, None
         self.cached_prefixes.clear()
         if job is not None:
@@ -310,11 +309,11 @@ class Replica:
                     f"the engine stopped while it was answering and is being started again; try again ({error})"
                 )
             )
-        self._listener.changed(self)
+        self._on_change()
 
 
 def engine_configs(config: EngineConfig, devices: list[int], replicas: int) -> list[EngineConfig]:
-    """One for each device, or for each of several engines on the same one."""
+    """Return one for each device, or for each of several engines on the same one."""
     if devices:
         return [replace(config, device=device) for device in devices]
     return [config] * replicas

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
 from bmqwen.serve.pool.job import Job
@@ -22,14 +23,11 @@ class FairQueue:
 
     def __iter__(self) -> Iterator[Job]:
         """Jobs in the order in which they would be taken."""
-        waiting = [list(jobs) for jobs in self._clients.values()]
-        for place in range(max(map(len, waiting), default=0)):
-            for jobs in waiting:
-                if place < len(jobs):
-                    yield jobs[place]
+        for turn in zip_longest(*self._clients.values()):
+            yield from filter(None, turn)
 
     def put(self, job: Job) -> None:
-        """Line up."""
+        """Add a job."""
         self._clients.setdefault(job.client, deque()).append(job)
 
     def take(self, job: Job) -> None:
@@ -39,7 +37,7 @@ class FairQueue:
             self._clients.move_to_end(job.client)
 
     def remove(self, job: Job) -> bool:
-        """Take a job out that is not to be run; whether it was there."""
+        """Take a job out that is not to be run; returns whether it was there."""
         jobs = self._clients.get(job.client)
         if jobs is None or job not in jobs:
             return False
@@ -64,11 +62,13 @@ class Scheduler:
         *,
         queue_limit: int,
         seconds: float,
-        make: Callable[[int, EngineConfig, "Scheduler"], Replica] = Replica,
+        make: type[Replica] = Replica,
     ) -> None:
-        """`make` makes a replica of its number, its configuration and this scheduler."""
+        """`configs`: one for each engine; `make` makes them."""
         self.queue_limit, self.seconds = queue_limit, seconds
-        self.replicas = [make(index, config, self) for index, config in enumerate(configs)]
+        self.replicas = [
+            make(index, config, self._dispatch, self._fail) for index, config in enumerate(configs)
+        ]
         self.failure: asyncio.Future[BmqwenError] = asyncio.get_running_loop().create_future()
         self._queue = FairQueue()
         self._timers: dict[Job, asyncio.TimerHandle] = {}
@@ -111,7 +111,7 @@ class Scheduler:
             replica.open()
 
     def check(self) -> EngineFacts:
-        """The engines' facts. Raises NotReadyError while none was loaded yet, or when the server is going down."""
+        """Return the engines' facts. Raises NotReadyError while none was loaded yet, or when the server shuts down."""
         facts = self.facts
         if self._draining:
             raise NotReadyError("the server is shutting down; try another one")
@@ -138,7 +138,7 @@ class Scheduler:
         self._dispatch()
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for this job any more. May be called at any time."""
+        """Drop a job that nobody waits for any more. May be called at any time."""
         timer = self._timers.pop(job, None)
         if timer is not None:
             timer.cancel()
@@ -174,14 +174,8 @@ class Scheduler:
             timer.cancel()
         await asyncio.gather(*(replica.close() for replica in self.replicas))
 
-    def changed(self, replica: Replica) -> None:
-        """A replica is free, or gone."""
-        del replica
-        self._dispatch()
-
-    def failed(self, replica: Replica, error: BmqwenError) -> None:
-        """A replica cannot be loaded."""
-        del replica
+    def _fail(self, error: BmqwenError) -> None:
+        """Note that a replica cannot be loaded."""
         if not self.failure.done():
             self.failure.set_result(error)
 

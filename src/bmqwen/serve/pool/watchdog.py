@@ -38,11 +38,11 @@ class Watchdog:
             self._timer = self._later(self._part, self._passed)
 
     def heard(self) -> None:
-        """The engine gave a sign of life."""
+        """Note a sign of life."""
         self._silent = 0
 
     def stop(self) -> None:
-        """The engine came back, or is gone."""
+        """Stop waiting: the engine came back, or is gone."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -17,12 +17,12 @@ Message = dict[str, Any]
 
 
 def encode(message: Message) -> bytes:
-    """A message as a line."""
+    """Encode a message as a line."""
     return json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """A line as a message. Raises ValueError for anything else."""
+    """Decode a line. Raises ValueError for anything else."""
     message = json.loads(line)
     if not isinstance(message, dict):
         raise ValueError("a message is an object")
@@ -30,12 +30,12 @@ def decode(line: bytes) -> Message:
 
 
 def params_to_wire(params: SamplingParams) -> Message:
-    """Sampling parameters."""
+    """Encode sampling parameters."""
     return asdict(params)
 
 
 def params_from_wire(values: Mapping[str, Any]) -> SamplingParams:
-    """Sampling parameters. Raises InputError for values out of range."""
+    """Decode sampling parameters. Raises InputError for values out of range."""
     return SamplingParams(
         **{
             **values,
@@ -46,17 +46,17 @@ def params_from_wire(values: Mapping[str, Any]) -> SamplingParams:
 
 
 def piece_to_wire(piece: Piece) -> Message:
-    """A piece; most have no log-probabilities."""
+    """Encode a piece; most have no log-probabilities."""
     return {"text": piece.text, **({"logprobs": _logprobs_to_wire(piece.logprobs)} if piece.logprobs else {})}
 
 
 def piece_from_wire(message: Message) -> Piece:
-    """A piece."""
+    """Decode a piece."""
     return Piece(message["text"], _logprobs_from_wire(message.get("logprobs", ())))
 
 
 def completion_to_wire(completion: Completion) -> Message:
-    """A finished generation, without the text and log-probabilities, which the pieces had."""
+    """Encode a finished generation, without the text and log-probabilities, which the pieces had."""
     return {
         "token_ids": completion.token_ids,
         "finish_reason": completion.finish_reason,
@@ -65,19 +65,19 @@ def completion_to_wire(completion: Completion) -> Message:
 
 
 def completion_from_wire(message: Message) -> Completion:
-    """A finished generation whose text stands in its pieces."""
+    """Decode a finished generation, whose text stands in its pieces."""
     return Completion(
         "", tuple(message["token_ids"]), message["finish_reason"], Usage(**message["usage"]), ()
     )
 
 
 def error_to_wire(error: BmqwenError) -> Message:
-    """An error's class and sentence."""
+    """Encode an error's class and sentence."""
     return {"kind": type(error).__name__, "message": str(error), "param": getattr(error, "param", None)}
 
 
 def error_from_wire(message: Message) -> BmqwenError:
-    """The error again; one that this side does not know is an engine's failure."""
+    """Decode an error; one that this side does not know is an engine's failure."""
     kind = getattr(errors, str(message["kind"]), None)
     if not (isinstance(kind, type) and issubclass(kind, BmqwenError)):
         kind = errors.DeviceError
