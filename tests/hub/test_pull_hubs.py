@@ -39,15 +39,14 @@ FILES = {
     "model.safetensors": WEIGHTS,
     "pytorch_model.bin": b"never",
 }
-STATE = Release(find(REPO), HUGGINGFACE, REPO, COMMIT, ())
+STATE = Release(find(REPO), REPO, COMMIT, ())
 WANTED = {"config.json", "tokenizer.json", "model.safetensors"}
 
 
-class Mute:
+class Mute(Source):
     """A source behind a firewall: it never answers."""
 
-    title = "the mute hub"
-    store = None
+    name, title = "mute", "the mute hub"
 
     def __init__(self) -> None:
         self.asked = 0
@@ -272,6 +271,15 @@ def test_a_gguf_file_is_chosen_by_its_variant(tmp_path: Path) -> None:
         assert other.read_bytes() == b"four"
         assert hub.remove(REPO) == 4
         assert hub.models() == []
+
+
+def test_a_configuration_is_read_without_the_rest(server: HubServer, tmp_path: Path) -> None:
+    hub = hub_of(server, tmp_path)
+    assert hub.config(find(REPO)) == tiny_config()
+    assert [name for name, _ in server.log] == ["config.json"]
+    with pytest.raises(InputError, match=r"there is no me/other on Hugging Face"):
+        hub.config(find("me/other"))
+    assert left_in(tmp_path) == []
 
 
 def test_a_revision_is_asked_for(server: HubServer, tmp_path: Path) -> None:

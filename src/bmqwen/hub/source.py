@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError
 from bmqwen.hub.catalog import Model
@@ -58,7 +58,7 @@ class RemoteFile:
     git_sha1: str | None = None
 
     def hasher(self) -> "_Hash":
-        """A fresh hash of the kind that `verified_by` wants."""
+        """Return a fresh hash of the kind that `verified_by` wants."""
         if self.sha256 is None and self.git_sha1 is not None:
             return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         return hashlib.sha256()
@@ -74,7 +74,6 @@ class Release:
 
     Attributes:
         model: what was asked for.
-        origin: the source's name ("huggingface").
         repo: id there.
         revision: what pins the state, usable in a file name.
         files: all files wanted.
@@ -82,7 +81,6 @@ class Release:
     """
 
     model: Model
-    origin: str
     repo: str
     revision: str
     files: tuple[RemoteFile, ...]
@@ -94,19 +92,19 @@ class Release:
         return sum(file.size for file in self.files)
 
 
-class Source(Protocol):
-    """A place that models come from. Its title is for people ("Hugging Face")."""
+class Source:
+    """A place that models come from."""
 
-    @property
-    def title(self) -> str:
-        """Name for people."""
-
-    @property
-    def store(self) -> "Store | None":
-        """What keeps its models; None for our own cache."""
+    name: str
+    """What options and `Model.repos` call it."""
+    title: str
+    """What people call it."""
+    store: "Store | None" = None
+    """What keeps its models; None for our own cache."""
 
     def offers(self, model: Model) -> bool:
         """Whether it makes sense to ask for the model here; decided without network."""
+        return self.name in model.repos
 
     def find(self, model: Model, patience: float) -> Release:
         """Look up a model. May be called on another thread.
@@ -121,6 +119,7 @@ class Source(Protocol):
             DownloadError: its answer makes no sense.
             MissingDependencyError: a package or program is not installed.
         """
+        raise NotImplementedError
 
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
@@ -139,10 +138,11 @@ class Source(Protocol):
             StorageError: the file could not be written.
             MissingDependencyError: a package or program is not installed.
         """
+        raise NotImplementedError
 
 
 def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[RemoteFile, ...]:
-    """Those of a repository's files that are needed: configuration, tokenizer, safetensors; or one GGUF file.
+    """Return those of a repository's files that are needed: configuration, tokenizer, safetensors; or one GGUF file.
 
     Args:
         model: what is wanted.
@@ -205,7 +205,7 @@ class Inquiry:
         self._thread.start()
 
     def answer(self, deadline: float) -> Release | BmqwenError | None:
-        """What the source has, or why it has nothing; None after `deadline`, a time of `time.monotonic`."""
+        """Return what the source has, or why it has nothing; None after `deadline`, a time of `time.monotonic`."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._defect is not None:
             raise self._defect

