@@ -66,6 +66,26 @@ def test_a_foreign_manifest_is_refused(folder: Path, key: str, value: object, me
         read_bundle(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"), [("config", "rope_theta", 2e6), ("details", "half", "bf16")]
+)
+def test_a_constant_that_was_edited_by_hand_is_noticed(
+    folder: Path, part: str, key: str, value: object
+) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest[part][key] = value
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"bmqwen\.json was changed after the bundle was made"):
+        read_bundle(folder)
+
+
+def test_a_manifest_of_before_its_own_hash_is_read(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["sha256"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert read_bundle(folder).config == tiny_config()
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_to_the_manifest_is_an_error_in_words(folder: Path, data: st.DataObject) -> None:

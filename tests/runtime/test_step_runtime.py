@@ -1,16 +1,16 @@
 """Compiled toy models talk on the simulator, as the CPU does with the same weights."""
 
-import json
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bmqwen.artifact.bundle import MANIFEST, Bundle, read_bundle, write_manifest
+from bmqwen.artifact.bundle import Bundle, read_bundle, write_manifest
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
@@ -271,14 +271,10 @@ def swap_stop_ids(folder: Path) -> None:
     path.write_text(text.replace(digits, str(9 - int(digits)), 1))
 
 
-def edit(folder: Path, keys: tuple[str, ...], value: object) -> None:
-    """Change a value of the manifest."""
-    content = json.loads((folder / MANIFEST).read_bytes())
-    place = content
-    for key in keys[:-1]:
-        place = place[key]
-    place[keys[-1]] = value
-    (folder / MANIFEST).write_text(json.dumps(content))
+def state(folder: Path, **details: object) -> None:
+    """Write a manifest that says something else."""
+    bundle = read_bundle(folder)
+    write_manifest(replace(bundle, details=bundle.details | details))
 
 
 def test_damaged_bundles(model: CompiledModel, simulator: Toolchain, tmp_path: Path) -> None:
@@ -290,13 +286,16 @@ def test_damaged_bundles(model: CompiledModel, simulator: Toolchain, tmp_path: P
     hand = damaged(model, tmp_path / "hand", swap_stop_ids)
     with pytest.raises(BundleError, match="was changed after the bundle was made"):
         load(hand, engine="sim")
-    other = damaged(model, tmp_path / "chip", lambda f: edit(f, ("details", "chip"), "BM1688"))
+    other = damaged(model, tmp_path / "chip", lambda f: state(f, chip="BM1688"))
     with pytest.raises(BundleError, match="compiled for BM1688, and only nets for BM1684X can be run"):
         load(other, engine="sim")
     stages = [{"tokens": 1, "history": 88, "cycles": 1}, {"tokens": 1, "history": 96, "cycles": 1}]
-    shapes = damaged(model, tmp_path / "shapes", lambda f: edit(f, ("details", "stages"), stages))
+    shapes = damaged(model, tmp_path / "shapes", lambda f: state(f, stages=stages))
     with pytest.raises(BundleError, match="no stage for 1 token after 88"):
         load(shapes, engine="sim")
+    half = damaged(model, tmp_path / "half", lambda f: state(f, half="bf16"))
+    with pytest.raises(BundleError, match="computes in f16, but its manifest says bf16"):
+        load(half, engine="sim")
     bundle = read_bundle(damaged(model, tmp_path / "table", lambda _: None))
     (bundle.folder / "embedding.bin").write_bytes(bytes(100))
     with pytest.raises(BundleError, match=r"embedding\.bin has 100 bytes instead of 81,920"):

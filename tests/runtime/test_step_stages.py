@@ -97,7 +97,9 @@ class Launches:
 class Bench:
     """Stages on a stand-in device. `place` gives each stage's inputs and outputs their addresses."""
 
-    def __init__(self, *, shared: bool = True, gap: int = 0, chip: int = 0x1686, half: str = "f16") -> None:
+    def __init__(
+        self, *, shared: bool = True, gap: int = 0, chip: int = 0x1686, half: str = "f16", stated: str = ""
+    ) -> None:
         self.library = MemoryLibrary(chip)
         fake = cast(ctypes.CDLL, self.library)
         self.device = Device(Libraries(fake, fake, simulated=False, folder=Path("fake")))
@@ -107,7 +109,7 @@ class Bench:
         ]
         self.model = Launches(stages, self.library.calls)
         session = BmrtBackend(self.device, cast(Model, self.model))
-        nets = StepNets(CONTEXT, {WIDE: 100, LAST: 50}, half=half)
+        nets = StepNets(CONTEXT, {WIDE: 100, LAST: 50}, half=stated or half)
         self.stages = StepStages(session, nets, CONFIG)
         self.library.calls.clear()
 
@@ -261,3 +263,11 @@ def test_another_chip_or_another_net_is_refused() -> None:
         StepStages(session, StepNets(CONTEXT, {StepShape(4, 32): 1}), CONFIG)
     with pytest.raises(BundleError, match="has no net 'other'"):
         StepStages(session, StepNets(CONTEXT, {LAST: 1}, name="other"), CONFIG)
+
+
+@pytest.mark.parametrize(("half", "stated"), [("f16", "bf16"), ("bf16", "f16")])
+def test_a_manifest_that_names_another_half_is_refused(half: str, stated: str) -> None:
+    with pytest.raises(
+        BundleError, match=f"computes in {half}, but its manifest says {stated}: make the bundle"
+    ):
+        Bench(half=half, stated=stated)

@@ -1,6 +1,8 @@
 """The folder that a runtime loads: manifest, nets, tokenizer files."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +130,7 @@ def write_manifest(bundle: Bundle) -> Bundle:
         "made_by": bundle.made_by,
         "files": {n: {"bytes": e.bytes, "sha256": e.sha256} for n, e in files.items()},
     }
+    content["sha256"] = _digest(content)
     write_file(bundle.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False).encode())
     return read_bundle(bundle.folder)
 
@@ -169,7 +172,16 @@ def read_bundle(folder: Path) -> Bundle:
     if any("/" in name or name.startswith(".") for name in bundle.files):
         raise BundleError(f"{path} names a file outside of the bundle")
     bundle.verify_files(everything=False)
+    # The nets are compiled for what stands there: a constant that was edited would describe another model.
+    if content.get("sha256", _digest(content)) != _digest(content):  # none in bundles of before
+        raise BundleError(f"{path} was changed after the bundle was made (its hash differs): make it again")
     return bundle
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest but for this value itself, in hex."""
+    stated = json.loads(json.dumps({name: value for name, value in content.items() if name != "sha256"}))
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 
 
 def reusable_bundle(folder: Path, source: str, *, replace: bool) -> Bundle | None:

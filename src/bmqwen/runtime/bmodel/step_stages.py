@@ -44,6 +44,11 @@ class StepStages:
             raise BundleError(f"{backend.path} has no net {nets.name!r}: it is of another kind")
         stages = {shape: self._find(network.stages, shape) for shape in nets.cycles}
         longest = max(nets.cycles, key=lambda shape: (shape.history, shape.tokens))
+        half = "bf16" if stages[longest].input("attention_mask").bfloat16 else "f16"
+        if half != nets.half:
+            raise BundleError(
+                f"{backend.path} computes in {half}, but its manifest says {nets.half}: make the bundle again"
+            )
         self._cache = [stages[longest].input(name).memory for name in self._histories()]
         self._row_bytes = 2 * config.kv_size
         zeros = np.zeros(max(memory.size for memory in self._cache), np.uint8)
@@ -193,8 +198,7 @@ class _Launch:
         # The compiler adds to the name of an output that it converts.
         logits = next((port.name for port in stage.outputs if port.name.startswith("logits")), "logits")
         self.logits = stage.output(logits).memory
-        half = "bf16" if stage.input("attention_mask").bfloat16 else "f16"
-        self._closed = to_half(np.array(CLOSED), half).item()
+        self._closed = to_half(np.array(CLOSED), owner._nets.half).item()
         self._mask = self.block.arrays["attention_mask"][0, 0]
         self._mask[:] = self._closed
         own = np.full((shape.tokens, shape.tokens), self._closed, np.uint16)
