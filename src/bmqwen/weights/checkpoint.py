@@ -6,8 +6,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol
 
 from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.model.config import ModelConfig
@@ -16,7 +14,7 @@ from bmqwen.model.registry import parse_config
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.util.paths import model_name
 from bmqwen.weights.gguf import GgufWeights, gguf_config
-from bmqwen.weights.gguf_file import GgufFile, gguf_package
+from bmqwen.weights.gguf_file import GgufFile
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.weights.packed import PackedWeights
 from bmqwen.weights.raw_file import RawFile
@@ -24,19 +22,12 @@ from bmqwen.weights.safetensors import SafetensorsWeights
 from bmqwen.weights.weights import Weights, check_layout
 
 _TOKENIZER = "tokenizer.json"
-_TOKENIZER_EXTRAS = ("tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+_TOKENIZER_FILES = (_TOKENIZER, "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 _MOST_TOKENIZER_BYTES = 64 << 20
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-class _Source(Protocol):
-    """The file format behind a checkpoint."""
-
-    def precision(self) -> str: ...
-    def bytes_on_disk(self) -> int: ...
-    def tokenizer_files(self) -> dict[str, bytes]: ...
-    def fingerprint(self) -> list[object]: ...
-    def close(self) -> None: ...
+Reader = SafetensorsWeights | PackedWeights | GgufWeights
 
 
 @dataclass(frozen=True)
@@ -53,11 +44,11 @@ class Checkpoint:
     path: Path
     config: ModelConfig
     weights: Weights
-    _source: _Source
+    _reader: Reader
 
     @property
     def name(self) -> str:
-        """Name of the folder or file, or of the repository where it lies in a hub's cache."""
+        """Name of the folder or file."""
         return model_name(self.path)
 
     @property
@@ -68,41 +59,68 @@ class Checkpoint:
     @property
     def bytes_on_disk(self) -> int:
         """Size of the files of weights."""
-        return self._source.bytes_on_disk()
+        return self._reader.bytes_on_disk
 
     @property
     def precision(self) -> str:
         """How most values are stored, for people: "BF16", "Q4_K_M"."""
-        return self._source.precision()
+        if not isinstance(self._reader, SafetensorsWeights) and (stated := self._reader.stated_precision):
+            return stated
+        counts: Counter[str] = Counter()
+        for name, shape in self.config.network.shapes().items():
+            counts[self._reader.dtype(name)] += math.prod(shape)
+        return counts.most_common(1)[0][0]
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        """tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json and
+        """Return tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json and
         chat_template.jinja: content by file name.
 
         Raises:
             CheckpointError: there is no tokenizer, or a file is damaged.
             ConfigError: a GGUF file's tokenizer is of an unsupported kind.
         """
-        return self._source.tokenizer_files()
+        if isinstance(self._reader, GgufWeights):
+            return gguf_tokenizer_files(self._reader.file)
+        files: dict[str, bytes] = {}
+        for path in self._tokenizer_paths():
+            with RawFile(path) as file:
+                if file.size > _MOST_TOKENIZER_BYTES:
+                    raise CheckpointError(f"{path} has {file.size:,} bytes, too many for such a file")
+                files[path.name] = file.read(0, file.size).tobytes()
+            if path.suffix == ".json":
+                parse_json_object(files[path.name], str(path), CheckpointError)
+        if _TOKENIZER not in files:
+            raise CheckpointError(f"{self.path} has no {_TOKENIZER}; download that file of the model as well")
+        return files
 
     def identity(self) -> str:
-        """A fingerprint that changes with the content (64 hexadecimal digits), cheap: names, sizes and
-        times of the files and the hashes of their headers, not of all weights.
+        """Return a fingerprint that changes with the content (64 hexadecimal digits).
+
+        It is cheap: names, sizes and times of the files and the hashes of their headers, not of all weights.
         """
-        parts = [self.config.to_dict(), self._source.fingerprint()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        prints = self._reader.fingerprint()
+        for path in self._tokenizer_paths():
+            with RawFile(path) as file:
+                prints.append(file.fingerprint())
+        return hashlib.sha256(
+            json.dumps([self.config.to_dict(), prints], sort_keys=True).encode()
+        ).hexdigest()
 
     def close(self) -> None:
         """Close the files. May be called twice."""
-        self._source.close()
+        self._reader.close()
 
     def __enter__(self) -> "Checkpoint":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _tokenizer_paths(self) -> list[Path]:
+        """The tokenizer's files beside the weights; a GGUF file has it inside."""
+        if isinstance(self._reader, GgufWeights):
+            return []
+        return [self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -129,72 +147,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-class _Folder:
-    def __init__(
-        self, folder: Path, weights: SafetensorsWeights | PackedWeights, config: ModelConfig
-    ) -> None:
-        self._folder, self._weights, self._config = folder, weights, config
-
-    def precision(self) -> str:
-        if isinstance(self._weights, PackedWeights):
-            return str(self._weights.packing)
-        return _dominant(self._weights, self._config)
-
-    def bytes_on_disk(self) -> int:
-        return self._weights.bytes_on_disk
-
-    def tokenizer_files(self) -> dict[str, bytes]:
-        if not (self._folder / _TOKENIZER).is_file():
-            raise CheckpointError(
-                f"{self._folder} has no {_TOKENIZER}; download that file of the model as well"
-            )
-        names = (_TOKENIZER, *(name for name in _TOKENIZER_EXTRAS if (self._folder / name).is_file()))
-        files: dict[str, bytes] = {}
-        for name in names:
-            with RawFile(self._folder / name) as file:
-                if file.size > _MOST_TOKENIZER_BYTES:
-                    raise CheckpointError(f"{file.path} has {file.size:,} bytes, too many for such a file")
-                files[name] = file.read(0, file.size).tobytes()
-            if name.endswith(".json"):
-                parse_json_object(files[name], str(self._folder / name), CheckpointError)
-        return files
-
-    def fingerprint(self) -> list[object]:
-        prints = self._weights.fingerprint()
-        for name in (_TOKENIZER, *_TOKENIZER_EXTRAS):
-            if (self._folder / name).is_file():
-                with RawFile(self._folder / name) as file:
-                    prints.append(file.fingerprint())
-        return prints
-
-    def close(self) -> None:
-        self._weights.close()
-
-
-class _Gguf:
-    def __init__(self, file: GgufFile, weights: GgufWeights, config: ModelConfig) -> None:
-        self._file, self._weights, self._config = file, weights, config
-
-    def precision(self) -> str:
-        number = self._file.metadata.get("general.file_type")
-        kinds = {int(kind): str(kind.name) for kind in gguf_package().LlamaFileType}
-        if isinstance(number, int) and kinds.get(number, "").startswith(("MOSTLY_", "ALL_")):
-            return kinds[number].partition("_")[2]
-        return _dominant(self._weights, self._config)
-
-    def bytes_on_disk(self) -> int:
-        return self._file.raw.size
-
-    def tokenizer_files(self) -> dict[str, bytes]:
-        return gguf_tokenizer_files(self._file)
-
-    def fingerprint(self) -> list[object]:
-        return [self._file.raw.fingerprint(), self._file.header_hash]
-
-    def close(self) -> None:
-        self._file.raw.close()
-
-
 def _open_folder(folder: Path) -> Checkpoint:
     file = _weights_file(folder)
     if file.suffix.lower() == ".gguf":
@@ -212,7 +164,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     except BaseException:
         stored.close()
         raise
-    return Checkpoint(folder, config, weights, _Folder(folder, weights, config))
+    return Checkpoint(folder, config, weights, weights)
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -224,7 +176,7 @@ def _open_gguf(path: Path) -> Checkpoint:
     except BaseException:
         file.raw.close()
         raise
-    return Checkpoint(path, config, weights, _Gguf(file, weights, config))
+    return Checkpoint(path, config, weights, weights)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -266,11 +218,3 @@ def _refuse_adapter(folder: Path) -> None:
             f"{folder} holds {kind} of {base}, not a model: merge the two first (peft: merge_and_unload, then "
             "save_pretrained), then name the merged model's folder"
         )
-
-
-def _dominant(weights: SafetensorsWeights | PackedWeights | GgufWeights, config: ModelConfig) -> str:
-    """The type of most values."""
-    counts: Counter[str] = Counter()
-    for name, shape in config.network.shapes().items():
-        counts[weights.dtype(name)] += math.prod(shape)
-    return counts.most_common(1)[0][0]

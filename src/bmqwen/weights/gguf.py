@@ -73,8 +73,8 @@ class GgufWeights:
     """The tensors of a GGUF file. Keeps the `Weights` protocol."""
 
     def __init__(self, file: GgufFile, config: ModelConfig) -> None:
-        """Serve the tensors of `file`, which stays the caller's to close."""
-        self._file = file
+        """Serve the tensors of `file`, which is closed with them."""
+        self.file = file
         self._gguf = gguf_package()
         names = {tensor.gguf: tensor.name for tensor in config.network.tensors()}
         self._tensors = {names.get(name, name): tensor for name, tensor in file.tensors.items()}
@@ -98,7 +98,7 @@ class GgufWeights:
         if len(tensor.shape) == 2:
             return self.read_rows(name, 0, tensor.shape[0])
         rows = tensor.bytes // tensor.row_bytes
-        return require_finite(self._rows(tensor, 0, rows), name, self._file.raw.path).reshape(tensor.shape)
+        return require_finite(self._rows(tensor, 0, rows), name, self.file.raw.path).reshape(tensor.shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
@@ -108,13 +108,34 @@ class GgufWeights:
             rows = self._reordered_rows(tensor, start, stop)
         else:
             rows = self._rows(tensor, start, stop)
-        return require_finite(rows, name, self._file.raw.path)
+        return require_finite(rows, name, self.file.raw.path)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the file."""
+        return self.file.raw.size
+
+    @property
+    def stated_precision(self) -> str | None:
+        """What the file calls its mixture of types: "Q4_K_M"; None: nothing."""
+        number = self.file.metadata.get("general.file_type")
+        kinds = {int(kind): str(kind.name) for kind in self._gguf.LlamaFileType}
+        name = kinds.get(number, "") if isinstance(number, int) else ""
+        return name.partition("_")[2] if name.startswith(("MOSTLY_", "ALL_")) else None
+
+    def fingerprint(self) -> list[object]:
+        """Name, size, time and the hash of the header."""
+        return [self.file.raw.fingerprint(), self.file.header_hash]
+
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+        self.file.raw.close()
 
     def _find(self, name: str) -> GgufTensor:
         try:
             return self._tensors[name]
         except KeyError:
-            raise CheckpointError(f"{self._file.raw.path} has no tensor {name}") from None
+            raise CheckpointError(f"{self.file.raw.path} has no tensor {name}") from None
 
     def _reordered_rows(self, tensor: GgufTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows in Hugging Face's order: within a head, all even ones of the file, then all odd ones."""
@@ -130,7 +151,7 @@ class GgufWeights:
         out = np.empty((stop - start, columns), np.float32)
         kind = self._gguf.GGMLQuantizationType[tensor.type_name]
         step = max(1, _PIECE_VALUES // columns)
-        raw = self._file.raw.read(tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes)
+        raw = self.file.raw.read(tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes)
         raw = raw.reshape(stop - start, tensor.row_bytes)
         with np.errstate(all="ignore"):  # damaged scales overflow; `require_finite` reports them
             for row in range(0, stop - start, step):

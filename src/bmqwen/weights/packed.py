@@ -133,6 +133,11 @@ class PackedWeights:
         )
 
     @property
+    def stated_precision(self) -> str:
+        """How the matrices are packed, for people."""
+        return str(self.packing)
+
+    @property
     def bytes_on_disk(self) -> int:
         """Size of all files of weights."""
         return self._weights.bytes_on_disk
