@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bmqwen.errors import InputError
-from bmqwen.quant.grid import Grid, pack_nibbles
+from bmqwen.quant.formats import pack_nibbles
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import quantize
+from bmqwen.weights.weights import Grid
 
 
 def random_weights(seed: int, rows: int = 24, columns: int = 192) -> NDArray[np.float32]:

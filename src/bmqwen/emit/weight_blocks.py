@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.quant.formats import GridFormat
-from bmqwen.quant.grid import Grid
-from bmqwen.weights.weights import Weights
+from bmqwen.weights.weights import Grid, Weights
 
 R = TypeVar("R")
 

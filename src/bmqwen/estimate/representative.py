@@ -17,9 +17,9 @@ from bmqwen.emit.weight_blocks import BLOCK_ELEMENTS, WeightBlocks
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.formats import GridFormat
-from bmqwen.quant.grid import Grid
 from bmqwen.util.progress import Progress
 from bmqwen.util.storage import require_free
+from bmqwen.weights.weights import Grid
 
 # Before a net has been measured: weights that a compilation takes in a second.
 BYTES_A_SECOND = 40e6

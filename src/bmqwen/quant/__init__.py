@@ -1,7 +1,7 @@
 """Precisions: which formats weights are stored in, and the one definition of a quantised weight for CPU and chip.
 
 A format is an entry of `formats.make_format`, and a case of each emitter in `emit/` where it is of a new kind. A
-calibrated method is a `Weights` that brings its own grids (`weights.packed.GridSource`): every format keeps those.
+calibrated method is a `Weights` that brings its own grids (`weights.weights.GridSource`): every format keeps those.
 """
 
 from typing import Literal

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.quant import Format
-from bmqwen.quant.grid import Grid, pack_nibbles, stored_grid
 from bmqwen.quant.rounding import quantize
-from bmqwen.weights.weights import Weights
+from bmqwen.weights.weights import Grid, GridSource, Weights
 
 # 256 steps are fine enough for long groups, and fewer scales are read. Shorter ones where the columns demand it: a
 # chip has no groups that are not full.
@@ -89,8 +88,11 @@ class GridFormat:
     def grid(self, weights: Weights, name: str, start: int, stop: int) -> Grid:
         """Rows [start, stop) of a matrix on a grid: the checkpoint's own, if it is such a one."""
         size = self.group(weights.shape(name)[1])
-        found = stored_grid(weights, name, start, stop, self.bits, size)
-        return found or quantize(weights.read_rows(name, start, stop), self.bits, size, search=self.search)
+        if isinstance(weights, GridSource) and (stored := weights.grid_of(name)):
+            bits, long = stored
+            if bits == self.bits and long % size == 0:
+                return weights.read_grid(name, start, stop).regrouped(size)
+        return quantize(weights.read_rows(name, start, stop), self.bits, size, search=self.search)
 
     def read(self, weights: Weights, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of a matrix as the values that its grid stands for."""
@@ -158,3 +160,10 @@ def make_format(name: Format, group_size: int) -> WeightFormat:
         "int4": GridFormat(4, (group_size,)),
     }
     return formats[name]
+
+
+def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pack 4-bit codes [..., K] in pairs, the even column in the low half: [..., ceil(K / 2)]."""
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
+    return np.bitwise_or(codes[..., 0::2], np.left_shift(codes[..., 1::2], 4), dtype=np.uint8)

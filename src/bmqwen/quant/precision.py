@@ -8,7 +8,7 @@ import numpy as np
 from bmqwen.errors import InputError
 from bmqwen.quant import Format
 from bmqwen.quant.formats import FloatFormat, GridFormat, WeightFormat, make_format
-from bmqwen.quant.grid import check_group_size
+from bmqwen.quant.rounding import check_group_size
 
 __all__ = ["Format", "Precision"]
 

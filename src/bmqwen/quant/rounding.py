@@ -3,10 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.quant.grid import Grid, check_group_size
+from bmqwen.errors import InputError
+from bmqwen.weights.weights import Grid
 
 # Share of a group's range that is kept. Cutting off outliers makes the steps finer for all others.
 SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
+
+
+def check_group_size(bits: int, group_size: int) -> None:
+    """Raise InputError unless both runtimes can hold such a grid."""
+    if bits not in (4, 8):
+        raise InputError(f"weights of {bits} bits are not supported: choose 4 or 8")
+    if group_size not in (16, 32, 64, 128, 256):
+        raise InputError(f"group size {group_size} is not supported: choose 16, 32, 64, 128 or 256")
 
 
 def quantize(weights: NDArray[np.float32], bits: int, group_size: int, *, search: bool = True) -> Grid:

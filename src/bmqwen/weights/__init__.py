@@ -1,1 +1,1 @@
-"""What is on disk: configuration, weights, tokenizer files; and how they get there."""
+"""Readers of models on disk: safetensors, packed ones (GPTQ, AWQ), GGUF; opened and checked as a `Checkpoint`."""

@@ -1,9 +1,7 @@
 """Weights of a GPTQ or AWQ checkpoint: read lazily, on just the grid that is stored."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,38 +9,12 @@ from numpy.typing import NDArray
 from bmqwen.errors import CheckpointError
 from bmqwen.model.packing import Packing
 from bmqwen.weights.safetensors import SafetensorsWeights
-from bmqwen.weights.weights import require_rows
+from bmqwen.weights.weights import Grid, require_rows
 
 WORD = 32
 # AWQ: which of eight columns the codes of a word are of, the lowest bits first.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PARTS = ("qweight", "qzeros", "scales")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredGrid:
-    """Rows of a matrix as they are stored.
-
-    Attributes:
-        codes: uint8 [n, K].
-        scales: float32 [n, K / group_size], values of float16.
-        zeros: uint8 [n, K / group_size].
-    """
-
-    codes: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-    zeros: NDArray[np.uint8]
-
-
-@runtime_checkable
-class GridSource(Protocol):
-    """Weights some of which are on a grid already."""
-
-    def grid_of(self, name: str) -> tuple[int, int] | None:
-        """Bits and group size of a weight's stored grid; None: it has none."""
-
-    def read_grid(self, name: str, start: int, stop: int) -> StoredGrid:
-        """Rows [start, stop) of such a weight."""
 
 
 class PackedWeights:
@@ -96,17 +68,14 @@ class PackedWeights:
         """Rows [start, stop) of a two-dimensional tensor, a packed one as what its grid stands for."""
         if name.removesuffix(".weight") not in self._packed:
             return self._weights.read_rows(name, start, stop)
-        grid, size = self.read_grid(name, start, stop), self.packing.group_size
-        steps = grid.codes.astype(np.float32) - np.repeat(grid.zeros.astype(np.float32), size, axis=1)
-        values: NDArray[np.float32] = steps * np.repeat(grid.scales, size, axis=1)
-        return values
+        return self.read_grid(name, start, stop).dequantize()
 
     def grid_of(self, name: str) -> tuple[int, int] | None:
         """Bits and group size of a weight's stored grid; None: it has none."""
         packed = name.removesuffix(".weight") in self._packed
         return (self.packing.bits, self.packing.group_size) if packed else None
 
-    def read_grid(self, name: str, start: int, stop: int) -> StoredGrid:
+    def read_grid(self, name: str, start: int, stop: int) -> Grid:
         """Rows [start, stop) of a packed weight. Raises CheckpointError for damaged ones."""
         plain, bits = name.removesuffix(".weight"), self.packing.bits
         require_rows(name, self._shape(plain), start, stop)
@@ -126,10 +95,12 @@ class PackedWeights:
                 f"{name} has a zero point of {1 << bits}, which {bits} bits cannot hold: "
                 "use the checkpoint that is not quantised"
             )
-        return StoredGrid(
+        return Grid(
             np.ascontiguousarray(codes, np.uint8),
             np.ascontiguousarray(scales[:, start:stop].T, np.float32),
             np.ascontiguousarray(shifted, np.uint8),
+            bits,
+            self.packing.group_size,
         )
 
     @property

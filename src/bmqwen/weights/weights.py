@@ -1,7 +1,8 @@
 """What every source of weights offers, and the checks that each of them makes."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,50 @@ class Weights(Protocol):
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) of a two-dimensional tensor, so that a large table needs no large array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """weight[n, k] = (codes[n, k] - zeros[n, g]) * scales[n, g], with g = k // group_size.
+
+    Attributes:
+        codes: uint8 [N, K], each below 2 ** bits.
+        scales: float32 [N, G], G = ceil(K / group_size); values that float16 holds exactly, as the chip stores them.
+        zeros: uint8 [N, G], each below 2 ** bits.
+        bits: 4 or 8.
+        group_size: columns that share a scale; the last group may be shorter.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.uint8]
+    bits: int
+    group_size: int
+
+    def dequantize(self) -> NDArray[np.float32]:
+        """The float32 weights [N, K] that the grid stands for."""
+        columns = self.codes.shape[1]
+        zeros = np.repeat(self.zeros.astype(np.float32), self.group_size, axis=1)[:, :columns]
+        scales = np.repeat(self.scales, self.group_size, axis=1)[:, :columns]
+        weights: NDArray[np.float32] = (self.codes.astype(np.float32) - zeros) * scales
+        return weights
+
+    def regrouped(self, group_size: int) -> "Grid":
+        """The same with shorter groups, which divide the present ones."""
+        parts = self.group_size // group_size
+        scales, zeros = np.repeat(self.scales, parts, axis=1), np.repeat(self.zeros, parts, axis=1)
+        return Grid(self.codes, scales, zeros, self.bits, group_size)
+
+
+@runtime_checkable
+class GridSource(Protocol):
+    """Weights some of which are on a grid already."""
+
+    def grid_of(self, name: str) -> tuple[int, int] | None:
+        """Bits and group size of a weight's stored grid; None: it has none."""
+
+    def read_grid(self, name: str, start: int, stop: int) -> Grid:
+        """Rows [start, stop) of such a weight."""
 
 
 def require_finite(values: NDArray[np.float32], name: str, path: Path) -> NDArray[np.float32]:
