@@ -2,13 +2,14 @@
 
 import contextlib
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bmqwen.errors import InputError
-from bmqwen.hub.catalog import DEMO, HUGGINGFACE, MODELS, MODELSCOPE, find
+from bmqwen.hub.catalog import DEMO, HUGGINGFACE, MODELS, MODELSCOPE, find, models_in
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,31 @@ def test_parts_of_a_hub_id() -> None:
     assert model.repos[HUGGINGFACE] == "me/My.Model-GGUF"
     assert (model.variant, model.revision) == ("Q8_0", "refs/pr/1")
     assert find("Qwen/Qwen1.5-0.5B-Chat@v1").name != find("Qwen/Qwen1.5-0.5B-Chat").name
+
+
+@pytest.mark.parametrize(
+    ("repo", "files", "names"),
+    [
+        ("me/x", ["config.json", "model.safetensors"], ["me/x"]),
+        ("me/x", ["x-q8_0.gguf"], ["me/x"]),
+        ("me/x", ["x-q8_0.gguf", "x.Q4_K_M.gguf"], ["me/x:q8_0", "me/x:Q4_K_M"]),
+        ("Qwen/Qwen1.5-0.5B-Chat", ["config.json"], ["qwen1.5-0.5b-chat"]),
+        (DEMO.repos[HUGGINGFACE], [DEMO.file], [DEMO.name]),
+        (DEMO.repos[HUGGINGFACE], [], [DEMO.name]),
+        (DEMO.repos[HUGGINGFACE], ["x-q8_0.gguf"], [DEMO.repos[HUGGINGFACE]]),
+        (DEMO.repos[HUGGINGFACE], [DEMO.file, "x-q8_0.gguf"], [DEMO.name, f"{DEMO.repos[HUGGINGFACE]}:q8_0"]),
+    ],
+)
+def test_what_a_folder_holds_has_a_name_that_finds_it(
+    repo: str, files: list[str], names: list[str], tmp_path: Path
+) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    models = list(models_in(repo, None, tmp_path))
+    assert {model.title for model in models} == set(names)
+    assert [find(model.title) for model in models] == models
+    if repo == "me/x":
+        assert {model.title for model in models_in(repo, "v2", tmp_path)} == {f"{name}@v2" for name in names}
 
 
 @given(st.text() | st.from_regex(re.compile(r"[\w.-]+/[\w.:@/-]+")))

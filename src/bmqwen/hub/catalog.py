@@ -135,7 +135,7 @@ ALIASES: Mapping[str, str] = {
 
 
 def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
-    """The model meant by a short name, a published bmodel's, or a hub id, `owner/name[:variant][@revision]`.
+    """Return the model meant by a short name, a published bmodel's, or a hub id, `owner/name[:variant][@revision]`.
 
     `variant` picks one of several GGUF files. Case does not matter in short names.
 
@@ -177,13 +177,13 @@ def models_in(repo: str, revision: str | None, folder: Path) -> Iterator[Model]:
         folder: where its files are.
     """
     at = f"@{revision}" if revision else ""
-    known = [model for model in MODELS.values() if not at and repo in model.repos.values()]
+    known = {model.file: model for model in MODELS.values() if not at and repo in model.repos.values()}
     files = [path.name for path in folder.glob("*.gguf")]
-    variants = [file for file in files if len(files) > 1 and file not in {model.file for model in known}]
-    # The last part of a file's name is how it was quantised.
-    names = [f"{repo}:{re.split('[-.]', file)[-2]}{at}" for file in variants]
-    yield from (model for model in known if model.file in files or not files)
-    for name in names or ([] if known else [f"{repo}{at}"]):
+    yield from (model for file, model in known.items() if file in files or not files)
+    others = [file for file in files if file not in known]
+    # The last part of a file's name is how it was quantised; it is needed where there are several.
+    names = [f"{repo}:{re.split('[-.]', file)[-2]}{at}" for file in others if len(files) > 1]
+    for name in names or ([f"{repo}{at}"] if others or not known else []):
         with contextlib.suppress(InputError):
             yield find(name)
 

