@@ -9,14 +9,15 @@ from bmqwen.compiler.timing import Timeline
 from bmqwen.estimate.estimate import Estimate
 from bmqwen.util.storage import write_file
 
-# Threads of a net's process, in the order in which they are shown.
-LANES = ("memory bus", "compute", "bus idle")
+# Threads of a net's process, as they are shown. Numbers begin at 1: viewers take process and thread 0 for idle.
+BUS, COMPUTE, IDLE = 1, 2, 3
+LANES = {BUS: "memory bus", COMPUTE: "compute", IDLE: "bus idle"}
 
 
 def write_trace(estimate: Estimate, path: Path) -> None:
     """Write all timelines, a process a net. Raises StorageError where the file cannot be written."""
     events: list[dict[str, Any]] = []
-    for process, (shape, timeline) in enumerate(estimate.timelines.items()):
+    for process, (shape, timeline) in enumerate(estimate.timelines.items(), 1):
         name = f"{shape}: 1 of {estimate.layers} layers, and the head"
         events += ({**event, "pid": process} for event in (_named("process", name), *_events(timeline)))
     about = {key: value for key, value in estimate.to_dict().items() if isinstance(value, (str, int, float))}
@@ -25,19 +26,19 @@ def write_trace(estimate: Estimate, path: Path) -> None:
 
 
 def _events(timeline: Timeline) -> Iterator[Mapping[str, Any]]:
-    for thread, lane in enumerate(LANES):
+    for thread, lane in LANES.items():
         yield {**_named("thread", lane), "tid": thread}
     last = 0
     for c in timeline.commands:
         name = timeline.names.get(c.operation) or c.operation
         about = {"part": c.part, "operation": c.operation} | ({"bytes": c.bytes} if c.bytes else {})
-        yield _span(name, c.part, 0 if c.bus else 1, c.start, c.end) | {"args": about}
+        yield _span(name, c.part, BUS if c.bus else COMPUTE, c.start, c.end) | {"args": about}
         if c.bus:
             if c.start > last:
-                yield _span("idle", "idle", 2, last, c.start)
+                yield _span("idle", "idle", IDLE, last, c.start)
             last = max(last, c.end)
     if timeline.cycles > last:
-        yield _span("idle", "idle", 2, last, timeline.cycles)
+        yield _span("idle", "idle", IDLE, last, timeline.cycles)
 
 
 def _span(name: str, category: str, thread: int, start: int, end: int) -> dict[str, Any]:
