@@ -1,13 +1,20 @@
 """A chip's facts stand in chip/ alone."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import bmqwen
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import CHIP_NAMES, DEFAULT_CHIP, SPECS, spec_of
+from bmqwen.compiler.plan import make_plan
+from bmqwen.compiler.tpuc import Recipe, _passes
 from bmqwen.errors import BundleError
+from bmqwen.quant.precision import Precision
+from support.checkpoints import tiny_config
 
 SOURCES = Path(bmqwen.__file__).parent
 # Names of kinds of chips, their numbers, and the machines that they are sold in.
@@ -66,3 +73,31 @@ def test_a_chip_without_a_spec_is_refused(name: str) -> None:
         BundleError, match=r"x\.bmodel was compiled for .*, and only nets for BM1684X can be run: "
     ):
         spec_of(name, "x.bmodel")
+
+
+@pytest.mark.parametrize("chip", ["BM1688", "", None, 5, ["BM1684X"]])
+def test_a_manifest_with_another_chip_is_refused(chip: object) -> None:
+    details = StepNets(32, {StepShape(1, 32): 1}).to_dict() | {"chip": chip}
+    with pytest.raises(
+        BundleError, match=r"^bundle was compiled for .*, and only nets for BM1684X can be run: "
+    ):
+        StepNets.from_dict(details, "bundle")
+
+
+def test_one_spec_is_all_that_another_chip_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of kernels, addresses, the compiler's target and the bundle's own name follow it."""
+    other = replace(DEFAULT_CHIP, name="BM9999", cores=2, memory_start=1 << 40, most_queries=16)
+    monkeypatch.setitem(SPECS, other.name, other)
+    mine, its = (
+        make_plan(("toy", tiny_config()), Precision.choose("int4", 64), 64, "f16", chip=chip)
+        for chip in (DEFAULT_CHIP, other)
+    )
+    assert mine.key != its.key
+    assert mine.text(StepShape(64, 0)) != its.text(StepShape(64, 0))
+    starts = [json.loads(plan.addresses(StepShape(64, 0)))["io_addr"] for plan in (mine, its)]
+    assert starts[1] - starts[0] == (1 << 40) - DEFAULT_CHIP.memory_start
+    assign = next(a for a in _passes("net", Recipe(its.mode, chip=its.chip))[0] if "processor-assign" in a)
+    assert "chip=bm9999 " in assign
+    assert "num_core=2 " in assign
+    details = StepNets(32, {StepShape(1, 32): 1}, chip=other.name).to_dict()
+    assert StepNets.from_dict(details, "bundle").chip == "BM9999"

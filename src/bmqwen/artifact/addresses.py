@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from bmqwen.artifact.steps import StepShape
-from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.model.config import ModelConfig
 
 PAGE = 4096
@@ -43,10 +42,16 @@ class AddressMap:
         self._token = self._place(4)
         self._logits = self._place(4 * config.vocab_size)
 
-    def text(self, shape: StepShape, weights: int) -> str:
-        """Return the addresses of one net's inputs and outputs, as JSON; `weights`: bytes of all weights, about."""
+    def text(self, shape: StepShape, weights: int, memory_start: int) -> str:
+        """Return the addresses of one net's inputs and outputs, as JSON.
+
+        Args:
+            shape: of the net.
+            weights: bytes of all weights, about.
+            memory_start: the chip's first address.
+        """
         # Weights come first.
-        start = DEFAULT_CHIP.memory_start + _pages(int(weights * WEIGHTS_MARGIN)) + WEIGHTS_ROOM
+        start = memory_start + _pages(int(weights * WEIGHTS_MARGIN)) + WEIGHTS_ROOM
         tokens, history = shape.tokens, shape.history
         inputs, address = [], start + self._data
         for name, size in _inputs(self._config, shape).items():

@@ -112,6 +112,11 @@ class ChipSpec:
         return f"libcmodel_{self.target}.so"
 
     @property
+    def key(self) -> list[str]:
+        """What tells keys of things made for it from the default's, which were made before there was a choice."""
+        return [] if self is DEFAULT_CHIP else [self.name]
+
+    @property
     def host(self) -> Host:
         """The usual box."""
         return self.hosts[DEFAULT_HOST]

@@ -26,6 +26,7 @@ from bmqwen.artifact.bundle import (
 from bmqwen.artifact.fit import MemoryRequest, memory_findings
 from bmqwen.artifact.footprint import longest_context
 from bmqwen.artifact.steps import StepNets, StepShape, step_shapes
+from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.chip.system import System
 from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.compiler.schedule import NetClock, parallel_jobs, run_nets
@@ -55,6 +56,7 @@ def compile_model(
     seq_len: int = 512,
     half: Half = "f16",
     layers: int | None = None,
+    chip: ChipSpec = DEFAULT_CHIP,
     jobs: int | None = None,
     toolchain: Toolchain | None = None,
     replace: bool = False,
@@ -71,6 +73,7 @@ def compile_model(
         seq_len: tokens that the K/V cache holds.
         half: what the chip computes in.
         layers: only so many decoder layers, for trials.
+        chip: what it is compiled for.
         jobs: nets compiled at a time; None: what memory and processors allow.
         toolchain: the compiler; None: the pinned one, fetched when it is needed.
         replace: an existing bundle of other content is replaced.
@@ -84,7 +87,7 @@ def compile_model(
         StorageError: not enough room, or a place that cannot be written.
     """
     progress = progress or Silent()
-    plan = make_plan(checkpoint, precision, seq_len, half, layers)
+    plan = make_plan(checkpoint, precision, seq_len, half, layers, chip)
     if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
         return existing
     _check_place(folder, plan, checkpoint.name)
@@ -165,7 +168,7 @@ def _compile_nets(
     def compile_one(shape: StepShape, cancelled: threading.Event) -> FinishedNet:
         mlir = work.begin(shape)
         start = time.monotonic()
-        recipe = Recipe(plan.mode, addresses=mlir.with_name(ADDRESSES))
+        recipe = Recipe(plan.mode, addresses=mlir.with_name(ADDRESSES), chip=plan.chip)
         try:
             net = compile_net(toolchain, mlir, recipe, cancelled=cancelled)
             describe(toolchain, net.bmodel)
@@ -248,7 +251,7 @@ def _write_manifest(
 ) -> None:
     """Complete the bundle in `part`."""
     cycles = {shape: finished[shape].profile.cycles for shape in plan.shapes}
-    nets = StepNets(plan.context, cycles, half=plan.half, toolchain=toolchain.version)
+    nets = StepNets(plan.context, cycles, half=plan.half, chip=plan.chip.name, toolchain=toolchain.version)
     details = nets.to_dict()
     for entry in details["stages"]:
         entry |= asdict(finished[StepShape(entry["tokens"], entry["history"])].profile)

@@ -11,7 +11,7 @@ from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
 from bmqwen.artifact.steps import StepShape, check_context, step_shapes
 from bmqwen.chip.memory import largest_heaps
-from bmqwen.chip.spec import DEFAULT_CHIP
+from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.compiler.toolchain import WHEEL
 from bmqwen.compiler.tpuc import Mode
 from bmqwen.compiler.work_folder import NET, WEIGHTS
@@ -85,6 +85,7 @@ class Plan:
         shapes: of the nets, the largest first.
         size: bytes to expect.
         key: fingerprint of the bundle's content.
+        chip: what they are compiled for.
     """
 
     config: ModelConfig
@@ -94,6 +95,7 @@ class Plan:
     shapes: tuple[StepShape, ...]
     size: Sizes
     key: str
+    chip: ChipSpec = DEFAULT_CHIP
 
     def text(self, shape: StepShape) -> str:
         """Return the Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
@@ -101,7 +103,9 @@ class Plan:
 
     def addresses(self, shape: StepShape) -> str:
         """Return where one net's inputs and outputs lie, as the compiler reads it."""
-        return AddressMap(self.config, self.shapes).text(shape, self.size.chip.weights)
+        return AddressMap(self.config, self.shapes).text(
+            shape, self.size.chip.weights, self.chip.memory_start
+        )
 
     @property
     def mode(self) -> Mode:
@@ -121,7 +125,7 @@ class Plan:
 
     def _emit(self, shape: StepShape, weights: WeightFile | None, blocks: WeightBlocks | None) -> str:
         file = MlirFile(NET)
-        ops = MlirOps(file, self.config, shape, self.context, self.precision, weights, blocks)
+        ops = MlirOps(file, self.config, shape, self.context, self.precision, weights, blocks, self.chip)
         self.config.network.emit(ops)
         return file.text(WEIGHTS)
 
@@ -132,6 +136,7 @@ def make_plan(
     context: int,
     half: Half,
     layers: int | None = None,
+    chip: ChipSpec = DEFAULT_CHIP,
 ) -> Plan:
     """Check the options and lay the nets out.
 
@@ -141,6 +146,7 @@ def make_plan(
         context: rows of the K/V cache.
         half: what the chip computes in.
         layers: only so many decoder layers; None: all.
+        chip: what the nets are compiled for.
 
     Raises InputError for options that fit neither model nor chip.
     """
@@ -158,13 +164,13 @@ def make_plan(
     check_context(config, context)
     shapes = step_shapes(context)
     size = sizes(config, precision, context, shapes)
-    check_device_memory(config, precision, context, size)
+    check_device_memory(config, precision, context, size, chip)
     parts = [
         *(identity, precision.to_dict(), context, half, config.num_hidden_layers),
-        *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER),
+        *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER, *chip.key),
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(config, precision, context, half, shapes, size, key)
+    return Plan(config, precision, context, half, shapes, size, key, chip)
 
 
 def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]) -> Sizes:
@@ -188,12 +194,14 @@ def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Seque
     )
 
 
-def check_device_memory(config: ModelConfig, precision: Precision, context: int, size: Sizes) -> None:
+def check_device_memory(
+    config: ModelConfig, precision: Precision, context: int, size: Sizes, chip: ChipSpec = DEFAULT_CHIP
+) -> None:
     """Raise InputError if the model cannot fit on the largest chip."""
-    heaps = largest_heaps(DEFAULT_CHIP.board)
+    heaps = largest_heaps(chip.board)
     if fits(size.chip, heaps):
         return
-    longest = longest_context(config, precision, step_shapes, lambda chip: fits(chip, heaps))
+    longest = longest_context(config, precision, step_shapes, lambda need: fits(need, heaps))
     fix = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
     parts = size.chip
     needed, weights, cache, work = (
@@ -203,6 +211,6 @@ def check_device_memory(config: ModelConfig, precision: Precision, context: int,
     most = sum(heap.total for heap in heaps)
     raise InputError(
         f"--seq-len {context} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
-        f"rest {work}), but a {DEFAULT_CHIP.name} has at most {most / 2**30:.1f}, the largest piece of it "
+        f"rest {work}), but a {chip.name} has at most {most / 2**30:.1f}, the largest piece of it "
         f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {fix}"
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmqwen.chip.spec import DEFAULT_CHIP
+from bmqwen.chip.spec import DEFAULT_CHIP, SPECS
 from bmqwen.compiler.toolchain_fetch import PinnedWheel, Report, fetch_toolchain
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.util.paths import cache_folder, named_toolchain
@@ -28,12 +28,15 @@ SIMULATOR = {
 # What compiling for and simulating the chip opens. The rest of lib/ serves other chips or the wheel's Python;
 # the C library in lib/third_party breaks every program on a host with a newer one.
 LIBRARIES = (
-    f"lib/libbackend_{DEFAULT_CHIP.target}.so",
+    *(f"lib/libbackend_{chip.target}.so" for chip in SPECS.values()),
     "lib/libcpuop.so",
     "lib/libortools.so.9",
     "lib/libppl_host.so",
-    f"lib/lib{DEFAULT_CHIP.target}_kernel_module.so",
-    f"lib/lib{DEFAULT_CHIP.target}_atomic_kernel.so",
+    *(
+        f"lib/lib{chip.target}_{part}.so"
+        for chip in SPECS.values()
+        for part in ("kernel_module", "atomic_kernel")
+    ),
     "lib/third_party/libdnnl.so.3",
     "lib/third_party/libomp.so.5",
     *SIMULATOR.values(),

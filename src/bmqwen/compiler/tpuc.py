@@ -7,11 +7,11 @@ import signal
 import subprocess
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bmqwen.chip.spec import DEFAULT_CHIP
+from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CompileError
 from bmqwen.util.storage import storage_errors
@@ -42,6 +42,7 @@ class Recipe:
         float_output: outputs are in float32 all the same.
         layer_group: operations may share the core's memory.
         addresses: a file that says where inputs and outputs lie (`bmqwen.artifact.addresses`); None: anywhere.
+        chip: what it is compiled for.
     """
 
     mode: Mode
@@ -51,6 +52,7 @@ class Recipe:
     float_output: bool = False
     layer_group: bool = True
     addresses: Path | None = None
+    chip: ChipSpec = field(default=DEFAULT_CHIP, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +166,10 @@ def _passes(name: str, recipe: Recipe) -> list[list[str]]:
         "--shape-infer",
         _option(
             "processor-assign",
-            chip=DEFAULT_CHIP.target,
+            chip=recipe.chip.target,
             mode=recipe.mode,
             num_device=1,
-            num_core=DEFAULT_CHIP.cores,
+            num_core=recipe.chip.cores,
             addr_mode=recipe.address_mode,
             high_precision=False,
         ),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.artifact.steps import StepShape
-from bmqwen.chip.spec import DEFAULT_CHIP
+from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.emit.mlir_file import MlirFile, Value, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
@@ -44,9 +44,10 @@ class MlirOps:
         precision: Precision,
         weights: WeightFile | None,
         blocks: WeightBlocks | None,
+        chip: ChipSpec = DEFAULT_CHIP,
     ) -> None:
         self.file, self.config, self.shape, self.precision = file, config, shape, precision
-        self.context = context
+        self.context, self._chip = context, chip
         self._weights, self._blocks = weights, blocks
         self._caches: list[Value] = []
         self._shapes = config.network.shapes()
@@ -123,7 +124,7 @@ class MlirOps:
         )
         parts = [
             self._attention_part(heads.query, keys, values, start, place)
-            for start in range(0, tokens, DEFAULT_CHIP.most_queries)
+            for start in range(0, tokens, self._chip.most_queries)
         ]
         if len(parts) == 1:
             return (parts[0],)
@@ -159,12 +160,12 @@ class MlirOps:
         """Attention of the queries from `start` on over all rows that they may see."""
         f, c = self.file, self.config
         heads, dim = c.num_attention_heads, c.head_dim
-        stop = min(start + DEFAULT_CHIP.most_queries, self.shape.tokens)
+        stop = min(start + self._chip.most_queries, self.shape.tokens)
         count, rows = stop - start, self.shape.history + stop
         place = f"{place}.{start}"
         query = f.slice(query, 1, start, stop, f"{place}.q")
         keys, values = (f.slice(x, 1, 0, rows, f"{place}.{n}") for x, n in ((keys, "k"), (values, "v")))
-        fewest = DEFAULT_CHIP.fewest_queries
+        fewest = self._chip.fewest_queries
         copies = -(-fewest // count) if 1 < count < fewest else 1
         if start not in self._masks:
             mask = f.slice(self._mask, 2, start, stop, f"mask.rows.{start}")

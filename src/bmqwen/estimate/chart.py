@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.timing import Timeline
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.estimate.estimate import Estimate
@@ -59,7 +58,7 @@ def write_chart(estimate: Estimate, path: Path) -> None:
     rows = figure.subplots(2 + len(drawn), 1, height_ratios=[1.4, 2, *[1] * len(drawn)], squeeze=False)[:, 0]
     figure.suptitle(
         f"{estimate.model}, {estimate.precision}, {f.context:,} tokens: first token {f.first_token_s * 1e3:.1f} ms, "
-        f"{f.tokens_per_s:.1f} tokens/s\npredicted on a {DEFAULT_CHIP.name}, {f.host.name}",
+        f"{f.tokens_per_s:.1f} tokens/s\npredicted on a {f.chip.name}, {f.host.name}",
         parse_math=False,
     )
     _shares(rows[0], estimate)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bmqwen.artifact.steps import StepNets, StepShape
-from bmqwen.chip.spec import DEFAULT_CHIP, Host
+from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec, Host, spec_of
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
 from bmqwen.estimate.host import LAUNCH_OPS, PROMPT_MS, PROMPT_TOKEN_MS, READ_OPS, TOKEN_MS
@@ -74,6 +74,7 @@ class Cost:
     copied_bytes: int = 0
     part_ns: dict[str, int] = field(default_factory=dict)
     part_bytes: dict[str, int] = field(default_factory=dict)
+    chip: ChipSpec = DEFAULT_CHIP
 
     def add(self, profile: Profile, host_ops: int, times: int = 1) -> None:
         """Count launches of a net, and the calls that they take together."""
@@ -87,7 +88,7 @@ class Cost:
 
     def copy(self, size: int) -> None:
         """Count a copy of K/V rows, which the compiler's timing does not know of."""
-        spent = round(size / DEFAULT_CHIP.copy * 1e9)
+        spent = round(size / self.chip.copy * 1e9)
         self.copied_bytes += size
         self.device_ns += spent
         self.bytes_moved += 2 * size
@@ -113,6 +114,7 @@ class Forecast:
         answer: the tokens after it.
         curve: history from which on a token costs so many seconds, ascending.
         nets: every net and its profile.
+        chip: what the nets were compiled for.
     """
 
     host: Host
@@ -125,6 +127,7 @@ class Forecast:
     answer: Cost
     curve: tuple[tuple[int, float], ...]
     nets: tuple[tuple[StepShape, Profile], ...]
+    chip: ChipSpec = DEFAULT_CHIP
 
     @property
     def first_token_s(self) -> float:
@@ -184,7 +187,7 @@ class Forecast:
             "time_shares": self.time_shares,
             "byte_shares": self.byte_shares,
             "bandwidth_bytes_per_s": self.bandwidth,
-            "bus_share": self.bandwidth / DEFAULT_CHIP.bus,
+            "bus_share": self.bandwidth / self.chip.bus,
             "bus_idle_share": self.answer.bus_idle_ns / self.answer.device_ns
             if self.answer.part_ns
             else None,
@@ -242,7 +245,8 @@ def simulate(
     )
     start = history + prompt_tokens
     launches = nets.plan(history, prompt_tokens)
-    first, answer = Cost(), Cost()
+    chip = spec_of(nets.chip, "the bundle")
+    first, answer = Cost(chip=chip), Cost(chip=chip)
     position = history
     for shape, used in launches:
         _launch(first, profiles[shape], shape, position, row_bytes)
@@ -258,7 +262,7 @@ def simulate(
     return Forecast(
         host, nets.context, history, prompt_tokens, new_tokens, tuple(launches), first, answer,
         tuple(_curve(nets, profiles, host, row_bytes)),
-        tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)),
+        tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)), chip,
     )  # fmt: skip
 
 
@@ -282,7 +286,7 @@ def _curve(
     for position in range(nets.context):
         row = nets.plan(position, 1)
         if row != last:
-            spent = Cost(host_ops=READ_OPS, python_ms=TOKEN_MS)
+            spent = Cost(host_ops=READ_OPS, python_ms=TOKEN_MS, chip=spec_of(nets.chip, "the bundle"))
             for shape, _ in row:
                 _launch(spent, profiles[shape], shape, position, row_bytes)
             yield position, spent.seconds(host)

@@ -135,7 +135,16 @@ class NetStore:
         return timing
 
     def _path(self, net: Net) -> Path:
-        key = json.dumps([net.text, repr(net.recipe), net.addresses, *self._toolchain.identity, READER])
+        key = json.dumps(
+            [
+                net.text,
+                repr(net.recipe),
+                net.addresses,
+                *self._toolchain.identity,
+                *net.recipe.chip.key,
+                READER,
+            ]
+        )
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json.gz"
 
     def _with_log(self, error: CompileError, folder: Path, cancelled: threading.Event) -> CompileError:

@@ -56,7 +56,10 @@ def time_nets(
     """
     small = {n: _cut(plan, n) for n in (1, 2) if n <= plan.config.num_hidden_layers}
     nets = {
-        shape: {n: Net(cut.text(shape), Recipe(plan.mode), cut.addresses(shape)) for n, cut in small.items()}
+        shape: {
+            n: Net(cut.text(shape), Recipe(plan.mode, chip=plan.chip), cut.addresses(shape))
+            for n, cut in small.items()
+        }
         for shape in plan.shapes
     }
     toolchain = toolchain or open_toolchain(report=progress.note)

@@ -40,7 +40,7 @@ def lines(estimate: Estimate) -> Iterator[Text]:
     f = estimate.forecast
     yield Text(
         f"{estimate.model}, {estimate.precision}, {counted(estimate.layers, 'layer')}, {f.context:,} tokens: "
-        f"predicted on a {DEFAULT_CHIP.name}, {_host(f.host)}"
+        f"predicted on a {f.chip.name}, {_host(f.host)}"
     )
     yield Text("")
     after = f" after {f.history:,} cached" if f.history else ""
@@ -54,8 +54,8 @@ def lines(estimate: Estimate) -> Iterator[Text]:
         f"host {f.answer.host_ops / (f.new_tokens - 1):g} calls (libbmrt; SAIL makes two more)"
     )
     yield Text(
-        f"memory bus    {f.bandwidth / 1e9:8.1f} GB/s       {f.bandwidth / DEFAULT_CHIP.bus:.0%} of "
-        f"{DEFAULT_CHIP.bus / 1e9:.1f}, {size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token{_idle(f)}"
+        f"memory bus    {f.bandwidth / 1e9:8.1f} GB/s       {f.bandwidth / f.chip.bus:.0%} of "
+        f"{f.chip.bus / 1e9:.1f}, {size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token{_idle(f)}"
     )
     yield from _published(estimate.published, f.first_token_s, f.tokens_per_s)
     yield Text("")
