@@ -67,7 +67,7 @@ def lines(estimate: Estimate) -> Iterator[Text]:
 
 
 def _host(host: Host) -> str:
-    """ "SE7, 0.1425 ms a call, Python times 10"."""
+    """Name a host, the milliseconds of a call, and how many times as long Python takes there."""
     scaled = "as measured" if host.python_factor == 1 else f"measured elsewhere times {host.python_factor:g}"
     return f"{host.name}, {host.op_ms:g} ms a call, Python {scaled}"
 
