@@ -15,7 +15,7 @@ PACKAGE = Path(bmqwen.__file__).parent
 PROBE = """
 import json, typer
 from bmqwen.cli.app import app
-from bmqwen.cli.repl.settings import NAMES
+from bmqwen.cli.repl.commands import SETTINGS
 from bmqwen.generate.params import PARAMETERS, SamplingParams
 from bmqwen.serve.defaults import chat_params
 from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
@@ -31,7 +31,7 @@ print(json.dumps({
     "of a server": [row.name for row in PARAMETERS if not row.per_answer],
     "chat": [option.name for option in commands["chat"].params if option.name in table],
     "serve": [option.name for option in commands["serve"].params if option.name in table],
-    "/set": NAMES,
+    "/set": SETTINGS,
     "chat request": [name for name in ChatRequest.model_fields if name in table],
     "completion request": [name for name in CompletionRequest.model_fields if name in table],
     "page": [_setting(row, params)["name"] for row in PARAMETERS],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.chip.system import System
-from bmqwen.cli.device_ids import device_ids, one_device
+from bmqwen.cli.options import device_ids, one_device
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.runtime.device_check import check_heaps, closed_device, missing_device, require_memory
 from support.bmodel_files import FakeBmodel, FakeNet, published_nets

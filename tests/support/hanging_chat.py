@@ -79,7 +79,7 @@ def main(how: str, told: str, arguments: Sequence[str]) -> int:
     os.environ |= {"HANG_HOW": how, "HANG_TOLD": told}
     registry.open_runtime = _open_runtime  # type: ignore[assignment]
     interrupts.LAST_SECONDS = 1.0
-    with interrupts.heeding_sigterm():
+    with interrupts.heeding_signals():
         return run(list(arguments))
 
 

@@ -10,13 +10,10 @@ def main() -> None:
     0: done; 1: failed; 2: wrong usage or input; 130: interrupted by Ctrl-C; 143: ended by SIGTERM.
     """
     # Ctrl-C while all else is imported, which takes a moment, would end in a traceback.
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if heard:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
     from bmqwen.cli.app import main as run
 
-    if heard:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
 
 

@@ -12,9 +12,8 @@ from typer.core import TyperGroup
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.commands import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
 from bmqwen.cli.commands import compile as compile_command
-from bmqwen.cli.interrupts import exit_of, heeding_sigterm
-from bmqwen.cli.terminal import hush_stdout, open_streams, use_utf8
-from bmqwen.cli.value_names import name_values
+from bmqwen.cli.interrupts import exit_of, heeding_signals
+from bmqwen.cli.terminal import discard_stdout, open_streams, use_utf8
 from bmqwen.errors import BmqwenError
 from bmqwen.version import __version__
 
@@ -31,6 +30,19 @@ _PLAIN_WORDS = (
     (r"Input should be ", "it must be "),
     (r"Got unexpected extra argument\(s\) \((.*)\)", r"there is no place for \1 here"),
 )
+
+
+# What `--help` calls values, in place of a programming language's types. Choices list themselves and stay.
+_VALUE_NAMES = {
+    "<bool>": None,
+    "<int>": "N",
+    "<int range>": "N",
+    "<float>": "X",
+    "<float range>": "X",
+    "<str>": "TEXT",
+    "<list[str]>": "TEXT",
+    "<path>": "PATH",
+}
 
 
 class _Interrupted(Exception):  # noqa: N818 - not an error
@@ -95,15 +107,19 @@ def main() -> None:
     """Run the command line that the program was started with, and leave with its exit code."""
     open_streams()
     use_utf8()
-    with heeding_sigterm():
-        code = run(sys.argv[1:])
+    try:
+        with heeding_signals():
+            code = run(sys.argv[1:])
+    except KeyboardInterrupt as press:  # before the command began, or after it had ended
+        words, code = exit_of(press)
+        _say(words)
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; an expected error is one line on stderr."""
     try:
-        result = name_values(typer.main.get_command(app))(
+        result = _name_values(typer.main.get_command(app))(
             args=arguments, prog_name="bmqwen", standalone_mode=False
         )
         return result if isinstance(result, int) else 0
@@ -119,7 +135,7 @@ def run(arguments: list[str]) -> int:
         _say(words)
         return code
     except BrokenPipeError:
-        hush_stdout()
+        discard_stdout()
         return 128 + signal.SIGPIPE
     except OSError as error:
         # Every file is opened by its name; what has none is stdout.
@@ -130,7 +146,7 @@ def run(arguments: list[str]) -> int:
             errno.EBADF,
         ):
             raise
-        hush_stdout()
+        discard_stdout()
         _say(f"bmqwen: the output cannot be written: {error.strerror}")
         return 1
     except MemoryError:
@@ -148,3 +164,23 @@ def _plain(message: str) -> str:
 
 def _say(line: str) -> None:
     print(" ".join(line.split()), file=sys.stderr)
+
+
+def _name_values(command: Any) -> Any:
+    """Name the values of a command and of all below it, where they have no name yet; returns `command`."""
+    top = typer.Context(command, info_name=command.name, **command.context_settings)
+    for one in [command, *getattr(command, "commands", {}).values()]:
+        context = top if one is command else typer.Context(one, info_name=one.name, parent=top)
+        # The help option is made on demand and then kept, but is none of `params`.
+        for parameter in [*one.params, one.get_help_option(context)]:
+            _name_value(parameter, context)
+    return command
+
+
+def _name_value(parameter: Any, context: typer.Context) -> None:
+    kind = parameter.display_type(context) if hasattr(parameter, "display_type") else ""
+    argument = parameter.param_type_name == "argument"
+    if kind in _VALUE_NAMES and (argument or parameter.metavar is None):
+        # An argument's name says it already; an option without a value needs no word.
+        name = None if argument else _VALUE_NAMES[kind]
+        parameter.display_type_rich = lambda ctx, name=name: name  # noqa: ARG005  (typer passes it)

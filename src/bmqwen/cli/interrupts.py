@@ -30,8 +30,8 @@ def exit_of(press: BaseException | None) -> tuple[str, int]:
 
 
 @contextmanager
-def heeding_sigterm() -> Iterator[None]:
-    """Raise Terminated in the body when SIGTERM comes, so that nothing is left behind.
+def heeding_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt for Ctrl-C and Terminated for SIGTERM in the body, so that nothing is left behind.
 
     Afterwards, while Python takes itself down, Ctrl-C and SIGTERM end the program without a traceback.
     """
@@ -43,6 +43,8 @@ def heeding_sigterm() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGTERM, terminate)
+    if _hears_ctrl_c():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with left_by_force(presses=0):
             yield

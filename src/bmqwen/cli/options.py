@@ -1,17 +1,25 @@
-"""Options that several commands share, each written once."""
+"""Options that several commands share, each written once, and what they stand for."""
 
 import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmqwen.cli.terminal import argument_text
+from bmqwen.cli.interrupts import left_by_force
+from bmqwen.cli.terminal import argument_text, progress_bar
+from bmqwen.errors import InputError
 from bmqwen.generate.params import MAX_TOKENS, PARAMETERS, Parameter
 from bmqwen.quant import ChipFormat, Format
 from bmqwen.runtime.registry import EngineName
+
+if TYPE_CHECKING:
+    from bmqwen.engine import Engine as LoadedEngine
+    from bmqwen.quant.precision import Precision
+
+_DEVICE_LIMIT = 4096
 
 Model = Annotated[
     str | None,
@@ -103,18 +111,19 @@ def with_sampling(*, server: bool = False) -> Callable[[Callable[..., None]], Ca
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
-            given = {row.name: values.pop(row.name) for row in rows}
+            given: Sampling = {}
             for row in rows:
-                if row.kind == "texts" and given[row.name]:
-                    given[row.name] = tuple(argument_text(text, row.option) for text in given[row.name])
-            command(
-                **values, sampling={name: value for name, value in given.items() if value not in (None, [])}
-            )
+                value = values.pop(row.name)
+                if row.kind == "texts":
+                    value = tuple(argument_text(text, row.option) for text in value or ()) or None
+                if value is not None:
+                    given[row.name] = value
+            command(**values, sampling=given)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
-            options = [_sampling_option(row, panel) for row in rows]
-            parameters += options if parameter.name == "sampling" else [parameter]
+            here = parameter.name == "sampling"
+            parameters += [_sampling_option(row, panel) for row in rows] if here else [parameter]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -134,3 +143,51 @@ def _sampling_option(row: Parameter, panel: str) -> inspect.Parameter:
     option = typer.Option(row.option, help=text, show_default=False, rich_help_panel=panel)
     annotation = Annotated[kind | None, option]
     return inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def device_ids(text: str) -> list[int]:
+    """Return the ids in "0" or "0,1,2". Raises InputError for anything else, and for an id that stands there twice."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part[:9]) < _DEVICE_LIMIT for part in parts):
+        raise InputError(f"--device {text[:40]!r} is no list of chips: write a number, or several as in 0,1")
+    ids = [int(part) for part in parts]
+    if len(set(ids)) < len(ids):
+        raise InputError(f"--device {text[:40]} names a chip twice")
+    return ids
+
+
+def one_device(text: str) -> int:
+    """Return the one id. Raises InputError for several."""
+    ids = device_ids(text)
+    if len(ids) > 1:
+        raise InputError(f"--device {text[:40]}: this command uses one chip, name one of them")
+    return ids[0]
+
+
+def load_model(
+    model: str | None,
+    engine: EngineName,
+    precision: "Precision",
+    *,
+    device: int,
+    threads: int | None,
+    context: int | None,
+    offline: bool,
+) -> "LoadedEngine":
+    """Load MODEL; download, conversion and loading are shown on stderr. Raises what `bmqwen.engine.load` raises."""
+    from bmqwen.engine import load
+    from bmqwen.generate.sandbox import SANDBOX
+
+    SANDBOX.start()  # by the time the model is loaded, it is ready
+    with left_by_force(), progress_bar() as bar:
+        return load(
+            model,
+            engine,
+            precision=precision,
+            threads=threads,
+            context_length=context,
+            offline=offline,
+            progress=bar,
+            chats=True,
+            device=device,
+        )

@@ -1,6 +1,7 @@
-"""The three standard streams: UTF-8 whatever the locale, text that is safe to show, notes."""
+"""What the program reads and prints: the standard streams, notes, progress, tables, JSON."""
 
 import io
+import json
 import os
 import sys
 import termios
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bmqwen.errors import InputError, StorageError
@@ -17,8 +19,8 @@ STDERR = Console(stderr=True, highlight=False)
 
 _SHOW_CURSOR = b"\x1b[?25h"
 
-# The terminal's own mode, while `held_keys` has changed it.
-_own_modes: list[list[Any]] = []
+# The terminal's own mode, while `keep_typeahead` has changed it.
+_saved_modes: list[list[Any]] = []
 
 # Control characters but tab and newline: a model's answer must not be able to steer the terminal.
 _UNSAFE = dict.fromkeys(code for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10))
@@ -40,7 +42,7 @@ def open_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def hush_stdout() -> None:
+def discard_stdout() -> None:
     """Send stdout nowhere: what is still in its buffer would fail again, loudly, when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -53,14 +55,14 @@ def can_edit() -> bool:
 
 
 @contextmanager
-def held_keys() -> Iterator[None]:
+def keep_typeahead() -> Iterator[None]:
     """Keep what is typed while the model is busy for the next prompt, instead of showing it amid an answer."""
     if not can_edit():
         yield
         return
     handle = sys.stdin.fileno()
     mode = termios.tcgetattr(handle)
-    _own_modes.append(list(mode))
+    _saved_modes.append(list(mode))
     mode[0] &= ~termios.ICRNL  # Enter stays apart from Ctrl-J
     mode[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(handle, termios.TCSANOW, mode)
@@ -71,12 +73,12 @@ def held_keys() -> Iterator[None]:
 
 
 def _restore_mode() -> None:
-    while _own_modes:
-        termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, _own_modes.pop())
+    while _saved_modes:
+        termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, _saved_modes.pop())
 
 
 def restore_terminal() -> None:
-    """Undo what `held_keys` and a bar did to the terminal, before the program leaves at once. For any thread."""
+    """Undo what `keep_typeahead` and a bar did to the terminal, before the program leaves at once. For any thread."""
     _restore_mode()
     if STDERR.is_terminal and not STDERR.is_dumb_terminal:
         os.write(2, _SHOW_CURSOR)
@@ -90,7 +92,7 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        hush_stdout()
+        discard_stdout()
         raise StorageError(f"the output cannot be written: {error.strerror}") from error
 
 
@@ -100,7 +102,7 @@ def note(line: str, *, dim: bool = True) -> None:
     STDERR.print(Text(line.translate(_UNSAFE), style=style), soft_wrap=True)
 
 
-def complain(error: Exception) -> None:
+def print_error(error: Exception) -> None:
     """An error as one line on stderr."""
     note("bmqwen: " + " ".join(str(error).split()), dim=False)
 
@@ -131,3 +133,73 @@ def argument_text(text: str, name: str) -> str:
         if any("\ud800" <= char <= "\udfff" for char in text):
             raise InputError(f"{name} is not UTF-8 text") from None
         return text
+
+
+class Bar:
+    """Shows a `bmqwen.util.progress.Progress` on stderr: a bar on a terminal, else a line a stretch.
+
+    With `sizes` what is counted is shown, as bytes.
+    """
+
+    def __init__(self, *, sizes: bool = True) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            *([DownloadColumn()] if sizes else []),
+            TimeRemainingColumn(),
+            console=STDERR,
+            transient=True,
+            disable=not STDERR.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def start(self, label: str, total: int | None) -> None:
+        """Show a new stretch in place of the one before."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(label, total=total)
+        if not STDERR.is_terminal:
+            STDERR.print(f"{label} ...", markup=False, soft_wrap=True)
+
+    def advance(self, done: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, completed=done)
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        STDERR.print(text, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        self._progress.stop()
+
+    def open(self) -> None:
+        """Put the bar on the screen."""
+        self._progress.start()
+
+
+@contextmanager
+def progress_bar(*, sizes: bool = True) -> Iterator[Bar]:
+    """A Bar for the time of the body."""
+    bar = Bar(sizes=sizes)
+    bar.open()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    put(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def size_text(count: float) -> str:
+    """Bytes in words: "491 MB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

@@ -5,10 +5,8 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.device_ids import one_device
-from bmqwen.cli.loading import load_shown
-from bmqwen.cli.output import print_json
-from bmqwen.cli.terminal import STDERR
+from bmqwen.cli.options import load_model, one_device
+from bmqwen.cli.terminal import STDERR, print_json
 
 
 def bench(
@@ -42,7 +40,7 @@ def bench(
     from bmqwen.quant.precision import Precision
 
     chip = one_device(device)
-    loaded = load_shown(
+    loaded = load_model(
         model,
         engine,
         Precision.choose(quant, group_size, lm_head),

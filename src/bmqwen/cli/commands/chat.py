@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.device_ids import one_device
-from bmqwen.cli.loading import load_shown
+from bmqwen.cli.options import load_model, one_device
 
 
 @options.with_sampling()
@@ -49,8 +48,9 @@ def chat(
 ) -> None:
     """Talk to MODEL. With -p or piped text: one answer; else a conversation (type /help in it)."""
     from bmqwen.cli.repl.answer import answer_once
-    from bmqwen.cli.repl.repl import Repl, is_script
-    from bmqwen.cli.terminal import argument_text, held_keys, read_stdin
+    from bmqwen.cli.repl.commands import is_script
+    from bmqwen.cli.repl.repl import Repl
+    from bmqwen.cli.terminal import argument_text, keep_typeahead, read_stdin
     from bmqwen.errors import InputError
     from bmqwen.generate.params import SamplingParams
     from bmqwen.quant.precision import Precision
@@ -69,8 +69,8 @@ def chat(
         raise InputError("the prompt is empty: give a question with -p, or pipe one in")
     if json and prompt is None:
         raise InputError("--json needs one question: give it with -p, or pipe it in")
-    with held_keys() if prompt is None else nullcontext():
-        loaded = load_shown(
+    with keep_typeahead() if prompt is None else nullcontext():
+        loaded = load_model(
             model,
             engine,
             Precision.choose(quant, group_size, lm_head),

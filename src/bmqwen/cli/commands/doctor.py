@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.terminal import print_json, progress_bar
 
 if TYPE_CHECKING:
     from bmqwen.chip.problems import Finding

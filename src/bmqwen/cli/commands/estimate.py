@@ -7,7 +7,7 @@ import typer
 
 from bmqwen.chip.spec import DEFAULT_CHIP, DEFAULT_HOST, HostName
 from bmqwen.cli import options
-from bmqwen.cli.output import print_json, progress_bar
+from bmqwen.cli.terminal import print_json, progress_bar
 
 
 def estimate(

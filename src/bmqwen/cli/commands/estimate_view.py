@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
-from bmqwen.cli.output import size_text
+from bmqwen.cli.terminal import size_text
 from bmqwen.estimate.estimate import Estimate
 from bmqwen.estimate.forecast import PART_LABELS, Forecast, cost_at
 from bmqwen.estimate.published import Published

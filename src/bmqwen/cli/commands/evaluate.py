@@ -10,8 +10,7 @@ import typer
 from rich.markup import escape
 
 from bmqwen.cli import options
-from bmqwen.cli.output import print_json, progress_bar
-from bmqwen.cli.terminal import STDERR
+from bmqwen.cli.terminal import STDERR, print_json, progress_bar
 
 _Meter = Callable[[int, int, str], None]
 

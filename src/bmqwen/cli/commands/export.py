@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.output import print_json, progress_bar, size_text
+from bmqwen.cli.terminal import print_json, progress_bar, size_text
 
 
 def export(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.output import print_json, progress_bar, size_text
+from bmqwen.cli.terminal import print_json, progress_bar, size_text
 from bmqwen.util.text import counted
 
 # Names of a manifest, as people say them.

@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.device_ids import device_ids
-from bmqwen.cli.output import progress_bar
-from bmqwen.cli.terminal import note
+from bmqwen.cli.options import device_ids
+from bmqwen.cli.terminal import note, progress_bar
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.util.installation import install_command
 

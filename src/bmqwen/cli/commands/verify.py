@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.output import print_json, progress_bar
-from bmqwen.cli.terminal import STDERR
+from bmqwen.cli.terminal import STDERR, print_json, progress_bar
 from bmqwen.errors import InputError
 from bmqwen.util.text import counted
 

@@ -1,15 +1,111 @@
-"""One question, one answer."""
+"""An answer on the screen: shown as it comes, stopped by Ctrl-C, followed by its numbers."""
 
 import signal
 import sys
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import typer
 
-from bmqwen.cli.output import print_json
-from bmqwen.cli.repl.stream_view import print_end, stream
-from bmqwen.cli.terminal import note, put
+from bmqwen.cli.interrupts import stopped_by_ctrl_c
+from bmqwen.cli.terminal import STDERR, note, print_json, put
 from bmqwen.generate.conversation import Conversation
+from bmqwen.generate.params import Completion, Piece, Usage
+from bmqwen.util.text import counted, speed_text
+
+_WORTH_SHOWING = 64  # tokens to read; fewer are read before anyone could see how far it is
+_ERASE_LINE = "\r\x1b[2K"
+
+
+class Ask(Protocol):
+    """A question ready to be asked: `Conversation.reply`, `regenerate` or `edit` with its text bound."""
+
+    def __call__(
+        self, *, on_prefill: Callable[[int, int], None], cancelled: Callable[[], bool]
+    ) -> Generator[Piece, None, Completion]:
+        """Start to answer."""
+
+
+def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
+    """Ask, and show the answer as it comes, with a newline at its end.
+
+    Ctrl-C ends it after the current step: finish_reason is then "cancelled". A second Ctrl-C raises Insisted.
+    Raises what the question raises, and what `show` raises.
+    """
+    last = ""
+    reading = _Reading()
+    try:
+        with (
+            stopped_by_ctrl_c() as cancelled,
+            closing(ask(on_prefill=reading, cancelled=cancelled)) as pieces,
+        ):
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    completion: Completion = end.value
+                    return completion
+                if piece.text:
+                    show(piece.text)
+                    last = piece.text
+    finally:
+        reading.close()
+        if last and not last.endswith("\n"):
+            show("\n")
+
+
+def stats_line(usage: Usage) -> str:
+    """What an answer cost: "0.21 s to first token · 41.3 tokens/s · 31 prompt tokens (24 cached) · 57 out"."""
+    seconds = usage.first_token_s
+    parts = [
+        f"{seconds:.2f} s to first token" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms to first token"
+    ]
+    if usage.tokens_per_s:
+        parts.append(speed_text(usage.tokens_per_s))
+    cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
+    parts += [f"{counted(usage.prompt_tokens, 'prompt token')}{cached}", f"{usage.completion_tokens:,} out"]
+    return " · ".join(parts)
+
+
+def print_end(completion: Completion, max_tokens: int | None) -> None:
+    """Say on stderr how an answer ended and what it cost."""
+    usage = completion.usage
+    if completion.finish_reason == "cancelled":
+        note("stopped" if completion.text else "stopped before the first word; the question was not kept")
+    elif completion.finish_reason == "length":
+        at_limit = max_tokens is not None and usage.completion_tokens >= max_tokens
+        note(f"cut off: max_tokens is {max_tokens}" if at_limit else "cut off: the context is full")
+    elif not completion.text.strip():
+        note("the model gave an empty answer")
+    if usage.completion_tokens:
+        note(stats_line(usage))
+
+
+class _Reading:
+    """How far a long prompt is read: a line on stderr that goes away again; only on a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if done >= total:
+            self.close()
+        elif total >= _WORTH_SHOWING and STDERR.is_terminal and not STDERR.is_dumb_terminal:
+            self._write(f"{_ERASE_LINE}reading {total:,} tokens: {100 * done // total}%")
+            self._shown = True
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            self._write(_ERASE_LINE)
+            self._shown = False
+
+    def _write(self, text: str) -> None:
+        STDERR.file.write(text)
+        STDERR.file.flush()
 
 
 def answer_once(conversation: Conversation, prompt: str, *, json: bool, name: str, model: str) -> None:
@@ -49,3 +145,35 @@ def drop_note(count: int) -> None:
     """Tell the user that the model no longer sees the oldest turns."""
     what = "oldest turn no longer fits" if count == 1 else f"{count} oldest turns no longer fit"
     note(f"the {what} into the context: the model answers without")
+
+
+@dataclass(slots=True)
+class AnswerTotals:
+    """Sums over answers: tokens, and seconds of decoding."""
+
+    answers: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    decoded: int = 0
+    decode_s: float = 0.0
+
+    def add(self, usage: Usage) -> None:
+        """Count one answer."""
+        self.answers += 1
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.completion_tokens += usage.completion_tokens
+        self.decoded += max(0, usage.completion_tokens - 1)
+        self.decode_s += usage.decode_s
+
+    def line(self) -> str:
+        """ "3 answers · 120 prompt tokens, of which 80 cached · 210 out · 41.2 tokens/s"."""
+        parts = [
+            counted(self.answers, "answer"),
+            f"{counted(self.prompt_tokens, 'prompt token')}, of which {self.cached_tokens:,} cached",
+            f"{self.completion_tokens:,} out",
+        ]
+        if self.decoded and self.decode_s > 0:
+            parts.append(speed_text(self.decoded / self.decode_s))
+        return " · ".join(parts)

@@ -15,10 +15,8 @@ from prompt_toolkit.output import create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from bmqwen.cli.repl import settings
-from bmqwen.cli.repl.commands import COMMANDS
-from bmqwen.cli.repl.entry import is_open
-from bmqwen.cli.repl.line_source import Interrupted, LineSource
+from bmqwen.cli.repl.commands import COMMANDS, SETTINGS
+from bmqwen.cli.repl.entry import Interrupted, LineSource, is_open
 
 _LARGEST_HISTORY = 2_000_000  # bytes
 
@@ -62,7 +60,7 @@ class CommandCompleter(Completer):
         if not space:
             yield from _beginning_with(word, [command.name for command in COMMANDS])
         elif word == "/set" and " " not in argument:
-            yield from _beginning_with(argument, settings.NAMES)
+            yield from _beginning_with(argument, SETTINGS)
         elif word in ("/save", "/load"):
             yield from PathCompleter(expanduser=True).get_completions(Document(argument), complete_event)
 

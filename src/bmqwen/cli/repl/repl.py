@@ -9,22 +9,16 @@ from pathlib import Path
 import typer
 
 from bmqwen.cli.interrupts import Insisted, Terminated
-from bmqwen.cli.repl import commands, entry, settings
-from bmqwen.cli.repl.answer import drop_note
-from bmqwen.cli.repl.commands import is_script
-from bmqwen.cli.repl.entry import Entry
-from bmqwen.cli.repl.line_source import Interrupted, LineSource, PlainTerminal, Script
-from bmqwen.cli.repl.stream_view import Ask, print_end, stats_line, stream
-from bmqwen.cli.repl.totals import AnswerTotals
-from bmqwen.cli.terminal import can_edit, complain, note, put
+from bmqwen.cli.repl import commands, entry
+from bmqwen.cli.repl.answer import AnswerTotals, Ask, drop_note, print_end, stats_line, stream
+from bmqwen.cli.repl.entry import Entry, Interrupted, LineSource, PlainTerminal, Script
+from bmqwen.cli.terminal import can_edit, note, print_error, put
 from bmqwen.engine import Engine
 from bmqwen.errors import BmqwenError, InputError
 from bmqwen.generate import transcript
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.params import Completion
 from bmqwen.util.text import counted
-
-__all__ = ["Repl", "is_script"]
 
 PROMPT, MORE = ">>> ", "... "
 
@@ -100,7 +94,7 @@ class Repl:
                 return code
             except BmqwenError as error:
                 code = code or error.exit_code
-                complain(error)
+                print_error(error)
             if not scripted:
                 note("")
 
@@ -167,9 +161,9 @@ class Repl:
 
     def _set(self, text: str) -> None:
         if not text:
-            _say(settings.settings_text(self._conversation.params))
+            _say(commands.settings_text(self._conversation.params))
             return
-        self._conversation.params, line = settings.changed(
+        self._conversation.params, line = commands.change_setting(
             self._conversation.params, text, self._engine.params
         )
         note(line)
