@@ -19,7 +19,7 @@ from bmqwen.cli.repl.commands import SETTINGS
 from bmqwen.generate.params import PARAMETERS, SamplingParams
 from bmqwen.serve.defaults import chat_params
 from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
-from bmqwen.serve.service import _setting
+from bmqwen.serve.http.info import _setting
 
 commands = typer.main.get_command(app).commands
 asked = {row.name: ["x"] if row.kind == "texts" else row.high for row in PARAMETERS}
@@ -34,7 +34,7 @@ print(json.dumps({
     "/set": SETTINGS,
     "chat request": [name for name in ChatRequest.model_fields if name in table],
     "completion request": [name for name in CompletionRequest.model_fields if name in table],
-    "page": [_setting(row, params)["name"] for row in PARAMETERS],
+    "page": [_setting(row, params).name for row in PARAMETERS],
     "heard": [name for name in asked if getattr(params, name) in (asked[name], ("x",))],
 }))
 """
