@@ -34,7 +34,7 @@ print(json.dumps({
     "/set": SETTINGS,
     "chat request": [name for name in ChatRequest.model_fields if name in table],
     "completion request": [name for name in CompletionRequest.model_fields if name in table],
-    "page": [_setting(row, params).name for row in PARAMETERS],
+    "page": [_setting(row, params)["name"] for row in PARAMETERS],
     "heard": [name for name in asked if getattr(params, name) in (asked[name], ("x",))],
 }))
 """
