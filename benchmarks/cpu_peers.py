@@ -19,8 +19,7 @@ from typing import Any
 from agreement import markdown as agreement_table
 from agreement import score_grids
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.cli.output import progress_bar
-from bmqwen.cli.terminal import STDERR, use_utf8
+from bmqwen.cli.terminal import STDERR, progress_bar, use_utf8
 from bmqwen.errors import BmqwenError, InputError, MissingDependencyError
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
