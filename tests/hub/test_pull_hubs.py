@@ -257,6 +257,14 @@ def test_a_repository_with_pickled_weights_only_is_refused(tmp_path: Path) -> No
         assert server.log == []
 
 
+def test_an_adapter_is_refused_before_its_download(tmp_path: Path) -> None:
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}
+    with HubServer(REPO, files) as server:
+        with pytest.raises(InputError, match=r"is an adapter \(LoRA\) of a model, not a model: merge"):
+            hub_of(server, tmp_path).pull(REPO)
+        assert server.log == []
+
+
 def test_a_gguf_file_is_chosen_by_its_variant(tmp_path: Path) -> None:
     with HubServer(REPO, {"a-q4_k_m.gguf": b"four", "a-q8_0.gguf": b"eight"}) as server:
         hub = hub_of(server, tmp_path)

@@ -130,7 +130,7 @@ def test_stored_copy_of_a_tied_head_is_allowed(tmp_path: Path) -> None:
     open_checkpoint(tmp_path).close()
 
 
-def test_pickles_are_refused_with_a_cure(tmp_path: Path) -> None:
+def test_pickles_are_refused_with_what_to_do(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, tiny_config())
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin only, a pickle.*safetensors"):

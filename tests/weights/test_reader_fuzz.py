@@ -1,4 +1,4 @@
-"""Damaged files of every kind: only errors of our own come out, whatever the bytes are."""
+"""Damaged files of every kind: whatever the bytes, only errors of our own come out."""
 
 import contextlib
 import json

@@ -17,7 +17,7 @@ from bmqwen.version import __version__
 from bmqwen.weights.checkpoint import Checkpoint
 
 MODEL_FILE = "model.onnx"
-# Raised when the emitted graph or the rounding changes, so that cached conversions are made anew.
+# Raised when the emitted graph or the rounding changes, so that cached conversions are made again.
 EMITTER = 2
 
 
@@ -50,7 +50,7 @@ def export_onnx(
 ) -> Bundle:
     """Write the ONNX bundle of a checkpoint. A bundle that is there already and up to date is left as it is.
 
-    Memory stays near a few blocks of one matrix, whatever the model's size.
+    It holds a few blocks of one matrix in memory, not the model.
 
     Args:
         checkpoint: an open checkpoint.

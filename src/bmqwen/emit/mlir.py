@@ -82,7 +82,7 @@ class MlirOps:
         return total, self.rms_norm(total, weight)
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
-        """A product for each weight, the first one last: what is made of it follows at once, as one layer group."""
+        """A product for each weight, the first one last: what is made of it follows directly, as one layer group."""
         return tuple(self._product(x[0], weight, bias) for weight in reversed(weights))[::-1]
 
     def heads(self, qkv: Rows, layer: int) -> Heads[Value]:

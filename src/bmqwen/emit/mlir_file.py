@@ -115,7 +115,7 @@ class MlirFile:
         return Value(f"{value.name}#0", value.shape)
 
     def input(self, name: str, shape: Sequence[int], dtype: Any = np.float32) -> Value:
-        """Declare an input. Inside of the function it is float, whatever it is outside."""
+        """Declare an input. Inside of the function it is always float."""
         outside = Value(f"%arg{len(self._arguments)}", tuple(shape), MLIR_TYPES[np.dtype(dtype).name])
         self._arguments.append(outside)
         result = Value("", tuple(shape))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bmqwen.errors import MissingDependencyError
 from bmqwen.util.installation import install_command
 
-# ONNX Runtime maps external data into memory: whole pages for whatever is large.
+# ONNX Runtime maps external data into memory by whole pages.
 PAGE = 4096
 DATA_SUFFIX = ".data"
 

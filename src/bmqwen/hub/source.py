@@ -166,6 +166,11 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
             choice = ", ".join(fitting or ggufs) or "no GGUF file at all"
             raise InputError(f"{where} has {choice}: name one by a part of its name, as in owner/name:q4_k_m")
         return (known[fitting[0]],)
+    if "adapter_config.json" in known and not fnmatch.filter(known, "model" + WEIGHTS):
+        raise InputError(
+            f"{where} is an adapter (LoRA) of a model, not a model: merge the two (peft: merge_and_unload, then "
+            "save_pretrained), then name the merged model's folder"
+        )
     if not weights:
         if any(fnmatch.filter(known, pattern) for pattern in _PICKLED):
             raise InputError(

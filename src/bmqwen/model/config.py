@@ -1,7 +1,7 @@
 """What a model's config.json says, read strictly: nothing that changes the result is ignored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from bmqwen.errors import ConfigError
@@ -52,19 +52,9 @@ class ModelConfig:
         values: dict[str, object] = {
             "architectures": [self.architecture.class_name],
             "model_type": self.architecture.model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "head_dim": self.head_dim,
             "hidden_act": "silu",
-            "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "max_position_embeddings": self.max_position_embeddings,
-            "tie_word_embeddings": self.tie_word_embeddings,
         }
+        values |= {field.name: getattr(self, field.name) for field in fields(self)[1:]}
         return values | dict.fromkeys(self.architecture.stated_switches, False)
 
 

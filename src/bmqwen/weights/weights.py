@@ -110,7 +110,7 @@ def check_layout(config: ModelConfig, weights: Weights, path: Path, source: str)
                 f"{path}: tensor {name} has shape {list(found)}, but {source} demands {list(shape)}"
             )
     for name in sorted(names - expected.keys()):
-        # Old exports keep constants of RoPE; a tied head is the embedding table, whatever else is stored.
+        # Old exports keep constants of RoPE; a tied head is the embedding table, also where a copy is stored.
         if not name.endswith(".rotary_emb.inv_freq") and name != "lm_head.weight":
             raise CheckpointError(
                 f"{path} holds tensor {name[:200]}, which {config.architecture.class_name} in {source} does not have"
