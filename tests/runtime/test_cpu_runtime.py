@@ -79,6 +79,29 @@ def test_a_prompt_has_the_same_logits_whatever_is_cached(
     runtime.close()
 
 
+@pytest.mark.parametrize("question", [1, 2, 7])
+@pytest.mark.parametrize("answer", [1, 6])
+def test_a_second_turn_asked_again_has_the_same_logits(
+    runtime: CpuRuntime, question: int, answer: int
+) -> None:
+    """The first answer's rows stay as they were computed, one at a time, so that a turn costs its new tokens."""
+    ids = np.random.default_rng(1).integers(0, 300, 50).tolist()
+    first, end = 29, 29 + answer + question
+    *_, _ = runtime.read(ids[:first])
+    for token in ids[first : first + answer]:
+        runtime.feed([token])
+    *_, output = runtime.read(ids[first + answer : end])
+    wanted = output.logits()
+    for known in range(first + answer, end):
+        runtime.feed([7])
+        saved = runtime.save_cache()
+        runtime.truncate(0)
+        runtime.feed([1, 2])
+        runtime.restore_cache(saved, known)
+        *_, output = runtime.read(ids[known:end])
+        assert np.array_equal(output.logits(), wanted), known
+
+
 def test_greedy_is_the_best_of_the_last_row(runtime: CpuRuntime) -> None:
     output = runtime.feed([1, 2, 3], every_row=True)
     assert output.logits().shape == (3, 320)
