@@ -24,13 +24,12 @@ from bmqwen.hub.known_config import published_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.backend import Network, Port, Stage
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.libraries import Libraries
+from bmqwen.runtime.bmrt.libraries import DeviceMem, Libraries
 from bmqwen.runtime.bmrt.model import Model
-from bmqwen.runtime.bmrt.structs import DeviceMem
 from bmqwen.util.progress import Silent
 from machine import Machine
 

@@ -10,11 +10,19 @@ import pytest
 
 from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import BundleError, DeviceError, MissingDependencyError
-from bmqwen.runtime.bmodel.nets import Stage
+from bmqwen.runtime.bmodel.backend import Stage
 from bmqwen.runtime.bmrt.device import Device
-from bmqwen.runtime.bmrt.libraries import BMLIB, BMRT, Libraries, load_libraries
+from bmqwen.runtime.bmrt.libraries import (
+    BMLIB,
+    BMRT,
+    DeviceMem,
+    Libraries,
+    NetInfo,
+    StageInfo,
+    Tensor,
+    load_libraries,
+)
 from bmqwen.runtime.bmrt.model import Model
-from bmqwen.runtime.bmrt.structs import DeviceMem, NetInfo, StageInfo, Tensor
 
 MEBI = 1 << 20
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from bmqwen.runtime.huge_pages import HUGE, _blocks, use_huge_pages
+from bmqwen.runtime.cpu import HUGE, _blocks, use_huge_pages
 
 
 def test_only_whole_pages_of_anonymous_memory_are_taken() -> None:

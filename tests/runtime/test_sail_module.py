@@ -18,7 +18,7 @@ from bmqwen.artifact.published import open_published
 from bmqwen.chip.libraries import find_sail
 from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.runtime import tpu
-from bmqwen.runtime.bmodel.opening import open_bmodel
+from bmqwen.runtime.bmodel.step_runtime import open_bmodel
 from bmqwen.runtime.sail import backend, module
 from bmqwen.runtime.sail.backend import SailBackend
 from bmqwen.runtime.sail.module import load_sail, sail_installed, sail_version

@@ -9,13 +9,12 @@ import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.backend import Network, Port, Stage
 from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.libraries import Libraries
+from bmqwen.runtime.bmrt.libraries import DeviceMem, Libraries
 from bmqwen.runtime.bmrt.model import Model
-from bmqwen.runtime.bmrt.structs import DeviceMem
 from support.checkpoints import tiny_config
 
 CONTEXT, WIDE, LAST = 32, StepShape(8, 32), StepShape(1, 32)

@@ -8,9 +8,8 @@ from typing import Literal
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.opening import open_bmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
-from bmqwen.runtime.bmodel.step_runtime import StepRuntime
+from bmqwen.runtime.bmodel.step_runtime import StepRuntime, open_bmodel
 from bmqwen.runtime.bmrt import simulated
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device

@@ -6,7 +6,7 @@ from typing import Any
 
 from bmqwen.artifact.bmodel import IO_ALONE
 from bmqwen.errors import BmqwenError
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.backend import Network, Port, Stage
 from bmqwen.runtime.bmrt.device import DeviceMemory
 from bmqwen.runtime.bmrt.model import Model
 from support.sail_stand_in.handle import Opening

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import DeviceError
-from bmqwen.runtime.bmodel.nets import Port
+from bmqwen.runtime.bmodel.backend import Port
 from bmqwen.runtime.bmrt.device import DeviceMemory
 from bmqwen.runtime.bmrt.model import own_memory
 from support.sail_stand_in.handle import Handle

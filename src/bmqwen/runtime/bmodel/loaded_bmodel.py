@@ -1,15 +1,51 @@
-"""What every runtime of a bmodel has: the device that holds it, its limits, and the number of its last feed."""
+"""What every runtime of a bmodel has: the device that holds it, its limits, what it asked of the device."""
+
+from dataclasses import dataclass
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import FeedInterruptedError, InputError
 from bmqwen.runtime.bmodel.backend import BackendOpener
 
 
-class LoadedBmodel:
-    """A bundle's bmodel on a device; a runtime's nets go on from here, and set the two limits."""
+@dataclass(slots=True)
+class Counters:
+    """Calls and bytes since loading.
 
-    _vocab_size: int
-    _context_length: int
+    Attributes:
+        launches: nets started.
+        writes, bytes_in: copies to the device.
+        reads, bytes_out: copies from it.
+        device_copies, device_bytes: inputs that the device itself copied, being given in memory that is not the net's.
+        row_copies, row_bytes: outputs that it wrote to the net's memory first and then copied to their place.
+    """
+
+    launches: int = 0
+    writes: int = 0
+    bytes_in: int = 0
+    reads: int = 0
+    bytes_out: int = 0
+    device_copies: int = 0
+    device_bytes: int = 0
+    row_copies: int = 0
+    row_bytes: int = 0
+
+    def __sub__(self, earlier: "Counters") -> "Counters":
+        """What came since `earlier`."""
+        return Counters(*(getattr(self, n) - getattr(earlier, n) for n in self.__slots__))
+
+
+class LoadedBmodel:
+    """A bundle's bmodel on a device; a runtime's nets go on from here.
+
+    Attributes:
+        chip: the chip's name.
+        library: what opened the device, for people.
+        name: both, and the device.
+        vocab_size: width of a row of logits.
+        context_length: most tokens that the cache can hold; set with the nets.
+    """
+
+    context_length: int
 
     def __init__(self, bundle: Bundle, open_backend: BackendOpener) -> None:
         """Open the device and load the bmodel.
@@ -18,39 +54,17 @@ class LoadedBmodel:
             MissingDependencyError: no libraries.
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
-        self._backend = open_backend(bundle.bmodel, device_bytes(bundle))
+        self._backend = backend = open_backend(bundle.bmodel, device_bytes(bundle))
+        self.chip, self.library = backend.chip, backend.library
+        self.name = f"{self.chip}, {backend}, {self.library}"
+        self.vocab_size = bundle.config.vocab_size
         self._serial = 0
         self._interrupted = False
-
-    @property
-    def name(self) -> str:
-        """Chip, device, and the library that opened it."""
-        return f"{self._backend.chip}, {self._backend}, {self._backend.library}"
-
-    @property
-    def chip(self) -> str:
-        """The chip's name."""
-        return self._backend.chip
-
-    @property
-    def library(self) -> str:
-        """What opened the device, for people."""
-        return self._backend.library
 
     @property
     def memory_used(self) -> int | None:
         """Bytes of device memory in use, by whomever; None when the device does not tell."""
         return self._backend.memory_used()
-
-    @property
-    def vocab_size(self) -> int:
-        """Width of a row of logits."""
-        return self._vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens that the cache can hold."""
-        return self._context_length
 
     def interrupt(self) -> None:
         """End a feed between two launches."""

@@ -18,8 +18,7 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.loaded_bmodel import LoadedBmodel
+from bmqwen.runtime.bmodel.loaded_bmodel import Counters, LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
 
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
@@ -58,11 +57,10 @@ class PublishedRuntime(LoadedBmodel):
         super().__init__(bundle, open_backend)
         try:
             self._nets = PublishedNets(self._backend, bundle.config)
-            self._context_length = chosen_context(context_length, self._nets.context, "the bundle's")
+            self.context_length = chosen_context(context_length, self._nets.context, "the bundle's")
         except BaseException:
             self._backend.close()
             raise
-        self._vocab_size = bundle.config.vocab_size
         self._tokens: list[int] = []
 
     @property

@@ -10,10 +10,8 @@ from bmqwen.artifact.bmodel import IO_ALONE
 from bmqwen.chip.spec import SPECS
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
-from bmqwen.runtime.bmodel.backend import DeviceBackend, Launch
-from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.memory import Memory
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.backend import DeviceBackend, Launch, Memory, Network, Port, Stage
+from bmqwen.runtime.bmodel.loaded_bmodel import Counters
 from bmqwen.util.float16 import from_half, to_half
 
 CLOSED = -10000.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,36 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.loaded_bmodel import LoadedBmodel
+from bmqwen.runtime.bmodel.loaded_bmodel import Counters, LoadedBmodel
+from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_stages import StepStages
-from bmqwen.runtime.embedding import EmbeddingTable
+
+
+class EmbeddingTable:
+    """Rows of a raw file [vocab_size, hidden_size] of 16-bit floats, as bits: F16 and BF16 are not told apart."""
+
+    def __init__(self, path: Path, vocab_size: int, hidden_size: int) -> None:
+        """Map the file.
+
+        Raises:
+            BundleError: it cannot be read or has another size.
+        """
+        expected = 2 * vocab_size * hidden_size
+        try:
+            size = path.stat().st_size
+            if size != expected:
+                raise BundleError(
+                    f"{path} has {size:,} bytes instead of {expected:,}: it is not the table of "
+                    f"{vocab_size:,} rows of {hidden_size}"
+                )
+            table = np.memmap(path, np.uint16, "r", shape=(vocab_size, hidden_size))
+            self._table: NDArray[np.uint16] = np.asarray(table)
+        except OSError as error:
+            raise BundleError(f"cannot read {path}: {error.strerror}") from error
+
+    def rows(self, tokens: Sequence[int]) -> NDArray[np.uint16]:
+        """Embeddings of tokens: the bits of their halves [len(tokens), hidden_size]."""
+        return self._table[np.asarray(tokens, np.int64)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +82,11 @@ class StepOutput:
 
 
 class StepRuntime(LoadedBmodel):
-    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process."""
+    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process.
+
+    Attributes:
+        position: tokens in the cache.
+    """
 
     def __init__(
         self, bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
@@ -74,7 +105,7 @@ class StepRuntime(LoadedBmodel):
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
         self._nets = nets = StepNets.from_dict(bundle.details, str(bundle.folder))
-        self._context_length = chosen_context(context_length, nets.context, "the bundle's")
+        self.context_length = chosen_context(context_length, nets.context, "the bundle's")
         config = bundle.config
         table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._embedding = table
@@ -84,18 +115,12 @@ class StepRuntime(LoadedBmodel):
         except BaseException:
             self._backend.close()
             raise
-        self._vocab_size = self._stages.vocab_size
-        self._position = 0
+        self.position = 0
 
     @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
         return replace(self._stages.counters)
-
-    @property
-    def position(self) -> int:
-        """Tokens in the cache."""
-        return self._position
 
     def plan(self, position: int, count: int) -> list[int]:
         """The tokens that each launch of `read` takes."""
@@ -105,11 +130,11 @@ class StepRuntime(LoadedBmodel):
         """Append a prompt, in as few launches as pay."""
         check_feed(self, tokens)
         done = 0
-        for shape, used in self._nets.plan(self._position, len(tokens)):
+        for shape, used in self._nets.plan(self.position, len(tokens)):
             self._begin_feed()
-            self._launch(shape, self._position, tokens[done : done + used])
+            self._launch(shape, self.position, tokens[done : done + used])
             done += used
-            self._position += used
+            self.position += used
             yield StepOutput(self, shape, self._serial)
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> StepOutput | HostOutput:
@@ -118,30 +143,30 @@ class StepRuntime(LoadedBmodel):
         self._begin_feed()
         if every_row:
             return self._feed_rows(tokens)
-        position, done = self._position, 0
+        position, done = self.position, 0
         for shape, used in self._nets.plan(position, len(tokens)):
             self._check_interrupt()
             self._launch(shape, position + done, tokens[done : done + used])
             done += used
-        self._position = position + done
+        self.position = position + done
         return StepOutput(self, shape, self._serial)
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on; their rows are overwritten later."""
         check_truncate(self, position)
-        self._position = position
+        self.position = position
 
     def save_cache(self) -> SavedCache:
         """Copy the rows in use from the device: bits of halves [2 * layers, position, kv_heads, head_dim]."""
-        return SavedCache(self._position, self._stages.read_bits(0, self._position))
+        return SavedCache(self.position, self._stages.read_bits(0, self.position))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
         """Copy rows to the device."""
         check_saved(saved, position, self._stages.cache_shape(saved.position))
         self._serial += 1
-        self._position = 0
+        self.position = 0
         self._stages.write_bits(0, saved.rows[:, :position])
-        self._position = position
+        self.position = position
 
     def read_token_id(self, shape: StepShape, serial: int) -> int:
         """The device's own choice of the feed with that number."""
@@ -166,7 +191,7 @@ class StepRuntime(LoadedBmodel):
         """
         position, count = cache.shape[1], len(tokens)
         self._serial += 1
-        self._position = 0
+        self.position = 0
         if position:
             self._stages.write_cache(0, cache)
         self._launch(shape, position, tokens)
@@ -180,10 +205,18 @@ class StepRuntime(LoadedBmodel):
         rows = np.empty((len(tokens), self.vocab_size), np.float32)
         for i, token in enumerate(tokens):
             self._check_interrupt()
-            shape = self._nets.shape(1, self._position + i)
+            shape = self._nets.shape(1, self.position + i)
             if shape is None:
-                raise BundleError(f"the bundle has no net for one token after {self._position + i}")
-            self._launch(shape, self._position + i, [token])
+                raise BundleError(f"the bundle has no net for one token after {self.position + i}")
+            self._launch(shape, self.position + i, [token])
             rows[i] = self._stages.logits(shape)[0]
-        self._position += len(tokens)
+        self.position += len(tokens)
         return HostOutput(rows)
+
+
+def open_bmodel(
+    bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
+) -> StepRuntime | PublishedRuntime:
+    """Load a bundle of the kind "bmodel", a published one or bmqwen's; arguments and errors as `StepRuntime`."""
+    kind = PublishedRuntime if bundle.is_published else StepRuntime
+    return kind(bundle, open_backend, context_length=context_length)

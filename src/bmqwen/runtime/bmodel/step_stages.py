@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
-from bmqwen.runtime.bmodel.backend import DeviceBackend
-from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.memory import Memory
-from bmqwen.runtime.bmodel.nets import Port, Stage
+from bmqwen.runtime.bmodel.backend import DeviceBackend, Memory, Port, Stage
+from bmqwen.runtime.bmodel.loaded_bmodel import Counters
 from bmqwen.util.float16 import from_half, to_half
 
 # What a mask adds to the score of a row that must not be seen.
@@ -65,11 +63,6 @@ class StepStages:
             shape: _Launch(self, stage, shape, self._cache, busy) for shape, stage in stages.items()
         }
 
-    @property
-    def vocab_size(self) -> int:
-        """Width of a row of logits."""
-        return self._config.vocab_size
-
     def launch(self, shape: StepShape, position: int, states: NDArray[np.uint16]) -> None:
         """Feed embedded tokens [n, hidden] (bits of halves), n <= shape.tokens, after `position` cached ones.
 
@@ -100,7 +93,7 @@ class StepStages:
 
     def logits(self, shape: StepShape) -> NDArray[np.float32]:
         """Logits float32 [1, vocab] after the last launch, which was of that shape."""
-        rows = np.empty((1, self.vocab_size), np.float32)
+        rows = np.empty((1, self._config.vocab_size), np.float32)
         self._read(self._launches[shape].logits, rows)
         return rows
 

@@ -5,13 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
-from bmqwen.runtime.bmodel.memory import Memory
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.backend import Memory, Network, Port, Stage
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.input_block import InputBlock
+from bmqwen.runtime.bmrt.launch import InputBlock, PreparedLaunch
 from bmqwen.runtime.bmrt.libraries import load_libraries
 from bmqwen.runtime.bmrt.model import Model
-from bmqwen.runtime.bmrt.prepared import PreparedLaunch
 
 
 class BmrtBackend:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from bmqwen.chip.spec import CHIP_NAMES
 from bmqwen.errors import DeviceError
-from bmqwen.runtime.bmrt.libraries import Libraries
-from bmqwen.runtime.bmrt.structs import DeviceMem, HeapStat
+from bmqwen.runtime.bmrt.libraries import DeviceMem, HeapStat, Libraries
 from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
 
 STATUS = {

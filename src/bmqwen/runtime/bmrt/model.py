@@ -9,9 +9,9 @@ import numpy as np
 
 from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import DeviceError
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage, check_fits
+from bmqwen.runtime.bmodel.backend import Network, Port, Stage, check_fits
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.structs import DeviceMem, NetInfo, Shape, Tensor
+from bmqwen.runtime.bmrt.libraries import DeviceMem, NetInfo, Shape, Tensor
 
 # bm_data_type_t. BF16 has no numpy type: its bits travel as uint16.
 DTYPES: dict[int, np.dtype[Any]] = {

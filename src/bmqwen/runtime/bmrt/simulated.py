@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,9 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.steps import StepShape
 from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
-from bmqwen.runtime.bmodel.counters import Counters
-from bmqwen.runtime.bmodel.loaded_bmodel import device_bytes
-from bmqwen.runtime.bmodel.opening import open_bmodel
+from bmqwen.runtime.bmodel.loaded_bmodel import Counters, device_bytes
 from bmqwen.runtime.bmodel.published import PublishedRuntime
-from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
+from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, open_bmodel
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
 
@@ -24,12 +23,15 @@ SPARE = 512 << 20
 
 
 class Target:
-    """What the simulator's process holds: a runtime and its last output."""
+    """What the simulator's process holds: a runtime and its last output. What is not here is the runtime's own."""
 
     def __init__(self, runtime: StepRuntime | PublishedRuntime) -> None:
         """Take the runtime over."""
         self._runtime = runtime
         self._output: Output | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
 
     def facts(self) -> tuple[str, int, int]:
         """What it is called, vocabulary, context length."""
@@ -38,18 +40,6 @@ class Target:
         # By libbmrt it is as usual.
         name += f", {runtime.library}" if runtime.library != BmrtBackend.library else ""
         return name, runtime.vocab_size, runtime.context_length
-
-    def counters(self) -> Counters:
-        """Calls and bytes since loading."""
-        return self._runtime.counters
-
-    def memory_used(self) -> int | None:
-        """As `DeviceBackend.memory_used`."""
-        return self._runtime.memory_used
-
-    def plan(self, position: int, count: int) -> list[int]:
-        """As the runtime's own `plan`."""
-        return self._runtime.plan(position, count)
 
     def feed(self, position: int, tokens: Sequence[int], every_row: bool) -> None:
         """As `Runtime.feed`, after `position` tokens; later ones are forgotten first."""
@@ -60,10 +50,6 @@ class Target:
         """As `Runtime.save_cache`, of the first `position` tokens."""
         self._runtime.truncate(position)
         return self._runtime.save_cache()
-
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
-        """As `Runtime.restore_cache`."""
-        self._runtime.restore_cache(saved, position)
 
     def greedy(self) -> int:
         """As `Output.greedy`."""
@@ -78,10 +64,6 @@ class Target:
         if not isinstance(self._runtime, StepRuntime):
             raise InputError("this bundle has no step nets")
         return self._runtime.run_stage(shape, tokens, cache)
-
-    def close(self) -> None:
-        """Free everything."""
-        self._runtime.close()
 
     def _last(self) -> Output:
         if self._output is None:
@@ -115,6 +97,10 @@ class SimulatedRuntime:
     """A `bmqwen.runtime.base.Runtime` on the simulator.
 
     The position is kept on this side and sent with every call: a call that was interrupted leaves no trace.
+
+    Attributes:
+        name: that it is the simulator, and of what.
+        vocab_size, context_length, position: as of `Runtime`.
     """
 
     def __init__(
@@ -138,7 +124,7 @@ class SimulatedRuntime:
         Raises:
             BundleError, InputError, DeviceError, MissingDependencyError: as `StepRuntime` does.
         """
-        self._position = 0
+        self.position = 0
         self._worker = Worker(
             opener,
             {"bundle": bundle, "folder": folder, "context_length": context_length, "device": device},
@@ -146,27 +132,7 @@ class SimulatedRuntime:
             environment=simulator_environment(device_bytes(bundle) + SPARE),
         )
         facts: tuple[str, int, int] = self._worker.call("facts")
-        self._name, self._vocab_size, self._context_length = facts
-
-    @property
-    def name(self) -> str:
-        """That it is the simulator, and of what."""
-        return self._name
-
-    @property
-    def vocab_size(self) -> int:
-        """Width of a row of logits."""
-        return self._vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens that the cache can hold."""
-        return self._context_length
-
-    @property
-    def position(self) -> int:
-        """Tokens in the cache."""
-        return self._position
+        self.name, self.vocab_size, self.context_length = facts
 
     @property
     def counters(self) -> Counters:
@@ -184,39 +150,39 @@ class SimulatedRuntime:
         """Append a prompt, launch by launch."""
         check_feed(self, tokens)
         done = 0
-        for count in self._worker.call("plan", self._position, len(tokens)):
+        for count in self._worker.call("plan", self.position, len(tokens)):
             yield self.feed(tokens[done : done + count])
             done += count
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> SimulatedOutput:
         """Append tokens and simulate what follows them: about a second for a million of products."""
         check_feed(self, tokens)
-        self._worker.call("feed", self._position, [int(token) for token in tokens], every_row)
-        self._position += len(tokens)
+        self._worker.call("feed", self.position, [int(token) for token in tokens], every_row)
+        self.position += len(tokens)
         return SimulatedOutput(self._worker)
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on."""
         check_truncate(self, position)
-        self._position = position
+        self.position = position
 
     def save_cache(self) -> SavedCache:
         """Copy the cache out of the simulator's process."""
-        saved: SavedCache = self._worker.call("save_cache", self._position)
+        saved: SavedCache = self._worker.call("save_cache", self.position)
         return saved
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
         """Copy a saved cache into the simulator's process."""
-        self._position = 0
+        self.position = 0
         self._worker.call("restore_cache", saved, position)
-        self._position = position
+        self.position = position
 
     def interrupt(self) -> None:
         """A launch of the simulator cannot be interrupted; a feed runs to its end."""
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """As `StepRuntime.run_stage`."""
-        self._position = 0
+        self.position = 0
         result: StageResult = self._worker.call("run_stage", shape, list(tokens), cache)
         return result
 

@@ -10,8 +10,7 @@ from weakref import WeakSet
 from bmqwen.artifact.bmodel import IO_ALONE, check_bmodel, read_description
 from bmqwen.chip.spec import DEFAULT_CHIP, SAIL_NAMES
 from bmqwen.errors import DeviceError
-from bmqwen.runtime.bmodel.memory import Memory
-from bmqwen.runtime.bmodel.nets import Network, Port, Stage
+from bmqwen.runtime.bmodel.backend import Memory, Network, Port, Stage
 from bmqwen.runtime.c_output import c_output_on_stderr
 from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.runtime.bmodel.nets import Port, Stage, check_fits
+from bmqwen.runtime.bmodel.backend import Port, Stage, check_fits
 from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
 from bmqwen.runtime.sail.module import sail_errors
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bmqwen.chip import problems
 from bmqwen.errors import DeviceError, MissingDependencyError
-from bmqwen.runtime.bmodel.nets import Port
+from bmqwen.runtime.bmodel.backend import Port
 from bmqwen.runtime.sail.module import DTYPES, sail_errors, sail_version
 
 
