@@ -148,7 +148,7 @@ def test_a_simulator_that_hangs_is_replaced(
 ) -> None:
     bundle = compiled("qwen1.5", "int4", 1).bundle
     # Its launches take a fraction of a second, and on a busy machine not many.
-    options = ("--engine", "sim", "--hang-seconds", "20", "--max-tokens", "60")
+    options = ("--engine", "sim", "--hang-seconds", "6", "--max-tokens", "60")
     with live_server(bundle.folder, *options, cache=serve_folder / "cache") as server:
         stream = server.stream("talk")
         next(stream)
