@@ -7,7 +7,7 @@ import pytest
 
 from bmqwen.errors import ConfigError
 from bmqwen.quant.precision import Precision
-from bmqwen.resolve import conversions, resolve_bundle
+from bmqwen.resolve import cached_bundles, resolve_bundle
 from bmqwen.util.progress import Silent
 from support.checkpoints import tiny_config, write_checkpoint, write_gguf
 
@@ -24,7 +24,7 @@ def test_a_model_without_a_chat_template_is_refused_before_its_conversion(tmp_pa
         ConfigError, match=r"base-model/tokenizer_config\.json has no chat_template.* beside it"
     ):
         resolve_bundle(str(folder), SMALL, progress=Silent(), chats=True)
-    assert conversions() == []
+    assert cached_bundles() == []
     (folder / "chat_template.jinja").write_text(template)
     assert resolve_bundle(str(folder), SMALL, progress=Silent(), chats=True).model == "base-model"
     (folder / "chat_template.jinja").unlink()
@@ -36,4 +36,4 @@ def test_so_is_a_gguf_file(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", tiny_config(), values={"tokenizer.chat_template": ""})
     with pytest.raises(ConfigError, match=r"m\.gguf has no chat_template.*version of the model$"):
         resolve_bundle(str(path), SMALL, progress=Silent(), chats=True)
-    assert conversions() == []
+    assert cached_bundles() == []

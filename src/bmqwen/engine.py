@@ -111,7 +111,7 @@ def load(
     device: int = 0,
     saved_bytes: int = 0,
 ) -> Engine:
-    """Load a model by whatever names it, downloading and converting it on first use.
+    """Load a model by any of its names, downloading and converting it on first use.
 
     Args:
         model: short name, hub id, folder, GGUF file or bundle; None: the demo model.

@@ -1,4 +1,4 @@
-"""From whatever MODEL names to a bundle on disk: download, conversion, and the cache of both."""
+"""From what MODEL names to a bundle on disk: download, conversion, and the cache of both."""
 
 import contextlib
 import re
@@ -20,7 +20,7 @@ from bmqwen.util.storage import path_lock, storage_errors
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 
-def convert(
+def export_model(
     model: str | None,
     folder: Path,
     precision: Precision,
@@ -50,8 +50,8 @@ def resolve_bundle(
     chats: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Bundle:
-    """The bundle to run for MODEL: itself where it is one or a published bmodel, else its conversion, made on first use
-    and kept.
+    """Return the bundle to run for MODEL: itself where it is one or a published bmodel, else its conversion, made on
+    first use and kept.
 
     Args:
         model: as users name it.
@@ -109,8 +109,8 @@ def _is_known_checkpoint(model: str | None) -> bool:
     return False
 
 
-def conversions() -> list[Bundle]:
-    """The cache's converted models that can be read, by name."""
+def cached_bundles() -> list[Bundle]:
+    """Return the bundles of the cache that can be read, by name."""
     folder = cache_folder("bundles")
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -128,7 +128,7 @@ def remove_model(name: str) -> int:
     Raises:
         InputError: nothing of that name is there.
     """
-    hub, there = Hub(), conversions()
+    hub, there = Hub(), cached_bundles()
     found = hub.named(name)
     names = {name, *(model_name(model.path) for model in found)}
     made = [bundle for bundle in there if bundle.folder.name == name or bundle.model in names]

@@ -107,7 +107,7 @@ class DeviceRuntime(Protocol):
 
     @property
     def memory_used(self) -> int | None:
-        """Bytes of device memory in use, by whomever; None when the device does not tell."""
+        """Bytes of device memory in use by all programs; None when the device does not tell."""
 
 
 class HostOutput:

@@ -24,7 +24,7 @@ from bmqwen.runtime.base import (
 from bmqwen.util.installation import install_command
 from bmqwen.util.text import counted
 
-# Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C is felt at once.
+# Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C takes effect at once.
 CHUNK = 256
 # Kernels compute rows in groups of two or four, and a row that is left over with other rounding. Products work through
 # blocks of 128 rows, attention through blocks of twice the head's size, and a row alone in a block is another kernel's.

@@ -23,11 +23,13 @@ def export(
 ) -> None:
     """Write MODEL as ONNX: a folder with graph, weights and tokenizer that `bmqwen chat` and other tools open."""
     from bmqwen.quant.precision import Precision
-    from bmqwen.resolve import convert
+    from bmqwen.resolve import export_model
 
     precision = Precision.choose(quant, group_size, lm_head)
     with progress_bar() as bar:
-        bundle = convert(model, output, precision, plain=plain, replace=force, offline=offline, progress=bar)
+        bundle = export_model(
+            model, output, precision, plain=plain, replace=force, offline=offline, progress=bar
+        )
     if json:
         print_json(
             {

@@ -31,9 +31,9 @@ def list_models(json: options.Json = False) -> None:
     """List the models in the cache with their conversions, and what can be pulled by a short name."""
     from bmqwen.hub.catalog import MODELS, PUBLISHED
     from bmqwen.hub.hub import Hub
-    from bmqwen.resolve import conversions
+    from bmqwen.resolve import cached_bundles
 
-    cached, converted = Hub().models(), conversions()
+    cached, converted = Hub().models(), cached_bundles()
     if json:
         print_json(
             {

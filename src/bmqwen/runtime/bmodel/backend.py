@@ -81,7 +81,7 @@ class Network:
 
 
 def check_fits(stage: Stage, what: str, ports: Sequence[Port], memory: Sequence[Memory]) -> None:
-    """Raise DeviceError unless there is enough memory for each input or output of a launch, whatever `what` says."""
+    """Raise DeviceError unless there is enough memory for each port of a launch; `what` is "input" or "output"."""
     if len(memory) != len(ports):
         raise DeviceError(f"net {stage.net} takes {len(ports)} {what}s, not {len(memory)}")
     for port, piece in zip(ports, memory, strict=True):
@@ -188,7 +188,7 @@ class DeviceBackend(Protocol):
         """Wait for all launches."""
 
     def memory_used(self) -> int | None:
-        """Bytes of device memory in use, by whomever; None when the device does not tell."""
+        """Bytes of device memory in use by all programs; None when the device does not tell."""
 
     def close(self) -> None:
         """Free everything. May be called twice."""

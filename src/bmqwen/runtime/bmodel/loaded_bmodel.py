@@ -63,7 +63,7 @@ class LoadedBmodel:
 
     @property
     def memory_used(self) -> int | None:
-        """Bytes of device memory in use, by whomever; None when the device does not tell."""
+        """Bytes of device memory in use by all programs; None when the device does not tell."""
         return self._backend.memory_used()
 
     def interrupt(self) -> None:

@@ -126,7 +126,7 @@ class PublishedRuntime(LoadedBmodel):
         self._tokens.extend(saved.tokens[:position])
 
     def interrupt(self) -> None:
-        """End a feed between two tokens; a prompt that is read at once is read to its end."""
+        """End a feed between two tokens; a prompt that is read in one piece is read to its end."""
         self._interrupted = True
 
     def current(self, serial: int) -> PublishedNets:

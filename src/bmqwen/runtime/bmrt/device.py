@@ -186,7 +186,7 @@ class Device:
         return None
 
     def used(self) -> int | None:
-        """Bytes of device memory in use, by whomever; on the simulator by us; None when the device does not tell."""
+        """Return the bytes of device memory in use (of the simulator: by us); None when the device does not tell."""
         heaps = self.heaps()
         if heaps:
             return sum(int(heap.total) - int(heap.available) for heap in heaps)

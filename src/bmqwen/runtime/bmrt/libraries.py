@@ -187,7 +187,7 @@ def load_simulator(folder: Path) -> bool:
     """Load what simulates a chip, if the folder has it, and tell that. Raises OSError if it cannot be loaded."""
     simulator = _first(folder, SIMULATOR_NAMES)
     if simulator is not None:
-        # libbmlib looks for it when a device is opened; loaded already, it is found whatever it is called.
+        # libbmlib looks for it when a device is opened; loaded already, it is found under any name.
         c.CDLL(str(simulator), mode=c.RTLD_GLOBAL)
     return simulator is not None
 
