@@ -76,6 +76,12 @@ def test_an_engine_that_fails_while_it_answers(failing: FailingServer, how: str,
     assert "engine 0 is ready again" in failing.log
 
 
+def test_no_request_is_lost_with_an_engine_that_had_not_begun_it(failing: FailingServer) -> None:
+    for _ in range(3):
+        os.kill(failing.engines[0], signal.SIGKILL)
+        assert failing.post("/v1/chat/completions", SHORT).status_code == 200
+
+
 def test_an_engine_that_fails_while_it_is_loaded_again_and_again(failing: FailingServer) -> None:
     failing.fail("load", "exit", "always")
     os.kill(failing.engines[0], signal.SIGKILL)
@@ -121,7 +127,7 @@ def test_an_engine_that_hangs_while_it_is_closed(
     ("how", "reason"),
     [
         ("exit", "engine 0 ended unexpectedly (exit status 7)"),
-        ("hang", "engine 0 was not loaded after 6 seconds and was killed"),
+        ("hang", "engine 0 was not loaded after 2 seconds and was killed"),
         ("DeviceError", "the chip does not answer"),
     ],
 )
@@ -129,7 +135,7 @@ def test_a_server_whose_engine_never_was_ready_ends(
     chatterbox: Path, serve_folder: Path, tmp_path: Path, how: str, reason: str
 ) -> None:
     fault = tmp_path / "fault"
-    server = FailingServer(chatterbox, "--load-seconds", "6", cache=serve_folder / "cache", fault=fault)
+    server = FailingServer(chatterbox, "--load-seconds", "2", cache=serve_folder / "cache", fault=fault)
     server.fail("load", how, "always")
     with pytest.raises(RuntimeError, match="did not start") as caught, server:
         pass

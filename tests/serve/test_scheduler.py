@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
+from bmqwen.errors import BmqwenError, BusyError, EngineLostError, NotReadyError, SlowRequestError
 from bmqwen.generate.params import Completion, Piece, SamplingParams, Usage
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.replica import EngineConfig, Replica
@@ -144,6 +144,25 @@ def test_how_long_to_wait_is_learned_from_how_long_answers_take() -> None:
         assert await asked_to_wait(scheduler) <= 2
 
     run(test, queue_limit=3)
+
+
+def test_a_job_that_was_not_begun_goes_to_another_engine_but_once() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        first, later = job(), job()
+        scheduler.submit(first)
+        scheduler.submit(job())
+        scheduler.submit(later)
+        for end in range(2):
+            (holder,) = [replica for replica in replicas if replica.current is first]
+            holder._lose(EngineLostError("killed"))
+            holder.open()
+            if end:
+                break
+            assert holder.current is first
+        assert isinstance(await error_of(first), EngineLostError)
+        assert later in [replica.current for replica in replicas]
+
+    run(test, engines=2)
 
 
 def test_where_no_engine_is_ready_nobody_is_told_that_they_are_busy() -> None:

@@ -35,7 +35,10 @@ class FailingServer(LiveServer):
 
     def fail(self, when: str, how: str, *always: str) -> None:
         """Have the engine fail the next time, or always; see `support.failing_engine_process`."""
-        self._fault.write_text(" ".join((when, how, *always)))
+        # Engines look for it all the time, and must find it whole.
+        draft = self._fault.with_suffix(".draft")
+        draft.write_text(" ".join((when, how, *always)))
+        draft.replace(self._fault)
 
     def recover(self) -> None:
         """Have the engine fail no more."""

@@ -32,6 +32,8 @@ class Job:
         client: whose turn it is when many wait.
         clock: seconds, for `queue_s`.
         started: when an engine got it.
+        begun: whether the engine began to read it.
+        returned: whether it was put back into the queue, for its engine ended before.
         has_text: whether any text came.
         expired: the error for a job whose time was up before any text came; None while there is time.
     """
@@ -46,6 +48,8 @@ class Job:
     created: float = field(init=False)
     tokens: Tokens = field(init=False)
     started: float | None = None
+    begun: bool = False
+    returned: bool = False
     has_text: bool = False
     expired: BmqwenError | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
@@ -73,9 +77,11 @@ class Job:
             return
         if isinstance(event, Completion) and event.finish_reason == "cancelled" and self.expired is not None:
             event = replace(event, finish_reason="length") if self.has_text else self.expired
-        if isinstance(event, Piece):
+        if isinstance(event, Started):
+            self.begun = True
+        elif isinstance(event, Piece):
             self.has_text = True
-        elif not isinstance(event, Started):
+        else:
             self.state = "over"
         self._events.put_nowait(event)
 

@@ -104,10 +104,17 @@ class Replica:
         self,
         index: int,
         config: EngineConfig,
-        on_change: Callable[[], None],
+        on_change: Callable[[Job | None], None],
         on_failure: Callable[[BmqwenError], None],
     ) -> None:
-        """`on_change`: it is free, or no longer there; `on_failure`: it could not be loaded at its first start."""
+        """Nothing runs before `open`.
+
+        Args:
+            index: its number.
+            config: what it is to load.
+            on_change: is called when it is free, or no longer there: then with the job that it had not begun, if any.
+            on_failure: is called if it cannot be loaded at its first start.
+        """
         self.index, self._config = index, config
         self._on_change, self._on_failure = on_change, on_failure
         self.state: State = "loading"
@@ -202,7 +209,7 @@ class Replica:
             except Exception as problem:
                 LOG.exception("engine %d: its messages cannot be used", self.index)
                 error = DeviceError(f"engine {self.index} sent what cannot be used: {problem!r}")
-            self.state, self.problem = "failed", str(error)
+            self._lose(error)
             if self.facts is None and (self._refused or self._failures + 1 >= FIRST_TRIES):
                 self._on_failure(error)
                 return
@@ -210,7 +217,6 @@ class Replica:
             self._failures += 1
             self.restarts += 1
             LOG.warning("%s; starting it again%s", error, f" in {pause:g} seconds" if pause else "")
-            self._lose(error)
             await asyncio.sleep(pause)
             self.state = "loading"
 
@@ -223,14 +229,21 @@ class Replica:
         try:
             reader, self._writer = await asyncio.open_connection(sock=child.socket, limit=LINE_BYTES)
             self._send({"op": "load", **asdict(self._config)})
+            error: BmqwenError | None = None
             # An engine that is killed may leave half a line.
             with contextlib.suppress(ConnectionError, json.JSONDecodeError):
-                while line := await reader.readline():
-                    if (error := self.receive(decode(line))) is not None:
-                        await asyncio.to_thread(child.log_output)
-                        return error if self.facts is None else self._failed(error)
-            ended: BmqwenError = await asyncio.to_thread(child.ended)
-            return self._hung or ended
+                while error is None and (line := await reader.readline()):
+                    error = self.receive(decode(line))
+            self.state = "failed"
+            if error is None:
+                ended = await asyncio.to_thread(child.ended)
+                error = self._hung or ended
+            else:
+                await asyncio.to_thread(child.log_output)
+                if self.facts is not None:
+                    error = DeviceError(f"engine {self.index} failed: {error}")
+            self._lose(error)
+            return error
         finally:
             self.pid = self._child = None
             self._ending.stop()
@@ -250,7 +263,7 @@ class Replica:
         self.state, self.problem = "ready", ""
         if self.restarts:
             LOG.warning("engine %d is ready again", self.index)
-        self._on_change()
+        self._on_change(None)
 
     def _finish(self, job: Job, message: Message) -> None:
         self.memory = EngineState(**message["state"])
@@ -270,7 +283,7 @@ class Replica:
             job.publish(completion)
         else:
             job.publish(error_from_wire(message["error"]))
-        self._on_change()
+        self._on_change(None)
 
     def _end_silent(self) -> None:
         self._end_hung(
@@ -294,14 +307,14 @@ class Replica:
             # A driver may hold even a killed process: its end of the connection is not waited for.
             self._writer.transport.abort()
 
-    def _failed(self, error: BmqwenError) -> BmqwenError:
-        """The error of an engine that was loaded once, as the log names it."""
-        return DeviceError(f"engine {self.index} failed: {error}")
-
     def _lose(self, error: BmqwenError) -> None:
-        """Tell the client whom it was answering that the process ended."""
+        """Act on the end of the process: its job is told, or goes back to the queue if it had not been begun."""
+        self.state, self.problem = "failed", str(error)
         job, self.current = self.current, None
         self.cached_prefixes.clear()
+        if job is not None and not job.begun and not job.returned and job.expired is None:
+            self._on_change(job)
+            return
         if job is not None:
             kind = EngineHungError if isinstance(error, EngineHungError) else EngineLostError
             job.publish(
@@ -309,7 +322,7 @@ class Replica:
                     f"the engine stopped while it was answering and is being started again; try again ({error})"
                 )
             )
-        self._on_change()
+        self._on_change(None)
 
 
 def engine_configs(config: EngineConfig, devices: list[int], replicas: int) -> list[EngineConfig]:

@@ -30,6 +30,11 @@ class FairQueue:
         """Add a job."""
         self._clients.setdefault(job.client, deque()).append(job)
 
+    def put_first(self, job: Job) -> None:
+        """Add a job that is the next one."""
+        self._clients.setdefault(job.client, deque()).appendleft(job)
+        self._clients.move_to_end(job.client, last=False)
+
     def take(self, job: Job) -> None:
         """Take a job out to be run: its client's next one waits until all others had their turn."""
         self.remove(job)
@@ -67,7 +72,7 @@ class Scheduler:
         """`configs`: one for each engine; `make` makes them."""
         self.queue_limit, self.seconds = queue_limit, seconds
         self.replicas = [
-            make(index, config, self._dispatch, self._fail) for index, config in enumerate(configs)
+            make(index, config, self._changed, self._fail) for index, config in enumerate(configs)
         ]
         self.failure: asyncio.Future[BmqwenError] = asyncio.get_running_loop().create_future()
         self._queue = FairQueue()
@@ -173,6 +178,13 @@ class Scheduler:
         for timer in self._timers.values():
             timer.cancel()
         await asyncio.gather(*(replica.close() for replica in self.replicas))
+
+    def _changed(self, returned: Job | None) -> None:
+        """Act on a replica that is free, or gone and has not begun its job."""
+        if returned is not None and returned.state != "over":
+            returned.state, returned.started, returned.returned = "queued", None, True
+            self._queue.put_first(returned)
+        self._dispatch()
 
     def _fail(self, error: BmqwenError) -> None:
         """Note that a replica cannot be loaded."""
