@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmqwen.generate.conversation_cache import FEWEST, ConversationCache
+from bmqwen.generate.conversation_cache import FEWEST, ConversationCache, PrefixStore
 from bmqwen.generate.params import Completion, SamplingParams
-from bmqwen.generate.prefix_store import PrefixStore
 from bmqwen.generate.session import Session
 from support.toy_runtime import ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer

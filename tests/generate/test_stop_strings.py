@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmqwen.generate.stop_strings import StopStrings
+from bmqwen.generate.text_stream import StopStrings
 
 LETTERS = st.text("ab\n你", max_size=24)
 

@@ -1,10 +1,110 @@
-"""The K/V of several conversations in host memory, so that going back to one costs only its new tokens."""
+"""The K/V of several conversations in host memory, found again by the longest beginning that a prompt shares."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from bmqwen.generate.prefix_store import Entry, PrefixStore
+import numpy as np
+from numpy.typing import NDArray
+
 from bmqwen.runtime.base import Runtime, SavedCache
+
+Kept = TypeVar("Kept")
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry(Generic[Kept]):
+    """One sequence: whose it is, its tokens, what is kept for it, and what that weighs."""
+
+    owner: str
+    tokens: Tokens
+    kept: Kept
+    weight: int
+
+
+class PrefixStore(Generic[Kept]):
+    """Keeps entries within a budget of weight; those that were used longest ago make room.
+
+    Owners never see each other's entries.
+    """
+
+    def __init__(self, budget: int) -> None:
+        """`budget` is in the unit of the weights."""
+        self.budget = budget
+        self.weight = 0
+        self._entries: OrderedDict[int, Entry[Kept]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, owner: str, tokens: Sequence[int] | Tokens) -> tuple[Entry[Kept] | None, int]:
+        """The owner's entry that shares the most first tokens, and how many; (None, 0) if none shares any."""
+        wanted = as_tokens(tokens)
+        best, length = None, 0
+        for entry in self._entries.values():
+            if entry.owner == owner and (shared := shared_length(entry.tokens, wanted)) > length:
+                best, length = entry, shared
+        return best, length
+
+    def covers(self, owner: str, tokens: Sequence[int]) -> bool:
+        """Whether an entry of the owner begins with all of `tokens`."""
+        return self.find(owner, tokens)[1] == len(tokens)
+
+    def fits(self, weight: int) -> bool:
+        """Whether something of that weight can be kept at all."""
+        return weight <= self.budget
+
+    def put(self, owner: str, tokens: Sequence[int], kept: Kept, weight: int) -> None:
+        """Keep something, unless it is over the budget alone; entries that only begin it are left out from now on."""
+        added = as_tokens(tokens)
+        if not self.fits(weight):
+            return
+        begun = [
+            entry
+            for entry in self._entries.values()
+            if entry.owner == owner and shared_length(entry.tokens, added) == len(entry.tokens)
+        ]
+        for entry in begun:
+            self.remove(entry)
+        self.make_room(weight)
+        entry = Entry(owner, added, kept, weight)
+        self._entries[id(entry)] = entry
+        self.weight += weight
+
+    def touch(self, entry: Entry[Kept]) -> None:
+        """Make an entry the one used last."""
+        if id(entry) in self._entries:
+            self._entries.move_to_end(id(entry))
+
+    def make_room(self, weight: int) -> None:
+        """Let go of the entries used longest ago, until `weight` more fits or none is left."""
+        while self._entries and self.weight + weight > self.budget:
+            self.remove(next(iter(self._entries.values())))
+
+    def remove(self, entry: Entry[Kept]) -> None:
+        """Let go of an entry; nothing if that happened before."""
+        if self._entries.pop(id(entry), None) is not None:
+            self.weight -= entry.weight
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._entries.clear()
+        self.weight = 0
+
+
+def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
+    """Token ids as an array to compare."""
+    return np.asarray(tokens, np.int32)
+
+
+def shared_length(left: Tokens, right: Tokens) -> int:
+    """How many first tokens two sequences share."""
+    count = min(len(left), len(right))
+    differ = np.flatnonzero(left[:count] != right[:count])
+    return int(differ[0]) if len(differ) else count
+
 
 # Fewer tokens are read again sooner than they are copied twice.
 FEWEST = 16

@@ -4,12 +4,11 @@ import time
 from collections.abc import Callable, Generator, Sequence
 
 from bmqwen.errors import ContextLengthError, DeviceError, FeedInterruptedError, InputError
-from bmqwen.generate.answer import Answer
-from bmqwen.generate.conversation_cache import ConversationCache
+from bmqwen.generate.conversation_cache import ConversationCache, as_tokens, shared_length
 from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
-from bmqwen.generate.prefix_store import as_tokens, shared_length
 from bmqwen.generate.sampler import Sampler
+from bmqwen.generate.text_stream import AnswerText
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.runtime.base import Output, Runtime
 
@@ -45,7 +44,7 @@ class Session:
     @property
     def tokens(self) -> tuple[int, ...]:
         """Tokens in the KV cache."""
-        self._agree()
+        self._sync_tokens()
         return tuple(self._tokens)
 
     @property
@@ -111,8 +110,8 @@ class Session:
         start = self._clock()
         grammar = None if params.json_schema is None else self._grammars.of_schema(params.json_schema)
         sampler = Sampler(params, self.runtime.vocab_size, prompt, grammar)
-        answer = Answer(self.tokenizer, params)
-        cached = self._reuse(prompt, owner)
+        answer = AnswerText(self.tokenizer, params)
+        cached = self._reuse_prefix(prompt, owner)
         room = self.runtime.context_length - len(prompt)
         limit = room if params.max_tokens is None else min(room, params.max_tokens)
         output = self._prefill(prompt[cached:], on_prefill, cancelled)
@@ -146,7 +145,7 @@ class Session:
         usage = Usage(len(prompt), cached, sampled, first - start, last - first)
         return Completion("".join(answer.shown), tuple(answer.ids), finish, usage, tuple(answer.logprobs))
 
-    def _choose(self, output: Output, sampler: Sampler, answer: Answer) -> int:
+    def _choose(self, output: Output, sampler: Sampler, answer: AnswerText) -> int:
         if not sampler.needs_logits:
             return output.greedy()
         row = output.logits()[-1]
@@ -155,12 +154,12 @@ class Session:
         answer.note(row, token)
         return token
 
-    def _reuse(self, prompt: list[int], owner: str) -> int:
+    def _reuse_prefix(self, prompt: list[int], owner: str) -> int:
         """Make the cache hold the longest beginning of the prompt that is known, and nothing else.
 
         The prompt's last token is always computed again.
         """
-        self._agree()
+        self._sync_tokens()
         wanted = prompt[:-1]
         shared = 0
         if owner == self._owner:
@@ -213,8 +212,8 @@ class Session:
             self.runtime.truncate(position)
             del self._tokens[position:]
 
-    def _agree(self) -> None:
-        """After an interrupt, the runtime may be a call ahead of the list or, after a failure, behind it."""
+    def _sync_tokens(self) -> None:
+        """Make list and runtime agree: an interrupt may leave the runtime a call ahead, a failure behind."""
         if self.runtime.position > len(self._tokens):
             self.runtime.truncate(len(self._tokens))
         del self._tokens[self.runtime.position :]

@@ -1,8 +1,14 @@
-"""Token ids to text, one by one, never half a character."""
+"""From sampled tokens to shown text: never half a character, never part of a stop string."""
 
 import codecs
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.generate.params import Piece, SamplingParams, TokenLogprob
+from bmqwen.generate.sampler import token_logprob
 from bmqwen.generate.tokenizer import Tokenizer
 
 
@@ -48,3 +54,90 @@ def tokens_showing(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[
         if not detokenizer.pending:
             kept, kept_length = count, shown
     return [*ids[:kept], *tokenizer.encode(text[kept_length:])]
+
+
+class StopStrings:
+    """A filter between the detokenizer and the reader, whose result does not depend on how text is cut.
+
+    The stop string that is complete first ends the text; among those complete at once, the longest.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Text that can be shown now, and whether a stop string was found (nothing follows then)."""
+        if not self._stops:
+            return text, False
+        text = self._held + text
+        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)[1]], True
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep], False
+
+    def flush(self) -> str:
+        """Text held back, once no more can follow."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
+
+
+@dataclass(slots=True)
+class AnswerText:
+    """The text of one generation: `ids` without the stop token, `shown` the texts of its pieces."""
+
+    tokenizer: Tokenizer
+    params: SamplingParams
+    ids: list[int] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    stopped: bool = False
+    _detokenizer: Detokenizer = field(init=False)
+    _stops: StopStrings = field(init=False)
+    _tail: str = ""
+    _noted: TokenLogprob | None = None
+    _reported: int = 0
+
+    def __post_init__(self) -> None:
+        self._detokenizer = Detokenizer(self.tokenizer)
+        self._stops = StopStrings(self.params.stop)
+
+    def note(self, logits: NDArray[np.float32], token: int) -> None:
+        """Keep the log-probabilities of the token that comes next, if they are asked for."""
+        if self.params.logprobs is not None:
+            self._noted = token_logprob(logits, token, self.params.logprobs, self.tokenizer)
+
+    def push(self, token: int) -> Piece | None:
+        """Take a token; the piece to show now, if there is anything to show."""
+        self.ids.append(token)
+        if self._noted is not None:
+            self.logprobs.append(self._noted)
+        text, self.stopped = self._stops.push(self._detokenizer.push(token))
+        return self._piece(text) if text else None
+
+    def end_of_text(self) -> None:
+        """The model ended the answer: a character that it left unfinished is shown as U+FFFD."""
+        text, self.stopped = self._stops.push(self._detokenizer.finish())
+        self._tail = text
+
+    def rest(self) -> Piece | None:
+        """What was held back, and the log-probabilities that no piece carried."""
+        text = self._tail + ("" if self.stopped else self._stops.flush())
+        return self._piece(text) if text or self._reported < len(self.logprobs) else None
+
+    def _piece(self, text: str) -> Piece:
+        self.shown.append(text)
+        fresh = tuple(self.logprobs[self._reported :])
+        self._reported = len(self.logprobs)
+        return Piece(text, fresh)

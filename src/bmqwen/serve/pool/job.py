@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bmqwen.errors import BmqwenError
+from bmqwen.generate.conversation_cache import Tokens, as_tokens
 from bmqwen.generate.params import Completion, Piece, SamplingParams
-from bmqwen.generate.prefix_store import Tokens, as_tokens
 
 State = Literal["new", "queued", "running", "over"]
 _numbers = itertools.count(1)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from bmqwen.errors import BmqwenError, DeviceError, EngineHungError, EngineLostError
-from bmqwen.generate.prefix_store import PrefixStore
+from bmqwen.generate.conversation_cache import PrefixStore
 from bmqwen.runtime.child_process import ChildProcess
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.watchdog import Watchdog
