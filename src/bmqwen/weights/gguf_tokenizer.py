@@ -1,29 +1,22 @@
 """Hugging Face's tokenizer files, built from a GGUF file's metadata."""
 
 import json
+from typing import TYPE_CHECKING
 
 from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.weights.gguf_file import GgufFile
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5
 
-# The published tokenizer.json files of Qwen1.5/Qwen2.5 and of SmolLM2 have these parts.
+# As in the published tokenizer.json of Qwen1.5 to Qwen3.
 _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-_PRE_TOKENIZERS: dict[str, list[dict[str, object]]] = {
-    "qwen2": [
-        {"type": "Split", "pattern": {"Regex": _QWEN2_SPLIT}, "behavior": "Isolated", "invert": False},
-        dict(_BYTE_LEVEL),
-    ],
-    "smollm": [
-        {"type": "Digits", "individual_digits": True},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-    ],
-}
-_NORMALIZERS: dict[str, dict[str, str] | None] = {"qwen2": {"type": "NFC"}, "smollm": None}
+_KINDS = ("qwen2", "smollm")
 
 
 def gguf_tokenizer_files(file: GgufFile) -> dict[str, bytes]:
@@ -50,8 +43,8 @@ class _Vocabulary:
         model, self.kind = (file.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
         if model != "gpt2":
             raise self._unsupported("model", model, "gpt2")
-        if self.kind not in _PRE_TOKENIZERS:
-            raise self._unsupported("pre", self.kind, " and ".join(_PRE_TOKENIZERS))
+        if self.kind not in _KINDS:
+            raise self._unsupported("pre", self.kind, " and ".join(_KINDS))
         if len(set(tokens)) != len(tokens):
             raise CheckpointError(f"{self._source}: tokenizer.ggml.tokens has a token twice")
         types = file.metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
@@ -62,10 +55,8 @@ class _Vocabulary:
         self.tokens, self.types = tokens, types
 
     def files(self) -> dict[str, bytes]:
-        tokenizer = json.dumps(self._tokenizer(), ensure_ascii=False)
-        self._check(tokenizer)
         return {
-            "tokenizer.json": tokenizer.encode(),
+            "tokenizer.json": self._tokenizer().encode(),
             "tokenizer_config.json": json.dumps(self._tokenizer_config(), ensure_ascii=False).encode(),
             "generation_config.json": json.dumps(self._generation_config()).encode(),
         }
@@ -79,7 +70,10 @@ class _Vocabulary:
             if kind == _USER_DEFINED or kind in special
         }
 
-    def _tokenizer(self) -> dict[str, object]:
+    def _tokenizer(self) -> str:
+        """The text of tokenizer.json."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+
         added = self._added()
         normal = [i for i, kind in enumerate(self.types) if kind != _UNUSED and i not in added]
         # Added tokens after the vocabulary get the next ids; those in its midst must be part of it.
@@ -87,53 +81,28 @@ class _Vocabulary:
         tail = [index for index in added if index >= end]
         if tail != list(range(end, end + len(tail))):
             end = tail[-1] + 1
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [
-                {
-                    "id": index,
-                    "content": self.tokens[index],
-                    "single_word": False,
-                    "lstrip": False,
-                    "rstrip": False,
-                    "normalized": False,
-                    "special": special,
-                }
-                for index, special in added.items()
-            ],
-            "normalizer": _NORMALIZERS[str(self.kind)],
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[str(self.kind)]},
-            "post_processor": dict(_BYTE_LEVEL),
-            "decoder": dict(_BYTE_LEVEL),
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": "",
-                "end_of_word_suffix": "",
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "vocab": {token: index for index, token in enumerate(self.tokens[:end])},
-                "merges": self._file.strings("tokenizer.ggml.merges") or [],
-            },
-        }
-
-    def _check(self, text: str) -> None:
-        """Let the library load it, since it finds merges of tokens that are not there."""
-        from tokenizers import Tokenizer
-
+        vocab = {token: index for index, token in enumerate(self.tokens[:end])}
+        pairs = (merge.partition(" ") for merge in self._file.strings("tokenizer.ggml.merges") or [])
         try:
-            tokenizer = Tokenizer.from_str(text)
+            tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[(left, right) for left, _, right in pairs]))
+            tokenizer.add_tokens(
+                [
+                    AddedToken(self.tokens[i], special=special, normalized=False)
+                    for i, special in added.items()
+                ]
+            )
         except Exception as error:  # the library raises plain Exception
             cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise CheckpointError(f"{self._source}: the tokenizer is damaged ({cause})") from None
-        for index in self._added():
+        for index in added:
             if tokenizer.token_to_id(self.tokens[index]) != index:
                 raise CheckpointError(
                     f"{self._source}: token {index} of the tokenizer has no place of its own"
                 )
+        _split_as(str(self.kind), tokenizer)
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        return str(tokenizer.to_str())
 
     def _tokenizer_config(self) -> dict[str, object]:
         special = [self.tokens[index] for index, special in self._added().items() if special]
@@ -181,3 +150,15 @@ class _Vocabulary:
             f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]!r}, which is unsupported; "
             f"supported: {supported}"
         )
+
+
+def _split_as(kind: str, tokenizer: "Tokenizer") -> None:
+    """Give a tokenizer the normalisation and the splitting of the published ones of its kind."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "qwen2")
+    parts: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True), byte_level]
+    if kind == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+        parts[0] = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
