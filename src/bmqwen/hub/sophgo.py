@@ -204,42 +204,33 @@ def known_servers() -> list[Server]:
 
 def reachable(servers: Sequence[Server], seconds: float) -> list[Server]:
     """Return those that take a connection within some seconds, in the order given."""
-    answers: dict[int, bool] = {}
+    answers: set[Server] = set()
 
-    def ask(index: int, server: Server) -> None:
+    def ask(server: Server) -> None:
         with suppress(OSError), socket.create_connection((server.host, server.port), seconds):
-            answers[index] = True
+            answers.add(server)
 
-    threads = [
-        threading.Thread(target=ask, args=(i, server), daemon=True) for i, server in enumerate(servers)
-    ]
-    deadline = time.monotonic() + seconds
+    threads = [threading.Thread(target=ask, args=(server,), daemon=True) for server in servers]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        # The first that answer do: others may be behind a wall that swallows everything.
-        while thread.is_alive() and time.monotonic() < deadline and not answers:
-            thread.join(0.05)
-    return [server for index, server in enumerate(servers) if index in answers]
+    deadline = time.monotonic() + seconds
+    # The first that answers will do: others may be behind a firewall that swallows everything.
+    while not answers and time.monotonic() < deadline and any(thread.is_alive() for thread in threads):
+        time.sleep(0.02)
+    return [server for server in servers if server in answers]
 
 
 def _run(command: Sequence[str], folder: Path, log: Path, report: Report, stall: float) -> int:
-    """Run dfss in `folder`, watched by what it writes: it reports nothing itself, and may hang.
-
-    It is ended with everything that it started when this is left early.
+    """Run dfss, which reports nothing itself and may hang, and return its exit code.
 
     Args:
         command: program and arguments.
         folder: where it works and downloads to.
         log: file for what it prints.
         report: is told the bytes in the folder, as they grow.
-        stall: seconds without a byte or a word after which it is given up.
+        stall: seconds without a byte or a word after which it is killed.
 
-    Returns:
-        Its exit code.
-
-    Raises:
-        DownloadError: it stalled.
+    Raises DownloadError: it was killed.
     """
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -3,13 +3,13 @@
 import fnmatch
 import hashlib
 import threading
-import time
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bmqwen.errors import BmqwenError, DownloadError, InputError
+from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.catalog import Model
 from bmqwen.util.progress import Progress, Report
 
@@ -189,37 +189,26 @@ def gguf_names(names: Iterable[str]) -> list[str]:
     return sorted(name for name in fnmatch.filter(names, "*.gguf") if "-of-" not in name)
 
 
-class Inquiry:
-    """Asks a source for a model, on a thread that nobody waits for longer than wanted.
+def inquire(place: Source, model: Model, patience: float) -> Future[Release]:
+    """Ask a source for a model on a thread that nobody has to wait for.
 
     A firewall can make even the look-up of a host's name hang, which no timeout of a client library bounds.
 
     Args:
-        place: whom to ask.
-        model: what for.
+        place: the source.
+        model: what is wanted.
         patience: seconds that the source may take, for its own timeouts.
+
+    Returns:
+        What `Source.find` returns or raises, once it does.
     """
+    future: Future[Release] = Future()
 
-    def __init__(self, place: Source, model: Model, patience: float) -> None:
-        self.place = place
-        self._model = model
-        self._patience = patience
-        self._answer: Release | BmqwenError | None = None
-        self._defect: Exception | None = None
-        self._thread = threading.Thread(target=self._ask, name=f"ask {place.title}", daemon=True)
-        self._thread.start()
-
-    def answer(self, deadline: float) -> Release | BmqwenError | None:
-        """Return what the source has, or why it has nothing; None after `deadline`, a time of `time.monotonic`."""
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._defect is not None:
-            raise self._defect
-        return self._answer
-
-    def _ask(self) -> None:
+    def ask() -> None:
         try:
-            self._answer = self.place.find(self._model, self._patience)
-        except BmqwenError as error:
-            self._answer = error
-        except Exception as error:  # ours: shown where the answer is asked for
-            self._defect = error
+            future.set_result(place.find(model, patience))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=ask, name=f"ask {place.title}", daemon=True).start()
+    return future
