@@ -7,7 +7,6 @@ import pytest
 
 from bmqwen.artifact.bmodel import read_description
 from bmqwen.artifact.footprint import bmodel_footprint, footprint
-from bmqwen.artifact.steps import step_shapes
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import describe
@@ -65,7 +64,7 @@ def test_footprint_is_what_the_compiler_makes(
     description = read_description(bmodel)
     read = bmodel_footprint(description)
     io_bytes = max(stage.io_bytes for stage in description.nets["step"].stages)
-    expected = footprint(config, precision, context, step_shapes(context))
+    expected = footprint(config, precision, context)
     # To the byte: weights, and inputs and outputs, which the tool does not count.
     assert expected.weights == int(said[2]) == read.weights
     assert expected.pieces[-1] == io_bytes

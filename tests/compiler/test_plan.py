@@ -77,38 +77,37 @@ def test_contexts_that_cannot_be(context: int) -> None:
 
 def test_sizes_are_those_of_a_compiled_model() -> None:
     """Against what the compiler really made of this shape: 858,251,264 bytes, 1,000,572,672 on the chip."""
-    size = sizes(SMALL, Precision("int4", 64, "int4"), 512, step_shapes(512))
+    size = sizes(SMALL, Precision("int4", 64, "int4"), 512)
     # The file has the chip's kernels in it, too.
     assert 0.97 < size.chip.weights / 858_251_264 < 1
     assert size.chip.total == pytest.approx(1_000_572_672, rel=0.005)
     assert size.table == 2 * 151936 * 2048
     assert size.bundle > 858_251_264 + size.table
     # With a head of 8 bits: the file of weights that was really written.
-    assert sizes(SMALL, INT4, 512, step_shapes(512)).weight_file == pytest.approx(1_027_017_478, rel=0.01)
+    assert sizes(SMALL, INT4, 512).weight_file == pytest.approx(1_027_017_478, rel=0.01)
 
 
 def test_context_that_exceeds_the_chip_names_one_that_fits() -> None:
-    shapes = step_shapes(32768)
     with pytest.raises(
         InputError, match=r"needs 2\d\.\d GiB .* K/V cache 16\.2.* at most 14\.4.*: choose --seq-len"
     ) as caught:
-        check_device_memory(LARGE, INT4, 32768, sizes(LARGE, INT4, 32768, shapes))
+        check_device_memory(LARGE, INT4, 32768)
     fitting = int(str(caught.value).split("--seq-len ")[-1].split()[0])
-    check_device_memory(LARGE, INT4, fitting, sizes(LARGE, INT4, fitting, step_shapes(fitting)))
+    check_device_memory(LARGE, INT4, fitting)
     more = fitting + 256
     with pytest.raises(InputError):
-        check_device_memory(LARGE, INT4, more, sizes(LARGE, INT4, more, step_shapes(more)))
+        check_device_memory(LARGE, INT4, more)
 
 
 @pytest.mark.parametrize("config", [qwen(8192, 80, 49152, 64), LARGE])
 def test_weights_that_exceed_the_largest_heap(config: ModelConfig) -> None:
     f16 = Precision("f16", 64, "f16")
     with pytest.raises(InputError, match=r"which the weights have to fit into: choose a smaller --quant"):
-        check_device_memory(config, f16, 512, sizes(config, f16, 512, step_shapes(512)))
+        check_device_memory(config, f16, 512)
 
 
 def test_jobs_follow_memory() -> None:
-    needed = sizes(LARGE, INT4, 512, step_shapes(512)).compiler
+    needed = sizes(LARGE, INT4, 512).compiler
     assert parallel_jobs(needed, 5, 3, available=1 << 30) == 3
     assert parallel_jobs(needed, 2, 3, available=1 << 30) == 2
     assert 1 <= parallel_jobs(needed, 4096, None, available=1 << 50) <= 4096

@@ -16,7 +16,6 @@ import pytest
 import typer
 
 from bmqwen.artifact.footprint import fits, footprint, longest_context
-from bmqwen.artifact.steps import step_shapes
 from bmqwen.chip.memory import largest_heaps, plan_layout
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.app import app
@@ -244,11 +243,10 @@ def test_sizes_are_those_that_the_compiler_estimates(page: str) -> None:
         r"^\| Qwen1\.5-(\S+) \| int4 / int8 / f16 \|(.*)\|$", text_of(ROOT / page), re.MULTILINE
     )
     assert [size for size, _ in rows] == list(QWEN15)
-    shapes = step_shapes(512)
     for size, row in rows:
         expected: list[list[int]] = []
         for form in ("int4", "int8", "f16"):
-            found = sizes(QWEN15[size], Precision.choose(form, 64), 512, shapes)
+            found = sizes(QWEN15[size], Precision.choose(form, 64), 512)
             expected.append([found.chip.total, found.compiler, found.scratch(1), found.bundle])
         stated = [
             [float(number) for number in cell.removesuffix(" GB ").split("/")] for cell in row.split("|")
@@ -263,14 +261,13 @@ def test_memory_is_what_the_arithmetic_gives(page: str) -> None:
     delivered = largest_heaps(replace(DEFAULT_CHIP.board, most=DEFAULT_CHIP.board.now))
     for size, form, row in rows:
         config, precision = QWEN15[size], Precision.choose(form, 64, form)
-        short, long = (footprint(config, precision, n, step_shapes(n)) for n in (512, 2048))
+        short, long = (footprint(config, precision, n) for n in (512, 2048))
         sizes_mib = [round(n / 2**20) for n in (short.weights, short.cache, short.total, long.total)]
         longest = [
-            longest_context(config, precision, step_shapes, lambda need: fits(need, delivered)),
+            longest_context(config, precision, lambda need: fits(need, delivered)),
             longest_context(
                 config,
                 precision,
-                step_shapes,
                 lambda need: plan_layout(DEFAULT_CHIP.board, need.pieces) is not None,
             ),
         ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.artifact.fit import MemoryRequest
+from bmqwen.artifact.fit import MemoryRequest, config_request
 from bmqwen.chip.libraries import Libsophon, find_libsophon
 from bmqwen.chip.machine import look
 from bmqwen.chip.problems import (
@@ -20,7 +20,7 @@ from bmqwen.chip.problems import (
     separate_memory,
 )
 from bmqwen.cli.commands.doctor import _lines
-from bmqwen.doctor.examination import Examination, config_request, examine
+from bmqwen.doctor.examination import Examination, examine
 from bmqwen.doctor.probe import Answer
 from bmqwen.doctor.software import Environment
 from bmqwen.hub.known_config import published_config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.artifact.fit import MemoryRequest, memory_findings
+from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings
 from bmqwen.artifact.footprint import fits, footprint, longest_context
 from bmqwen.artifact.steps import step_shapes
 from bmqwen.chip.machine import look
@@ -22,7 +22,7 @@ from bmqwen.chip.memory import (
 )
 from bmqwen.chip.problems import larger_than_heap, too_little_memory
 from bmqwen.chip.spec import DEFAULT_CHIP, MIB, Layout
-from bmqwen.doctor.examination import config_request, examine, find_request
+from bmqwen.doctor.examination import examine, find_request
 from bmqwen.doctor.probe import Answer
 from bmqwen.hub.known_config import published_config
 from bmqwen.quant.precision import Format, Precision
@@ -177,20 +177,16 @@ def test_inputs_and_outputs_beyond_four_gigabytes_do_not_fit() -> None:
     config = published_config("qwen1.5-7b-chat")
     assert config is not None
     endless = [Heap("heap", 1 << 40)]
-    longest = longest_context(config, precision("int4"), step_shapes, lambda need: fits(need, endless))
+    longest = longest_context(config, precision("int4"), lambda need: fits(need, endless))
     assert longest is not None
-    assert footprint(config, precision("int4"), longest, step_shapes(longest)).pieces[-1] < 1 << 32
+    assert footprint(config, precision("int4"), longest).pieces[-1] < 1 << 32
 
 
 def test_more_of_anything_takes_more() -> None:
     config = published_config("qwen1.5-1.8b-chat")
     assert config is not None
-    by_length = [
-        footprint(config, precision("int4"), n, step_shapes(n)).total for n in (128, 512, 2048, 8192)
-    ]
-    by_form = [
-        footprint(config, precision(form), 512, step_shapes(512)).total for form in ("int4", "int8", "f16")
-    ]
+    by_length = [footprint(config, precision("int4"), n).total for n in (128, 512, 2048, 8192)]
+    by_form = [footprint(config, precision(form), 512).total for form in ("int4", "int8", "f16")]
     assert all(a < b for row in (by_length, by_form) for a, b in pairwise(row))
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from bmqwen.artifact.footprint import LARGEST_IO, Footprint, fits
+from bmqwen.artifact.footprint import LARGEST_IO, Footprint, fits, footprint, longest_context
 from bmqwen.chip.machine import Machine, look, memory_holders
 from bmqwen.chip.memory import Heap, largest_heaps, layout_fix, plan_layout, read_board, why_too_large
 from bmqwen.chip.problems import Finding, larger_than_heap, too_little_memory
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.chip.system import System
+from bmqwen.model.config import ModelConfig
+from bmqwen.quant.precision import Precision
 
 AREA = "model"
 
@@ -44,6 +47,16 @@ class MemoryRequest:
     def to_dict(self) -> dict[str, Any]:
         """Return it for scripts; sizes in bytes."""
         return {"title": self.title, "context": self.context, **self.footprint.to_dict()}
+
+
+def config_request(name: str, config: ModelConfig, precision: Precision, context: int) -> MemoryRequest:
+    """Return the request of a model that is to be compiled, with a K/V cache of `context` rows."""
+    return MemoryRequest(
+        title=f"{name}, {precision}",
+        context=context,
+        footprint=footprint(config, precision, context),
+        longest=partial(longest_context, config, precision),
+    )
 
 
 def memory_findings(

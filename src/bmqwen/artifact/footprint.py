@@ -1,12 +1,13 @@
 """What a compiled model takes of a chip's memory, by arithmetic: from the configuration alone, without compiling."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.bmodel import BmodelDescription, StageDescription
-from bmqwen.artifact.steps import StepShape
+from bmqwen.artifact.steps import step_shapes
 from bmqwen.chip.memory import Heap, place
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
@@ -16,6 +17,8 @@ ALIGNMENT = 4096
 # Commands of one stage, of each layer in it, and of each value of a layer's and of the head's weights: the mean of all
 # lengths (measured at 1.8B and small sizes). The compiler's own figure counts the longest stage's for every stage.
 STAGE_COMMANDS, LAYER_COMMANDS, VALUE_COMMANDS, HEAD_COMMANDS = 12_000, 16_000, 0.0007, 0.000_36
+# Contexts are tried in steps of this.
+CONTEXT_STEP = 128
 # A net's inputs and outputs are one allocation, whose size the vendor's runtime holds in 32 bits.
 LARGEST_IO = (1 << 32) - 1
 
@@ -79,17 +82,9 @@ class Footprint:
         }
 
 
-def footprint(
-    config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]
-) -> Footprint:
-    """Return what step nets take.
-
-    Args:
-        config: of the model.
-        precision: formats of the weights.
-        context: rows of the K/V cache.
-        shapes: of the nets.
-    """
+def footprint(config: ModelConfig, precision: Precision, context: int) -> Footprint:
+    """Return what the step nets of a model take, with a K/V cache of `context` rows."""
+    shapes = step_shapes(context)
     weights = sum(weight_bytes(config, precision).values())
     # Cosines and sines of every position.
     weights += 2 * aligned(2 * context * config.head_dim)
@@ -134,30 +129,15 @@ def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
 
 
 def longest_context(
-    config: ModelConfig,
-    precision: Precision,
-    shapes_of: Callable[[int], Sequence[StepShape]],
-    fits: Callable[[Footprint], bool],
-    multiple: int = 128,
+    config: ModelConfig, precision: Precision, fits: Callable[[Footprint], bool]
 ) -> int | None:
-    """Return the longest context whose nets fit, a multiple of `multiple`; None: not even the shortest does.
+    """Return the longest context whose nets fit, a multiple of `CONTEXT_STEP`; None: not even the shortest does.
 
-    Args:
-        config: of the model.
-        precision: formats of the weights.
-        shapes_of: the nets for a context.
-        fits: whether a footprint does; where one does, every smaller one must.
-        multiple: what it is a multiple of.
+    Where a footprint fits, every smaller one has to.
     """
-    low, high = 0, config.max_position_embeddings // multiple
-    while low < high:
-        middle = (low + high + 1) // 2
-        context = middle * multiple
-        if fits(footprint(config, precision, context, shapes_of(context))):
-            low = middle
-        else:
-            high = middle - 1
-    return low * multiple or None
+    contexts = range(CONTEXT_STEP, config.max_position_embeddings + 1, CONTEXT_STEP)
+    fitting = bisect_left(contexts, True, key=lambda context: not fits(footprint(config, precision, context)))
+    return contexts[fitting - 1] if fitting else None
 
 
 def fits(footprint: Footprint, heaps: Sequence[Heap]) -> bool:

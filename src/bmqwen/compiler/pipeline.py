@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,8 @@ from bmqwen.artifact.bundle import (
     reusable_bundle,
     write_manifest,
 )
-from bmqwen.artifact.fit import MemoryRequest, memory_findings
-from bmqwen.artifact.footprint import longest_context
-from bmqwen.artifact.steps import StepNets, StepShape, step_shapes
+from bmqwen.artifact.fit import config_request, memory_findings
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.chip.system import System
 from bmqwen.compiler.plan import Plan, make_plan
@@ -159,7 +157,8 @@ def _compile_nets(
     if not missing:
         work.join(toolchain)
         return finished
-    for finding in memory_findings(_candidate(checkpoint, plan), System()):
+    request = config_request(checkpoint.name, plan.config, plan.precision, plan.context)
+    for finding in memory_findings(request, System()):
         progress.note(str(finding))
     require_free(work.path, plan.size.scratch(jobs), f"compiling {checkpoint.name}")
     if not work.has_weights():
@@ -189,15 +188,6 @@ def _compile_nets(
             ) from error
         raise
     return finished
-
-
-def _candidate(checkpoint: Checkpoint, plan: Plan) -> MemoryRequest:
-    return MemoryRequest(
-        title=f"{checkpoint.name}, {plan.precision}",
-        context=plan.context,
-        footprint=plan.size.chip,
-        longest=partial(longest_context, plan.config, plan.precision, step_shapes),
-    )
 
 
 def _write_weights(checkpoint: Checkpoint, plan: Plan, work: WorkFolder, progress: Progress) -> None:

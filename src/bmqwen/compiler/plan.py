@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,8 +162,8 @@ def make_plan(
         config = replace(config, num_hidden_layers=layers)
     check_context(config, context)
     shapes = step_shapes(context)
-    size = sizes(config, precision, context, shapes)
-    check_device_memory(config, precision, context, size, chip)
+    check_device_memory(config, precision, context, chip)
+    size = sizes(config, precision, context)
     parts = [
         *(identity, precision.to_dict(), context, half, config.num_hidden_layers),
         *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER, *chip.key),
@@ -173,11 +172,11 @@ def make_plan(
     return Plan(config, precision, context, half, shapes, size, key, chip)
 
 
-def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Sequence[StepShape]) -> Sizes:
+def sizes(config: ModelConfig, precision: Precision, context: int) -> Sizes:
     """Return sizes from the configuration alone."""
     weight_file = total = 0
     tensors = config.network.shapes()
-    chip = footprint(config, precision, context, shapes)
+    chip = footprint(config, precision, context)
     for name in weight_bytes(config, precision):
         shape = tensors[name]
         values = math.prod(shape)
@@ -195,18 +194,17 @@ def sizes(config: ModelConfig, precision: Precision, context: int, shapes: Seque
 
 
 def check_device_memory(
-    config: ModelConfig, precision: Precision, context: int, size: Sizes, chip: ChipSpec = DEFAULT_CHIP
+    config: ModelConfig, precision: Precision, context: int, chip: ChipSpec = DEFAULT_CHIP
 ) -> None:
     """Raise InputError if the model cannot fit on the largest chip."""
-    heaps = largest_heaps(chip.board)
-    if fits(size.chip, heaps):
+    need, heaps = footprint(config, precision, context), largest_heaps(chip.board)
+    if fits(need, heaps):
         return
-    longest = longest_context(config, precision, step_shapes, lambda need: fits(need, heaps))
+    longest = longest_context(config, precision, lambda other: fits(other, heaps))
     fix = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
-    parts = size.chip
     needed, weights, cache, work = (
         f"{n / 2**30:.1f}"
-        for n in (parts.total, parts.weights, parts.cache, parts.activations + parts.instructions)
+        for n in (need.total, need.weights, need.cache, need.activations + need.instructions)
     )
     most = sum(heap.total for heap in heaps)
     raise InputError(

@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bmqwen.artifact.bmodel import read_description
 from bmqwen.artifact.bundle import BMODEL_FILE, Bundle, is_bundle, read_bundle
-from bmqwen.artifact.fit import MemoryRequest, memory_findings
-from bmqwen.artifact.footprint import bmodel_footprint, footprint, longest_context
+from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings
+from bmqwen.artifact.footprint import bmodel_footprint
 from bmqwen.artifact.published import published_model
-from bmqwen.artifact.steps import check_context, step_shapes
+from bmqwen.artifact.steps import check_context
 from bmqwen.chip.machine import Machine, look
 from bmqwen.chip.problems import Finding
 from bmqwen.chip.system import System
@@ -110,28 +109,14 @@ def find_request(
         name = find(model).name
         config = published_config(name)
         if config is not None:
-            return config_request(name, config, precision, context)
+            return _checked_request(name, config, precision, context)
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         return _bundle_request(read_bundle(path))
     if path.suffix == ".bmodel":
         return _bmodel_request(path)
     with open_checkpoint(path) as checkpoint:
-        return config_request(checkpoint.name, checkpoint.config, precision, context)
-
-
-def config_request(
-    name: str, config: ModelConfig, precision: Precision, context: int | None
-) -> MemoryRequest:
-    """Return the request of a model that is to be compiled. Raises InputError for a context that cannot be."""
-    context = min(CONTEXT, config.max_position_embeddings) if context is None else context
-    check_context(config, context)
-    return MemoryRequest(
-        title=f"{name}, {precision}",
-        context=context,
-        footprint=footprint(config, precision, context, step_shapes(context)),
-        longest=partial(longest_context, config, precision, step_shapes),
-    )
+        return _checked_request(checkpoint.name, checkpoint.config, precision, context)
 
 
 def _bundle_request(bundle: Bundle) -> MemoryRequest:
@@ -157,3 +142,11 @@ def _bmodel_request(path: Path) -> MemoryRequest:
     first = [tensor.shape for net in bmodel.nets.values() for s in net.stages for tensor in s.inputs[:1]]
     contexts = [shape[1] for shape in first if len(shape) > 1]
     return MemoryRequest(path.name, max(contexts, default=0), bmodel_footprint(bmodel), problem=problem)
+
+
+def _checked_request(
+    name: str, config: ModelConfig, precision: Precision, context: int | None
+) -> MemoryRequest:
+    context = min(CONTEXT, config.max_position_embeddings) if context is None else context
+    check_context(config, context)
+    return config_request(name, config, precision, context)

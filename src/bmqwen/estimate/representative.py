@@ -94,7 +94,7 @@ def time_nets(
 def _cut(plan: Plan, layers: int) -> Plan:
     """The same plan for a model of fewer layers."""
     config = replace(plan.config, num_hidden_layers=layers)
-    return replace(plan, config=config, size=sizes(config, plan.precision, plan.context, plan.shapes))
+    return replace(plan, config=config, size=sizes(config, plan.precision, plan.context))
 
 
 def _whole(nets: Mapping[int, NetTiming], layers: int) -> TimedNet:
