@@ -246,11 +246,11 @@ def test_inputs_that_lie_far_apart_are_still_one_write() -> None:
 
 def test_cache_is_zeroed_and_can_be_written_and_read() -> None:
     bench = Bench()
-    assert not bench.stages.read_cache(0, CONTEXT).any()
-    rows = np.random.default_rng(0).standard_normal((2, 3, 1, 8)).astype(np.float16).astype(np.float32)
-    bench.stages.write_cache(4, rows)
-    assert (bench.stages.read_cache(4, 3) == rows).all()
-    assert not bench.stages.read_cache(0, 4).any()
+    assert not bench.stages.read_rows(0, CONTEXT).any()
+    rows = np.random.default_rng(0).integers(0, 1 << 16, (2, 3, 1, 8), np.uint16)
+    bench.stages.write_rows(4, rows)
+    assert (bench.stages.read_rows(4, 3) == rows).all()
+    assert not bench.stages.read_rows(0, 4).any()
 
 
 def test_another_chip_or_another_net_is_refused() -> None:

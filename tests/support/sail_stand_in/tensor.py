@@ -167,4 +167,6 @@ class Tensor:
         if self.device_id() != src.device_id():
             raise AssertionError("a copy from one device to another, by addresses of either")
         size = WIRE[self._dtype].itemsize
-        mine.copy_from(theirs, length * size, offset=offset_dst * size, source_offset=offset_src * size)
+        STATE.device().call(
+            "bm_memcpy_d2d_byte", mine.mem, offset_dst * size, theirs.mem, offset_src * size, length * size
+        )

@@ -1,9 +1,13 @@
 """What every runtime of a bmodel has: the device that holds it, its limits, what it asked of the device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.errors import FeedInterruptedError, InputError
+from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
 from bmqwen.runtime.bmodel.backend import BackendOpener
 
 
@@ -32,6 +36,36 @@ class Counters:
     def __sub__(self, earlier: "Counters") -> "Counters":
         """What came since `earlier`."""
         return Counters(*(getattr(self, n) - getattr(earlier, n) for n in self.__slots__))
+
+
+class DeviceOutput:
+    """What one feed computed; on the device until it is asked for."""
+
+    def __init__(
+        self, runtime: "LoadedBmodel", token_id: Callable[[], int], logits: Callable[[], NDArray[np.float32]]
+    ) -> None:
+        """`token_id` and `logits` read them from the device."""
+        self._runtime, self._token_id, self._logits = runtime, token_id, logits
+        self._serial = runtime._serial
+
+    def greedy(self) -> int:
+        """The most likely token after the last one fed."""
+        self._check()
+        token = self._token_id()
+        if not 0 <= token < self._runtime.vocab_size:
+            raise DeviceError(
+                f"{self._runtime.name} computed the token {token}, which the model does not have"
+            )
+        return token
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits after the last token, float32 [1, vocab]. Raises DeviceError where the bmodel gives none."""
+        self._check()
+        return self._logits()
+
+    def _check(self) -> None:
+        if self._serial != self._runtime._serial:
+            raise InputError("this output is no longer there: more tokens were fed since")
 
 
 class LoadedBmodel:
@@ -82,10 +116,6 @@ class LoadedBmodel:
     def _check_interrupt(self) -> None:
         if self._interrupted:
             raise FeedInterruptedError("reading was interrupted")
-
-    def _check_current(self, serial: int) -> None:
-        if serial != self._serial:
-            raise InputError("this output is no longer there: more tokens were fed since")
 
 
 def device_bytes(bundle: Bundle) -> int:

@@ -5,10 +5,8 @@ from dataclasses import replace
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.errors import DeviceError
 from bmqwen.runtime.base import (
     HostOutput,
     SavedCache,
@@ -18,33 +16,12 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.loaded_bmodel import Counters, LoadedBmodel
+from bmqwen.runtime.bmodel.loaded_bmodel import Counters, DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
 
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
 # tokens than that are cheaper read together with all that the cache holds already.
 PROMPT_COST = 6
-
-
-class PublishedOutput:
-    """What one feed computed; on the device until it is asked for."""
-
-    def __init__(self, runtime: "PublishedRuntime", serial: int) -> None:
-        self._runtime, self._serial = runtime, serial
-
-    def greedy(self) -> int:
-        """The most likely token after the last one fed."""
-        nets = self._runtime.current(self._serial)
-        token = nets.token_id()
-        if not 0 <= token < self._runtime.vocab_size:
-            raise DeviceError(
-                f"{self._runtime.name} computed the token {token}, which the model does not have"
-            )
-        return token
-
-    def logits(self) -> NDArray[np.float32]:
-        """Logits after the last token, float32 [1, vocab]. Raises DeviceError where the bmodel gives none."""
-        return self._runtime.current(self._serial).logits()
 
 
 class PublishedRuntime(LoadedBmodel):
@@ -77,14 +54,14 @@ class PublishedRuntime(LoadedBmodel):
         """The tokens that `read` feeds together: all where that pays, else one at a time."""
         return [count] if _together(position, count) else [1] * count
 
-    def read(self, tokens: Sequence[int]) -> Iterator[PublishedOutput]:
+    def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
         """Append a prompt."""
         done = 0
         for count in self.plan(len(self._tokens), len(tokens)):
-            yield cast(PublishedOutput, self.feed(tokens[done : done + count]))
+            yield cast(DeviceOutput, self.feed(tokens[done : done + count]))
             done += count
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> PublishedOutput | HostOutput:
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> DeviceOutput | HostOutput:
         """Append tokens."""
         check_feed(self, tokens)
         before, count, nets = len(self._tokens), len(tokens), self._nets
@@ -106,7 +83,7 @@ class PublishedRuntime(LoadedBmodel):
                 if every_row:
                     rows.append(nets.logits()[0])
         self._tokens.extend(tokens)
-        return HostOutput(np.stack(rows)) if every_row else PublishedOutput(self, self._serial)
+        return HostOutput(np.stack(rows)) if every_row else DeviceOutput(self, nets.token_id, nets.logits)
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on."""
@@ -128,11 +105,6 @@ class PublishedRuntime(LoadedBmodel):
     def interrupt(self) -> None:
         """End a feed between two tokens; a prompt that is read in one piece is read to its end."""
         self._interrupted = True
-
-    def current(self, serial: int) -> PublishedNets:
-        """The nets, while they still hold the results of the feed with that number."""
-        self._check_current(serial)
-        return self._nets
 
 
 def _together(position: int, count: int) -> bool:

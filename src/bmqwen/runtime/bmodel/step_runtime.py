@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle
 from bmqwen.artifact.steps import StepNets, StepShape
-from bmqwen.errors import BundleError, DeviceError
+from bmqwen.errors import BundleError
 from bmqwen.runtime.base import (
     HostOutput,
     SavedCache,
@@ -19,9 +20,10 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.loaded_bmodel import Counters, LoadedBmodel
+from bmqwen.runtime.bmodel.loaded_bmodel import Counters, DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_stages import StepStages
+from bmqwen.util.float16 import from_half, to_half
 
 
 class EmbeddingTable:
@@ -64,21 +66,6 @@ class StageResult:
     token_id: int
     logits: NDArray[np.float32]
     rows: NDArray[np.float32]
-
-
-class StepOutput:
-    """What one feed computed; on the device until it is asked for."""
-
-    def __init__(self, runtime: "StepRuntime", shape: StepShape, serial: int) -> None:
-        self._runtime, self._shape, self._serial = runtime, shape, serial
-
-    def greedy(self) -> int:
-        """The most likely token after the last one fed."""
-        return self._runtime.read_token_id(self._shape, self._serial)
-
-    def logits(self) -> NDArray[np.float32]:
-        """Logits after the last token, float32 [1, vocab]."""
-        return self._runtime.read_logits(self._shape, self._serial)
 
 
 class StepRuntime(LoadedBmodel):
@@ -126,7 +113,7 @@ class StepRuntime(LoadedBmodel):
         """The tokens that each launch of `read` takes."""
         return [used for _, used in self._nets.plan(position, count)]
 
-    def read(self, tokens: Sequence[int]) -> Iterator[StepOutput]:
+    def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
         """Append a prompt, in as few launches as pay."""
         check_feed(self, tokens)
         done = 0
@@ -135,9 +122,9 @@ class StepRuntime(LoadedBmodel):
             self._launch(shape, self.position, tokens[done : done + used])
             done += used
             self.position += used
-            yield StepOutput(self, shape, self._serial)
+            yield self._output(shape)
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> StepOutput | HostOutput:
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> DeviceOutput | HostOutput:
         """Append tokens: as few launches as pay, or one a token with `every_row`."""
         check_feed(self, tokens)
         self._begin_feed()
@@ -149,7 +136,7 @@ class StepRuntime(LoadedBmodel):
             self._launch(shape, position + done, tokens[done : done + used])
             done += used
         self.position = position + done
-        return StepOutput(self, shape, self._serial)
+        return self._output(shape)
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on; their rows are overwritten later."""
@@ -158,28 +145,15 @@ class StepRuntime(LoadedBmodel):
 
     def save_cache(self) -> SavedCache:
         """Copy the rows in use from the device: bits of halves [2 * layers, position, kv_heads, head_dim]."""
-        return SavedCache(self.position, self._stages.read_bits(0, self.position))
+        return SavedCache(self.position, self._stages.read_rows(0, self.position))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
         """Copy rows to the device."""
         check_saved(saved, position, self._stages.cache_shape(saved.position))
         self._serial += 1
         self.position = 0
-        self._stages.write_bits(0, saved.rows[:, :position])
+        self._stages.write_rows(0, saved.rows[:, :position])
         self.position = position
-
-    def read_token_id(self, shape: StepShape, serial: int) -> int:
-        """The device's own choice of the feed with that number."""
-        self._check_current(serial)
-        token = self._stages.token_id(shape)
-        if not 0 <= token < self.vocab_size:
-            raise DeviceError(f"{self.name} computed the token {token}, which the model does not have")
-        return token
-
-    def read_logits(self, shape: StepShape, serial: int) -> NDArray[np.float32]:
-        """The logits of the feed with that number."""
-        self._check_current(serial)
-        return self._stages.logits(shape)
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
@@ -193,10 +167,14 @@ class StepRuntime(LoadedBmodel):
         self._serial += 1
         self.position = 0
         if position:
-            self._stages.write_cache(0, cache)
+            self._stages.write_rows(0, to_half(cache, self._nets.half))
         self._launch(shape, position, tokens)
         token, logits = self._stages.token_id(shape), self._stages.logits(shape)[0]
-        return StageResult(token, logits, self._stages.read_cache(position, count))
+        rows = from_half(self._stages.read_rows(position, count), self._nets.half)
+        return StageResult(token, logits, rows)
+
+    def _output(self, shape: StepShape) -> DeviceOutput:
+        return DeviceOutput(self, partial(self._stages.token_id, shape), partial(self._stages.logits, shape))
 
     def _launch(self, shape: StepShape, position: int, tokens: Sequence[int]) -> None:
         self._stages.launch(shape, position, self._embedding.rows(tokens))

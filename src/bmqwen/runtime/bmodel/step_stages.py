@@ -11,7 +11,7 @@ from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
 from bmqwen.runtime.bmodel.backend import DeviceBackend, Memory, Port, Stage
 from bmqwen.runtime.bmodel.loaded_bmodel import Counters
-from bmqwen.util.float16 import from_half, to_half
+from bmqwen.util.float16 import to_half
 
 # What a mask adds to the score of a row that must not be seen.
 CLOSED = -10000.0
@@ -97,16 +97,8 @@ class StepStages:
         self._read(self._launches[shape].logits, rows)
         return rows
 
-    def read_cache(self, start: int, count: int) -> NDArray[np.float32]:
-        """Rows of the cache: float32 [2 * layers, count, kv_heads, head_dim], a layer's keys before its values."""
-        return from_half(self.read_bits(start, count), self._nets.half)
-
-    def write_cache(self, start: int, rows: NDArray[np.float32]) -> None:
-        """Replace rows of the cache, given as `read_cache` returns them."""
-        self.write_bits(start, to_half(rows, self._nets.half))
-
-    def read_bits(self, start: int, count: int) -> NDArray[np.uint16]:
-        """Rows of the cache as the device has them: bits of halves, in the shape of `read_cache`."""
+    def read_rows(self, start: int, count: int) -> NDArray[np.uint16]:
+        """Return rows of the cache: bits of halves [2 * layers, count, kv_heads, head_dim], keys before values."""
         rows = np.empty(self.cache_shape(count), np.uint16)
         for memory, part in zip(self._cache, rows, strict=True):
             self._read(memory, part, start * self._row_bytes)
@@ -116,8 +108,8 @@ class StepStages:
         """Of `count` rows: [2 * layers, count, kv_heads, head_dim]."""
         return len(self._cache), count, self._config.num_key_value_heads, self._config.head_dim
 
-    def write_bits(self, start: int, rows: NDArray[np.uint16]) -> None:
-        """Replace rows of the cache, given as `read_bits` returns them."""
+    def write_rows(self, start: int, rows: NDArray[np.uint16]) -> None:
+        """Replace rows of the cache, given as `read_rows` returns them."""
         self._settle()
         for memory, part in zip(self._cache, rows, strict=True):
             memory.write(part, start * self._row_bytes)

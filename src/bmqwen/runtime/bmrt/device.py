@@ -79,14 +79,6 @@ class DeviceMemory:
         self._check(offset, array.nbytes)
         self._device.call("bm_memcpy_d2s_partial_offset", array.ctypes.data, self.mem, array.nbytes, offset)
 
-    def copy_from(
-        self, source: "DeviceMemory", size: int, *, offset: int = 0, source_offset: int = 0
-    ) -> None:
-        """Copy bytes inside the device."""
-        self._check(offset, size)
-        source._check(source_offset, size)
-        self._device.call("bm_memcpy_d2d_byte", self.mem, offset, source.mem, source_offset, size)
-
     def close(self) -> None:
         """Free the memory if owned. May be called twice."""
         if self._open:
