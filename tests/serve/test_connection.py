@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from bmqwen.errors import DeviceError
 from bmqwen.serve.http import connection, middleware, streaming
-from bmqwen.serve.http.connection import Connection
+from bmqwen.serve.http.connection import ClientConnection
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
 
 CHUNK = b"x" * 65536
@@ -41,7 +41,7 @@ class Endless:
 @contextlib.asynccontextmanager
 async def serving(app: Endless) -> AsyncIterator[int]:
     """The port of a server."""
-    config = uvicorn.Config(app, port=0, http=Connection, lifespan="off", log_config=None)
+    config = uvicorn.Config(app, port=0, http=ClientConnection, lifespan="off", log_config=None)
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:

@@ -11,7 +11,7 @@ TAKE_SECONDS = 60.0
 MOST_CONNECTIONS = 1000
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """Closes connections that do not say what they want or do not take their answer, and those beyond a limit."""
 
     _timer: asyncio.TimerHandle | None = None

@@ -296,8 +296,5 @@ class DetokenizeRequest(Strict):
     tokens: list[TokenId]
 
 
-class TemplateRequest(Strict):
+class TemplateRequest(TokenizeChat):
     """POST /apply-template."""
-
-    model: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]

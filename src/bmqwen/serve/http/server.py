@@ -19,7 +19,7 @@ from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.app import create_app
-from bmqwen.serve.http.connection import Connection
+from bmqwen.serve.http.connection import ClientConnection
 from bmqwen.serve.http.middleware import AccessRules
 from bmqwen.serve.pool.replica import EngineConfig
 from bmqwen.serve.pool.scheduler import Scheduler
@@ -119,7 +119,7 @@ async def _serve(
     app = create_app(Service(model, scheduler), settings.rules)
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=ClientConnection,
         ws="none",
         lifespan="on",
         log_config=None,
