@@ -1,1 +1,4 @@
-"""Files of the kind .bmodel: what they say of themselves, read without the vendor's libraries."""
+"""What a runtime loads: bundles, bmodels, the step nets and their planner, and what these need on a chip.
+
+Read from the files alone, without the vendor's libraries. May import model, quant, chip and util.
+"""

@@ -1,1 +1,4 @@
-"""What this machine says of its chips: driver, devices, memory; no library of the vendor's is loaded for it."""
+"""The kinds of chips (`spec`), and what this machine says of its own: driver, libraries, devices, memory.
+
+Files are read, no library of the vendor's is loaded. May import util.
+"""

@@ -80,14 +80,9 @@ def largest_heaps(board: Board) -> list[Heap]:
 
 
 def place(pieces: Sequence[int], heaps: Sequence[Heap]) -> list[int] | None:
-    """Lay pieces as libbmlib lays them, each into the first heap with room, and return the bytes that each heap takes.
+    """Lay allocations (bytes) as libbmlib does, each into the first heap with room.
 
-    Args:
-        pieces: bytes of each allocation, in the order in which they are made.
-        heaps: in the order in which they are tried.
-
-    Returns:
-        As many numbers as heaps; None where a piece finds no room.
+    Returns the bytes that each heap takes; None where a piece finds no room.
     """
     taken = [0] * len(heaps)
     for piece in pieces:
@@ -101,15 +96,7 @@ def place(pieces: Sequence[int], heaps: Sequence[Heap]) -> list[int] | None:
 def why_too_large(
     purpose: str, pieces: Sequence[int], heaps: Sequence[Heap], device: str, holders: Sequence[str] = ()
 ) -> Problem | None:
-    """Return why allocations do not go into a device's memory; None: they do.
-
-    Args:
-        purpose: what they are for.
-        pieces: bytes of each.
-        heaps: of the device.
-        device: what it is called.
-        holders: other programs that use it.
-    """
+    """Return why allocations (bytes) do not go into a device's memory; None: they do. `holders`: who else uses it."""
     if place(pieces, heaps) is not None:
         return None
     largest, most = max(pieces), max(heaps, key=lambda heap: heap.total)

@@ -74,11 +74,7 @@ class System:
             return None
 
     def in_order(self, installed: str) -> list[str]:
-        """Return folders of libraries as they are searched: LD_LIBRARY_PATH, what is installed, but a simulator's last.
-
-        Args:
-            installed: where the vendor's packages put them.
-        """
+        """Return library folders in order of search: LD_LIBRARY_PATH, what is installed, but a simulator's last."""
         simulators = [folder for folder in self.library_path if self.simulates(folder)]
         return [*(f for f in self.library_path if f not in simulators), installed, *simulators]
 

@@ -1,1 +1,1 @@
-"""Is this machine ready: its software, its chips, and whether a model fits into their memory."""
+"""Examinations: is this machine ready, its software, its chips, and does a model fit into their memory."""

@@ -31,13 +31,9 @@ AREA = "chip"
 def check_chips(
     system: System, machine: Machine, device: int | None, python: tuple[int, ...]
 ) -> Iterator[Finding]:
-    """Tell what there is, and what is wrong with it.
+    """Tell what there is, and what is wrong with it, for one device or all, and for a version of Python.
 
-    Args:
-        system: the machine.
-        machine: what was found on it, each chip asked already (`with_answers`).
-        device: the only device that matters; None: all.
-        python: version of the interpreter.
+    Each chip was asked already (`with_answers`).
     """
     if machine.kind == "none" and machine.libsophon is None:
         text = "no chip: no card on the PCIe bus, no SoC, no driver"
@@ -67,12 +63,7 @@ def check_chips(
 
 
 def with_answers(machine: Machine, probe: Probe) -> Machine:
-    """Ask every chip that can be asked, and return the machine with what their heaps are used for.
-
-    Args:
-        machine: as the driver's files tell.
-        probe: asks one device.
-    """
+    """Ask every chip that can be asked, and return the machine with how much of their heaps is used."""
     if machine.libsophon is None or machine.denied:
         return machine
     chips = (chip if chip.state == "Fault" else _completed(chip, probe(chip.index)) for chip in machine.chips)

@@ -69,8 +69,7 @@ def examine(
     """Look at everything.
 
     Args:
-        system: the machine.
-        host: what Python knows of it; None: of this one.
+        host: what Python knows of the machine; None: of this one.
         probe: asks one chip.
         device: the only device that matters; None: all.
         request: a model that is to run, on `device` or the first one.

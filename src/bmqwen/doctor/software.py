@@ -49,13 +49,7 @@ def _existing() -> Path:
 
 
 def check_software(system: System, host: Environment, *, has_chip: bool) -> Iterator[Finding]:
-    """Examine everything but the chip.
-
-    Args:
-        system: the machine.
-        host: what Python knows of it.
-        has_chip: whether something else than the CPU can run models.
-    """
+    """Examine everything but the chip; `has_chip`: something else than the CPU can run models."""
     yield _python(host)
     version = system.package_version("tokenizers")
     if version is None:
