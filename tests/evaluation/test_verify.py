@@ -18,7 +18,7 @@ from bmqwen.evaluation.verify import (
     VerifyReport,
     cached_rows,
     check_same_model,
-    choose_stages,
+    choose_nets,
     duration,
     estimate_seconds,
     verify,
@@ -44,11 +44,11 @@ def described(tmp_path: Path) -> Bundle:
 
 
 def test_choosing_nets(described: Bundle) -> None:
-    assert choose_stages(described, None) == [StepShape(1, 128), StepShape(1, 512), StepShape(8, 512)]
-    assert choose_stages(described, "8, 1x128") == [StepShape(8, 512), StepShape(1, 128)]
-    assert choose_stages(described, "1,1x512") == [StepShape(1, 128), StepShape(1, 512)]
+    assert choose_nets(described, None) == [StepShape(1, 128), StepShape(1, 512), StepShape(8, 512)]
+    assert choose_nets(described, "8, 1x128") == [StepShape(8, 512), StepShape(1, 128)]
+    assert choose_nets(described, "1,1x512") == [StepShape(1, 128), StepShape(1, 512)]
     with pytest.raises(InputError, match="no net '32': it has 1x128, 1x512, 8x512"):
-        choose_stages(described, "32")
+        choose_nets(described, "32")
 
 
 def test_estimate_counts_products() -> None:
@@ -112,7 +112,7 @@ def compare(model: CompiledModel, simulator: Toolchain, stages: str, checkpoint:
     runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder)
     try:
         with open_checkpoint(checkpoint) as opened:
-            return verify(model.bundle, opened, runtime, choose_stages(model.bundle, stages), tokens=40)
+            return verify(model.bundle, opened, runtime, choose_nets(model.bundle, stages), tokens=40)
     finally:
         runtime.close()
 

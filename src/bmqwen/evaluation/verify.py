@@ -60,7 +60,7 @@ class Similarity:
 
 
 @dataclass(frozen=True, slots=True)
-class StageReport:
+class NetReport:
     """How one net did.
 
     Attributes:
@@ -89,7 +89,7 @@ class VerifyReport:
     precision: str
     threshold: float
     nets: int
-    stages: tuple[StageReport, ...]
+    stages: tuple[NetReport, ...]
 
     @property
     def passed(self) -> bool:
@@ -160,7 +160,7 @@ def verify(
         to_grid = None if grid is None else _compare(result, grid, position, end)
         to_float = _compare(result, floats, position, end)
         stages.append(
-            StageReport(
+            NetReport(
                 shape.tokens,
                 shape.history,
                 position,
@@ -184,7 +184,7 @@ def cached_rows(shape: StepShape, context: int, most: int) -> int:
     return max(0, min(most, room))
 
 
-def choose_stages(bundle: Bundle, wanted: str | None) -> list[StepShape]:
+def choose_nets(bundle: Bundle, wanted: str | None) -> list[StepShape]:
     """Return the nets that a user's list names: "1,8x512" is those of 1 token and that of 8 after 512. None: all.
 
     Raises:

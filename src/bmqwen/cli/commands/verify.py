@@ -51,7 +51,7 @@ def verify(
     from bmqwen.artifact.bundle import read_bundle
     from bmqwen.compiler.toolchain import open_toolchain
     from bmqwen.evaluation.bundle_source import source_of
-    from bmqwen.evaluation.verify import choose_stages, duration, estimate_seconds
+    from bmqwen.evaluation.verify import choose_nets, duration, estimate_seconds
     from bmqwen.evaluation.verify import verify as compare
     from bmqwen.hub.hub import Hub
     from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
@@ -59,7 +59,7 @@ def verify(
     opened = read_bundle(bundle)
     if opened.kind != "bmodel" or opened.is_published:
         raise InputError(f"{bundle} was not made by `bmqwen compile`: only such a bundle can be verified")
-    shapes = choose_stages(opened, stages)
+    shapes = choose_nets(opened, stages)
     seconds = estimate_seconds(opened.config, shapes)
     if seconds > PATIENCE_SECONDS and not yes:
         least = min(shapes, key=lambda shape: estimate_seconds(opened.config, [shape]))
