@@ -90,6 +90,8 @@ class ContribOps(OnnxOps):
 
     def head_norm(self, heads: FusedHeads, query: str, key: str) -> FusedHeads:
         """Norms of parts that GroupQueryAttention then takes one by one."""
+        if heads.rotated:
+            raise NotImplementedError("GroupQueryAttention cannot compute head norms after the rotation")
         c, f = self.config, self.file
         q, k, v = f.node(
             "Split",
