@@ -163,7 +163,7 @@ def test_modelscopes_own_package_finds_what_we_have_cached(server: HubServer, tm
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model-00002-of-00002.safetensors"])
 def test_half_a_model_in_a_hubs_cache_is_completed(tmp_path: Path, missing: str) -> None:
     files = {
-        "config.json": b"{}",
+        "config.json": b"{ }",
         "tokenizer.json": b"{}",
         "model-00001-of-00002.safetensors": b"one",
         "model-00002-of-00002.safetensors": b"two",
@@ -279,6 +279,42 @@ def test_a_gguf_file_is_chosen_by_its_variant(tmp_path: Path) -> None:
         assert other.read_bytes() == b"four"
         assert hub.remove(REPO) == 4
         assert hub.models() == []
+
+
+def test_files_that_another_revision_has_are_not_downloaded_again(tmp_path: Path) -> None:
+    with HubServer(REPO, FILES) as server:
+        hub = hub_of(server, tmp_path)
+        first = hub.pull(REPO, source=HUGGINGFACE)
+        server.files["tokenizer.json"], server.commit = b"{ }", "f" * 40
+        second = hub.pull(f"{REPO}@v2", source=HUGGINGFACE)
+        assert first != second
+        assert (second / "tokenizer.json").read_bytes() == b"{ }"
+        assert len(server.starts("model.safetensors")) == 1
+        assert hub.remove(REPO) < 1000
+        assert (second / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_repository_that_changes_meanwhile(server: HubServer, tmp_path: Path) -> None:
+    class Moving(HuggingFace):
+        def find(self, model: Model, patience: float) -> Release:
+            release = super().find(model, patience)
+            server.commit = "f" * 40
+            return release
+
+    places: dict[str, Source] = {HUGGINGFACE: Moving(server.endpoint, tmp_path / "hf")}
+    hub = Hub(Cache(tmp_path), sources=places, offline=False)
+    with pytest.raises(DownloadError, match="me/tiny changed on Hugging Face meanwhile"):
+        hub.pull(REPO)
+    assert (hub.pull(REPO) / "model.safetensors").read_bytes() == WEIGHTS
+    assert len(server.starts("model.safetensors")) == 1
+
+
+@pytest.mark.parametrize("digest", ["", "../../../outside"])
+def test_a_state_that_is_no_hash_is_refused(server: HubServer, tmp_path: Path, digest: str) -> None:
+    server.commit = digest
+    with pytest.raises(DownloadError, match="does not say which state"):
+        hub_of(server, tmp_path).pull(REPO, source=HUGGINGFACE)
+    assert left_in(tmp_path) == []
 
 
 def test_a_configuration_is_read_without_the_rest(server: HubServer, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ class HubServer:
         pause: seconds between pieces of 10,000 bytes.
         status: answer everything with this status.
         asked: how many requests there were.
+        commit: which state Hugging Face has, whatever revision is asked for.
         log: (file, first byte) of every download.
     """
 
@@ -39,6 +40,7 @@ class HubServer:
         self.status = 200
         self.revisions: list[str] = []
         self.asked = 0
+        self.commit = COMMIT
         self.log: list[tuple[str, int]] = []
         hub = self
 
@@ -87,7 +89,7 @@ class HubServer:
         if known:
             size = self._entries()[known][0]
             request.send_header("ETag", f'"{self._etag(known)}"')
-            request.send_header("X-Repo-Commit", COMMIT)
+            request.send_header("X-Repo-Commit", self.commit)
         request.send_header("Content-Length", str(size if known else 0))
         request.end_headers()
 
@@ -101,7 +103,7 @@ class HubServer:
         if url.path.startswith(f"/api/models/{self.repo}/revision/"):
             self.revisions.append(url.path.rsplit("/", 1)[1])
             return self._json(request, self._huggingface_listing())
-        if url.path == f"/api/models/{self.repo}/tree/{COMMIT}":
+        if url.path == f"/api/models/{self.repo}/tree/{self.commit}":
             return self._json(request, self._huggingface_tree())
         if url.path.startswith(f"/{self.repo}/resolve/"):
             return self._file(request, url.path.rsplit("/", 1)[1])
@@ -128,7 +130,7 @@ class HubServer:
             if name.endswith(LARGE):
                 sibling["lfs"] = {"sha256": self._etag(name), "size": size, "pointerSize": 134}
             siblings.append(sibling)
-        return {"id": self.repo, "modelId": self.repo, "sha": COMMIT, "siblings": siblings, "tags": []}
+        return {"id": self.repo, "modelId": self.repo, "sha": self.commit, "siblings": siblings, "tags": []}
 
     def _huggingface_tree(self) -> object:
         return [

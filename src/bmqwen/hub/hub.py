@@ -256,10 +256,13 @@ class Hub:
                     with storage_errors(store.folder):
                         folder.mkdir(parents=True, exist_ok=True)
                         part.parent.mkdir(parents=True, exist_ok=True)
-                    place.fetch(release, file, part, _after(before, progress), progress)
+                    if not store.knows(release, file):
+                        place.fetch(release, file, part, _after(before, progress), progress)
                     store.add(release, file)
                 before += file.size
                 progress.advance(before)
+            if not all(store.has(release, file) for file in release.files):
+                raise DownloadError(f"{title} changed on {place.title} meanwhile: run the command again")
             found = store.find(release.model)
             return found.path if found else folder
         except StorageError as error:

@@ -13,6 +13,8 @@ from bmqwen.util.disk import remove_empty_folders
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import storage_errors
 
+_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
 
 class HuggingFace(Source):
     """Source of models. A token comes from HF_TOKEN or from the hub's own login.
@@ -57,9 +59,12 @@ class HuggingFace(Source):
             for item in info.siblings or []
             if item.size is not None and "/" not in item.rfilename and "\\" not in item.rfilename
         ]
-        if info.sha is None:
-            raise DownloadError(f"{self.title} did not say which state of {repo} it has")
-        return Release(model, repo, info.sha, choose(model, files, where))
+        chosen = choose(model, files, where)
+        # They become names of files.
+        for digest in (info.sha, *(file.sha256 or file.git_sha1 for file in chosen)):
+            if not _DIGEST.fullmatch(digest or ""):
+                raise DownloadError(f"{self.title} does not say which state of {repo} it has, or its hashes")
+        return Release(model, repo, str(info.sha), chosen)
 
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
@@ -106,7 +111,7 @@ class HuggingFaceCache(Store):
     def parts(self, folder: Path) -> list[Path]:
         """Return what interrupted downloads of ours left; the library's own have longer names."""
         blobs = folder.parents[1].glob(f"blobs/*{self.ending}")
-        return [path for path in blobs if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", path.stem)]
+        return [path for path in blobs if _DIGEST.fullmatch(path.stem)]
 
     def remove(self, model: CachedModel) -> int:
         """Delete a model; files that another revision shares stay, and other GGUF files of the repository."""
@@ -114,13 +119,16 @@ class HuggingFaceCache(Store):
 
         snapshot = model.path.parent if model.path.is_file() else model.path
         with storage_errors(self.folder):
-            parts = self.parts(snapshot)
+            parts = [] if model.complete else self.parts(snapshot)
             freed = sum(part.stat().st_size for part in parts)
             for part in parts:
                 part.unlink()
             if model.path.is_file() and len(list(snapshot.glob("*.gguf"))) > 1:
-                model.path.resolve().unlink()
-                return freed + super().remove(model)
+                blob = model.path.resolve()
+                if sum(path.resolve() == blob for path in snapshot.parent.glob("*/*")) == 1:
+                    blob.unlink()
+                model.path.unlink()
+                return model.size
             strategy = scan_cache_dir(self.folder).delete_revisions(snapshot.name)
             strategy.execute()
             remove_empty_folders(snapshot.parents[1])
@@ -128,8 +136,12 @@ class HuggingFaceCache(Store):
 
     def part(self, release: Release, file: RemoteFile) -> Path:
         """Return where a file grows: beside where the library looks for it, under its hash."""
-        content = file.sha256 or file.git_sha1 or file.name
-        return self._storage(release.model) / "blobs" / f"{content}{self.ending}"
+        blobs = self._storage(release.model) / "blobs"
+        return blobs / f"{file.sha256 or file.git_sha1}{self.ending}"
+
+    def knows(self, release: Release, file: RemoteFile) -> bool:
+        """Whether another state of the repository has the content."""
+        return self.part(release, file).with_suffix("").is_file()
 
     def add(self, release: Release, file: RemoteFile) -> None:
         """Take in a file; the library finds the content under its hash and downloads nothing."""
@@ -137,7 +149,8 @@ class HuggingFaceCache(Store):
 
         part = self.part(release, file)
         with storage_errors(self.folder):
-            part.replace(part.with_suffix(""))
+            if not self.knows(release, file):
+                part.replace(part.with_suffix(""))
             try:
                 hf_hub_download(
                     release.repo,
