@@ -170,12 +170,13 @@ def check_logits(logits: NDArray[np.float32]) -> None:
 def largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Indices of the `count` largest values, the largest first, the lowest index among equals.
 
-    Exact, and faster than a partition of everything: the count-th largest maximum of blocks is a lower bound.
+    Exact, and faster than a partition of everything: the count-th largest maximum of groups is a lower bound.
     """
-    blocks = len(values) // _BLOCK
-    if count < blocks:
-        maxima = values[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1)
-        bound = np.partition(maxima, blocks - count)[blocks - count]
+    groups = len(values) // _BLOCK
+    if count < groups:
+        # A group is a column: its maximum takes a fifth of the time that a row's takes.
+        maxima = values[: groups * _BLOCK].reshape(_BLOCK, groups).max(axis=0)
+        bound = np.partition(maxima, groups - count)[groups - count]
         ids = np.flatnonzero(values >= bound)
         if len(ids) > 4 * count:
             ids = ids[values[ids] >= np.partition(values[ids], len(ids) - count)[len(ids) - count]]
