@@ -10,25 +10,21 @@ import pytest
 from bmqwen.errors import ConfigError
 from bmqwen.generate.defaults import default_params
 from bmqwen.generate.params import MAX_TOKENS, SamplingParams
-from bmqwen.hub.known_config import published_config
 from bmqwen.model.llama import Llama
 from support.checkpoints import tiny_config
 
 FAMILY: dict[str, Any] = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "max_tokens": MAX_TOKENS}
 
 
-def params(folder: Path, own: object = None, size: str = "0.5b") -> SamplingParams:
-    """Of a Qwen1.5 of a size, with that generation_config.json."""
-    config = published_config(f"qwen1.5-{size}-chat")
-    assert config is not None
+def params(folder: Path, own: object = None) -> SamplingParams:
+    """Of a Qwen1.5 with that generation_config.json."""
     if own is not None:
         (folder / "generation_config.json").write_text(json.dumps(own))
-    return default_params(folder, config)
+    return default_params(folder, tiny_config("qwen1.5"))
 
 
-@pytest.mark.parametrize(("size", "penalty"), [("0.5b", 1.1), ("1.8b", 1.1), ("4b", 1.05), ("7b", 1.05)])
-def test_without_a_file_it_is_the_familys(tmp_path: Path, size: str, penalty: float) -> None:
-    assert params(tmp_path, size=size) == SamplingParams(repetition_penalty=penalty, **FAMILY)
+def test_without_a_file_it_is_the_familys(tmp_path: Path) -> None:
+    assert params(tmp_path) == SamplingParams(repetition_penalty=1.05, **FAMILY)
 
 
 def test_another_family_has_no_penalty(tmp_path: Path) -> None:
@@ -37,8 +33,8 @@ def test_another_family_has_no_penalty(tmp_path: Path) -> None:
 
 
 def test_its_own_values_go_before_the_familys(tmp_path: Path) -> None:
-    own = {"eos_token_id": [1], "do_sample": True, "top_p": 0.9, "repetition_penalty": 1.05, "min_p": None}
-    assert params(tmp_path, own) == SamplingParams(**FAMILY | {"top_p": 0.9, "repetition_penalty": 1.05})
+    own = {"eos_token_id": [1], "do_sample": True, "top_p": 0.9, "repetition_penalty": 1.2, "min_p": None}
+    assert params(tmp_path, own) == SamplingParams(**FAMILY | {"top_p": 0.9, "repetition_penalty": 1.2})
 
 
 def test_a_model_that_is_not_to_be_sampled_is_greedy(tmp_path: Path) -> None:

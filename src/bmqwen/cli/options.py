@@ -25,22 +25,22 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="Short name (qwen1.5-0.5b-chat), hub id, folder, GGUF file or bundle. Default: the demo model.",
+        help="Short name (qwen1.5-0.5b-chat), hub id, folder, GGUF file or bundle; default: the demo model.",
         show_default=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="What runs the model; tpu: a chip, through SAIL where that is installed, else libbmrt.",
+        help="What runs the model; tpu: the chip, through SAIL if it is installed, else through libbmrt.",
     ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        "--device", metavar="N", help="Which chip, counted from 0 as `bm-smi` does.", show_default=False
+        "--device", metavar="N", help="Chip to use, numbered from 0 as in `bm-smi`.", show_default=False
     ),
 ]
 Threads = Annotated[
@@ -50,47 +50,53 @@ Threads = Annotated[
 Context = Annotated[
     int | None,
     typer.Option(
-        "--context", min=1, help="Most tokens of a conversation; default: the model's.", show_default=False
+        "--context", min=1, help="Context length in tokens; default: the model's.", show_default=False
     ),
 ]
 Quant = Annotated[
     Format,
-    typer.Option("--quant", help="Format of the weights; a bundle keeps its own."),
+    typer.Option("--quant", help="Weight format; a bundle keeps its own."),
 ]
 GroupSize = Annotated[
-    int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128, 256.")
+    int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128 or 256.")
 ]
 LmHead = Annotated[
     Format | None,
-    typer.Option("--lm-head", help="Format of the head; default: as --quant.", show_default=False),
+    typer.Option(
+        "--lm-head", help="Weight format of the output layer; default: as --quant.", show_default=False
+    ),
 ]
-Offline = Annotated[
-    bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Use only what is on this machine.")
-]
+Offline = Annotated[bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Never use the network.")]
 Output = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write.", show_default=False)
+    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.", show_default=False)
 ]
 # How a model would be compiled, for questions about it.
 ChipQuant = Annotated[
     ChipFormat,
-    typer.Option("--quant", help="Format of the weights on the chip; a bundle keeps its own."),
+    typer.Option("--quant", help="Weight format on the chip; a bundle keeps its own."),
 ]
 ChipHead = Annotated[
     ChipFormat | None,
-    typer.Option("--lm-head", help="Format of the head there; default: as --quant.", show_default=False),
+    typer.Option(
+        "--lm-head",
+        help="Format of the output layer on the chip; default: as --quant.",
+        show_default=False,
+    ),
 ]
 SeqLen = Annotated[
     int | None,
-    typer.Option("--seq-len", help="Most tokens of a conversation there; default: 512.", show_default=False),
+    typer.Option(
+        "--seq-len", help="Context length on the chip, in tokens; default: 512.", show_default=False
+    ),
 ]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in BF16 in place of F16.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in BF16 instead of F16.")]
 Jobs = Annotated[
     int | None,
     typer.Option(
         "--jobs",
         min=1,
         max=256,
-        help="Nets compiled at a time; default: what memory and processors allow.",
+        help="Nets to compile in parallel; default: as many as memory and processors allow.",
         show_default=False,
     ),
 ]

@@ -7,8 +7,6 @@ from bmqwen.model.ops import Ops
 
 T = TypeVar("T")
 H = TypeVar("H")
-# Layers times width up to which a model counts as small: Qwen1.5-1.8B has 49,152, Qwen2.5-3B 73,728.
-_SMALL = 50_000
 
 
 class Qwen2(Architecture):
@@ -22,10 +20,10 @@ class Qwen2(Architecture):
     def sampling(self) -> dict[str, float]:
         """Return what the generation_config.json files of Qwen2, Qwen2.5 and Qwen2.5-Coder say.
 
-        They differ in the repetition penalty alone, by size. Those of Qwen1.5 leave some of the values out.
+        The repetition penalty is that of the larger ones. Models below 3B are published with 1.1, with which a demo
+        model in 4 bits wrote a wrong bubble sort for 6 of 28 seeds; with 1.05, for 2.
         """
-        small = self.config.num_hidden_layers * self.config.hidden_size <= _SMALL
-        return super().sampling() | {"repetition_penalty": 1.1 if small else 1.05}
+        return super().sampling() | {"repetition_penalty": 1.05}
 
     def attention_tensors(self) -> list[Tensor]:
         """Four projections, three biases."""

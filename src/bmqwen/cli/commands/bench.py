@@ -17,13 +17,15 @@ def bench(
             "-p",
             "--prompt",
             metavar="TEXT",
-            help="The question; default: that of the published tables.",
+            help="Question to ask; default: the one in the published tables.",
             show_default=False,
         ),
     ] = None,
     new_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Most tokens of an answer.")] = 128,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Counted runs; the median is quoted.")] = 5,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before them.")] = 1,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Measured runs; the median is reported.")
+    ] = 5,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before the measured ones.")] = 1,
     engine: options.Engine = "auto",
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 64,

@@ -21,7 +21,7 @@ def chat(
             "-p",
             "--prompt",
             metavar="TEXT",
-            help="Ask this and leave; `-` reads the question from stdin.",
+            help="Ask this question and exit; `-` reads it from stdin.",
             show_default=False,
         ),
     ] = None,
@@ -41,12 +41,12 @@ def chat(
     load_file: Annotated[
         Path | None,
         typer.Option(
-            "--load", metavar="FILE", help="Go on with a conversation saved by /save.", show_default=False
+            "--load", metavar="FILE", help="Continue a conversation saved with /save.", show_default=False
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Talk to MODEL. With -p or piped text: one answer; else a conversation (type /help in it)."""
+    """Chat with MODEL: one answer with -p or piped text, otherwise a conversation (/help lists its commands)."""
     from bmqwen.cli.repl.answer import answer_once
     from bmqwen.cli.repl.commands import is_script
     from bmqwen.cli.repl.repl import Repl

@@ -13,16 +13,16 @@ from bmqwen.util.text import counted
 def compile_(
     output: options.Output,
     model: options.Model = None,
-    quant: Annotated[ChipFormat, typer.Option("--quant", help="Format of the weights.")] = "int4",
+    quant: Annotated[ChipFormat, typer.Option("--quant", help="Weight format.")] = "int4",
     seq_len: Annotated[
-        int, typer.Option("--seq-len", help="Most tokens of a conversation: a multiple of 8.")
+        int, typer.Option("--seq-len", help="Context length in tokens, a multiple of 8.")
     ] = 512,
     group_size: options.GroupSize = 64,
     lm_head: Annotated[
         ChipFormat | None,
         typer.Option(
             "--lm-head",
-            help="Format of the head; default: as --quant.",
+            help="Weight format of the output layer; default: as --quant.",
             show_default=False,
         ),
     ] = None,
@@ -30,17 +30,17 @@ def compile_(
     layers: Annotated[
         int | None,
         typer.Option(
-            "--layers", metavar="N", help="Only the first N layers, for trials.", show_default=False
+            "--layers", metavar="N", help="Compile only the first N layers, for trials.", show_default=False
         ),
     ] = None,
     jobs: options.Jobs = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace another bundle at the same place.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Compile MODEL for the chip: a folder that `bmqwen chat` runs on the chip or its simulator.
+    """Compile MODEL into a bundle that `bmqwen chat` runs on the chip or its simulator.
 
-    Interrupted, the same command goes on with the nets that are finished.
+    If interrupted, run the same command again: nets that are finished are kept.
     """
     from bmqwen.artifact.bundle import is_bundle
     from bmqwen.compiler.pipeline import compile_model

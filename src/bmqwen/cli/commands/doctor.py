@@ -19,13 +19,13 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="[MODEL_OR_BUNDLE]",
-            help="Also tell whether this fits into the chip's memory.",
+            help="Model to check against the chip's memory.",
             show_default=False,
         ),
     ] = None,
     device: Annotated[
         int | None,
-        typer.Option("--device", min=0, help="The only chip that matters; default: all.", show_default=False),
+        typer.Option("--device", min=0, help="Examine only this chip; default: all.", show_default=False),
     ] = None,
     quant: options.ChipQuant = "int4",
     group_size: options.GroupSize = 64,
@@ -34,9 +34,9 @@ def doctor(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Is this machine ready: drivers, chips, memory, versions; what is wrong, and the command that mends it.
+    """Check drivers, chips, memory and versions; say what is wrong and how to fix it.
 
-    The exit code is 1 where something that is needed is broken.
+    The exit code is 1 if something that is needed does not work.
     """
     from bmqwen.chip.system import System
     from bmqwen.doctor.examination import examine, find_request

@@ -17,7 +17,9 @@ def estimate(
     lm_head: options.ChipHead = None,
     seq_len: options.SeqLen = None,
     bf16: options.Bf16 = False,
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N", help="Tokens to read.")] = 26,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", metavar="N", help="Tokens of the prompt.")
+    ] = 26,
     new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -28,18 +30,18 @@ def estimate(
         ),
     ] = None,
     history: Annotated[
-        int, typer.Option("--history", metavar="N", help="Tokens that are cached before the prompt.")
+        int, typer.Option("--history", metavar="N", help="Tokens already cached before the prompt.")
     ] = 0,
     every: Annotated[
-        bool, typer.Option("--all", help="All published figures, beside the predicted ones.")
+        bool, typer.Option("--all", help="Show all published figures next to the predicted ones.")
     ] = False,
-    host: Annotated[HostName, typer.Option("--host", help="The machine that the chip is in.")] = DEFAULT_HOST,
+    host: Annotated[HostName, typer.Option("--host", help="Machine that the chip is in.")] = DEFAULT_HOST,
     host_op_ms: Annotated[
         float | None,
         typer.Option(
             "--host-op-ms",
             metavar="X",
-            help="Milliseconds of a call of the device library there; default: the host's.",
+            help="Milliseconds that a call of the device library takes; default: as measured for --host.",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +50,7 @@ def estimate(
         typer.Option(
             "--chart",
             metavar="FILE",
-            help="Draw shares, cost over the history and timelines: FILE.svg, FILE.png or FILE.pdf.",
+            help="Plot shares, cost by history and timelines to FILE.svg, FILE.png or FILE.pdf.",
             show_default=False,
         ),
     ] = None,
@@ -65,10 +67,10 @@ def estimate(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Predict first-token latency and tokens/s of MODEL on the chip, and show where the time goes.
+    """Predict MODEL's first-token latency and tokens/s on the chip, and show where the time goes.
 
-    No chip and no weights are needed: nets with random weights are compiled, once. A bundle needs no compiler.
-    Interrupted, the same command goes on with the nets that are finished.
+    This needs neither a chip nor weights: nets with random weights are compiled once. A bundle needs no compiler.
+    If interrupted, run the same command again: nets that are finished are kept.
     """
     from bmqwen.artifact.bundle import is_bundle, read_bundle
     from bmqwen.cli.commands.estimate_view import lines, show, table_lines

@@ -22,7 +22,7 @@ def evaluate(
         typer.Option(
             "--text",
             metavar="FILE",
-            help="UTF-8 text to predict; may be given several times.",
+            help="UTF-8 text to score; repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -31,7 +31,7 @@ def evaluate(
         typer.Option(
             "--choices",
             metavar="FILE",
-            help="Questions in C-Eval's layout, CSV: id,question,A,B,C,D,answer; may be given several times.",
+            help="Questions in C-Eval's CSV layout (id,question,A,B,C,D,answer); repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -40,7 +40,8 @@ def evaluate(
         typer.Option(
             "--dev",
             metavar="FILE|FOLDER",
-            help="Solved questions to show first: a file of the same layout, or a folder with SUBJECT_dev.csv.",
+            help="Solved examples to show first: a file in the same layout, or a folder with "
+            "SUBJECT_dev.csv.",
             show_default=False,
         ),
     ] = None,
@@ -49,7 +50,8 @@ def evaluate(
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="The float model: another checkpoint, or the one a bundle was made from. Default: MODEL itself.",
+            help="Float model to compare with: another checkpoint, or the one a bundle was made from; "
+            "default: MODEL itself.",
             show_default=False,
         ),
     ] = None,
@@ -57,18 +59,19 @@ def evaluate(
         Literal["float", "int8"],
         typer.Option(
             "--arithmetic",
-            help="float: the weights' grid alone, as on the chip. int8: as the CPU engine, with int8 activations.",
+            help="float: quantised weights only, as on the chip; int8: int8 activations too, as in the CPU "
+            "engine.",
         ),
     ] = "float",
     alone: Annotated[
-        bool, typer.Option("--alone", help="Without the float model: half the memory and time.")
+        bool, typer.Option("--alone", help="Skip the float model: half the memory and time.")
     ] = False,
     quant: options.Quant = "int4",
     group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
     window: Annotated[
         int | None,
-        typer.Option("--context-window", help="Tokens read at once; default: 512.", show_default=False),
+        typer.Option("--context-window", help="Window length in tokens; default: 512.", show_default=False),
     ] = None,
     stride: Annotated[
         int | None,
@@ -77,15 +80,15 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", help="Only so many tokens of each text.", show_default=False)
+        int | None, typer.Option("--limit", help="Score at most N tokens of each text.", show_default=False)
     ] = None,
     threads: options.Threads = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Perplexity, nearness to the float model (KL, top-1 agreement) and multiple choice, all on the CPU.
+    """Measure perplexity, closeness to the float model (KL, top-1 agreement) and multiple choice, on the CPU.
 
-    The float32 conversion stays in the cache for the next time (2.5 GB for the demo model); `bmqwen remove` frees it.
+    The float32 conversion stays in the cache (2.5 GB for the demo model) until `bmqwen remove` deletes it.
     """
     from bmqwen.errors import InputError
     from bmqwen.evaluation.model_pair import open_pair

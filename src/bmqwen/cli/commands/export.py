@@ -15,13 +15,13 @@ def export(
     group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Standard ONNX operations only (opset 21), for other tools.")
+        bool, typer.Option("--plain", help="Use standard ONNX operations only (opset 21), for other tools.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace another bundle at the same place.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Write MODEL as ONNX: a folder with graph, weights and tokenizer that `bmqwen chat` and other tools open."""
+    """Export MODEL to ONNX: a folder with graph, weights and tokenizer, for `bmqwen chat` and other tools."""
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import export_model
 

@@ -27,7 +27,7 @@ _LABELS = {
 def info(
     model: options.Model = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare every file of a bundle with its hash.")
+        bool, typer.Option("--check", help="Check every file of a bundle against its hash.")
     ] = False,
     quant: options.ChipQuant = "int4",
     group_size: options.GroupSize = 64,
@@ -36,7 +36,7 @@ def info(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Describe a checkpoint, a bundle or a bmodel: sizes, precision, bytes, memory on the chip."""
+    """Describe a checkpoint, bundle or bmodel: sizes, precision, files, memory on the chip."""
     from bmqwen.artifact.bmodel import read_description
     from bmqwen.artifact.bundle import is_bundle, read_bundle
     from bmqwen.artifact.fit import memory_findings

@@ -16,7 +16,7 @@ def pull(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Download MODEL into the cache (resumes, checks hashes) and print its path."""
+    """Download MODEL into the cache and print its path; downloads resume and are checked."""
     from bmqwen.hub.hub import Hub
 
     with progress_bar() as bar:
@@ -28,7 +28,7 @@ def pull(
 
 
 def list_models(json: options.Json = False) -> None:
-    """List the models in the cache with their conversions, and what can be pulled by a short name."""
+    """List the models in the cache with their conversions, and the short names that can be pulled."""
     from bmqwen.hub.catalog import MODELS, PUBLISHED
     from bmqwen.hub.hub import Hub
     from bmqwen.resolve import cached_bundles
@@ -63,10 +63,10 @@ def list_models(json: options.Json = False) -> None:
 
 
 def remove(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name as printed by `bmqwen list`.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name as shown by `bmqwen list`.")],
     json: options.Json = False,
 ) -> None:
-    """Delete MODEL, and what was converted from it, from the cache."""
+    """Delete MODEL and its conversions from the cache."""
     from bmqwen.resolve import remove_model
 
     freed = remove_model(model)

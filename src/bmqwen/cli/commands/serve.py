@@ -23,40 +23,44 @@ KEY_VARIABLE = "BMQWEN_API_KEY"
 def serve(
     model: options.Model = None,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0: all.")
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 means all.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
             "--api-key",
             metavar="KEY",
-            help="Key that clients must send; repeatable. Others see it in the list of processes: rather use "
+            help="API key that clients must send; repeatable. Other users can see it in the process list: prefer "
             f"{KEY_VARIABLE} or --api-key-file.",
             show_default=False,
         ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", metavar="FILE", help="File of keys, one a line.", show_default=False),
+        typer.Option(
+            "--api-key-file", metavar="FILE", help="File with API keys, one per line.", show_default=False
+        ),
     ] = None,
     insecure_no_key: Annotated[
-        bool, typer.Option("--insecure-no-key", help="Let everybody who reaches --host use the server.")
+        bool,
+        typer.Option(
+            "--insecure-no-key", help="Accept requests without a key from anyone who can reach --host."
+        ),
     ] = False,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
             "--cors-origin",
             metavar="ORIGIN",
-            help="Web page elsewhere that may call, such as https://chat.example.org; repeatable.",
+            help="Origin of another web page that may use the server, such as https://chat.example.org; "
+            "repeatable.",
             show_default=False,
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--name", help="What requests call the model; default: its own name.", show_default=False
-        ),
+        typer.Option("--name", help="Name of the model in requests; default: its own.", show_default=False),
     ] = None,
     engine: options.Engine = "auto",
     device: Annotated[
@@ -67,28 +71,33 @@ def serve(
     ] = None,
     replicas: Annotated[
         int,
-        typer.Option("--replicas", min=1, max=64, help="Engines side by side, on a CPU or the simulator."),
+        typer.Option(
+            "--replicas", min=1, max=64, help="Engines to run side by side, on the CPU or the simulator."
+        ),
     ] = 1,
     cache_mb: Annotated[
         int,
         typer.Option(
-            "--cache-mb", min=0, help="Host memory of each engine for conversations that wait, in MB."
+            "--cache-mb",
+            min=0,
+            help="Host memory per engine for the KV caches of waiting conversations, in MB.",
         ),
     ] = 1024,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Most requests that wait.")] = 128,
+    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait in the queue.")] = 128,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", min=1, help="Most seconds of a request, from its arrival.")
+        float, typer.Option("--time-limit", min=1, help="Seconds that a request may take, from its arrival.")
     ] = 600.0,
     stop_seconds: Annotated[
-        float, typer.Option("--stop-seconds", min=0, help="How long answers may go on after Ctrl-C.")
+        float,
+        typer.Option("--stop-seconds", min=0, help="Seconds that answers may take to finish after Ctrl-C."),
     ] = 30.0,
     hang_seconds: Annotated[
         float,
         typer.Option(
             "--hang-seconds",
             min=1,
-            help="How long an engine that is to end an answer may give no sign of life before it is killed and started "
-            "again; on the simulator more than a launch takes.",
+            help="Seconds that an engine told to stop an answer may be silent before it is restarted; on "
+            "the simulator, longer than a launch takes.",
         ),
     ] = 300.0,
     load_seconds: Annotated[
@@ -96,7 +105,7 @@ def serve(
         typer.Option(
             "--load-seconds",
             min=1,
-            help="How long loading an engine may take before it is killed and started again.",
+            help="Seconds that an engine may take to load before it is restarted.",
         ),
     ] = 900.0,
     *,
@@ -107,9 +116,9 @@ def serve(
     threads: options.Threads = None,
     context: options.Context = None,
     offline: options.Offline = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
 ) -> None:
-    """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C stops it once running answers are finished."""
+    """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C lets running answers finish, then stops."""
     # First, for the rooms of the server need the same packages.
     server = _server()
     from bmqwen.engine import params_of, precision_of

@@ -20,34 +20,34 @@ PATIENCE_SECONDS = 3600
 def verify(
     bundle: Annotated[
         Path,
-        typer.Argument(metavar="BUNDLE", help="A bundle that `bmqwen compile` made.", show_default=False),
+        typer.Argument(metavar="BUNDLE", help="Bundle made by `bmqwen compile`.", show_default=False),
     ],
     against: Annotated[
         str | None,
         typer.Option(
             "--against",
             metavar="MODEL",
-            help="What it was compiled from; default: as the bundle says.",
+            help="Checkpoint that it was compiled from; default: the one that the bundle names.",
             show_default=False,
         ),
     ] = None,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=0, help="Cached tokens that nets are run after, at most.")
+        int, typer.Option("--tokens", min=0, help="Longest history to run the nets after, in tokens.")
     ] = 64,
     stages: Annotated[
         str | None,
         typer.Option(
             "--stages",
             metavar="LIST",
-            help='Only these nets: "1,8x512" is those of 1 token, and that of 8 after 512.',
+            help='Check only these nets: "1,8x512" means all of 1 token, and the one of 8 tokens after 512.',
             show_default=False,
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Begin even where it takes hours.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start even if it will take hours.")] = False,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Compare a bundle's nets on the vendor's simulator with the float model; exit code 1 if one is off."""
+    """Compare a bundle's nets, run on the vendor's simulator, with the float model; exit code 1 if one differs."""
     from bmqwen.artifact.bundle import read_bundle
     from bmqwen.compiler.toolchain import open_toolchain
     from bmqwen.evaluation.bundle_source import source_of
