@@ -39,7 +39,7 @@ def test_files_that_have_no_keys(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     cases = {
         empty: "has no API key",
-        binary: "no text",
+        binary: "not text",
         short: rf"at least 8 characters \({short}, line 2\)",
         tmp_path / "no": "No such file",
         tmp_path: "a directory",

@@ -280,6 +280,7 @@ def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
         ),
         ("completions", {"prompt": "a", "stop": ["a", ""]}, "stop[1]", 'stop[1] is "": string should have'),
         ("completions", {"prompt": "a", "Max-tokens": 1}, "Max-tokens", "Max-tokens is not a field"),
+        ("completions", {"prompt": "a", "body": 1}, "body", "body is not a field"),
         (
             "chat/completions",
             {"messages": [{"role": "user", "content": [5]}]},
@@ -300,7 +301,7 @@ def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
         ),
         ("../tokenize", {}, "prompt", "prompt is missing"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_the_reason_named_is_the_reason(
     talking: LiveServer, path: str, body: dict[str, object], param: str, words: str

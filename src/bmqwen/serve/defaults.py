@@ -38,7 +38,7 @@ def chat_params(request: ChatRequest, defaults: SamplingParams, vocab_size: int)
     if request.max_completion_tokens is not None:
         if "max_tokens" in given:
             raise RequestError(
-                "max_tokens and max_completion_tokens mean the same: leave one out", "max_tokens"
+                "max_tokens and max_completion_tokens mean the same thing: leave one out", "max_tokens"
             )
         given["max_tokens"] = request.max_completion_tokens
     logprobs = (request.top_logprobs or 0) if request.logprobs else None

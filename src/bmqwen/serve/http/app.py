@@ -73,7 +73,7 @@ async def _http(request: Request, error: HTTPException) -> Response:
         response = error_response(MethodRefusedError(f"{where} is not offered: use another method"))
         response.headers.update(error.headers or {})
         return response
-    return error_response(RequestError("the request cannot be read: it is no JSON"))
+    return error_response(RequestError("the request cannot be read: it is not valid JSON"))
 
 
 def _describe(app: FastAPI, vocab_size: int) -> None:

@@ -54,10 +54,12 @@ def json_bytes(body: Any) -> bytes:
 def refused(details: Sequence[ErrorDetails]) -> RequestError:
     """Return what is wrong with a request's body: the checker's complaint that goes deepest into it."""
     detail = max(details, key=lambda item: len(item["loc"]))
-    place, ctx = [part for part in detail["loc"] if part != "body"], detail.get("ctx", {})
+    place, ctx = list(detail["loc"]), detail.get("ctx", {})
+    if place[:1] == ["body"]:
+        place = place[1:]
     if detail["type"] == "json_invalid":
         reason = ctx.get("error", "it cannot be read")
-        return RequestError(f"the request is no JSON: {reason}")
+        return RequestError(f"the request is not valid JSON: {reason}")
     # An unknown field may have any name.
     unknown = place[-1:] if detail["type"] == "extra_forbidden" else []
     names = [*_names(place[: len(place) - len(unknown)]), *unknown]

@@ -50,7 +50,7 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
 
     @api.post("/v1/embeddings", summary="Not offered", status_code=404)
     async def embeddings() -> ErrorAnswer:
-        raise NotOfferedError("this server has no embeddings: chat models do not make good ones")
+        raise NotOfferedError("this server has no embeddings: chat models make poor ones")
 
     @api.get("/health", summary="Whether it can answer", responses=LOADING)
     async def health(response: Response) -> Health:

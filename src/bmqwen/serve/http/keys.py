@@ -23,7 +23,7 @@ class ApiKeys:
 
     @classmethod
     def read(cls, keys: Iterable[str], file: Path | None) -> "ApiKeys":
-        """Read the keys of a file with one a line (# begins a comment), and add them to those given.
+        """Read the keys of a file with one per line (# begins a comment), and add them to those given.
 
         Raises InputError for a file that cannot be read or has none.
         """
@@ -34,12 +34,12 @@ class ApiKeys:
                     raise InputError(f"{file} is too large for a file of API keys")
                 lines = file.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is no text"
+                reason = error.strerror if isinstance(error, OSError) else "it is not text"
                 raise InputError(f"the file of API keys {file} cannot be read: {reason}") from error
             numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
             read = [(number, key) for number, key in numbered if key and not key.startswith("#")]
             if not read:
-                raise InputError(f"{file} has no API key: write one a line")
+                raise InputError(f"{file} has no API key: write one per line")
             for number, key in read:
                 _check(key, f" ({file}, line {number})")
                 found.append(key)
@@ -62,14 +62,14 @@ class ApiKeys:
         # All are compared, whichever fits.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != b"bearer" or not any(matches):
-            raise KeyRefusedError("the API key is wrong; ask the operator of this server for one")
+            raise KeyRefusedError("the API key is wrong; ask the person who runs this server for one")
         return digest.hex()[:16]
 
 
 def _check(key: str, place: str = "") -> None:
     """Raise InputError, which must not show the key, unless it can be one."""
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise InputError(f"an API key must be of printable ASCII characters without blanks{place}")
+        raise InputError(f"an API key must consist of printable ASCII characters without blanks{place}")
     if len(key) < SHORTEST:
         raise InputError(f"an API key must have at least {SHORTEST} characters{place}")
 

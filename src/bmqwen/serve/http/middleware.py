@@ -103,7 +103,7 @@ class AccessMiddleware:
         except Exception as error:
             LOG.error("%s %s failed: %r", scope["method"], _path(scope), error, exc_info=error)
             if not sent:
-                internal = BmqwenError("the server is at fault; its log says more")
+                internal = BmqwenError("the server failed; its log says why")
                 await error_response(internal)(scope, receive, send_more)
         finally:
             seconds = time.perf_counter() - begin
@@ -130,7 +130,7 @@ class AccessMiddleware:
     def _check_size(self, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 18:
-            raise RequestError("the header Content-Length is no number")
+            raise RequestError("the header Content-Length is not a number")
         if int(length) > self._rules.body_bytes:
             raise self._too_large()
 
@@ -183,7 +183,7 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 def _is_host(host: str) -> bool:
     try:
-        urlsplit(f"//{host}").port  # noqa: B018  (raises for one that is no number)
+        urlsplit(f"//{host}").port  # noqa: B018  (raises for one that is not a number)
     except ValueError:
         return False
     return not set(host) & set("/@\\ ?#")

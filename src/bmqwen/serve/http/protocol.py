@@ -97,7 +97,7 @@ _COMPLETION_RULES: JsonDict = {"allOf": [_STREAM_RULE]}
 
 
 class Strict(BaseModel):
-    """No unknown fields, and no guessing of types: "0.5" is no number."""
+    """No unknown fields, and no guessing of types: "0.5" is not a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
