@@ -14,11 +14,13 @@ from bmqwen.errors import BmqwenError
 from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob, Usage
 
 Message = dict[str, Any]
+# Made once: json.dumps makes one for each call.
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def encode(message: Message) -> bytes:
     """Encode a message as a line."""
-    return json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+    return _ENCODE(message).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
