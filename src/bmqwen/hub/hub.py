@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
+from functools import cached_property
 from pathlib import Path
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
@@ -76,10 +77,15 @@ class Hub:
         limit: float = _LIMIT,
     ) -> None:
         self.cache = cache or Cache()
-        self._sources = _all_sources() if sources is None else sources
+        self._given = sources
         self._models = models
         self._offline = offline_wanted() if offline is None else offline
         self._patience, self._limit = patience, limit
+
+    @cached_property
+    def _sources(self) -> Mapping[str, Source]:
+        # Not before one is needed: the client of a hub takes a while to import, and a bundle here needs none.
+        return _all_sources() if self._given is None else self._given
 
     def find(self, model: Model) -> CachedModel | None:
         """Return a model that is on this machine, in our cache or in a hub's own; None otherwise."""
