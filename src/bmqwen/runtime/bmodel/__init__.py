@@ -1,1 +1,1 @@
-"""Bmodels on a chip, whichever of the vendor's libraries opens it: positions, masks, K/V rows, planning."""
+"""Bmodels on a chip, with any of the vendor's libraries: positions, masks, K/V rows, planning."""

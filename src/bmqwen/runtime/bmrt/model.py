@@ -11,7 +11,7 @@ from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.backend import Network, Port, Stage, check_fits
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.libraries import DeviceMem, NetInfo, Shape, Tensor
+from bmqwen.runtime.bmrt.libraries import DeviceMem, NetInfo, Tensor
 
 # bm_data_type_t. BF16 has no numpy type: its bits travel as uint16.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -57,12 +57,6 @@ class Model:
                 f"bmrt_load_bmodel failed on {device} for {path}: it was made for another chip or runtime"
             )
         self.networks = {name: self._network(name) for name in self._names()}
-
-    def __enter__(self) -> "Model":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def launch(self, stage: Stage, inputs: Sequence[DeviceMemory], outputs: Sequence[DeviceMemory]) -> None:
         """Start a stage. What is given in memory other than the stage's own is copied by the device.
@@ -115,43 +109,21 @@ class Model:
         stages = []
         for index in range(info.stage_num):
             stage = info.stages[index]
-            stages.append(
-                Stage(
-                    net=name,
-                    index=index,
-                    inputs=tuple(
-                        self._make_port(
-                            info.input_names[i],
-                            info.input_dtypes[i],
-                            stage.input_shapes[i],
-                            stage.input_mems[i],
-                        )
-                        for i in range(info.input_num)
-                    ),
-                    outputs=tuple(
-                        self._make_port(
-                            info.output_names[i],
-                            info.output_dtypes[i],
-                            stage.output_shapes[i],
-                            stage.output_mems[i],
-                        )
-                        for i in range(info.output_num)
-                    ),
-                )
-            )
+            inputs = (info.input_names, info.input_dtypes, stage.input_shapes, stage.input_mems)
+            outputs = (info.output_names, info.output_dtypes, stage.output_shapes, stage.output_mems)
+            given = tuple(self._port(i, *inputs) for i in range(info.input_num))
+            taken = tuple(self._port(i, *outputs) for i in range(info.output_num))
+            stages.append(Stage(name, index, given, taken))
         return Network(name, bool(info.is_dynamic), int(info.addr_mode), tuple(stages))
 
-    def _make_port(self, name: bytes | None, dtype: int, shape: Shape, mem: DeviceMem) -> Port:
+    def _port(self, index: int, names: Any, dtypes: Any, shapes: Any, memory: Any) -> Port:
+        """An input or output, from the arrays that libbmrt describes them with."""
+        dtype = dtypes[index]
         if dtype not in DTYPES:
             raise DeviceError(f"{self.path.name} has a tensor of the unsupported type {dtype}")
-        own = DeviceMem.from_buffer_copy(mem)
-        return Port(
-            (name or b"").decode(),
-            shape.to_tuple(),
-            DTYPES[dtype],
-            dtype == BFLOAT16,
-            DeviceMemory(self.device, own, owned=False),
-        )
+        own = DeviceMemory(self.device, DeviceMem.from_buffer_copy(memory[index]), owned=False)
+        name = (names[index] or b"").decode()
+        return Port(name, shapes[index].to_tuple(), DTYPES[dtype], dtype == BFLOAT16, own)
 
 
 def own_memory(port: Port) -> DeviceMemory:

@@ -53,7 +53,8 @@ class Source:
         """A view of a shape from an element on, which must not outlive this object."""
         if start == 0 and tuple(shape) == self.shape:
             return self.tensor
-        return self._maker.view(self.tensor, shape, start)
+        with sail_errors("Tensor", self.device):
+            return self._maker.sail.Tensor(self.tensor, [int(n) for n in shape], start)
 
     def release(self) -> None:
         """Let go of the tensor."""
@@ -109,11 +110,6 @@ class TensorMaker:
         """A tensor with device memory only. Raises DeviceError when there is not enough."""
         with sail_errors("Tensor", self.device):
             return self.sail.Tensor(self.handle, [int(n) for n in shape], kind, False, True)
-
-    def view(self, tensor: Any, shape: Sequence[int], start: int) -> Any:
-        """A view of another tensor from an element on."""
-        with sail_errors("Tensor", self.device):
-            return self.sail.Tensor(tensor, [int(n) for n in shape], start)
 
     def _require_views(self) -> None:
         pair = self.make((2,), self.sail.Dtype.BM_FLOAT32)
