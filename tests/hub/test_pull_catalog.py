@@ -49,6 +49,12 @@ def test_parts_of_a_hub_id() -> None:
     assert find("Qwen/Qwen1.5-0.5B-Chat@v1").name != find("Qwen/Qwen1.5-0.5B-Chat").name
 
 
+@pytest.mark.parametrize("revision", ["..", "../../x", "a/../../b", "/etc", "./x"])
+def test_a_revision_that_leads_out_of_its_folder_is_refused(revision: str) -> None:
+    with pytest.raises(InputError, match="unknown model"):
+        find(f"me/x@{revision}")
+
+
 @pytest.mark.parametrize(
     ("repo", "files", "names"),
     [

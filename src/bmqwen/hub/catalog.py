@@ -14,10 +14,10 @@ MODELSCOPE = "modelscope"
 PYPI = "pypi"
 SOPHGO = "sophgo"
 
-# The lengths keep names of folders below 255 bytes.
+# The lengths keep names of folders below 255 bytes; a revision, which becomes a folder, stays below another.
 _HUB_ID = re.compile(
     r"(?P<repo>[a-z0-9][\w.-]{0,63}/[a-z0-9][\w.-]{0,95})"
-    r"(?::(?P<variant>[\w.-]{1,32}))?(?:@(?P<revision>[\w./-]{1,48}))?",
+    r"(?::(?P<variant>[\w.-]{1,32}))?(?:@(?P<revision>(?!.*\.\.)\w[\w./-]{0,47}))?",
     re.ASCII | re.IGNORECASE,
 )
 

@@ -157,7 +157,8 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
         if model.file not in known:
             raise InputError(f"{where} has no file {model.file}")
         return (known[model.file],)
-    ggufs = gguf_names(known)
+    # A model that was cut into several GGUF files cannot be read.
+    ggufs = sorted(name for name in fnmatch.filter(known, "*.gguf") if "-of-" not in name)
     weights = fnmatch.filter(known, "model" + WEIGHTS) or fnmatch.filter(known, WEIGHTS)
     if model.variant is not None or (ggufs and not weights):
         wanted = (model.variant or "").lower()
@@ -182,11 +183,6 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
         raise InputError(f"{where} has no config.json")
     others = [name for name in known if any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)]
     return tuple(known[name] for name in (*sorted(others), *sorted(weights)))
-
-
-def gguf_names(names: Iterable[str]) -> list[str]:
-    """Return the GGUF files among some names, without the parts of models that were cut, which cannot be read."""
-    return sorted(name for name in fnmatch.filter(names, "*.gguf") if "-of-" not in name)
 
 
 def inquire(place: Source, model: Model, patience: float) -> Future[Release]:
