@@ -1,6 +1,7 @@
 """The hubs' own caches: shared with their libraries both ways, listed, and removed from."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,22 @@ def test_a_read_only_cache_is_named(server: HubServer) -> None:
         assert list(folder.iterdir()) == []
     finally:
         folder.rmdir()
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_a_hubs_cache_that_may_not_be_read_is_passed_over(server: HubServer) -> None:
+    folder = Path(tempfile.mkdtemp())
+    (folder / "ms").mkdir(0o000)
+    (folder / "hf/models--me--tiny/refs").mkdir(parents=True)
+    (folder / "hf/models--me--tiny/refs/main").write_bytes(b"\xff\x00")
+    try:
+        hub = hub_of(server, folder, offline=True)
+        assert hub.models() == []
+        with pytest.raises(DownloadError, match="offline mode is on"):
+            hub.pull(REPO)
+    finally:
+        (folder / "ms").chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def test_the_cache_lists_and_removes(server: HubServer, tmp_path: Path) -> None:

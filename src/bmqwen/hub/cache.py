@@ -65,19 +65,20 @@ class Store:
 
     def find(self, model: Model) -> CachedModel | None:
         """Return a model whose files are all there; None otherwise. Needs no network."""
-        return next((found for place in self.places(model) if (found := _complete(model, place))), None)
+        with suppress(OSError, ValueError):  # a folder that we may not read, a reference that is none
+            return next((found for place in self.places(model) if (found := _complete(model, place))), None)
+        return None
 
     def models(self) -> list[CachedModel]:
         """Return all models, unfinished ones included."""
-        models = []
-        for folder, names in self.kept():
-            whole = [found for model in names if (found := _complete(model, folder))]
-            if not whole and self.parts(folder):
-                size = size_below(folder) + sum(
-                    p.stat().st_size for p in self.parts(folder) if p.parent != folder
-                )
-                whole = [CachedModel(model.title, folder, size) for model in names[:1]]
-            models += whole
+        models: list[CachedModel] = []
+        with suppress(OSError, ValueError):
+            for folder, names in self.kept():
+                whole = [found for model in names if (found := _complete(model, folder))]
+                if not whole and (parts := self.parts(folder)):
+                    size = sum(part.stat().st_size for part in parts if part.parent != folder)
+                    whole = [CachedModel(m.title, folder, size + size_below(folder)) for m in names[:1]]
+                models += whole
         return models
 
     def remove(self, model: CachedModel) -> int:
