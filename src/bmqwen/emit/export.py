@@ -22,13 +22,13 @@ EMITTER = 2
 
 
 def source_key(checkpoint: Checkpoint, precision: Precision, *, plain: bool) -> str:
-    """Fingerprint of everything that decides the bundle's content."""
+    """Return a fingerprint of everything that decides the bundle's content."""
     parts = [checkpoint.identity(), precision.to_dict(), plain, EMITTER]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def estimated_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
-    """About how large the bundle will be, in bytes; a little too high."""
+    """Estimate how large the bundle will be, in bytes; a little too high."""
     config = checkpoint.config
     matrices = {name: shape for name, shape in config.network.shapes().items() if len(shape) == 2}
     # A tied head is stored beside the table.
@@ -110,6 +110,7 @@ def _write_graph(
     advance: Callable[[int], None],
 ) -> None:
     """The graph with its external weights, in the folder `part`."""
+    # DequantizeLinear knows 4-bit types and blocks since opset 21.
     file = OnnxFile(part / MODEL_FILE, opset=21, contrib=not plain)
     try:
         blocks = WeightBlocks(checkpoint.weights, advance)

@@ -53,7 +53,7 @@ class MlirOps:
         self._shapes = config.network.shapes()
 
     def embed(self, weight: str) -> Rows:  # noqa: ARG002  (the table stays with the host)
-        """The host looks the rows up."""
+        """Declare the inputs; the host looks the rows up."""
         f, c, tokens = self.file, self.config, self.shape.tokens
         states = f.input("input_states", [1, tokens, c.hidden_size])
         positions = f.input("position_ids", [1, tokens], np.int32)
@@ -73,20 +73,20 @@ class MlirOps:
         return (states,)
 
     def rms_norm(self, x: Rows, weight: str) -> Rows:
-        """One operation."""
+        """Emit one operation."""
         return (self._norm(x[0], weight),)
 
     def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
-        """Sum, then norm."""
+        """Emit the sum, then the norm."""
         total = (self.file.op("Add", [x[0], delta[0]], x[0].shape, f"{weight}.residual"),)
         return total, self.rms_norm(total, weight)
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
-        """A product for each weight, the first one last: what is made of it follows directly, as one layer group."""
+        """Emit a product for each weight, the first one last: what uses it follows directly, as one layer group."""
         return tuple(self._product(x[0], weight, bias) for weight in reversed(weights))[::-1]
 
     def heads(self, qkv: Rows, layer: int) -> Heads[Value]:
-        """Parts [1, C, heads, head_dim]; the values are ready for the cache, and named so."""
+        """Reshape to [1, C, heads, head_dim]; the values are ready for the cache, and named so."""
         dim, place = self.config.head_dim, f"layer.{layer}"
         names = (f"{place}.q.heads", f"{place}.k.heads", f"v_cache.{layer}")
         return Heads(
@@ -98,11 +98,11 @@ class MlirOps:
         )
 
     def head_norm(self, heads: Heads[Value], query: str, key: str) -> Heads[Value]:
-        """One operation each."""
+        """Emit one operation each."""
         return replace(heads, query=self._norm(heads.query, query), key=self._norm(heads.key, key))
 
     def rope(self, heads: Heads[Value]) -> Heads[Value]:
-        """One operation each; the keys are then ready for the cache, and named so."""
+        """Emit one operation each; the keys are then ready for the cache, and named so."""
         query, key = (
             self.file.op("Rope", [x, self._sin, self._cos], x.shape, name, rope_mode='"contiguous_halves"')
             for x, name in (
@@ -113,7 +113,7 @@ class MlirOps:
         return replace(heads, query=query, key=key)
 
     def attend(self, heads: Heads[Value]) -> Rows:
-        """History and new rows side by side without a copy, one kernel for the rest."""
+        """Lay history and new rows side by side without a copy; emit one kernel for the rest."""
         tokens, place = self.shape.tokens, f"layer.{heads.layer}"
         self._caches += [heads.key, heads.value]
         keys, values = (
@@ -131,18 +131,18 @@ class MlirOps:
         return (self._side_by_side(parts, 1, f"{place}.attention"),)
 
     def swiglu(self, gate_up: Rows) -> Rows:
-        """silu(gate) * up."""
+        """Emit silu(gate) * up."""
         gate, up = gate_up
         active = self.file.op("SiLU", [gate], gate.shape, f"{gate.name}.silu")
         return (self.file.op("Mul", [active, up], up.shape, f"{up.name}.swiglu"),)
 
     def wanted_rows(self, x: Rows) -> Rows:
-        """The one row that `last_row` names."""
+        """Take the one row that `last_row` names."""
         shape = [1, 1, self.config.hidden_size]
         return (self.file.op("Gather", [x[0], self._last_row], shape, "last_hidden", axis="1 : si32"),)
 
     def logits(self, x: Rows, weight: str) -> Rows:
-        """The head, and the most likely token beside it."""
+        """Emit the head, and the most likely token beside it."""
         f = self.file
         logits = f.op(
             "Reshape", [self._product(x[0], weight, bias=False)], [1, self.config.vocab_size], "logits"

@@ -80,13 +80,13 @@ class MlirFile:
         return self._add(f'"top.{kind}"({names}) {{{text}}} : ({types}) -> {result}', location, result)
 
     def concat(self, parts: Sequence[Value], axis: int, location: str, **attributes: str) -> Value:
-        """Tensors side by side along an axis."""
+        """Join tensors along an axis."""
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
         return self.op("Concat", parts, shape, location, axis=f"{axis} : si32", **attributes)
 
     def slice(self, x: Value, axis: int, start: int, stop: int, location: str) -> Value:
-        """Elements `start` to `stop` along an axis; `x` itself where that is all. Of leading axes of 1: no copy."""
+        """Take elements `start` to `stop` along an axis; `x` itself if that is all. After axes of 1: no copy."""
         shape = list(x.shape)
         if (start, stop) == (0, shape[axis]):
             return x
@@ -105,7 +105,7 @@ class MlirFile:
         )
 
     def arg_max(self, x: Value, location: str) -> Value:
-        """Index of each row's largest element; comes out of the bmodel as int32 [rows, 1]."""
+        """Find each row's largest element; comes out of the bmodel as int32 [rows, 1]."""
         result = Value("", (x.shape[0], 1))
         text = (
             f'"top.Arg"({x.name}) {{axis = 1 : i64, keepdims = true, mode = "ArgMax", select_last_index = false}} '
@@ -126,14 +126,14 @@ class MlirFile:
         self._outputs.append(value)
 
     def weight(self, name: str, shape: Sequence[int], dtype: Any = np.float32) -> Value:
-        """A weight of the npz."""
+        """Declare a weight of the npz."""
         if name not in self._weights:
             value = Value("", tuple(shape), MLIR_TYPES[np.dtype(dtype).name])
             self._weights[name] = self._add(f'"top.Weight"() : () -> {value}', name, value)
         return self._weights[name]
 
     def text(self, weight_file: str) -> str:
-        """The module; `weight_file` is relative to the folder that the compiler runs in."""
+        """Return the module; `weight_file` is relative to the folder that the compiler runs in."""
         arguments = ", ".join(f"{a.name}: {a} loc(unknown)" for a in self._arguments)
         types = ", ".join(map(str, self._outputs))
         body = "\n".join(self._lines)

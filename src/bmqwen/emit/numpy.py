@@ -30,42 +30,42 @@ class NumpyOps:
         self._cos, self._sin = (np.concatenate([f(angles)] * 2, 1)[:, None] for f in (np.cos, np.sin))
 
     def embed(self, weight: str) -> Rows:
-        """The tokens' rows of the table."""
+        """Read the tokens' rows of the table."""
         rows = {t: self._blocks.weights.read_rows(f"{weight}.weight", t, t + 1)[0] for t in set(self._tokens)}
         return np.stack([rows[t] for t in self._tokens])
 
     def rms_norm(self, x: Rows, weight: str) -> Rows:
-        """As defined."""
+        """Compute it as defined."""
         mean = np.mean(x * x, axis=-1, keepdims=True)
         scaled: Rows = x / np.sqrt(mean + np.float32(self.config.rms_norm_eps))
         return scaled * self._blocks.vector(f"{weight}.weight")
 
     def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
-        """Sum, then norm."""
+        """Emit the sum, then the norm."""
         total = x + delta
         return total, self.rms_norm(total, weight)
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
-        """Products side by side, a block of a matrix at a time."""
+        """Compute the products side by side, a block of a matrix at a time."""
         y = np.concatenate([self._product(x, weight) for weight in weights], axis=1)
         return y + self._blocks.vector(*(f"{weight}.bias" for weight in weights)) if bias else y
 
     def heads(self, qkv: Rows, layer: int) -> Heads[Rows]:
-        """Parts [C, heads, head_dim]."""
+        """Split into parts [C, heads, head_dim]."""
         c = self.config
         parts = np.split(qkv, [c.q_size, c.q_size + c.kv_size], 1)
         return Heads(layer, *(part.reshape(len(qkv), -1, c.head_dim) for part in parts))
 
     def head_norm(self, heads: Heads[Rows], query: str, key: str) -> Heads[Rows]:
-        """As any norm: over the last axis."""
+        """Compute it as any norm: over the last axis."""
         return replace(heads, query=self.rms_norm(heads.query, query), key=self.rms_norm(heads.key, key))
 
     def rope(self, heads: Heads[Rows]) -> Heads[Rows]:
-        """Halves paired."""
+        """Rotate with halves paired."""
         return replace(heads, query=self._rotate(heads.query), key=self._rotate(heads.key))
 
     def attend(self, heads: Heads[Rows]) -> Rows:
-        """Causal attention from position 0 on; layers come in turn."""
+        """Compute causal attention from position 0 on; layers come in turn."""
         c, q, count = self.config, heads.query, len(heads.query)
         self.cache += [heads.key, heads.value]
         k, v = (np.repeat(part, c.group, axis=1) for part in (heads.key, heads.value))
@@ -77,17 +77,17 @@ class NumpyOps:
         return y
 
     def swiglu(self, gate_up: Rows) -> Rows:
-        """silu(gate) * up."""
+        """Emit silu(gate) * up."""
         gate, up = np.split(gate_up, 2, axis=1)
         y: Rows = gate * 0.5 * (1 + np.tanh(gate * 0.5)) * up
         return y
 
     def wanted_rows(self, x: Rows) -> Rows:
-        """The rows asked for."""
+        """Take the rows asked for."""
         return x[list(self._wanted)]
 
     def logits(self, x: Rows, weight: str) -> Rows:
-        """x @ W^T."""
+        """Compute x @ W^T."""
         return self._product(x, weight)
 
     def _product(self, x: Rows, weight: str) -> Rows:

@@ -29,13 +29,13 @@ class OnnxOps:
         self.input_ids = file.input("input_ids", np.int64, [1, "C"])
 
     def embed(self, weight: str) -> str:
-        """Rows of the table, which is kept in half precision unless the head is float32."""
+        """Emit the look-up in the table, which is kept in half precision unless the head is float32."""
         form, name = self.precision.table, f"{weight}.weight"
         table = self._float_weight(f"{name}.table", [name], form)
         return self._single(self.file.value("Gather", table, self.input_ids, axis=0), form)
 
     def rms_norm(self, x: str, weight: str) -> str:
-        """RMS norm in standard operations."""
+        """Emit RMS norm in standard operations."""
         return self._scaled(x, self.file.value("Mul", x, x), weight)
 
     def _float_weight(self, label: str, names: list[str], form: FloatFormat) -> str:
@@ -63,27 +63,27 @@ class OnnxOps:
         return f.value("Mul", scaled, self.norm_weight(weight))
 
     def norm_weight(self, weight: str) -> str:
-        """The norm's weight as a constant [hidden]."""
+        """Declare the norm's weight as a constant [hidden]."""
         return self.file.constant(f"{weight}.weight", self.blocks.vector(f"{weight}.weight"))
 
     def bias(self, *weights: str) -> str:
-        """The biases of projections, joined, as a constant [sum of widths]."""
+        """Declare the biases of projections, joined, as a constant [sum of widths]."""
         name = "+".join(f"{w}.bias" for w in weights)
         return self.file.constant(name, self.blocks.vector(*(f"{w}.bias" for w in weights)))
 
     def wanted_rows(self, x: str) -> str:
-        """Rows from `logits_from` on."""
+        """Take the rows from `logits_from` on."""
         f = self.file
         start = f.input("logits_from", np.int64, [1])
         end = f.constant("end", np.array([np.iinfo(np.int64).max], np.int64))
         return f.value("Slice", x, start, end, f.constant("row_axis", np.array([1], np.int64)))
 
     def linear(self, x: str, *weights: str, bias: bool = False) -> str:
-        """x @ W^T (+ b) for each weight, side by side; each dialect has its own."""
+        """Compute x @ W^T (+ b) for each weight, side by side; each dialect has its own way."""
         raise NotImplementedError
 
     def logits(self, x: str, weight: str) -> str:
-        """The head's product, as the graph's output."""
+        """Emit the head's product, as the graph's output."""
         self.file.node("Identity", [self.linear(x, weight)], outputs=["logits"])
         return self.file.output("logits", np.float32, [1, "rows_wanted", self.config.vocab_size])
 
@@ -104,7 +104,7 @@ class OnnxOps:
         return key, value
 
     def rope_tables(self) -> tuple[str, str]:
-        """Cosines and sines of all positions, float32 [max_position_embeddings, head_dim / 2]."""
+        """Store cosines and sines of all positions, float32 [max_position_embeddings, head_dim / 2]."""
         angles = rope_angles(self.config, self.config.max_position_embeddings)
         shape = angles.shape
         return (

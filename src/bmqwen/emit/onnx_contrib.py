@@ -11,7 +11,6 @@ from bmqwen.model.config import ModelConfig
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.precision import Precision
 
-OPSET = 21
 MICROSOFT = "com.microsoft"
 # MatMulNBits: compute with int8 activations (a scale for each block of a row), the fastest on every x86 and ARM.
 INT8_ACTIVATIONS = 4
@@ -50,7 +49,7 @@ class ContribOps(OnnxOps):
         self.tables = self.rope_tables()
 
     def add_rms_norm(self, x: str, delta: str, weight: str) -> tuple[str, str]:
-        """One operation; its fourth output is the sum."""
+        """Emit one operation; its fourth output is the sum."""
         normed, _, _, total = self.file.node(
             "SkipSimplifiedLayerNormalization",
             [x, delta, self.norm_weight(weight)],
@@ -61,7 +60,7 @@ class ContribOps(OnnxOps):
         return total, normed
 
     def linear(self, x: str, *weights: str, bias: bool = False) -> str:
-        """Projections that share an input as one product."""
+        """Emit projections that share an input as one product."""
         names = [f"{w}.weight" for w in weights]
         label, form = "+".join(names), self.precision.of(weights[0])
         if isinstance(form, GridFormat):
@@ -85,11 +84,11 @@ class ContribOps(OnnxOps):
         return self.file.value("Add", product, self.bias(*weights)) if bias else product
 
     def heads(self, qkv: str, layer: int) -> FusedHeads:
-        """Left to GroupQueryAttention."""
+        """Leave it to GroupQueryAttention."""
         return FusedHeads(layer, (qkv, "", ""))
 
     def head_norm(self, heads: FusedHeads, query: str, key: str) -> FusedHeads:
-        """Norms of parts that GroupQueryAttention then takes one by one."""
+        """Emit the norms, of parts that GroupQueryAttention then takes one by one."""
         if heads.rotated:
             raise NotImplementedError("GroupQueryAttention cannot compute head norms after the rotation")
         c, f = self.config, self.file
@@ -106,11 +105,11 @@ class ContribOps(OnnxOps):
         return replace(heads, parts=(q, k, v))
 
     def rope(self, heads: FusedHeads) -> FusedHeads:
-        """Left to GroupQueryAttention."""
+        """Leave it to GroupQueryAttention."""
         return replace(heads, rotated=True)
 
     def attend(self, heads: FusedHeads) -> str:
-        """GroupQueryAttention with the rotation inside."""
+        """Emit GroupQueryAttention, with the rotation inside."""
         layer = heads.layer
         past = self.cache_inputs(layer, "past")
         present = self.cache_outputs(layer, "rows")
@@ -128,7 +127,7 @@ class ContribOps(OnnxOps):
         return attended[0]
 
     def swiglu(self, gate_up: str) -> str:
-        """QuickGelu with alpha 1 is SiLU in one operation."""
+        """Emit QuickGelu: with alpha 1 it is SiLU in one operation."""
         gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)
         return self.file.value("Mul", self.file.value("QuickGelu", gate, domain=MICROSOFT, alpha=1.0), up)
 

@@ -79,13 +79,13 @@ class OnnxFile:
         return name
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        """A small constant, kept in the graph itself. Adding it twice is harmless."""
+        """Add a small constant, kept in the graph itself. Adding it twice is harmless."""
         if all(i.name != name for i in self._initializers):
             self._initializers.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
     def weight(self, name: str, onnx_type: int, shape: Sequence[int], blocks: Iterable[NDArray[Any]]) -> str:
-        """A weight, streamed: `blocks` are consecutive parts of it, each written and forgotten.
+        """Stream a weight: `blocks` are consecutive parts of it, each written and forgotten.
 
         Args:
             name: initialiser's name.

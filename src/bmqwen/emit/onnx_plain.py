@@ -12,9 +12,6 @@ from bmqwen.model.ops import Heads
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.precision import Precision
 
-# DequantizeLinear knows 4-bit types and blocks since opset 21.
-OPSET = 21
-
 
 class PlainOps(OnnxOps):
     """Emits standard operations. Beyond the common inputs: `position_ids` int64 [1, C], the absolute positions."""
@@ -34,19 +31,19 @@ class PlainOps(OnnxOps):
         self.query_positions = file.value("Unsqueeze", positions, self._ints("position_axes", 1, 2, 4))
 
     def add_rms_norm(self, x: str, delta: str, weight: str) -> tuple[str, str]:
-        """Sum, then norm."""
+        """Emit the sum, then the norm."""
         total = self.file.value("Add", x, delta)
         return total, self.rms_norm(total, weight)
 
     def linear(self, x: str, *weights: str, bias: bool = False) -> str:
-        """One product of the stacked weights, dequantised in the graph where they are quantised."""
+        """Emit one product of the stacked weights, dequantised in the graph where they are quantised."""
         names = [f"{w}.weight" for w in weights]
         transposed = self.file.value("Transpose", self._weight(weights[0], names), perm=[1, 0])
         product = self.file.value("MatMul", x, transposed)
         return self.file.value("Add", product, self.bias(*weights)) if bias else product
 
     def heads(self, qkv: str, layer: int) -> Heads[str]:
-        """Parts [1, heads, C, head_dim]."""
+        """Split into parts [1, heads, C, head_dim]."""
         f, c = self.file, self.config
         heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         sizes = self._ints("qkv_sizes", heads * dim, kv_heads * dim, kv_heads * dim)
@@ -63,15 +60,15 @@ class PlainOps(OnnxOps):
         return Heads(layer, *parts)
 
     def head_norm(self, heads: Heads[str], query: str, key: str) -> Heads[str]:
-        """As any norm: over the last axis."""
+        """Compute it as any norm: over the last axis."""
         return replace(heads, query=self.rms_norm(heads.query, query), key=self.rms_norm(heads.key, key))
 
     def rope(self, heads: Heads[str]) -> Heads[str]:
-        """Halves paired."""
+        """Rotate with halves paired."""
         return replace(heads, query=self._rotate(heads.query), key=self._rotate(heads.key))
 
     def attend(self, heads: Heads[str]) -> str:
-        """Attention in grouped form: queries [1, kv_heads, heads / kv_heads, C, head_dim]."""
+        """Emit attention in grouped form: queries [1, kv_heads, heads / kv_heads, C, head_dim]."""
         f, c, layer = self.file, self.config, heads.layer
         query_heads, kv_heads, dim = c.num_attention_heads, c.num_key_value_heads, c.head_dim
         past_key, past_value = self.cache_inputs(layer, "past")
@@ -96,7 +93,7 @@ class PlainOps(OnnxOps):
         )
 
     def swiglu(self, gate_up: str) -> str:
-        """silu(gate) * up."""
+        """Emit silu(gate) * up."""
         gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)
         return self.file.value("Mul", self.file.value("Mul", gate, self.file.value("Sigmoid", gate)), up)
 

@@ -29,18 +29,18 @@ class WeightBlocks:
         self._advance = advance
 
     def vector(self, *names: str) -> NDArray[np.float32]:
-        """One-dimensional tensors, joined: float32 [sum of lengths]."""
+        """Read one-dimensional tensors, joined: float32 [sum of lengths]."""
         parts = [self.weights.read(name) for name in names]
         self._advance(sum(p.size for p in parts))
         return np.concatenate(parts)
 
     def shape(self, names: Sequence[str]) -> tuple[int, int]:
-        """Shape [N, K] of matrices stacked by rows."""
+        """Return the shape [N, K] of matrices stacked by rows."""
         shapes = [self.weights.shape(name) for name in names]
         return sum(s[0] for s in shapes), shapes[0][1]
 
     def floats(self, names: Sequence[str], dtype: type[np.floating]) -> Iterator[NDArray[np.floating]]:
-        """Blocks of the stacked matrices in a float type."""
+        """Yield blocks of the stacked matrices in a float type."""
 
         def make(name: str, start: int, stop: int) -> NDArray[np.floating]:
             return self.weights.read_rows(name, start, stop).astype(dtype, copy=False)
@@ -48,7 +48,7 @@ class WeightBlocks:
         return self._blocks(names, make)
 
     def grids(self, names: Sequence[str], form: GridFormat) -> Iterator[Grid]:
-        """Blocks of the stacked matrices on a group grid."""
+        """Yield blocks of the stacked matrices on a group grid."""
         return self._blocks(names, lambda name, start, stop: form.grid(self.weights, name, start, stop))
 
     def _blocks(self, names: Sequence[str], make: Callable[[str, int, int], R]) -> Iterator[R]:

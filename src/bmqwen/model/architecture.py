@@ -47,7 +47,7 @@ class Architecture:
 
     @classmethod
     def read(cls, values: ConfigValues) -> ModelConfig:
-        """The configuration in a config.json. Raises ConfigError for a value that is missing or unsupported."""
+        """Read the configuration. Raises ConfigError for a value that is missing or unsupported."""
         if values.values.get("hidden_act", "silu") != "silu":
             raise values.error("hidden_act", "which is unsupported; only silu is supported")
         values.refuse(*cls.unsupported)
@@ -87,7 +87,7 @@ class Architecture:
         return {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 
     def tensors(self) -> list[Tensor]:
-        """All tensors, in the order of the network. A tied head has none of its own."""
+        """List all tensors, in the order of the network. A tied head has none of its own."""
         c = self.config
         table = (c.vocab_size, c.hidden_size)
         tensors = [Tensor("model.embed_tokens.weight", "token_embd.weight", table)]
@@ -102,11 +102,11 @@ class Architecture:
         return tensors
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all tensors by their Hugging Face names, in the order of the network."""
+        """Return the shapes of all tensors by their Hugging Face names, in the order of the network."""
         return {tensor.name: tensor.shape for tensor in self.tensors()}
 
     def layer_tensors(self) -> list[Tensor]:
-        """Tensors of a decoder layer, with the rest of their names."""
+        """List the tensors of a decoder layer, with what follows the layer in their names."""
         c = self.config
         hidden, inner = c.hidden_size, c.intermediate_size
         return [
@@ -119,7 +119,7 @@ class Architecture:
         ]
 
     def attention_tensors(self) -> list[Tensor]:
-        """Those of the attention: four projections without biases."""
+        """List those of the attention: four projections without biases."""
         c = self.config
         return [
             Tensor("self_attn.q_proj.weight", "attn_q.weight", (c.q_size, c.hidden_size)),
@@ -168,5 +168,5 @@ class Architecture:
 
 
 def block_prefix(layer: int) -> str:
-    """Name in the checkpoint that a decoder layer's tensors start with."""
+    """Return what the names of a decoder layer's tensors start with."""
     return f"model.layers.{layer}"

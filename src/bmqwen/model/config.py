@@ -48,7 +48,7 @@ class ModelConfig:
         return self.architecture(self)
 
     def to_dict(self) -> dict[str, object]:
-        """A dictionary fit for config.json; `registry.parse_config` gives this object back."""
+        """Return a dictionary fit for config.json; `registry.parse_config` gives this object back."""
         values: dict[str, object] = {
             "architectures": [self.architecture.class_name],
             "model_type": self.architecture.model_type,
@@ -66,7 +66,7 @@ class ConfigValues:
     source: str
 
     def integer(self, key: str, most: int, default: int | None = None) -> int:
-        """A whole number from 1 to `most`; without a default it must be there."""
+        """Return a whole number from 1 to `most`; without a default it must be there."""
         value = self.values.get(key)
         if value is None:
             if default is None:
@@ -77,7 +77,7 @@ class ConfigValues:
         return value
 
     def number(self, key: str, above: float, most: float) -> float:
-        """A number above `above` and at most `most`, which must be there."""
+        """Return a number above `above` and at most `most`, which must be there."""
         value = self.values.get(key)
         if value is None:
             raise ConfigError(f"{self.source}: {key} is missing")
@@ -87,7 +87,7 @@ class ConfigValues:
         return float(value)
 
     def flag(self, key: str) -> bool:
-        """True or false; a missing or null key is false."""
+        """Return true or false; a missing or null key is false."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):
             raise self.error(key, "but it must be true or false")
@@ -100,7 +100,7 @@ class ConfigValues:
                 raise self.error(key, "which is unsupported")
 
     def rope_theta(self) -> float:
-        """RoPE's base, from either spelling: rope_theta and rope_scaling, or the newer rope_parameters."""
+        """Return RoPE's base, from either spelling: rope_theta and rope_scaling, or the newer rope_parameters."""
         given: list[tuple[str, float]] = []
         if "rope_theta" in self.values:
             given.append(("rope_theta", self.number("rope_theta", 1.0, 1e12)))
@@ -124,7 +124,7 @@ class ConfigValues:
         return given[0][1] if given else 10000.0  # Hugging Face's default for all these model types
 
     def error(self, key: str, why: str) -> ConfigError:
-        """A ConfigError about a key's value."""
+        """Return a ConfigError about a key's value."""
         return ConfigError(f"{self.source}: {key} = {_show(self.values.get(key))}, {why}")
 
 

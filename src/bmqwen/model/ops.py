@@ -32,44 +32,44 @@ class Ops(Protocol[T, H]):
     """
 
     def embed(self, weight: str) -> T:
-        """Rows of the embedding table for the step's token ids: [C, hidden]."""
+        """Look up the rows of the embedding table for the step's token ids: [C, hidden]."""
 
     def rms_norm(self, x: T, weight: str) -> T:
-        """x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
+        """Compute x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
 
     def add_rms_norm(self, x: T, delta: T, weight: str) -> tuple[T, T]:
-        """The residual sum x + delta, and its rms_norm."""
+        """Compute the residual sum x + delta, and its rms_norm."""
 
     def linear(self, x: T, *weights: str, bias: bool = False) -> T:
-        """x @ W^T (+ b) for each weight, side by side along the last axis."""
+        """Compute x @ W^T (+ b) for each weight, side by side along the last axis."""
 
     def heads(self, qkv: T, layer: int) -> H:
-        """Query, key and value projections of a layer, side by side, split into heads of head_dim."""
+        """Split a layer's query, key and value projections, which lie side by side, into heads of head_dim."""
 
     def head_norm(self, heads: H, query: str, key: str) -> H:
-        """rms_norm of each query head by the weight `query` and of each key head by `key`, both [head_dim]."""
+        """Apply rms_norm to each query head with weight `query`, to each key head with `key`: both [head_dim]."""
 
     def rope(self, heads: H) -> H:
-        """Rotary position embedding of queries and keys."""
+        """Apply the rotary position embedding to queries and keys."""
 
     def attend(self, heads: H) -> T:
-        """Causal attention over the history and the step itself: [C, heads * head_dim].
+        """Compute causal attention over the history and the step itself: [C, heads * head_dim].
 
         Appends the step's keys and values, as they are given, to the layer's KV cache.
         """
 
     def swiglu(self, gate_up: T) -> T:
-        """silu(gate) * up, of two halves side by side."""
+        """Compute silu(gate) * up, of two halves side by side."""
 
     def wanted_rows(self, x: T) -> T:
-        """Only those rows whose logits are wanted."""
+        """Keep only those rows whose logits are wanted."""
 
     def logits(self, x: T, weight: str) -> T:
-        """x @ W^T over the vocabulary, the step's result."""
+        """Compute x @ W^T over the vocabulary, the step's result."""
 
 
 def rope_angles(config: ModelConfig, positions: int) -> NDArray[np.float32]:
-    """Angles of positions 0 to `positions` - 1, float32 [positions, head_dim / 2], the same for every emitter.
+    """Return the angles of positions 0 to `positions` - 1, float32 [positions, head_dim / 2].
 
     Angle of position p and pair i: p * theta ** (-2 i / head_dim) (RoFormer, arXiv 2104.09864, section 3.4.2).
     """

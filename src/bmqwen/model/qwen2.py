@@ -26,12 +26,12 @@ class Qwen2(Architecture):
         return super().sampling() | {"repetition_penalty": 1.05}
 
     def attention_tensors(self) -> list[Tensor]:
-        """Four projections, three biases."""
+        """List four projections and three biases."""
         q, k, v, o = super().attention_tensors()
         return [q, _bias(q), k, _bias(k), v, _bias(v), o]
 
     def attention(self, ops: Ops[T, H], h: T, layer: int, place: str) -> T:
-        """Emit it: biased projections, rotation, attention."""
+        """Emit biased projections, rotation, attention."""
         qkv = ops.linear(h, f"{place}.q_proj", f"{place}.k_proj", f"{place}.v_proj", bias=True)
         heads = ops.rope(ops.heads(qkv, layer))
         return ops.linear(ops.attend(heads), f"{place}.o_proj")

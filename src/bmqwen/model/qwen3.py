@@ -23,7 +23,7 @@ class Qwen3(Architecture):
         return {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 
     def attention_tensors(self) -> list[Tensor]:
-        """Four projections, two norms that all heads share."""
+        """List four projections and two norms that all heads share."""
         shape = (self.config.head_dim,)
         return [
             *super().attention_tensors(),
@@ -32,7 +32,7 @@ class Qwen3(Architecture):
         ]
 
     def attention(self, ops: Ops[T, H], h: T, layer: int, place: str) -> T:
-        """Emit it: projections, head norms, rotation, attention."""
+        """Emit projections, head norms, rotation, attention."""
         qkv = ops.linear(h, f"{place}.q_proj", f"{place}.k_proj", f"{place}.v_proj")
         heads = ops.head_norm(ops.heads(qkv, layer), f"{place}.q_norm", f"{place}.k_norm")
         return ops.linear(ops.attend(ops.rope(heads)), f"{place}.o_proj")

@@ -16,7 +16,7 @@ ARCHITECTURES: tuple[type[Architecture], ...] = (Qwen2, Qwen3, Llama)
 
 
 def gguf_architecture(name: object, source: str) -> type[Architecture]:
-    """The architecture that GGUF's general.architecture names. Raises ConfigError."""
+    """Find the architecture that GGUF's general.architecture names. Raises ConfigError."""
     for architecture in ARCHITECTURES:
         if architecture.model_type == name:
             return architecture
@@ -27,7 +27,7 @@ def gguf_architecture(name: object, source: str) -> type[Architecture]:
 
 
 def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
-    """The configuration in the values of a config.json; `source` names the file in messages.
+    """Read the configuration in the values of a config.json; `source` names the file in messages.
 
     Raises:
         ConfigError: a key is missing, has a value out of range, or asks for something unsupported.
@@ -45,7 +45,7 @@ def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """The configuration in a config.json file. Raises ConfigError."""
+    """Read the configuration in a config.json file. Raises ConfigError."""
     return parse_config(read_json_object(path, ConfigError), str(path))
 
 

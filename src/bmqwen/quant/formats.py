@@ -54,16 +54,16 @@ class FloatFormat:
     dtype: type[np.floating]
 
     def read(self, weights: Weights, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a matrix as the values that a runtime computes with."""
+        """Read rows [start, stop) of a matrix as the values that a runtime computes with."""
         rows = weights.read_rows(name, start, stop)
         return rows.astype(self.dtype, copy=False).astype(np.float32, copy=False)
 
     def file_bytes(self, rows: int, columns: int) -> int:
-        """Bytes of a matrix in a bundle's file."""
+        """Count the bytes of a matrix in a bundle's file."""
         return rows * columns * np.dtype(self.dtype).itemsize
 
     def chip_bytes(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Bytes of each tensor that a matrix is on the chip, which has half precision."""
+        """Count the bytes of each tensor that a matrix is on the chip, which has half precision."""
         return (2 * rows * columns,)
 
 
@@ -82,11 +82,11 @@ class GridFormat:
     search: bool = True
 
     def group(self, columns: int) -> int:
-        """Group size of a matrix with that many columns."""
+        """Return the group size of a matrix with that many columns."""
         return next((size for size in self.group_sizes if columns % size == 0), self.group_sizes[0])
 
     def grid(self, weights: Weights, name: str, start: int, stop: int) -> Grid:
-        """Rows [start, stop) of a matrix on a grid: the checkpoint's own, if it is such a one."""
+        """Put rows [start, stop) of a matrix on a grid: the checkpoint's own, if it is such a one."""
         size = self.group(weights.shape(name)[1])
         if isinstance(weights, GridSource) and (stored := weights.grid_of(name)):
             bits, long = stored
@@ -95,21 +95,21 @@ class GridFormat:
         return quantize(weights.read_rows(name, start, stop), self.bits, size, search=self.search)
 
     def read(self, weights: Weights, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a matrix as the values that its grid stands for."""
+        """Read rows [start, stop) of a matrix as the values that its grid stands for."""
         return self.grid(weights, name, start, stop).dequantize()
 
     def file_bytes(self, rows: int, columns: int) -> int:
-        """Bytes of a matrix in a bundle's file: codes, float32 scales, zero points."""
+        """Count the bytes of a matrix in a bundle's file: codes, float32 scales, zero points."""
         values = rows * columns
         return values * self.bits // 8 + 5 * (values // self.group(columns))
 
     def chip_bytes(self, rows: int, columns: int) -> tuple[int, ...]:
-        """Bytes of codes, scales and zero points on the chip."""
+        """Count the bytes of codes, scales and zero points on the chip."""
         values, groups = rows * columns, rows * columns // self.group(columns)
         return values * self.bits // 8, 2 * groups, groups
 
     def for_matmul_nbits(self, grids: Iterable[Grid], rows: int, columns: int) -> list[Part]:
-        """As ONNX Runtime's MatMulNBits takes it: whole groups of bytes, zero points packed row by row."""
+        """Pack it for ONNX Runtime's MatMulNBits: whole groups of bytes, zero points packed row by row."""
         size, stream = self.group(columns), _Stream(grids)
         groups = -(-columns // size)
         filling = ((0, 0), (0, groups * size - columns))
@@ -122,7 +122,7 @@ class GridFormat:
         ]
 
     def for_dequantize_linear(self, grids: Iterable[Grid], rows: int, columns: int) -> list[Part]:
-        """As ONNX's DequantizeLinear takes it: 4-bit tensors without regard to rows; every K is even."""
+        """Pack it for ONNX's DequantizeLinear: 4-bit tensors without regard to rows; every K is even."""
         kind, groups, stream = f"uint{self.bits}", -(-columns // self.group(columns)), _Stream(grids)
 
         def zeros() -> Iterator[NDArray[np.uint8]]:
@@ -135,7 +135,7 @@ class GridFormat:
         ]
 
     def for_a16_matmul(self, grids: Iterable[Grid], rows: int, columns: int) -> list[Part]:
-        """As Top-MLIR's A16MatMul takes it: codes packed, zero points a byte each."""
+        """Pack it for Top-MLIR's A16MatMul: codes packed, zero points a byte each."""
         groups, stream = columns // self.group(columns), _Stream(grids)
         return [
             Part("qweight", "uint8", (rows, columns * self.bits // 8), map(self._packed, stream.codes())),
@@ -152,7 +152,7 @@ WeightFormat = FloatFormat | GridFormat
 
 
 def make_format(name: Format, group_size: int) -> WeightFormat:
-    """The format that `--quant` names, with the group size of 4-bit grids."""
+    """Return the format that `--quant` names, with the group size of 4-bit grids."""
     formats: dict[Format, WeightFormat] = {
         "f32": FloatFormat(np.float32),
         "f16": FloatFormat(np.float16),

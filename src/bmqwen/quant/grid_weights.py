@@ -29,20 +29,20 @@ class GridWeights:
         self.config = replace(config, tie_word_embeddings=False)
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors, the head's among them."""
+        """Return the names of all tensors, the head's among them."""
         return self._weights.names() | {HEAD}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
+        """Return the shape of a tensor."""
         return self._weights.shape(self._source(name))
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A whole tensor."""
+        """Read a whole tensor."""
         shape = self.shape(name)
         return self.read_rows(name, 0, shape[0]) if len(shape) == 2 else self._weights.read(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a matrix. A grid's groups lie within rows, so the blocks do not matter."""
+        """Read rows [start, stop) of a matrix. A grid's groups lie within rows, so the blocks do not matter."""
         form = self._precision.table if name == TABLE else self._precision.of(name)
         if isinstance(form, GridFormat):
             form = replace(form, search=self._search)

@@ -35,7 +35,7 @@ class Precision:
 
     @classmethod
     def choose(cls, weights: Format, group_size: int = 64, lm_head: Format | None = None) -> "Precision":
-        """A precision whose head has the format of the weights unless told otherwise."""
+        """Make a precision whose head has the format of the weights unless told otherwise."""
         return cls(weights, group_size, lm_head or weights)
 
     @property
@@ -59,12 +59,12 @@ class Precision:
         return isinstance(self.layers, GridFormat) or isinstance(self.head, GridFormat)
 
     def of(self, weight: str) -> WeightFormat:
-        """Format of a weight by its name in the checkpoint, with or without ".weight"."""
+        """Return a weight's format by its name in the checkpoint, with or without ".weight"."""
         is_head = weight.removesuffix(".weight") in ("lm_head", "model.embed_tokens")
         return self.head if is_head else self.layers
 
     def to_dict(self) -> dict[str, Any]:
-        """For a manifest."""
+        """Return what a manifest says."""
         return {"weights": self.weights, "group_size": self.group_size, "lm_head": self.lm_head}
 
     def __str__(self) -> str:

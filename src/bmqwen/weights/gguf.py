@@ -17,7 +17,7 @@ _PIECE_VALUES = 1 << 16
 
 
 def gguf_config(file: GgufFile) -> ModelConfig:
-    """The model's configuration, from the metadata. Raises ConfigError."""
+    """Read the model's configuration from the metadata. Raises ConfigError."""
     source = str(file.raw.path)
     architecture = gguf_architecture(file.metadata.get("general.architecture"), source)
     table = file.tensors.get("token_embd.weight")
@@ -81,19 +81,19 @@ class GgufWeights:
         self._head_dim = config.head_dim if config.architecture.rotates_neighbours else 0
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """Return the names of all tensors."""
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it. Raises CheckpointError for an unknown name."""
+        """Return a tensor's shape without reading it. Raises CheckpointError for an unknown name."""
         return self._find(name).shape
 
     def dtype(self, name: str) -> str:
-        """GGUF's name of the type: "Q4_K". Raises CheckpointError for an unknown name."""
+        """Return GGUF's name of the type: "Q4_K". Raises CheckpointError for an unknown name."""
         return self._find(name).type_name
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
+        """Read a tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
         tensor = self._find(name)
         if len(tensor.shape) == 2:
             return self.read_rows(name, 0, tensor.shape[0])
@@ -101,7 +101,7 @@ class GgufWeights:
         return require_finite(self._rows(tensor, 0, rows), name, self.file.raw.path).reshape(tensor.shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
+        """Read rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
         tensor = self._find(name)
         require_rows(name, tensor.shape, start, stop)
         if self._head_dim and name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -124,7 +124,7 @@ class GgufWeights:
         return name.partition("_")[2] if name.startswith(("MOSTLY_", "ALL_")) else None
 
     def fingerprint(self) -> list[object]:
-        """Name, size, time and the hash of the header."""
+        """Return name, size, time and the hash of the header."""
         return [self.file.raw.fingerprint(), self.file.header_hash]
 
     def close(self) -> None:

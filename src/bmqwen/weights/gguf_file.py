@@ -31,7 +31,7 @@ Value = int | float | bool | str | list[int] | list[float] | list[bool] | list[b
 
 
 def gguf_package() -> Any:
-    """The `gguf` package. Raises MissingDependencyError."""
+    """Import the `gguf` package. Raises MissingDependencyError."""
     try:
         import gguf
     except ImportError:
@@ -87,7 +87,7 @@ class GgufFile:
             raise
 
     def strings(self, key: str) -> list[str] | None:
-        """An array of strings, or None if there is none. Raises CheckpointError for another type."""
+        """Return an array of strings, or None if there is none. Raises CheckpointError for another type."""
         values = self.metadata.get(key)
         if values is None or values == []:
             return None
@@ -154,7 +154,7 @@ class _Cursor:
         return CheckpointError(f"{self.path} is damaged: {what}; download it again")
 
     def take(self, layout: str) -> Any:
-        """One little-endian value in `struct`'s notation."""
+        """Read one little-endian value in `struct`'s notation."""
         try:
             (value,) = struct.unpack_from(f"<{layout}", self._view, self.position)
         except struct.error:
@@ -163,7 +163,7 @@ class _Cursor:
         return value
 
     def count(self, what: str, item_bytes: int, most: int) -> int:
-        """A number of items that need at least `item_bytes` each."""
+        """Read a number of items that need at least `item_bytes` each."""
         value: int = self.take("Q")
         if value > most or value * item_bytes > len(self._view) - self.position:
             raise self.error(f"it names {value:,} {what}, which cannot be")

@@ -20,7 +20,7 @@ _KINDS = ("qwen2", "smollm")
 
 
 def gguf_tokenizer_files(file: GgufFile) -> dict[str, bytes]:
-    """tokenizer.json, tokenizer_config.json and generation_config.json, by name.
+    """Return tokenizer.json, tokenizer_config.json and generation_config.json, by name.
 
     Raises:
         CheckpointError: the file has no tokenizer, or a damaged one.

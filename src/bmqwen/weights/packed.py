@@ -45,38 +45,38 @@ class PackedWeights:
         self._words = lru_cache(maxsize=4)(self._read_words)
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors, as of a checkpoint that is not packed."""
+        """Return the names of all tensors, as of a checkpoint that is not packed."""
         return frozenset(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it. Raises CheckpointError for an unknown name."""
+        """Return a tensor's shape without reading it. Raises CheckpointError for an unknown name."""
         plain = name.removesuffix(".weight")
         return self._shape(plain) if plain in self._packed else self._weights.shape(name)
 
     def dtype(self, name: str) -> str:
-        """How it is stored, for people."""
+        """Return how it is stored, for people."""
         packed = name.removesuffix(".weight") in self._packed
         return str(self.packing) if packed else self._weights.dtype(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32. Raises CheckpointError if it is damaged or not finite."""
+        """Read a tensor as float32. Raises CheckpointError if it is damaged or not finite."""
         if name.removesuffix(".weight") in self._packed:
             return self.read_rows(name, 0, self.shape(name)[0])
         return self._weights.read(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a two-dimensional tensor, a packed one as what its grid stands for."""
+        """Read rows [start, stop) of a two-dimensional tensor, a packed one as what its grid stands for."""
         if name.removesuffix(".weight") not in self._packed:
             return self._weights.read_rows(name, start, stop)
         return self.read_grid(name, start, stop).dequantize()
 
     def grid_of(self, name: str) -> tuple[int, int] | None:
-        """Bits and group size of a weight's stored grid; None: it has none."""
+        """Return bits and group size of a weight's stored grid; None: it has none."""
         packed = name.removesuffix(".weight") in self._packed
         return (self.packing.bits, self.packing.group_size) if packed else None
 
     def read_grid(self, name: str, start: int, stop: int) -> Grid:
-        """Rows [start, stop) of a packed weight. Raises CheckpointError for damaged ones."""
+        """Read rows [start, stop) of a packed weight. Raises CheckpointError for damaged ones."""
         plain, bits = name.removesuffix(".weight"), self.packing.bits
         require_rows(name, self._shape(plain), start, stop)
         words, packed_zeros, scales = self._words(plain)
@@ -114,7 +114,7 @@ class PackedWeights:
         return self._weights.bytes_on_disk
 
     def fingerprint(self) -> list[object]:
-        """Names, sizes, times and the hash of all headers, and how they are read."""
+        """Return names, sizes, times and the hash of all headers, and how they are read."""
         return [*self._weights.fingerprint(), str(self.packing), self.packing.zero_offset]
 
     def close(self) -> None:

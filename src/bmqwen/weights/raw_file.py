@@ -36,7 +36,7 @@ class RawFile:
         return self.status.st_size
 
     def read(self, offset: int, count: int) -> NDArray[np.uint8]:
-        """`count` bytes from `offset` on, uint8 [count]. Raises CheckpointError if the file ends before."""
+        """Read `count` bytes from `offset` on, uint8 [count]. Raises CheckpointError if the file ends before."""
         if offset < 0 or count < 0 or offset + count > self.size:
             raise self._truncated(offset + count)
         data = np.empty(count, np.uint8)
@@ -52,7 +52,7 @@ class RawFile:
         return data
 
     def fingerprint(self) -> list[str | int]:
-        """Name, size and time of the last change."""
+        """Return name, size and time of the last change."""
         return [self.path.name, self.status.st_size, self.status.st_mtime_ns]
 
     def close(self) -> None:

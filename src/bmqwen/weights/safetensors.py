@@ -55,29 +55,29 @@ class SafetensorsWeights:
             self._stack = stack.pop_all()
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """Return the names of all tensors."""
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it. Raises CheckpointError for an unknown name."""
+        """Return a tensor's shape without reading it. Raises CheckpointError for an unknown name."""
         return self._find(name)[1].shape
 
     def dtype(self, name: str) -> str:
-        """ "F32", "F16", "BF16" or "I32". Raises CheckpointError for an unknown name."""
+        """Return "F32", "F16", "BF16" or "I32". Raises CheckpointError for an unknown name."""
         return self._find(name)[1].dtype
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
+        """Read a tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
         shape = self.shape(name)
         return self._read(name, 0, math.prod(shape)).reshape(shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
+        """Read rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
         columns = require_rows(name, self.shape(name), start, stop)
         return self._read(name, start * columns, stop * columns).reshape(stop - start, columns)
 
     def read_words(self, name: str) -> NDArray[np.uint32]:
-        """A tensor of packed 32-bit words, or of indices. Raises CheckpointError for one of another type."""
+        """Read a tensor of packed 32-bit words, or of indices. Raises CheckpointError for one of another type."""
         file, entry = self._find(name)
         if entry.dtype != "I32":
             raise CheckpointError(f"{file.path}: tensor {name} has type {entry.dtype} where I32 is expected")
@@ -90,7 +90,7 @@ class SafetensorsWeights:
         return sum(file.size for file in self._files)
 
     def fingerprint(self) -> list[object]:
-        """Names, sizes, times and the hash of all headers."""
+        """Return names, sizes, times and the hash of all headers."""
         return [*(file.fingerprint() for file in self._files), self._hash.hexdigest()]
 
     def close(self) -> None:

@@ -19,16 +19,16 @@ class Weights(Protocol):
     """
 
     def names(self) -> frozenset[str]:
-        """Names of all tensors."""
+        """Return the names of all tensors."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it. Raises CheckpointError for an unknown name."""
+        """Return a tensor's shape without reading it. Raises CheckpointError for an unknown name."""
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
+        """Read a tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows [start, stop) of a two-dimensional tensor, so that a large table needs no large array."""
+        """Read rows [start, stop) of a two-dimensional tensor, so that a large table needs no large array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Grid:
     group_size: int
 
     def dequantize(self) -> NDArray[np.float32]:
-        """The float32 weights [N, K] that the grid stands for."""
+        """Return the float32 weights [N, K] that the grid stands for."""
         columns = self.codes.shape[1]
         zeros = np.repeat(self.zeros.astype(np.float32), self.group_size, axis=1)[:, :columns]
         scales = np.repeat(self.scales, self.group_size, axis=1)[:, :columns]
@@ -58,7 +58,7 @@ class Grid:
         return weights
 
     def regrouped(self, group_size: int) -> "Grid":
-        """The same with shorter groups, which divide the present ones."""
+        """Return the same with shorter groups, which divide the present ones."""
         parts = self.group_size // group_size
         scales, zeros = np.repeat(self.scales, parts, axis=1), np.repeat(self.zeros, parts, axis=1)
         return Grid(self.codes, scales, zeros, self.bits, group_size)
@@ -69,14 +69,14 @@ class GridSource(Protocol):
     """Weights some of which are on a grid already."""
 
     def grid_of(self, name: str) -> tuple[int, int] | None:
-        """Bits and group size of a weight's stored grid; None: it has none."""
+        """Return bits and group size of a weight's stored grid; None: it has none."""
 
     def read_grid(self, name: str, start: int, stop: int) -> Grid:
-        """Rows [start, stop) of such a weight."""
+        """Read rows [start, stop) of such a weight."""
 
 
 def require_finite(values: NDArray[np.float32], name: str, path: Path) -> NDArray[np.float32]:
-    """`values` themselves. Raises CheckpointError, which names the tensor, unless all are finite."""
+    """Return `values` themselves. Raises CheckpointError, which names the tensor, unless all are finite."""
     # The sum is finite only if no value is NaN or infinite, and needs no array of booleans.
     with np.errstate(over="ignore", invalid="ignore"):
         suspicious = not np.isfinite(values.sum())
@@ -86,7 +86,7 @@ def require_finite(values: NDArray[np.float32], name: str, path: Path) -> NDArra
 
 
 def require_rows(name: str, shape: tuple[int, ...], start: int, stop: int) -> int:
-    """Columns of a tensor. Raises CheckpointError unless it is a matrix that has rows [start, stop)."""
+    """Return a tensor's columns. Raises CheckpointError unless it is a matrix that has rows [start, stop)."""
     if len(shape) != 2 or not 0 <= start <= stop <= shape[0]:
         raise CheckpointError(f"tensor {name} of shape {list(shape)} has no rows {start} to {stop}")
     return shape[1]
