@@ -39,7 +39,7 @@ print(json.dumps({
 }))
 """
 NEW_FIELD = """    made_up: float = _parameter(
-        "number", 0.0, 0, 1, en=Words("Made up", "For this test"), zh=Words("虚构", "只用于测试")
+        Parameter("number", 0.0, 0, 1), Words("Made up", "For this test"), Words("虚构", "只用于测试")
     )
     seed: int"""
 

@@ -25,8 +25,8 @@ MAX_TOKENS = 4096
 class Words:
     """What a parameter is called and what it does, in one language."""
 
-    label: str
-    help: str
+    label: str = ""
+    help: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Parameter:
     default: Any
     low: int
     high: int
-    en: Words
-    zh: Words
     name: str = ""
+    en: Words = Words()
+    zh: Words = Words()
     above: bool = False
     step: float = 1
     slider: bool = False
@@ -87,8 +87,8 @@ class Parameter:
         return " ".join(shlex.quote(text) for text in value) if self.kind == "texts" else f"{value}"
 
 
-def _parameter(kind: Kind, default: Any, low: int, high: int, *, en: Words, zh: Words, **more: Any) -> Any:
-    return field(default=default, metadata={"row": Parameter(kind, default, low, high, en, zh, **more)})
+def _parameter(row: Parameter, en: Words, zh: Words) -> Any:
+    return field(default=row.default, metadata={"row": replace(row, en=en, zh=zh)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,101 +100,56 @@ class SamplingParams:
     """
 
     temperature: float = _parameter(
-        "number",
-        0.0,
-        0,
-        2,
-        step=0.05,
-        slider=True,
-        en=Words("Temperature", "Randomness, from 0 to 2; 0 always takes the most likely token"),
-        zh=Words("温度", "随机程度，0 到 2；0 表示总是选最可能的 token"),
+        Parameter("number", 0.0, 0, 2, step=0.05, slider=True),
+        Words("Temperature", "Randomness, from 0 to 2; 0 always takes the most likely token"),
+        Words("温度", "随机程度，0 到 2；0 表示总是选最可能的 token"),
     )
     top_p: float = _parameter(
-        "number",
-        1.0,
-        0,
-        1,
-        above=True,
-        step=0.01,
-        slider=True,
-        en=Words(
+        Parameter("number", 1.0, 0, 1, above=True, step=0.01, slider=True),
+        Words(
             "Top P", "Choose among the most likely tokens that together have this probability; 1 keeps all"
         ),
-        zh=Words("Top P", "只保留累计概率达到此值的 token；1 表示全部"),
+        Words("Top P", "只保留累计概率达到此值的 token；1 表示全部"),
     )
     top_k: int = _parameter(
-        "integer",
-        0,
-        0,
-        _INT32,
-        en=Words("Top K", "Choose among this many most likely tokens; 0 keeps all"),
-        zh=Words("Top K", "只保留概率最高的若干个 token；0 表示全部"),
+        Parameter("integer", 0, 0, _INT32),
+        Words("Top K", "Choose among this many most likely tokens; 0 keeps all"),
+        Words("Top K", "只保留概率最高的若干个 token；0 表示全部"),
     )
     min_p: float = _parameter(
-        "number",
-        0.0,
-        0,
-        1,
-        step=0.01,
-        en=Words("Min P", "Drop tokens less likely than this share of the most likely one; 0 keeps all"),
-        zh=Words("Min P", "去掉概率低于最高者此比例的 token；0 表示全部"),
+        Parameter("number", 0.0, 0, 1, step=0.01),
+        Words("Min P", "Drop tokens less likely than this share of the most likely one; 0 keeps all"),
+        Words("Min P", "去掉概率低于最高者此比例的 token；0 表示全部"),
     )
     repetition_penalty: float = _parameter(
-        "number",
-        1.0,
-        0,
-        10,
-        above=True,
-        step=0.01,
-        en=Words("Repetition penalty", "Above 1, tokens of the prompt and the answer become less likely"),
-        zh=Words("重复惩罚", "大于 1 时，提示和回答中出现过的 token 概率降低"),
+        Parameter("number", 1.0, 0, 10, above=True, step=0.01),
+        Words("Repetition penalty", "Above 1, tokens of the prompt and the answer become less likely"),
+        Words("重复惩罚", "大于 1 时，提示和回答中出现过的 token 概率降低"),
     )
     presence_penalty: float = _parameter(
-        "number",
-        0.0,
-        -2,
-        2,
-        step=0.1,
-        en=Words("Presence penalty", "Above 0, tokens that the answer already has become less likely"),
-        zh=Words("存在惩罚", "大于 0 时，回答中出现过的 token 概率降低"),
+        Parameter("number", 0.0, -2, 2, step=0.1),
+        Words("Presence penalty", "Above 0, tokens that the answer already has become less likely"),
+        Words("存在惩罚", "大于 0 时，回答中出现过的 token 概率降低"),
     )
     frequency_penalty: float = _parameter(
-        "number",
-        0.0,
-        -2,
-        2,
-        step=0.1,
-        en=Words(
-            "Frequency penalty", "Above 0, tokens become less likely the more often the answer has them"
-        ),
-        zh=Words("频率惩罚", "大于 0 时，token 在回答中出现越多，概率越低"),
+        Parameter("number", 0.0, -2, 2, step=0.1),
+        Words("Frequency penalty", "Above 0, tokens become less likely the more often the answer has them"),
+        Words("频率惩罚", "大于 0 时，token 在回答中出现越多，概率越低"),
     )
     max_tokens: int | None = _parameter(
-        "integer",
-        None,  # until the context is full
-        1,
-        _INT32,
-        en=Words("Max tokens", "Most tokens of an answer"),
-        zh=Words("最大 token 数", "回答最多的 token 数"),
+        Parameter("integer", None, 1, _INT32),  # None: until the context is full
+        Words("Max tokens", "Most tokens of an answer"),
+        Words("最大 token 数", "回答最多的 token 数"),
     )
     seed: int | None = _parameter(
-        "integer",
-        None,
-        0,
-        2**64 - 1,
-        per_answer=True,
-        wraps=True,
-        en=Words("Seed", "The same seed gives the same answer; without one, answers vary"),
-        zh=Words("随机种子", "种子相同，回答相同；留空则每次不同"),
+        Parameter("integer", None, 0, 2**64 - 1, per_answer=True, wraps=True),
+        Words("Seed", "The same seed gives the same answer; without one, answers vary"),
+        Words("随机种子", "种子相同，回答相同；留空则每次不同"),
     )
     stop: tuple[str, ...] = _parameter(
-        "texts",
-        (),
-        0,
-        MAX_STOPS,
-        per_answer=True,
-        en=Words("Stop", "End the answer before this text"),
-        zh=Words("停止文本", "在此文本之前结束回答"),
+        Parameter("texts", (), 0, MAX_STOPS, per_answer=True),
+        Words("Stop", "End the answer before this text"),
+        Words("停止文本", "在此文本之前结束回答"),
     )
     logit_bias: dict[int, float] = field(default_factory=dict)
     logprobs: int | None = None  # None: off; n: the n most likely alternatives beside the token itself
