@@ -155,7 +155,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _plain(message: str) -> str:
-    """A complaint about usage in words for people: newer typers speak as their checker of types does."""
+    """Put a complaint about usage into words for people: newer typers speak as their checker of types does."""
     message = message.replace("Value error, ", "")
     for pattern, words in _PLAIN_WORDS:
         message = re.sub(pattern, words, message)

@@ -27,7 +27,7 @@ _UNSAFE = dict.fromkeys(code for code in (*range(32), *range(0x7F, 0xA0)) if cod
 
 
 def use_utf8() -> None:
-    """Read and write UTF-8 whatever the locale says, so that Chinese and emoji never fail."""
+    """Read and write UTF-8 in any locale, so that Chinese and emoji never fail."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -48,7 +48,7 @@ def discard_stdout() -> None:
 
 
 def can_edit() -> bool:
-    """Whether a line can be edited on this terminal: its cursor moves, and somebody sees it."""
+    """Return whether a line can be edited on this terminal: its cursor moves, and somebody sees it."""
     if os.environ.get("TERM", "dumb") in ("", "dumb") or sys.stdin is None or not sys.stdin.isatty():
         return False
     return sys.stdout.isatty() or sys.stderr.isatty()
@@ -78,14 +78,14 @@ def _restore_mode() -> None:
 
 
 def restore_terminal() -> None:
-    """Undo what `keep_typeahead` and a bar did to the terminal, before the program leaves at once. For any thread."""
+    """Undo what `keep_typeahead` and a bar did to the terminal, before the program exits. May be called from any thread."""
     _restore_mode()
     if STDERR.is_terminal and not STDERR.is_dumb_terminal:
         os.write(2, _SHOW_CURSOR)
 
 
 def put(text: str) -> None:
-    """Write to stdout at once. Raises BrokenPipeError if nobody reads, StorageError if the disk is full."""
+    """Write to stdout and flush it. Raises BrokenPipeError if nobody reads, StorageError if the disk is full."""
     try:
         sys.stdout.write(text.translate(_UNSAFE) if sys.stdout.isatty() else text)
         sys.stdout.flush()
@@ -97,18 +97,18 @@ def put(text: str) -> None:
 
 
 def note(line: str, *, dim: bool = True) -> None:
-    """A line on stderr, dim where the terminal can."""
+    """Print a line on stderr, dim where the terminal can."""
     style = "dim" if dim and not os.environ.get("NO_COLOR") else ""
     STDERR.print(Text(line.translate(_UNSAFE), style=style), soft_wrap=True)
 
 
 def print_error(error: Exception) -> None:
-    """An error as one line on stderr."""
+    """Print an error as one line on stderr."""
     note("bmqwen: " + " ".join(str(error).split()), dim=False)
 
 
 def read_stdin() -> str:
-    """All of stdin. Raises InputError if it is closed or not UTF-8."""
+    """Read all of stdin. Raises InputError if it is closed or not UTF-8."""
     if sys.stdin is None:
         raise InputError("there is no stdin to read from: give the question with -p")
     try:
@@ -126,7 +126,7 @@ def read_stdin() -> str:
 
 
 def argument_text(text: str, name: str) -> str:
-    """A command line's text as UTF-8, whatever encoding the locale names. Raises InputError if it is none."""
+    """Return a command line's text as UTF-8 in any locale. Raises InputError if it is not valid."""
     try:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
@@ -182,7 +182,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(*, sizes: bool = True) -> Iterator[Bar]:
-    """A Bar for the time of the body."""
+    """Show a Bar while the body runs."""
     bar = Bar(sizes=sizes)
     bar.open()
     try:
@@ -192,12 +192,12 @@ def progress_bar(*, sizes: bool = True) -> Iterator[Bar]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     put(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def size_text(count: float) -> str:
-    """Bytes in words: "491 MB"."""
+    """Return a number of bytes as text, such as "491 MB"."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

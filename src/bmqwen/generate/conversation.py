@@ -226,7 +226,7 @@ class Conversation:
     def _fit(
         self, turns: tuple[Turn, ...], text: str, dropped: int, params: SamplingParams
     ) -> tuple[int, list[int]]:
-        """How many of the oldest turns to leave out, at least `dropped`, and the prompt's token ids."""
+        """Return how many of the oldest turns to leave out, at least `dropped`, and the prompt's token ids."""
 
         def prompt_without(count: int) -> list[int]:
             messages = self._messages(turns[count:], text)

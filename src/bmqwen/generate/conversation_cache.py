@@ -40,7 +40,7 @@ class PrefixStore(Generic[Kept]):
         return len(self._entries)
 
     def find(self, owner: str, tokens: Sequence[int] | Tokens) -> tuple[Entry[Kept] | None, int]:
-        """The owner's entry that shares the most first tokens, and how many; (None, 0) if none shares any."""
+        """Return the owner's entry that shares the most first tokens, and how many; (None, 0) if none shares any."""
         wanted = as_tokens(tokens)
         best, length = None, 0
         for entry in self._entries.values():
@@ -49,11 +49,11 @@ class PrefixStore(Generic[Kept]):
         return best, length
 
     def covers(self, owner: str, tokens: Sequence[int]) -> bool:
-        """Whether an entry of the owner begins with all of `tokens`."""
+        """Return whether an entry of the owner begins with all of `tokens`."""
         return self.find(owner, tokens)[1] == len(tokens)
 
     def fits(self, weight: int) -> bool:
-        """Whether something of that weight can be kept at all."""
+        """Return whether something of that weight can be kept at all."""
         return weight <= self.budget
 
     def put(self, owner: str, tokens: Sequence[int], kept: Kept, weight: int) -> None:
@@ -95,12 +95,12 @@ class PrefixStore(Generic[Kept]):
 
 
 def as_tokens(tokens: Sequence[int] | Tokens) -> Tokens:
-    """Token ids as an array to compare."""
+    """Return token ids as an array to compare."""
     return np.asarray(tokens, np.int32)
 
 
 def shared_length(left: Tokens, right: Tokens) -> int:
-    """How many first tokens two sequences share."""
+    """Return how many first tokens two sequences share."""
     count = min(len(left), len(right))
     differ = np.flatnonzero(left[:count] != right[:count])
     return int(differ[0]) if len(differ) else count

@@ -22,7 +22,7 @@ class Grammar:
         self._check()
 
     def allowed(self, size: int) -> NDArray[np.bool_]:
-        """Which of `size` tokens may come next; that which ends the answer only once it is complete.
+        """Return which of `size` tokens may come next; that which ends the answer only once it is complete.
 
         Raises SchemaError if that takes too much to find out.
         """
@@ -54,7 +54,7 @@ class GrammarMaker:
         self._tables: Any = None
 
     def of_schema(self, schema: str) -> Grammar:
-        """A grammar of a JSON schema, given as JSON.
+        """Return a grammar of a JSON schema, given as JSON.
 
         Raises:
             SchemaError: it is none, or has something that is not supported.
@@ -96,7 +96,7 @@ class _Vocabulary:
 
 
 def schema_text(schema: dict[str, Any]) -> str:
-    """A schema as JSON. Raises SchemaError for one that is nested too deep."""
+    """Return a schema as JSON. Raises SchemaError for one that is nested too deep."""
     try:
         return json.dumps(schema, ensure_ascii=False)
     except RecursionError:

@@ -100,7 +100,7 @@ class Sampler:
         return logits
 
     def candidates(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Token ids that top_k, top_p and min_p leave, and their weights: 1 for the likeliest token."""
+        """Return token ids that top_k, top_p and min_p leave, and their weights: 1 for the likeliest token."""
         params = self._params
         size = len(logits)
         top = logits.max()
@@ -136,7 +136,7 @@ class Sampler:
 
 
 def draw(weights: NDArray[np.float32], chance: float) -> int:
-    """The index at which the running sum of weights passes `chance` (of [0, 1)) of the whole."""
+    """Return the index at which the running sum of weights passes `chance` (of [0, 1)) of the whole."""
     whole = len(weights) // _BLOCK * _BLOCK
     blocks = weights[:whole].reshape(-1, _BLOCK).sum(axis=1)
     sums = np.cumsum(np.append(blocks, weights[whole:].sum()), dtype=np.float64)
@@ -152,7 +152,7 @@ def draw(weights: NDArray[np.float32], chance: float) -> int:
 
 
 def _heaviest(weights: NDArray[np.float32], needed: float) -> NDArray[np.intp]:
-    """The fewest indices whose weights sum to `needed`, in ascending order; the lowest among equals."""
+    """Return the fewest indices whose weights sum to `needed`, in ascending order; the lowest among equals."""
     ordered = np.sort(weights)[::-1]
     count = int(np.searchsorted(np.cumsum(ordered, dtype=np.float64), needed, side="left")) + 1
     bound = ordered[min(count, len(ordered)) - 1]
@@ -168,7 +168,7 @@ def check_logits(logits: NDArray[np.float32]) -> None:
 
 
 def largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Indices of the `count` largest values, the largest first, the lowest index among equals.
+    """Return indices of the `count` largest values, the largest first, the lowest index among equals.
 
     Exact, and faster than a partition of everything: the count-th largest maximum of groups is a lower bound.
     """

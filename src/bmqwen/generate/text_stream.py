@@ -24,7 +24,7 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The characters that are complete with this token."""
+        """Return the characters that are complete with this token."""
         return self._decoder.decode(self._tokenizer.shown_bytes(token_id))
 
     @property
@@ -33,12 +33,12 @@ class Detokenizer:
         return bool(self._decoder.getstate()[0])
 
     def finish(self) -> str:
-        """U+FFFD if a character was left unfinished, else nothing."""
+        """Return U+FFFD if a character was left unfinished, else nothing."""
         return self._decoder.decode(b"", final=True)
 
 
 def tokens_showing(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[int]:
-    """Token ids that show exactly `text`: of `ids`, sampled for it and perhaps for more, as many as possible.
+    """Return token ids that show exactly `text`: of `ids`, sampled for it and perhaps for more, as many as possible.
 
     `ids` may show more than `text` (a stop string cut it) or less (the last token was never fed).
     """
@@ -67,7 +67,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Text that can be shown now, and whether a stop string was found (nothing follows then)."""
+        """Return text that can be shown now, and whether a stop string was found (nothing follows then)."""
         if not self._stops:
             return text, False
         text = self._held + text
@@ -80,13 +80,13 @@ class StopStrings:
         return text[: len(text) - keep], False
 
     def flush(self) -> str:
-        """Text held back, once no more can follow."""
+        """Return text held back, once no more can follow."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest end of `text` that begins `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length
@@ -127,12 +127,12 @@ class AnswerText:
         return self._piece(text) if text else None
 
     def end_of_text(self) -> None:
-        """The model ended the answer: a character that it left unfinished is shown as U+FFFD."""
+        """End the text where the model ended it: a character that it left unfinished is shown as U+FFFD."""
         text, self.stopped = self._stops.push(self._detokenizer.finish())
         self._tail = text
 
     def rest(self) -> Piece | None:
-        """What was held back, and the log-probabilities that no piece carried."""
+        """Return what was held back, and the log-probabilities that no piece carried."""
         text = self._tail + ("" if self.stopped else self._stops.flush())
         return self._piece(text) if text or self._reported < len(self.logprobs) else None
 

@@ -118,7 +118,7 @@ class Tokenizer:
         return self._control
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""
+        """Return token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -129,7 +129,7 @@ class Tokenizer:
         return ids
 
     def split_control(self, text: str) -> list[str | int]:
-        """Text that a template wrote, cut at its control tokens: these as ids, all else as strings."""
+        """Return text that a template wrote, cut at its control tokens: these as ids, all else as strings."""
         if self._control_pattern is None:
             return [text] if text else []
         parts: list[str | int] = []
@@ -144,15 +144,15 @@ class Tokenizer:
         return parts
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that tokens show: special tokens show nothing, a broken UTF-8 sequence shows U+FFFD."""
+        """Return the text that tokens show: special tokens show nothing, a broken UTF-8 sequence shows U+FFFD."""
         return b"".join(map(self.shown_bytes, ids)).decode("utf-8", "replace")
 
     def shown_bytes(self, token_id: int) -> bytes:
-        """What a token adds to the shown text: UTF-8, perhaps part of a character; a special one nothing."""
+        """Return what a token adds to the shown text: UTF-8, perhaps part of a character; a special one nothing."""
         return b"" if token_id in self._special else self.token_bytes(token_id)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """A token's bytes, a special token's name included; nothing for an id that no token has."""
+        """Return a token's bytes, a special token's name included; nothing for an id that no token has."""
         known = self._bytes.get(token_id)
         if known is None:
             token = self._inner.id_to_token(token_id)
@@ -161,7 +161,7 @@ class Tokenizer:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint's folder; {} without such a file. Raises ConfigError if it is damaged."""
+    """Read a JSON object of a checkpoint's folder; {} without such a file. Raises ConfigError if it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -193,7 +193,7 @@ def _as_special(token: AddedToken) -> AddedToken:
 
 
 def _pattern(tokens: Iterable[AddedToken]) -> re.Pattern[str] | None:
-    """One group a token, the longest first: the leftmost, longest token matches, as in the library."""
+    """Return a pattern with a group for each token: the leftmost, longest one matches, as in the library."""
     choices = []
     for token in sorted((token for token in tokens if token.content), key=lambda token: -len(token.content)):
         choice = f"({re.escape(token.content)})"
@@ -204,7 +204,7 @@ def _pattern(tokens: Iterable[AddedToken]) -> re.Pattern[str] | None:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The characters that stand for bytes (GPT-2): printable Latin-1 for itself, the rest from U+0100 on."""
+    """Return the characters that stand for bytes (GPT-2): printable Latin-1 for itself, the rest from U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}

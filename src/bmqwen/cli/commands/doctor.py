@@ -58,7 +58,7 @@ def doctor(
 
 
 def _lines(findings: "Sequence[Finding]") -> Iterator[str]:
-    """A line a finding under its area, and its fix below it."""
+    """Return a line for each finding under its area, with its fix below."""
     area = ""
     for finding in findings:
         if finding.area != area:

@@ -73,7 +73,7 @@ def _host(host: Host) -> str:
 
 
 def _launches(f: Forecast) -> Iterator[str]:
-    """The nets that read the prompt; equal ones in a row are counted."""
+    """Return the nets that read the prompt; equal ones in a row are counted."""
     for (shape, used), equal in groupby(f.prompt_launches):
         count = len(list(equal))
         yield f"{count} x {shape}" if count > 1 else f"{shape} ({used} used)"
@@ -88,7 +88,7 @@ def _idle(f: Forecast) -> str:
 
 
 def _shares(f: Forecast) -> Iterator[Text]:
-    """A bar for each part of a token's time."""
+    """Return a bar for each part of a token's time."""
     yield Text(
         "where a token's time goes" + (" (and the bytes that the chip moves)" if f.byte_shares else "")
     )

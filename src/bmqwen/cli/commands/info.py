@@ -98,7 +98,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _net(net: dict[str, Any]) -> Iterator[str]:
-    """A net of a bmodel and its stages; a row of layers' tensors is one line."""
+    """Return the lines of a net and its stages; tensors of consecutive layers share one."""
     kind, stages = "dynamic" if net["dynamic"] else "static", net["stages"]
     yield f"\nnet {net['name']}: {kind}, address mode {net['address_mode']}, {counted(len(stages), 'stage')}"
     for number, stage in enumerate(stages):
@@ -115,7 +115,7 @@ def _net(net: dict[str, Any]) -> Iterator[str]:
 
 
 def _nets(stages: list[dict[str, Any]]) -> Iterator[str]:
-    """A row a net; what its maker did not measure is a dash."""
+    """Return a row for each net; what its maker did not measure is a dash."""
     yield "\nnets: tokens they take, cached tokens before these at most, and a launch on the chip as predicted"
     yield f"{'tokens':>8}{'history':>9}{'time':>12}{'bytes read':>13}"
     for stage in stages:
@@ -138,6 +138,6 @@ def _text(key: str, value: Any) -> str:
 
 
 def _precision(parts: dict[str, Any]) -> str:
-    """ "int4 in groups of 64, head int8"."""
+    """Return a precision as text: "int4 in groups of 64, head int8"."""
     groups = f" in groups of {parts['group_size']}" if parts.get("weights") == "int4" else ""
     return f"{parts.get('weights')}{groups}, head {parts.get('lm_head')}"

@@ -183,7 +183,7 @@ def serve(
 
 
 def _server() -> ModuleType:
-    """The server's module. Raises MissingDependencyError where what it stands on is not installed."""
+    """Import the server's module. Raises MissingDependencyError where what it stands on is not installed."""
     try:
         from bmqwen.serve.http import server
     except ImportError as error:
@@ -192,7 +192,7 @@ def _server() -> ModuleType:
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers send it. Raises InputError for anything else."""
+    """Return an origin as browsers send it. Raises InputError for anything else."""
     found = re.fullmatch(r"(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)/?", text.lower())
     if found is None:
         raise InputError(f"--cors-origin is {text!r}, but must be like https://chat.example.org")

@@ -58,7 +58,7 @@ def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
 
 
 def stats_line(usage: Usage) -> str:
-    """What an answer cost: "0.21 s to first token · 41.3 tokens/s · 31 prompt tokens (24 cached) · 57 out"."""
+    """Return what an answer cost: "0.21 s to first token · 41.3 tokens/s · 31 prompt tokens (24 cached) · 57 out"."""
     seconds = usage.first_token_s
     parts = [
         f"{seconds:.2f} s to first token" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms to first token"
@@ -168,7 +168,7 @@ class AnswerTotals:
         self.decode_s += usage.decode_s
 
     def line(self) -> str:
-        """ "3 answers · 120 prompt tokens, of which 80 cached · 210 out · 41.2 tokens/s"."""
+        """Return "3 answers · 120 prompt tokens, of which 80 cached · 210 out · 41.2 tokens/s"."""
         parts = [
             counted(self.answers, "answer"),
             f"{counted(self.prompt_tokens, 'prompt token')}, of which {self.cached_tokens:,} cached",

@@ -38,7 +38,7 @@ _BY_NAME = {name: command for command in COMMANDS for name in (command.name, *co
 
 
 def find(name: str, argument: str) -> Command:
-    """The command called `name`. Raises InputError for an unknown name or an argument that it does not take."""
+    """Return the command called `name`. Raises InputError for an unknown name or an argument that it does not take."""
     command = _BY_NAME.get(name.lower())
     if command is None:
         near = difflib.get_close_matches(name.lower(), _BY_NAME, n=1)
@@ -52,7 +52,7 @@ def find(name: str, argument: str) -> Command:
 
 
 def is_script(text: str) -> bool:
-    """Whether piped text is to be taken line by line: some line is a known command."""
+    """Return whether piped text is to be taken line by line: some line is a known command."""
     return any(_is_command(line) for line in text.splitlines() if line.startswith("/"))
 
 
@@ -63,7 +63,7 @@ def _is_command(line: str) -> bool:
 
 
 def help_text() -> str:
-    """All commands and keys, for people."""
+    """Return all commands and keys, for people."""
     rows = [(f"{command.name} {command.usage}".rstrip(), _summary(command)) for command in COMMANDS]
     rows += [
         ('"""', 'a line of """ begins a text of many lines, another ends it'),

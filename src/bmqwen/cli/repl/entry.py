@@ -21,13 +21,13 @@ class Entry:
 
 
 def is_open(text: str) -> bool:
-    """Whether text opens a block that it does not close: Enter then starts a new line."""
+    """Return whether text opens a block that it does not close: Enter then starts a new line."""
     opening = _OPENING.match(text)
     return opening is not None and _content(text[opening.end() :]) is None
 
 
 def read(line: Callable[[], str], more: Callable[[], str]) -> str:
-    """One entry: a line, and as many more as its block takes.
+    """Read one entry: a line, and as many more as its block takes.
 
     Raises what the two raise, but InputError for an end inside of a block.
     """
@@ -54,7 +54,7 @@ def parse(text: str) -> Entry:
 
 
 def parse_head(head: str | None, content: str) -> Entry:
-    """`/command` with what follows it, then a block's content; no head: a message."""
+    """Return `/command` with what follows it, then a block's content; no head: a message."""
     if head is None:
         return Entry("", content)
     command, *rest = head.split(maxsplit=1)
@@ -62,14 +62,14 @@ def parse_head(head: str | None, content: str) -> Entry:
 
 
 def unwrap(text: str) -> str:
-    """A block's content, or text that is no block as it is."""
+    """Return a block's content, or text that is no block as it is."""
     opening = _OPENING.match(text)
     content = None if opening is None else _content(text[opening.end() :])
     return text.strip() if content is None else content
 
 
 def _content(text: str) -> str | None:
-    """What stands between the quotes; None before they are closed.
+    """Return what stands between the quotes; None before they are closed.
 
     Opened on a line of their own they are closed so too, so that code with docstrings can stand between them.
     """
@@ -93,7 +93,7 @@ class LineSource(Protocol):
     """Hands out what is entered."""
 
     def read(self, prompt: str, default: str = "") -> str:
-        """One line, or several where the source can edit them; `default` is there to begin with, if it can.
+        """Read one line, or several where the source can edit them; `default` is there to begin with, if it can.
 
         Raises EOFError at the end, Interrupted for Ctrl-C.
         """
@@ -106,7 +106,7 @@ class Script(LineSource):
         self._lines = iter(text.splitlines())
 
     def read(self, prompt: str, default: str = "") -> str:  # noqa: ARG002
-        """The next line."""
+        """Read the next line."""
         try:
             return next(self._lines)
         except StopIteration:
@@ -117,7 +117,7 @@ class PlainTerminal(LineSource):
     """A terminal that cannot move its cursor (TERM=dumb): the prompt is printed, the line comes as it is."""
 
     def read(self, prompt: str, default: str = "") -> str:  # noqa: ARG002
-        """The next line."""
+        """Read the next line."""
         sys.stderr.write(prompt)
         sys.stderr.flush()
         try:

@@ -44,7 +44,7 @@ class LineEditor(LineSource):
         )
 
     def read(self, prompt: str, default: str = "") -> str:
-        """One entry, whole: a block is read to its end."""
+        """Read one entry, whole: a block is read to its end."""
         return self._session.prompt(prompt, default=default)
 
 
@@ -52,7 +52,7 @@ class CommandCompleter(Completer):
     """Completes commands, the names of settings, and the paths of files."""
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """What could stand at the cursor."""
+        """Yield what could stand at the cursor."""
         text = document.text_before_cursor
         if not text.startswith("/") or "\n" in text:
             return
@@ -101,7 +101,7 @@ class _FileHistory(FileHistory):
 
 
 def _open_history() -> History:
-    """The file of all entries, only for its owner's eyes; forgotten at exit where there can be no file."""
+    """Open the file of all entries, only for its owner's eyes; forgotten at exit where there can be no file."""
     path = Path(platformdirs.user_state_dir("bmqwen")) / "chat_history"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

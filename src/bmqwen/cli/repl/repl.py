@@ -62,7 +62,7 @@ class Repl:
         self._talk(scripted=False)
 
     def banner(self) -> str:
-        """What is loaded: model and precision, then engine and context."""
+        """Return what is loaded: model and precision, then engine and context."""
         runtime = self._engine.runtime
         return (
             f"{self._engine.model} · {self._engine.precision}\n"
@@ -150,7 +150,7 @@ class Repl:
             self._answer(partial(self._conversation.edit, int(number) - 1, text))
 
     def _read_again(self, prompt: str, old: str) -> str:
-        """What the user makes of an old text; nothing if it is given up."""
+        """Return what the user makes of an old text; nothing if it is given up."""
         try:
             return entry.unwrap(
                 entry.read(partial(self._source.read, prompt, old), partial(self._source.read, MORE))
@@ -200,7 +200,7 @@ class Repl:
 
 
 def _terminal() -> LineSource:
-    """What reads from this terminal."""
+    """Return what reads from this terminal."""
     if not can_edit():
         return PlainTerminal()
     # Takes a moment, and only a terminal needs it.
