@@ -78,7 +78,7 @@ def _restore_mode() -> None:
 
 
 def restore_terminal() -> None:
-    """Undo what `keep_typeahead` and a bar did to the terminal, before the program exits. May be called from any thread."""
+    """Undo what `keep_typeahead` and a bar did to the terminal, before the program exits. For any thread."""
     _restore_mode()
     if STDERR.is_terminal and not STDERR.is_dumb_terminal:
         os.write(2, _SHOW_CURSOR)
