@@ -69,7 +69,7 @@ def resolve_bundle(
     if is_bundle(path):
         return read_bundle(path)
     if published := path if path.suffix == ".bmodel" else published_in(path):
-        return open_published(published, _downloaded())
+        return open_published(published, _downloaded)
     check()
     with open_checkpoint(path) as checkpoint:
         # A device runs bundles and never exports one.

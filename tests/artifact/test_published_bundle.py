@@ -109,6 +109,13 @@ def test_tokenizer_is_found_where_the_publishers_scripts_put_it_or_in_the_cache(
     assert opened(path).tokenizer_folder == tmp_path / "sample" / "python" / "token_config"
 
 
+def test_caches_are_not_searched_for_a_tokenizer_that_is_there(tokenizer: Path, tmp_path: Path) -> None:
+    beside(tokenizer, tmp_path)
+    path = FakeBmodel(published_nets()).write(tmp_path / NAME)
+    bundle = open_published(path, lambda: pytest.fail("searched"))
+    assert bundle.tokenizer_folder == tmp_path
+
+
 @pytest.mark.parametrize(
     ("bmodel", "words"),
     [

@@ -1,7 +1,7 @@
 """A published bmodel, one net a layer: told from others, its sizes read from its nets, opened as a bundle."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,12 +104,12 @@ def _vocabulary(head: StageDescription, greedy: NetDescription | None) -> int | 
     return None
 
 
-def open_published(path: Path, downloaded: Sequence[Path] = ()) -> Bundle:
+def open_published(path: Path, downloaded: Callable[[], Sequence[Path]] = list) -> Bundle:
     """Return the bundle of a published bmodel; nothing is written.
 
     Args:
         path: the file.
-        downloaded: folders of models, whose tokenizers serve where there is none nearby.
+        downloaded: finds folders of models, whose tokenizers serve where there is none nearby; that takes a while.
 
     Raises BundleError: the file is damaged, of another kind, or there is no tokenizer for it that can be used.
     """
@@ -173,7 +173,7 @@ def _cache_bytes(bmodel: BmodelDescription, model: PublishedModel) -> int:
     return 4 * model.layers * model.context * model.key_value_heads * model.head_dim
 
 
-def _tokenizer(path: Path, downloaded: Sequence[Path]) -> Path:
+def _tokenizer(path: Path, downloaded: Callable[[], Sequence[Path]]) -> Path:
     """The folder of its tokenizer: beside it, where the publisher's scripts put it, or a downloaded model's."""
     for folder in _tokenizer_folders(path, downloaded):
         if all((folder / name).is_file() for name in _TOKENIZER):
@@ -186,7 +186,7 @@ def _tokenizer(path: Path, downloaded: Sequence[Path]) -> Path:
     )
 
 
-def _tokenizer_folders(path: Path, downloaded: Sequence[Path]) -> Iterator[Path]:
+def _tokenizer_folders(path: Path, downloaded: Callable[[], Sequence[Path]]) -> Iterator[Path]:
     here = path.absolute().parent
     yield here
     yield here / "token_config"
@@ -195,7 +195,7 @@ def _tokenizer_folders(path: Path, downloaded: Sequence[Path]) -> Iterator[Path]
     name = _NAME.match(path.name)
     if name:
         base, family = name["base"].lower(), name["family"].lower()
-        alike = [folder for folder in downloaded if model_name(folder).lower().startswith(family)]
+        alike = [folder for folder in downloaded() if model_name(folder).lower().startswith(family)]
         # The tokenizers of a family are the same; that of the same size is the first choice.
         yield from sorted(alike, key=lambda folder: not model_name(folder).lower().startswith(base))
 
