@@ -24,7 +24,7 @@ NETS = StepNets(256, CYCLES)
 CALL_NS = round(1e6 * DEFAULT_CHIP.host.op_ms)
 # Any subset of these, with any costs: the net for one token after the whole context is always there.
 CONTEXT = 48
-SHAPES = [StepShape(tokens, history) for tokens in (1, 4, 16) for history in (0, 16, 32, 48)]
+SHAPES = [StepShape(tokens, history) for tokens in (1, 4, 16, 48, 64) for history in (0, 16, 32, 48)]
 NET_SETS = st.dictionaries(st.sampled_from(SHAPES), st.integers(0, 2_000_000)).map(
     lambda cycles: StepNets(CONTEXT, {StepShape(1, CONTEXT): 1_000_000} | cycles)
 )

@@ -123,8 +123,11 @@ class StepNets:
         end = position + count
         if position < 0 or count < 1 or end > self.context:
             raise InputError(f"{count} tokens after {position} do not fit into a context of {self.context}")
-        # A* search: from each position the rest costs at least what its tokens cost in the nets that suit them best.
-        least, costs = self._least, [(tokens, table.costs) for tokens, table in self._tables.items()]
+        # A* search: the bounds tell what the rest costs at least.
+        (least, waste), costs = (
+            self._bounds,
+            [(tokens, table.costs) for tokens, table in self._tables.items()],
+        )
         spent, came = {position: 0}, {position: (position, 0)}
         ahead: list[tuple[float, int]] = [(0.0, -position)]
         done: set[int] = set()
@@ -139,7 +142,7 @@ class StepNets:
                 total, to = spent[at] + cost[at], min(at + tokens, end)
                 if total < spent.get(to, NEVER):
                     spent[to], came[to] = total, (at, tokens)
-                    heappush(ahead, (total + least[end] - least[to], -to))
+                    heappush(ahead, (total - least[to] + waste[end - to], -to))
         if end not in came:
             raise BundleError(f"the bundle has no row of nets for {count} tokens after {position}")
         row: list[tuple[StepShape, int]] = []
@@ -154,7 +157,7 @@ class StepNets:
         """What each length of step takes at each position, the longest first."""
         tables = {}
         call_ns = round(1e6 * spec_of(self.chip, "the bundle").host.op_ms)
-        for tokens in sorted({shape.tokens for shape in self.cycles}, reverse=True):
+        for tokens in sorted({s.tokens for s in self.cycles if s.tokens <= self.context}, reverse=True):
             histories = np.full(self.context, -1)
             costs = np.full(self.context, NEVER)
             room = max(0, self.context - tokens + 1)
@@ -168,15 +171,31 @@ class StepNets:
         return tables
 
     @cached_property
-    def _least(self) -> list[float]:
-        """The least that all tokens before a position can cost, in ns: each as in the cheapest net that may feed it."""
+    def _bounds(self) -> tuple[list[float], list[float]]:
+        """The least that the tokens before a position can cost, and the least that so many cost beyond that, in ns.
+
+        The first counts each token as in the cheapest launch that may feed it. The second is what launches cost more
+        than that, wherever they are: a prompt of any length that is cut into them wastes as much.
+        """
         rates = np.full(self.context, np.inf)
         for tokens, table in self._tables.items():
-            # Of a net at a position, for each of the tokens from there on.
+            # Of a launch at a position, for each of the tokens from there on.
             costs = np.array(table.costs, np.float64) / tokens
             for start in range(tokens):
                 np.minimum(rates[start:], costs[: self.context - start], out=rates[start:])
-        return [0.0, *np.cumsum(rates).tolist()]
+        least = np.concatenate([[0.0], np.cumsum(rates)])
+        more = []
+        for tokens, table in self._tables.items():
+            costs = np.array(table.costs[: self.context - tokens + 1], np.float64)
+            more.append(
+                (tokens, max(0.0, float((costs - least[tokens:] + least[:-tokens]).min(initial=NEVER))))
+            )
+        waste, rate = [0.0], float(rates.min())
+        for count in range(1, self.context + 1):
+            waste.append(
+                min(extra + (waste[count - n] if n <= count else (n - count) * rate) for n, extra in more)
+            )
+        return least.tolist(), waste
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest's details."""
