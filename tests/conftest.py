@@ -18,6 +18,8 @@ from support.patient_simulator import patient_simulator
 
 # Each takes up to a gigabyte, and starts servers, simulators and browsers besides.
 MOST_WORKERS = 4
+# What a test needs, the dearest first.
+MARKERS = ("simulator", "real_model", "browser", "reference")
 
 # A busy machine must not fail a property test.
 settings.register_profile("untimed", deadline=None)
@@ -46,6 +48,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("registry"):
                 item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say where the time goes: seconds of the workers by marker, those of a test with two under the first."""
+    seconds = dict.fromkeys((*MARKERS, "no marker"), 0.0)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[next((name for name in MARKERS if name in report.keywords), "no marker")] += (
+                    report.duration
+                )
+    spent = ", ".join(f"{name} {spent:,.0f} s" for name, spent in seconds.items() if spent)
+    terminalreporter.write_line(f"by marker: {spent}")
 
 
 @pytest.hookimpl(wrapper=True)

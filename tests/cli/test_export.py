@@ -106,14 +106,18 @@ def test_a_full_disk_leaves_nothing(checkpoint: Path, environment: dict[str, str
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
 
 
-def converting(folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """A process that has begun to convert a larger checkpoint to the folder "bundle" beside it."""
-    config = tiny_config("qwen2.5", hidden_size=1024, intermediate_size=8192, layers=8, heads=16)
-    if not (folder / "large").exists():
-        write_checkpoint(folder / "large", config, seed=1)
+@pytest.fixture(scope="module")
+def large(cli_folder: Path) -> Path:
+    """A checkpoint that takes a second or more to convert."""
+    config = tiny_config("qwen2.5", hidden_size=1024, intermediate_size=8192, layers=4, heads=16)
+    return write_checkpoint(cli_folder / "large", config, seed=1)
+
+
+def converting(large: Path, folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A process that has begun to convert it to `folder/bundle`."""
     before = set(folder.glob(".bundle.*.part"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "bmqwen", "export", str(folder / "large"), "-o", str(folder / "bundle")],
+        [sys.executable, "-m", "bmqwen", "export", str(large), "-o", str(folder / "bundle")],
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
@@ -127,8 +131,10 @@ def converting(folder: Path, environment: dict[str, str]) -> subprocess.Popen[st
     return process
 
 
-def test_ctrl_c_stops_a_conversion_and_leaves_nothing(environment: dict[str, str], tmp_path: Path) -> None:
-    with converting(tmp_path, environment) as process:
+def test_ctrl_c_stops_a_conversion_and_leaves_nothing(
+    large: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with converting(large, tmp_path, environment) as process:
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -137,18 +143,23 @@ def test_ctrl_c_stops_a_conversion_and_leaves_nothing(environment: dict[str, str
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == []
 
 
-def test_the_next_run_removes_what_a_killed_one_left(environment: dict[str, str], tmp_path: Path) -> None:
-    with converting(tmp_path, environment) as killed:
+def test_the_next_run_removes_what_a_killed_one_left(
+    large: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    with converting(large, tmp_path, environment) as killed:
         killed.kill()
     assert list(tmp_path.glob(".bundle.*.part"))
-    with converting(tmp_path, environment) as process:
+    with converting(large, tmp_path, environment) as process:
         _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == ["bundle"]
 
 
-def test_two_at_once_make_one_bundle(environment: dict[str, str], tmp_path: Path) -> None:
-    with converting(tmp_path, environment) as first, converting(tmp_path, environment) as second:
+def test_two_at_once_make_one_bundle(large: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    with (
+        converting(large, tmp_path, environment) as first,
+        converting(large, tmp_path, environment) as second,
+    ):
         errors = [process.communicate(timeout=120)[1] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], errors
     assert [p.name for p in tmp_path.iterdir() if "bundle" in p.name] == ["bundle"]
