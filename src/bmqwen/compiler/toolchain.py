@@ -161,7 +161,7 @@ def open_toolchain(
 
     Args:
         named: folder of an installed SDK (else the environment variable BMQWEN_TOOLCHAIN; else the cache).
-        report: told in a line what takes long.
+        report: receives a line about each step that takes long.
         wheel: what to fetch.
 
     Raises:
@@ -230,7 +230,7 @@ def _archive(wheel: PinnedWheel, folder: Path, report: Report) -> Path:
 
 
 def steps(report: Report) -> Callable[[int], None]:
-    """Return what tells in a line how far the download is, each time that another fifth has arrived."""
+    """Return a function that reports a line each time that another fifth of the download has arrived."""
     told = 0
 
     def advance(done: int) -> None:

@@ -55,12 +55,12 @@ class Store:
         """Return the folders where a model may lie that is there."""
         return [self.place(model, "")]
 
-    def kept(self) -> Iterator[tuple[Path, list[Model]]]:
+    def scan(self) -> Iterator[tuple[Path, list[Model]]]:
         """Yield each folder with files, and the models that these may be."""
         raise NotImplementedError
 
     def parts(self, folder: Path) -> list[Path]:
-        """Return the incomplete files that belong to one of the folders in `kept`."""
+        """Return the incomplete files that belong to one of the folders in `scan`."""
         return list(folder.glob(f"*{self.ending}"))
 
     def find(self, model: Model) -> CachedModel | None:
@@ -73,7 +73,7 @@ class Store:
         """Return all models, unfinished ones included."""
         models: list[CachedModel] = []
         with suppress(OSError, ValueError):
-            for folder, names in self.kept():
+            for folder, names in self.scan():
                 whole = [found for model in names if (found := _complete(model, folder))]
                 if not whole and (parts := self.parts(folder)):
                     size = sum(part.stat().st_size for part in parts if part.parent != folder)
@@ -99,7 +99,7 @@ class Store:
         path = self.place(release.model, release.revision) / file.name
         return path.is_file() and file.size in (0, path.stat().st_size)
 
-    def knows(self, release: Release, file: RemoteFile) -> bool:
+    def has_content(self, release: Release, file: RemoteFile) -> bool:
         """Whether the content of a file is there, so that `add` needs no download."""
         del release, file
         return False
@@ -128,7 +128,7 @@ class Cache(Store):
         del revision  # nothing here has more than one
         return self.folder / model.name
 
-    def kept(self) -> Iterator[tuple[Path, list[Model]]]:
+    def scan(self) -> Iterator[tuple[Path, list[Model]]]:
         """Yield each folder, those of unfinished downloads of earlier versions too."""
         for folder in sorted([*self.folder.glob("[!.]*"), *self.folder.glob(".partial/*")]):
             model = Model(folder.name, {})

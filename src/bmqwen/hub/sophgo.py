@@ -1,4 +1,4 @@
-"""The publisher's server of bmodels: over HTTP where it speaks that, which goes on after a cut, else through `dfss`."""
+"""The publisher's server of bmodels: over HTTP where it speaks that, with resume, else through `dfss`."""
 
 import base64
 import importlib.util
@@ -37,7 +37,7 @@ from bmqwen.util.storage import file_sha256, storage_errors
 from bmqwen.util.text import counted
 
 _PACKAGE = "dfss"
-# The servers answer at once or, behind a firewall, never.
+# The servers answer immediately or, behind a firewall, never.
 _CONNECT_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 ACCOUNT = "open@sophgo.com"
@@ -227,7 +227,7 @@ def _run(command: Sequence[str], folder: Path, log: Path, report: Report, stall:
         command: program and arguments.
         folder: where it works and downloads to.
         log: file for what it prints.
-        report: is told the bytes in the folder, as they grow.
+        report: receives the size of the folder as it grows.
         stall: seconds without a byte or a word after which it is killed.
 
     Raises DownloadError: it was killed.

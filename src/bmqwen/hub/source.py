@@ -124,13 +124,13 @@ class Source:
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
     ) -> None:
-        """Bring one file to `target`, going on with what an earlier run left there.
+        """Bring one file to `target`, resuming what an earlier run left there.
 
         Args:
             release: what `find` returned.
             file: one of its files.
             target: path of the unfinished file; complete and verified when this returns.
-            report: is told how many bytes of the file are there.
+            report: receives the number of bytes of the file that are there.
             progress: for remarks.
 
         Raises:
@@ -185,7 +185,7 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
     return tuple(known[name] for name in (*sorted(others), *sorted(weights)))
 
 
-def inquire(place: Source, model: Model, patience: float) -> Future[Release]:
+def look_up(place: Source, model: Model, patience: float) -> Future[Release]:
     """Ask a source for a model on a thread that nobody has to wait for.
 
     A firewall can make even the look-up of a host's name hang, which no timeout of a client library bounds.

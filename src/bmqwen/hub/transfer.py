@@ -119,7 +119,7 @@ def download(source: WebFile, file: RemoteFile, target: Path, report: Report, ti
         source: where it is.
         file: what is downloaded; a size of 0 is taken from the answer.
         target: where to.
-        report: is told the bytes that are there.
+        report: receives the number of bytes that are there.
         title: the source's name, for messages.
 
     Raises:
@@ -185,7 +185,7 @@ def _complete(source: WebFile, unfinished: _Unfinished, title: str) -> bool:
             of = f" of {unfinished.size:,}" if unfinished.size else ""
             raise DownloadError(
                 f"{unfinished.file.name} from {title} broke off after {unfinished.have:,}{of} bytes "
-                f"({describe(error)}): run the command again to go on from there"
+                f"({describe(error)}): run the command again to resume"
             ) from error
         time.sleep(_PAUSE)
     return unfinished.right()

@@ -1,10 +1,10 @@
-"""How a long piece of work tells its caller how far it is."""
+"""How a long piece of work reports its progress to its caller."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 Report = Callable[[int], None]
-"""Is told the bytes that are there of one file."""
+"""Receives the number of bytes of a file that are there."""
 
 
 class Progress(Protocol):
