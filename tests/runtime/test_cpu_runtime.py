@@ -102,6 +102,23 @@ def test_a_second_turn_asked_again_has_the_same_logits(
         assert np.array_equal(output.logits(), wanted), known
 
 
+@pytest.mark.parametrize("head_dim", [16, 80])
+def test_heads_of_any_size_are_read_in_whole_groups(tmp_path: Path, head_dim: int) -> None:
+    config = tiny_config("qwen1.5", hidden_size=96, heads=2, head_dim=head_dim, max_position_embeddings=512)
+    write_checkpoint(tmp_path / "checkpoint", config, seed=2)
+    with open_checkpoint(tmp_path / "checkpoint") as checkpoint:
+        runtime = CpuRuntime(export_onnx(checkpoint, tmp_path / "bundle", Precision("f32", 32, "f32")))
+    for count in (1, 2, 5, 9, 17, 161, 257):
+        runtime.truncate(0)
+        *_, output = runtime.read([7] * count)
+        fresh = output.logits()
+        runtime.truncate(count // 2)
+        *_, output = runtime.read([7] * (count - count // 2))
+        assert runtime.position == count
+        assert np.array_equal(output.logits(), fresh), count
+    runtime.close()
+
+
 def test_greedy_is_the_best_of_the_last_row(runtime: CpuRuntime) -> None:
     output = runtime.feed([1, 2, 3], every_row=True)
     assert output.logits().shape == (3, 320)

@@ -72,7 +72,7 @@ class CpuRuntime:
         self.context_length = chosen_context(
             context_length, self._config.max_position_embeddings, "the model's"
         )
-        self._block = min(BLOCK, 2 * self._config.head_dim)
+        self._blocks = BLOCK, 2 * self._config.head_dim
         threads = threads or cores
         self.name = f"CPU, ONNX Runtime {ort.__version__}, {counted(threads, 'thread')}"
         options = ort.SessionOptions()
@@ -119,7 +119,7 @@ class CpuRuntime:
         while done < len(ids):
             left = len(ids) - done
             size = min(CHUNK, left)
-            if left % self._block == 1 < left:
+            if left > 1 and any(left % block == 1 for block in self._blocks):
                 size = min(CHUNK, left - 1) - GROUP
             output = self._run(start + done, ids[done : done + size])
             done += size
