@@ -29,7 +29,7 @@ CHATS: list[tuple[Kind, Format, int]] = [
     ("qwen1.5", "f16", 8),
     ("qwen2.5", "int8", 6),
     ("qwen1.5", "int4", 8),
-    ("qwen3", "f16", 8),
+    ("qwen3", "f16", 5),
 ]
 
 

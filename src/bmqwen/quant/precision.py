@@ -68,5 +68,6 @@ class Precision:
         return {"weights": self.weights, "group_size": self.group_size, "lm_head": self.lm_head}
 
     def __str__(self) -> str:
-        group = f" group {self.group_size}" if "int4" in (self.weights, self.lm_head) else ""
+        chosen = any(isinstance(f, GridFormat) and len(f.group_sizes) == 1 for f in (self.layers, self.head))
+        group = f" group {self.group_size}" if chosen else ""
         return f"{self.weights}{group}, lm_head {self.lm_head}"
