@@ -131,7 +131,7 @@ def download(source: WebFile, file: RemoteFile, target: Path, report: Report, ti
         resumed = target.exists() and target.stat().st_size > 0
         for _ in range(2 if resumed else 1):
             with target.open("a+b") as out:
-                if _complete(source, _Unfinished(out, file, target, report), title):
+                if _Download(source, file, out, report, title).run():
                     return
             target.unlink()
     raise DownloadError(
@@ -140,71 +140,65 @@ def download(source: WebFile, file: RemoteFile, target: Path, report: Report, ti
     )
 
 
-class _Unfinished:
-    """The part of a file that is there, and its hash so far."""
+class _Download:
+    """The part of a file that is there, its hash so far, and how the rest comes. Arguments: see `download`."""
 
-    def __init__(self, out: BinaryIO, file: RemoteFile, target: Path, report: Report) -> None:
-        self._out, self.file, self._target, self._report = out, file, target, report
-        self.size: int | None = file.size or None
-        self.have, self._hasher = 0, file.hasher()
+    def __init__(self, source: WebFile, file: RemoteFile, out: BinaryIO, report: Report, title: str) -> None:
+        self._source, self._file, self._out, self._report, self._title = source, file, out, report, title
+        self._size: int | None = file.size or None
+        self._have, self._hasher = 0, file.hasher()
         out.seek(0)
         while block := out.read(_BLOCK):
-            self._hasher.update(block)
-            self.have += len(block)
-        report(self.have)
+            self._count(block)
 
-    def restart(self) -> None:
-        self._out.truncate(0)
-        self.have, self._hasher = 0, self.file.hasher()
+    def run(self) -> bool:
+        """Download the rest; return whether the whole is right. Raises as `download`."""
+        failures = 0
+        while self._size is None or self._have < self._size:
+            before = self._have
+            error = self._receive()
+            if error is None:
+                continue
+            failures = 1 if self._have > before else failures + 1
+            status = _status_of(error)
+            if status == 416:  # what is there is all that the source has, or longer
+                self._size = self._size or self._have
+                return self._file.sha256 is not None and self._is_right()
+            if status in (401, 403, 404) or failures > _ATTEMPTS:
+                of = f" of {self._size:,}" if self._size else ""
+                raise DownloadError(
+                    f"{self._file.name} from {self._title} broke off after {self._have:,}{of} bytes "
+                    f"({describe(error)}): run the command again to resume"
+                ) from error
+            time.sleep(_PAUSE)
+        return self._is_right()
 
-    def add(self, chunk: bytes) -> None:
-        # Network errors are OSErrors too: this is where those of the disk are told apart.
-        with storage_errors(self._target):
-            self._out.write(chunk)
-        self._hasher.update(chunk)
-        self.have += len(chunk)
-        self._report(self.have)
+    def _receive(self) -> Exception | None:
+        """Take in one answer; return the error that ended it early, if one did."""
+        try:
+            with self._source.open_at(self._have) as body:
+                if body.start != self._have:  # the source ignores ranges
+                    self._out.truncate(0)
+                    self._have, self._hasher = 0, self._file.hasher()
+                self._size = self._size or body.total
+                for chunk in body.chunks:
+                    # Network errors are OSErrors too: this is where those of the disk are told apart.
+                    with storage_errors(Path(self._out.name)):
+                        self._out.write(chunk)
+                    self._count(chunk)
+                    if self._size is not None and self._have > self._size:
+                        return None
+        except StorageError:
+            raise
+        except Exception as error:  # client libraries raise errors of many families
+            return error
+        self._size = self._have if self._size is None else self._size
+        return None if self._have == self._size else ConnectionError("the answer ended early")
 
-    def right(self) -> bool:
-        return self.have == self.size and self.file.verified_by(self._hasher)
+    def _count(self, data: bytes) -> None:
+        self._hasher.update(data)
+        self._have += len(data)
+        self._report(self._have)
 
-
-def _complete(source: WebFile, unfinished: _Unfinished, title: str) -> bool:
-    failures = 0
-    while unfinished.size is None or unfinished.have < unfinished.size:
-        before = unfinished.have
-        error = _receive(source, unfinished)
-        if error is None:
-            continue
-        failures = 1 if unfinished.have > before else failures + 1
-        status = _status_of(error)
-        if status == 416:  # what is there is all that the source has, or longer
-            unfinished.size = unfinished.size or unfinished.have
-            return unfinished.file.sha256 is not None and unfinished.right()
-        if status in (401, 403, 404) or failures > _ATTEMPTS:
-            of = f" of {unfinished.size:,}" if unfinished.size else ""
-            raise DownloadError(
-                f"{unfinished.file.name} from {title} broke off after {unfinished.have:,}{of} bytes "
-                f"({describe(error)}): run the command again to resume"
-            ) from error
-        time.sleep(_PAUSE)
-    return unfinished.right()
-
-
-def _receive(source: WebFile, unfinished: _Unfinished) -> Exception | None:
-    """Take in one answer; return the error that ended it early, if one did."""
-    try:
-        with source.open_at(unfinished.have) as body:
-            if body.start != unfinished.have:  # the source ignores ranges
-                unfinished.restart()
-            unfinished.size = unfinished.size or body.total
-            for chunk in body.chunks:
-                unfinished.add(chunk)
-                if unfinished.size is not None and unfinished.have > unfinished.size:
-                    return None
-    except StorageError:
-        raise
-    except Exception as error:  # client libraries raise errors of many families
-        return error
-    unfinished.size = unfinished.have if unfinished.size is None else unfinished.size
-    return None if unfinished.have == unfinished.size else ConnectionError("the answer ended early")
+    def _is_right(self) -> bool:
+        return self._have == self._size and self._file.verified_by(self._hasher)
