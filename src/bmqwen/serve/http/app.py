@@ -1,7 +1,9 @@
 """The application: all addresses, and one place for all errors."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -39,18 +41,12 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         responses=ERRORS,
+        exception_handlers={BmqwenError: _expected, RequestValidationError: _refused, HTTPException: _http},
     )
     app.include_router(generation_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
     add_page(app)
     _describe(app, service.model.vocab_size)
-    handlers: dict[Any, Any] = {
-        BmqwenError: _expected,
-        RequestValidationError: _refused,
-        HTTPException: _http,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
     guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.request)
     return with_cors(guarded, rules.origins)
 
@@ -78,12 +74,14 @@ async def _http(request: Request, error: HTTPException) -> Response:
 
 def _describe(app: FastAPI, vocab_size: int) -> None:
     """Let the application's document name the vocabulary's size where a request has token ids."""
-    made: dict[str, Any] = {}
     inner = app.openapi
 
+    @cache
     def document() -> dict[str, Any]:
-        if not made:
-            made.update(_limited(inner(), vocab_size))
+        text = json.dumps(inner()).replace(BIAS_PATTERN, numbers_below(vocab_size))
+        for largest in (f"{LARGEST_ID}.0", str(LARGEST_ID)):
+            text = text.replace(largest, str(vocab_size - 1))
+        made: dict[str, Any] = json.loads(text)
         return made
 
     app.openapi = document  # type: ignore[method-assign]
@@ -102,20 +100,3 @@ def numbers_below(limit: int) -> str:
                 f"{last[:place]}[{lowest}-{int(digit) - 1}]" + (f"[0-9]{{{rest}}}" if rest else "")
             )
     return f"^({'|'.join([*choices, last])})$"
-
-
-def _limited(value: Any, vocab_size: int) -> Any:
-    """A document with its token ids limited."""
-    if isinstance(value, dict):
-        return {key: _limit(key, _limited(item, vocab_size), vocab_size) for key, item in value.items()}
-    return [_limited(item, vocab_size) for item in value] if isinstance(value, list) else value
-
-
-def _limit(key: str, value: Any, vocab_size: int) -> Any:
-    if key == "maximum" and value == LARGEST_ID:
-        return vocab_size - 1
-    if key == "pattern" and value == BIAS_PATTERN:
-        return numbers_below(vocab_size)
-    if key == "patternProperties" and BIAS_PATTERN in value:
-        return {numbers_below(vocab_size): value[BIAS_PATTERN]}
-    return value
