@@ -135,7 +135,8 @@ def test_a_server_whose_engine_never_was_ready_ends(
     chatterbox: Path, serve_folder: Path, tmp_path: Path, how: str, reason: str
 ) -> None:
     fault = tmp_path / "fault"
-    server = FailingServer(chatterbox, "--load-seconds", "2", cache=serve_folder / "cache", fault=fault)
+    seconds = "2" if how == "hang" else "100"
+    server = FailingServer(chatterbox, "--load-seconds", seconds, cache=serve_folder / "cache", fault=fault)
     server.fail("load", how, "always")
     with pytest.raises(RuntimeError, match="did not start") as caught, server:
         pass
