@@ -15,6 +15,7 @@ from support.checkpoints import Kind
 from support.compiled_models import CompiledModel, compile_toy
 from support.kept import forget_unused
 from support.patient_simulator import patient_simulator
+from support.talker import write_talker
 
 # Each takes up to a gigabyte, and starts servers, simulators and browsers besides.
 MOST_WORKERS = 4
@@ -87,6 +88,24 @@ def own_cache(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytes
         # The library has read its variable already.
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface-cache"))
     monkeypatch.delenv("BMQWEN_OFFLINE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def talker(models: Path) -> Path:
+    """Answers everything with talker.SAYS."""
+    return write_talker(models / "talker")
+
+
+@pytest.fixture(scope="session")
+def chatterbox(models: Path) -> Path:
+    """Talks for minutes."""
+    return write_talker(models / "chatterbox", endless=True, context=60_000)
 
 
 @pytest.fixture(scope="session")

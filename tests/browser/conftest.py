@@ -10,7 +10,6 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from support.live_server import LiveServer, live_server
 from support.served_page import Visit
-from support.talker import write_talker
 
 # Nothing of the browser's own may go out either.
 FLAGS = (
@@ -49,18 +48,16 @@ def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def talking(page_folder: Path) -> Iterator[LiveServer]:
+def talking(page_folder: Path, talker: Path) -> Iterator[LiveServer]:
     """A server that answers everything with talker.SAYS."""
-    model = write_talker(page_folder / "talker")
-    with live_server(model, *PLAIN, cache=page_folder / "cache") as served:
+    with live_server(talker, *PLAIN, cache=page_folder / "cache") as served:
         yield served
 
 
 @pytest.fixture(scope="session")
-def endless(page_folder: Path) -> Iterator[LiveServer]:
+def endless(page_folder: Path, chatterbox: Path) -> Iterator[LiveServer]:
     """A server whose answers go on for minutes."""
-    model = write_talker(page_folder / "chatterbox", endless=True, context=60_000)
-    with live_server(model, *PLAIN, "--max-tokens", "50000", cache=page_folder / "cache") as served:
+    with live_server(chatterbox, *PLAIN, "--max-tokens", "50000", cache=page_folder / "cache") as served:
         yield served
 
 

@@ -8,25 +8,12 @@ from pathlib import Path
 import pytest
 
 from support.program import Run
-from support.talker import write_talker
 
 
 @pytest.fixture(scope="session")
 def cli_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cache, home and models of these tests: conversions are made once."""
     return tmp_path_factory.mktemp("cli")
-
-
-@pytest.fixture(scope="session")
-def talker(cli_folder: Path) -> Path:
-    """Answers everything with talker.SAYS."""
-    return write_talker(cli_folder / "talker")
-
-
-@pytest.fixture(scope="session")
-def chatterbox(cli_folder: Path) -> Path:
-    """Talks for minutes."""
-    return write_talker(cli_folder / "chatterbox", endless=True, context=60_000)
 
 
 @pytest.fixture

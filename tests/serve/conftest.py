@@ -7,25 +7,12 @@ import pytest
 
 from support.checkpoints import tiny_config, write_checkpoint
 from support.live_server import KEY, LiveServer, live_server
-from support.talker import write_talker
 
 
 @pytest.fixture(scope="session")
 def serve_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models and cache of these tests: conversions are made once."""
     return tmp_path_factory.mktemp("serve")
-
-
-@pytest.fixture(scope="session")
-def talker(serve_folder: Path) -> Path:
-    """Answers everything with talker.SAYS."""
-    return write_talker(serve_folder / "talker")
-
-
-@pytest.fixture(scope="session")
-def chatterbox(serve_folder: Path) -> Path:
-    """Talks for minutes."""
-    return write_talker(serve_folder / "chatterbox", endless=True, context=60_000)
 
 
 @pytest.fixture(scope="session")
