@@ -197,22 +197,29 @@ def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
         open_checkpoint(packed.folder)
 
 
-def test_gptq_by_a_file_of_its_own(tmp_path: Path) -> None:
-    packed = Packed(tmp_path / "model", "gptq", 4)
+# As AutoGPTQ and AutoAWQ wrote them.
+OWN_FILES: dict[Method, tuple[str, dict[str, object]]] = {
+    "gptq": ("quantize_config.json", {"bits": 4, "group_size": GROUP, "desc_act": False, "sym": True}),
+    "awq": ("quant_config.json", {"w_bit": 4, "q_group_size": GROUP, "zero_point": True, "version": "GEMM"}),
+}
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_packing_stated_in_a_file_of_its_own(method: Method, tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", method, 4)
     config = json.loads((packed.folder / "config.json").read_text())
-    stated = config.pop("quantization_config")
+    del config["quantization_config"]
     (packed.folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="lacks tensor"):
+    name, stated = OWN_FILES[method]
+    with pytest.raises(CheckpointError, match=rf"holds packed weights, but .*download .*{name}"):
         open_checkpoint(packed.folder)
-    del stated["quant_method"]  # AutoGPTQ's own files name none
-    path = packed.folder / "quantize_config.json"
-    path.write_text(json.dumps(stated))
+    (packed.folder / name).write_text(json.dumps(stated))
     with open_checkpoint(packed.folder) as checkpoint:
-        assert checkpoint.precision == f"GPTQ int4 group {GROUP}"
-        for name, values in packed.truth.items():
-            np.testing.assert_allclose(checkpoint.weights.read(name), values, rtol=1e-3, atol=1e-6)
-    path.write_text(json.dumps({"bits": 4}))
-    with pytest.raises(ConfigError, match=r"quantize_config\.json with bits = 4 and group_size = None is"):
+        assert checkpoint.precision == f"{method.upper()} int4 group {GROUP}"
+        for tensor, values in packed.truth.items():
+            np.testing.assert_allclose(checkpoint.weights.read(tensor), values, rtol=1e-3, atol=1e-6)
+    (packed.folder / name).write_text(json.dumps({"bits": 4}))
+    with pytest.raises(ConfigError, match=rf"{name} with bits = 4 and group_size = None is"):
         open_checkpoint(packed.folder)
 
 

@@ -9,6 +9,7 @@ from bmqwen.errors import ConfigError
 from bmqwen.util.json_file import read_json_object
 
 GROUP_SIZES = (32, 64, 128, 256)
+_OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,25 @@ def read_packing(values: Mapping[str, object], source: str, folder: Path | None 
     Args:
         values: of the config.json.
         source: its name, for messages.
-        folder: where a quantize_config.json may say it instead, as the first GPTQ checkpoints have it.
+        folder: where a file of its own may say it instead, as AutoGPTQ and AutoAWQ wrote it.
 
     Raises:
-        ConfigError: a method, or a variant of one, that is not supported; a quantize_config.json that is damaged.
+        ConfigError: a method, or a variant of one, that is not supported; such a file that is damaged.
     """
     stated = values.get("quantization_config")
     source = f"{source}: quantization_config"
     if stated is None:
-        path = folder and folder / "quantize_config.json"
-        if path is None or not path.is_file():
+        path = next((p for name in _OWN_FILES if folder and (p := folder / name).is_file()), None)
+        if path is None:
             return None
-        # AutoGPTQ wrote such files before there was another method to name.
-        stated, source = {"quant_method": "gptq", **read_json_object(path, ConfigError)}, str(path)
+        found, source = read_json_object(path, ConfigError), str(path)
+        # The programs wrote these files before there was another method to name.
+        stated = {
+            "quant_method": _OWN_FILES[path.name],
+            "bits": found.get("w_bit"),
+            "group_size": found.get("q_group_size"),
+            **found,
+        }
     if not isinstance(stated, dict):
         raise ConfigError(f"{source} must be an object")
     method = stated.get("quant_method")

@@ -160,6 +160,11 @@ def _open_folder(folder: Path) -> Checkpoint:
     try:
         if packing is not None:
             weights = PackedWeights(stored, packing, config.network.shapes())
+        elif any(name.endswith(".qweight") for name in stored.names()):
+            raise CheckpointError(
+                f"{file} holds packed weights, but {source} has no quantization_config that says how they are packed: "
+                "download quantize_config.json (GPTQ) or quant_config.json (AWQ) as well"
+            )
         check_layout(config, weights, file, str(source))
     except BaseException:
         stored.close()

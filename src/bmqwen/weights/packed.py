@@ -104,9 +104,9 @@ class PackedWeights:
         )
 
     @property
-    def stated_precision(self) -> str:
-        """How the matrices are packed, for people."""
-        return str(self.packing)
+    def stated_precision(self) -> str | None:
+        """How the matrices are packed, for people; None: none is."""
+        return str(self.packing) if self._packed else None
 
     @property
     def bytes_on_disk(self) -> int:
