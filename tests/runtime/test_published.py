@@ -11,26 +11,14 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
-from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from support.compiled_models import two_turns
 from support.published_bmodel import Variant
 
 pytestmark = pytest.mark.simulator
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 Publish = Callable[[Variant], tuple[Bundle, Path]]
-
-
-def two_turns(path: Path, engine: str) -> list[Completion]:
-    """Two short greedy answers."""
-    with load(path, engine=engine) as loaded:  # type: ignore[arg-type]
-        chat = loaded.chat("s", SamplingParams(max_tokens=5))
-        answers = []
-        for question in ("hi", "and"):
-            list(chat.stream(question))
-            assert chat.last is not None
-            answers.append(chat.last)
-        return answers
 
 
 def test_two_turns_say_what_the_cpu_says(simulator: Toolchain, published: Publish, tmp_path: Path) -> None:
@@ -39,7 +27,7 @@ def test_two_turns_say_what_the_cpu_says(simulator: Toolchain, published: Publis
     loose = tmp_path / "qwen1.5-1.8b_f16_1dev.bmodel"
     for name, place in (("model.bmodel", loose), *((n, tmp_path / n) for n in TOKENIZER)):
         shutil.copy(bundle.folder / name, place)
-    on_chip, on_cpu = two_turns(loose, "sim"), two_turns(cpu, "cpu")
+    on_chip, on_cpu = two_turns(load(loose, engine="sim"), 5), two_turns(load(cpu, engine="cpu"), 5)
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
@@ -80,7 +68,8 @@ def check_rows_and_counts(runtime: SimulatedRuntime, export: Path) -> None:
 def test_bfloat16_without_mask_input_with_a_fused_token(simulator: Toolchain, published: Publish) -> None:
     variant = Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False)
     bundle, cpu = published(variant)
-    on_chip, on_cpu = two_turns(bundle.folder, "sim"), two_turns(cpu, "cpu")
+    on_chip = two_turns(load(bundle.folder, engine="sim"), 5)
+    on_cpu = two_turns(load(cpu, engine="cpu"), 5)
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
     try:

@@ -10,13 +10,12 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import Engine, load
 from bmqwen.errors import DeviceError
-from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.quant.precision import Format
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.runtime.sail.module import sail_installed
 from support.checkpoints import Kind
-from support.compiled_models import CompiledModel, compile_toy
+from support.compiled_models import CompiledModel, compile_toy, two_turns
 from support.published_bmodel import Variant
 from support.sail_stand_in import write_package
 
@@ -45,23 +44,10 @@ def runtime(model: CompiledModel, simulator: Toolchain) -> Iterator[SimulatedRun
     runtime.close()
 
 
-def two_turns(engine: Engine, length: int) -> list[Completion]:
-    """Two greedy answers."""
-    chat = engine.chat("s", SamplingParams(max_tokens=length))
-    answers = []
-    for question in ("hi", "and"):
-        list(chat.stream(question))
-        assert chat.last is not None
-        answers.append(chat.last)
-    return answers
-
-
 def assert_as_cpu(bundle: Bundle, runtime: SimulatedRuntime, cpu: Path, length: int) -> None:
     """The same tokens from the same parts of the prompt."""
-    with Engine(bundle, runtime) as engine:
-        on_chip = two_turns(engine, length)
-    with load(cpu, engine="cpu") as engine:
-        on_cpu = two_turns(engine, length)
+    on_chip = two_turns(Engine(bundle, runtime), length)
+    on_cpu = two_turns(load(cpu, engine="cpu"), length)
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     assert [len(answer.token_ids) for answer in on_chip] == [length, length]
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0

@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmqwen.artifact.bundle import Bundle, read_bundle, write_manifest
+from bmqwen.artifact.bundle import read_bundle, write_manifest
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
-from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.quant.precision import Format
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from support.checkpoints import Kind
-from support.compiled_models import CONTEXT, CompiledModel, compile_toy
+from support.compiled_models import CONTEXT, CompiledModel, compile_toy, two_turns
 
 pytestmark = pytest.mark.simulator
 Compile = Callable[[Kind, Format, int], CompiledModel]
@@ -53,22 +52,11 @@ def tokens(count: int, seed: int = 0) -> list[int]:
     return ids
 
 
-def two_turns(bundle: Bundle, engine: str) -> list[Completion]:
-    """Two greedy answers of twelve tokens."""
-    with load(bundle.folder, engine=engine) as loaded:  # type: ignore[arg-type]
-        chat = loaded.chat("s", SamplingParams(max_tokens=12))
-        answers = []
-        for question in ("hi", "and"):
-            list(chat.stream(question))
-            assert chat.last is not None
-            answers.append(chat.last)
-        return answers
-
-
 @pytest.mark.parametrize(("kind", "form", "seed"), CHATS)
 def test_two_turns_say_what_the_cpu_says(compiled: Compile, kind: Kind, form: Format, seed: int) -> None:
     model = compiled(kind, form, seed)
-    on_chip, on_cpu = two_turns(model.bundle, "sim"), two_turns(model.cpu, "cpu")
+    on_chip = two_turns(load(model.bundle.folder, engine="sim"), 12)
+    on_cpu = two_turns(load(model.cpu.folder, engine="cpu"), 12)
     assert [len(answer.token_ids) for answer in on_chip] == [12, 12]
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     assert [answer.text for answer in on_chip] == [answer.text for answer in on_cpu]

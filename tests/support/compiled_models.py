@@ -1,4 +1,4 @@
-"""A toy model compiled for the chip, and the same weights for the CPU."""
+"""A toy model compiled for the chip, the same weights for the CPU, and a short talk with either."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.emit.export import export_onnx
+from bmqwen.engine import Engine
+from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.float16 import Half
@@ -58,3 +60,15 @@ def compile_toy(
     with open_checkpoint(folder / "grid") as checkpoint:
         cpu = export_onnx(checkpoint, folder / "cpu", Precision("f32", 32, "f32"))
     return CompiledModel(folder / "model", bundle, cpu)
+
+
+def two_turns(engine: Engine, length: int) -> list[Completion]:
+    """Two greedy answers of so many tokens; closes the engine."""
+    with engine:
+        chat = engine.chat("s", SamplingParams(max_tokens=length))
+        answers = []
+        for question in ("hi", "and"):
+            list(chat.stream(question))
+            assert chat.last is not None
+            answers.append(chat.last)
+        return answers
