@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bmqwen.errors import InputError
-from bmqwen.generate.params import SamplingParams, Usage
+from bmqwen.generate.params import SamplingParams, Usage, choose_params
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,17 @@ def test_bounds_belong_to_the_ranges() -> None:
 def test_speed_is_of_the_tokens_after_the_first() -> None:
     assert Usage(10, 0, 11, first_token_s=1.0, decode_s=2.0).tokens_per_s == 5.0
     assert Usage(10, 0, 1, first_token_s=1.0, decode_s=0.0).tokens_per_s == 0.0
+
+
+def test_what_is_given_goes_before_the_defaults() -> None:
+    defaults = SamplingParams(temperature=0.7, top_k=20, repetition_penalty=1.05, max_tokens=9)
+    assert choose_params(defaults, {"top_k": 1, "seed": 3}) == SamplingParams(
+        temperature=0.7, top_k=1, repetition_penalty=1.05, max_tokens=9, seed=3
+    )
+
+
+def test_temperature_0_takes_the_most_likely_token_unless_a_penalty_is_given() -> None:
+    defaults = SamplingParams(temperature=0.7, top_k=20, repetition_penalty=1.05, max_tokens=9)
+    assert choose_params(defaults, {"temperature": 0}) == SamplingParams(max_tokens=9)
+    asked = choose_params(defaults, {"temperature": 0, "presence_penalty": 1})
+    assert asked == SamplingParams(presence_penalty=1, max_tokens=9)

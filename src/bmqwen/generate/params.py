@@ -6,6 +6,7 @@ requests, a server's defaults and the page's settings are made from that; what i
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -173,6 +174,16 @@ PARAMETERS: tuple[Parameter, ...] = tuple(
     for found in fields(SamplingParams)
     if "row" in found.metadata
 )
+
+
+def choose_params(defaults: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
+    """Return `defaults` with the values that a user gave by name in their place.
+
+    Temperature 0 asks for the most likely token, so no penalty that was not asked for may make it another one.
+    Raises InputError for a value out of range.
+    """
+    greedy = given.get("temperature") == 0
+    return replace(SamplingParams(max_tokens=defaults.max_tokens) if greedy else defaults, **given)
 
 
 def check_number(

@@ -1,11 +1,11 @@
 """What a request gets where it says nothing, and how much it may ask for."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bmqwen.errors import RequestError
 from bmqwen.generate.grammar import schema_text
-from bmqwen.generate.params import PARAMETERS, SamplingParams
+from bmqwen.generate.params import PARAMETERS, SamplingParams, choose_params
 from bmqwen.serve.http.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -41,16 +41,16 @@ def chat_params(request: ChatRequest, defaults: SamplingParams, vocab_size: int)
                 "max_tokens and max_completion_tokens mean the same thing: leave one out", "max_tokens"
             )
         given["max_tokens"] = request.max_completion_tokens
-    logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return _params(request, replace(defaults, logprobs=logprobs), given, vocab_size)
+    given["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
+    return _params(request, defaults, given, vocab_size)
 
 
 def completion_params(
     request: CompletionRequest, defaults: SamplingParams, vocab_size: int
 ) -> SamplingParams:
     """Return a completion request's sampling. Raises InputError for values that do not fit together."""
-    given = {"max_tokens": 16} | _given(request)
-    return _params(request, replace(defaults, logprobs=request.logprobs), given, vocab_size)
+    given = {"max_tokens": 16, "logprobs": request.logprobs} | _given(request)
+    return _params(request, defaults, given, vocab_size)
 
 
 def _given(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
@@ -77,7 +77,8 @@ def _params(
         raise RequestError(
             f"logit_bias names token {max(bias)}, but the last one is {vocab_size - 1}", "logit_bias"
         )
-    return replace(defaults, **given, logit_bias=bias, json_schema=_schema(request.response_format))
+    given |= {"logit_bias": bias, "json_schema": _schema(request.response_format)}
+    return choose_params(defaults, given)
 
 
 def _schema(form: ResponseFormat | None) -> str | None:

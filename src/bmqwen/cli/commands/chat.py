@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -52,10 +51,10 @@ def chat(
     from bmqwen.cli.repl.repl import Repl
     from bmqwen.cli.terminal import argument_text, keep_typeahead, read_stdin
     from bmqwen.errors import InputError
-    from bmqwen.generate.params import SamplingParams
+    from bmqwen.generate.params import SamplingParams, choose_params
     from bmqwen.quant.precision import Precision
 
-    SamplingParams(**sampling)  # a wrong value is refused before anything is loaded
+    choose_params(SamplingParams(), sampling)  # a wrong value is refused before anything is loaded
     chip = one_device(device)
     system = system and argument_text(system, "--system")
     script = None
@@ -80,7 +79,7 @@ def chat(
             offline=offline,
         )
         with loaded:
-            conversation = loaded.chat(system=system, params=replace(loaded.params, **sampling))
+            conversation = loaded.chat(system=system, params=choose_params(loaded.params, sampling))
             if load_file is not None:
                 conversation.load(load_file)
                 conversation.set_system(conversation.system if system is None else system)

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -122,7 +121,7 @@ def serve(
     # First, for the rooms of the server need the same packages.
     server = _server()
     from bmqwen.engine import params_of, precision_of
-    from bmqwen.generate.params import SamplingParams
+    from bmqwen.generate.params import SamplingParams, choose_params
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import resolve_bundle
     from bmqwen.serve.defaults import Limits
@@ -130,7 +129,7 @@ def serve(
     from bmqwen.serve.http.middleware import LOCAL_NAMES, AccessRules
     from bmqwen.serve.pool.replica import EngineConfig, engine_configs
 
-    SamplingParams(**sampling)  # a wrong value is refused before anything is loaded
+    choose_params(SamplingParams(), sampling)  # a wrong value is refused before anything is loaded
     given = api_key or []
     if variable := os.environ.pop(KEY_VARIABLE, ""):
         given = [*given, variable]
@@ -167,7 +166,7 @@ def serve(
             name or bundle.model,
             engine_configs(config, chips, replicas),
             rules,
-            replace(params_of(bundle), **sampling),
+            choose_params(params_of(bundle), sampling),
             Limits(queue=queue, seconds=time_limit),
             stop_seconds,
         )
