@@ -23,7 +23,7 @@ def test_killing_ends_what_a_stopped_process_started() -> None:
     child = start()
     (grandchild,) = descendants(child.pid)
     child.kill()
-    assert "exit status -9" in str(child.ended())
+    assert "was killed (SIGKILL)" in str(child.ended())
     assert not runs(child.pid)
     wait_for_end(grandchild)
     child.kill()

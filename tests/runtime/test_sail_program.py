@@ -25,6 +25,7 @@ pytestmark = pytest.mark.simulator
 Compile = Callable[[Kind, Format, int], CompiledModel]
 Publish = Callable[[Variant], tuple[Bundle, Path]]
 LENGTH = 4
+GREEDY = ("--temperature", "0")
 PROGRAM = ("-m", "bmqwen")
 # What is simulated is taken for a chip: everything in one process, as with a driver.
 AS_A_CHIP = """
@@ -53,7 +54,18 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """An answer of a few tokens, as JSON."""
     return subprocess.run(
-        [sys.executable, *program, "chat", *arguments, "-p", "hi", "--max-tokens", str(LENGTH), "--json"],
+        [
+            sys.executable,
+            *program,
+            "chat",
+            *arguments,
+            "-p",
+            "hi",
+            *GREEDY,
+            "--max-tokens",
+            str(LENGTH),
+            "--json",
+        ],
         capture_output=True,
         text=True,
         env=environment,

@@ -62,7 +62,7 @@ def published_bundle(
     combine(toolchain, compiled, folder / "model.bmodel")
     for name, content in checkpoint.tokenizer_files().items():
         (folder / name).write_bytes(content)
-    details = {"nets": "published", "chip": "BM1684X", "context": length}
+    details = {"nets": "published", "chip": "BM1684X", "context": length, "logits": not variant.fused_token}
     return write_manifest(
         Bundle(folder, "bmodel", checkpoint.name, config, PRECISION.to_dict(), details, "published", "0")
     )

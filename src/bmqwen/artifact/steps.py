@@ -114,7 +114,7 @@ class StepNets:
         return None if history < 0 else StepShape(tokens, history)
 
     def plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:
-        """The cheapest row of nets that feeds `count` tokens after `position`, with the tokens that each really takes.
+        """Return the cheapest sequence of nets that feeds `count` tokens after `position`, with what each takes.
 
         Raises:
             InputError: they do not fit into the context.
@@ -124,10 +124,8 @@ class StepNets:
         if position < 0 or count < 1 or end > self.context:
             raise InputError(f"{count} tokens after {position} do not fit into a context of {self.context}")
         # A* search: the bounds tell what the rest costs at least.
-        (least, waste), costs = (
-            self._bounds,
-            [(tokens, table.costs) for tokens, table in self._tables.items()],
-        )
+        least, waste = self._bounds
+        costs = [(tokens, table.costs) for tokens, table in self._tables.items()]
         spent, came = {position: 0}, {position: (position, 0)}
         ahead: list[tuple[float, int]] = [(0.0, -position)]
         done: set[int] = set()
@@ -144,7 +142,7 @@ class StepNets:
                     spent[to], came[to] = total, (at, tokens)
                     heappush(ahead, (total - least[to] + waste[end - to], -to))
         if end not in came:
-            raise BundleError(f"the bundle has no row of nets for {count} tokens after {position}")
+            raise BundleError(f"the bundle has no sequence of nets for {count} tokens after {position}")
         row: list[tuple[StepShape, int]] = []
         while end > position:
             at, tokens = came[end]
@@ -187,9 +185,8 @@ class StepNets:
         more = []
         for tokens, table in self._tables.items():
             costs = np.array(table.costs[: self.context - tokens + 1], np.float64)
-            more.append(
-                (tokens, max(0.0, float((costs - least[tokens:] + least[:-tokens]).min(initial=NEVER))))
-            )
+            extra = float((costs - least[tokens:] + least[:-tokens]).min(initial=NEVER))
+            more.append((tokens, max(0.0, extra)))
         waste, rate = [0.0], float(rates.min())
         for count in range(1, self.context + 1):
             waste.append(
