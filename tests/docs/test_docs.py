@@ -144,6 +144,22 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in local if target and not (page.parent / target).exists()] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link into the page may name: its headings, as hubs of repositories spell them."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]*\.md)?#([^)\s]+)\)", prose(page))
+    assert [
+        f"{file}#{part}"
+        for file, part in targets
+        if part not in anchors(page.parent / file if file else page)
+    ] == []
+
+
 @pytest.mark.parametrize(("page", "line"), cases(), ids=name)
 def test_commands_parse(page: Path, line: str) -> None:
     del page
