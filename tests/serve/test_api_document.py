@@ -36,7 +36,7 @@ def test_schemathesis_finds_nothing(serve_folder: Path, tmp_path: Path) -> None:
             "60",
         ]
         done = subprocess.run(
-            [*command, *options], capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False
+            [*command, *options], capture_output=True, text=True, timeout=800, cwd=tmp_path, check=False
         )
         assert done.returncode == 0, done.stdout[-5000:]
         generated = re.search(r"(\d+) generated", done.stdout)
