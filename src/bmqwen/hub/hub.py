@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from bmqwen.hub.catalog import (
 from bmqwen.hub.huggingface import HuggingFace
 from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
-from bmqwen.hub.source import Release, Source, UnreachableError, look_up
+from bmqwen.hub.source import Release, Source, UnreachableError, on_thread
 from bmqwen.hub.wheels import WheelIndex
 from bmqwen.util.disk import remove_empty_folders, size_below
 from bmqwen.util.progress import Progress, Report, Silent
@@ -239,7 +239,7 @@ class Hub:
         # All are asked at the same time, so that the silence of one costs the next one no time.
         progress.start(f"Looking for {model.title}", None)
         began = time.monotonic()
-        asked = [(place, look_up(place, model, self._limit)) for place in sources]
+        asked = [(place, on_thread(partial(place.find, model, self._limit))) for place in sources]
         silent = []
         for place, future in asked:
             if answer := _answer(future, began + self._patience):

