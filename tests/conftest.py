@@ -61,7 +61,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                     report.duration
                 )
     spent = ", ".join(f"{name} {spent:,.0f} s" for name, spent in seconds.items() if spent)
-    terminalreporter.write_line(f"by marker: {spent}")
+    if spent:
+        terminalreporter.write_line(f"by marker: {spent}")
 
 
 @pytest.hookimpl(wrapper=True)
