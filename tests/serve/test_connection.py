@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 import uvicorn
+from prometheus_client import Counter, disable_created_metrics
 from starlette.types import Message, Receive, Scope, Send
 
 from bmqwen.errors import DeviceError
@@ -140,8 +141,9 @@ def test_connections_beyond_the_most_are_closed(monkeypatch: pytest.MonkeyPatch)
 def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "BODY_SECONDS", 0.2)
     sent: list[Message] = []
-    counted: list[int] = []
     parts = [b"{"]
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    requests = Counter("requests", "Requests.", ["endpoint", "status"], registry=None)
 
     async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
         del scope, send
@@ -160,10 +162,11 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     async def scenario() -> None:
         headers = [(b"host", b"127.0.0.1"), (b"content-length", b"9"), (b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
-        guarded = AccessMiddleware(read_all, AccessRules(), lambda _, status: counted.append(status))
+        guarded = AccessMiddleware(read_all, AccessRules(), requests)
         await guarded(scope, one_byte_then_nothing, send)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["error"]["code"] == "time_limit"
-    assert counted == [408]
+    (counted,) = requests.collect()
+    assert [sample.labels for sample in counted.samples] == [{"endpoint": "other", "status": "408"}]

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from bmqwen.serve.metrics import Metrics
-from bmqwen.serve.pool.replica import EngineState
 from bmqwen.serve.pool.scheduler import Scheduler
+from bmqwen.serve.pool.wire import EngineState
 from support.live_server import LiveServer, live_server
 
 GUIDES = Path(__file__).parents[2] / "docs"

@@ -10,19 +10,12 @@ import pytest
 from bmqwen.errors import BmqwenError, BusyError, EngineLostError, NotReadyError, SlowRequestError
 from bmqwen.generate.params import Completion, Piece, SamplingParams, Usage
 from bmqwen.serve.pool.job import Job, Started
-from bmqwen.serve.pool.replica import EngineConfig, Replica
+from bmqwen.serve.pool.replica import Replica
 from bmqwen.serve.pool.scheduler import Scheduler
-from bmqwen.serve.pool.wire import completion_to_wire
+from bmqwen.serve.pool.wire import EngineConfig, EngineFacts, EngineState
 
 # Memory for nine conversations.
-STATE = {
-    "memory_bytes": 0,
-    "device_bytes": None,
-    "conversations": 9,
-    "saved_bytes": 0,
-    "saved": 0,
-    "restored": 0,
-}
+STATE = EngineState(conversations=9)
 
 
 class PlayedReplica(Replica):
@@ -33,9 +26,7 @@ class PlayedReplica(Replica):
         self.cancelled: list[Job] = []
 
     def open(self) -> None:
-        self.receive(
-            {"op": "ready", "name": "played", "context_length": 100, "vocab_size": 300, "state": STATE}
-        )
+        self.receive({"op": "ready", "facts": EngineFacts("played", 100, 300), "state": STATE})
 
     def cancel(self, job: Job) -> None:
         if self.current is job:
@@ -50,7 +41,7 @@ class PlayedReplica(Replica):
         assert job is not None
         completion = Completion("", (), finish, Usage(len(job.prompt), 0, 1, 0.1, 0.0))  # type: ignore[arg-type]
         self.receive(
-            {"op": "done", "id": job.number, "state": STATE, "usable": True} | completion_to_wire(completion)
+            {"op": "done", "id": job.number, "state": STATE, "usable": True, "completion": completion}
         )
         return job
 

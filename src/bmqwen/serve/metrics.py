@@ -1,70 +1,77 @@
 """What the server counts, for Prometheus."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bmqwen.generate.params import Usage
+from bmqwen.serve.pool.replica import Replica
 from bmqwen.serve.pool.scheduler import Scheduler
 
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 RATES = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200)
+Reading = Callable[[Replica], float | None]
+# What each engine is asked; a value of None is left out.
+GAUGES: dict[str, tuple[str, Reading]] = {
+    "engine_ready": ("1 while the engine can answer.", lambda engine: engine.state == "ready"),
+    "engine_memory_bytes": ("Memory of the engine's process.", lambda engine: engine.memory.memory_bytes),
+    "device_memory_bytes": (
+        "Memory in use on the engine's device, where it tells.",
+        lambda engine: engine.memory.device_bytes,
+    ),
+    "saved_conversations": (
+        "Conversations whose K/V is kept in host memory.",
+        lambda engine: engine.memory.conversations,
+    ),
+    "saved_conversations_bytes": ("Host memory that they take.", lambda engine: engine.memory.saved_bytes),
+}
+COUNTERS: dict[str, tuple[str, Reading]] = {
+    "conversations_saved": ("Conversations put away for another one.", lambda engine: engine.memory.saved),
+    "conversations_restored": ("Conversations taken back.", lambda engine: engine.memory.restored),
+    "engine_restarts": ("Times that the engine had to be started again.", lambda engine: engine.restarts),
+    "engine_hangs": ("Times of these that it hung and was killed.", lambda engine: engine.hangs),
+}
 
 
 class Metrics:
-    """Counters of one server; what the scheduler knows is asked for when somebody reads them."""
+    """Counters of one server; what the scheduler knows is asked for when somebody reads them.
+
+    Attributes:
+        requests: that were answered, by endpoint and status.
+        left: answers whose client left before their end.
+        failures: answers that ended in an error, by its code.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._registry.register(_State(scheduler))
-        self._requests = Counter(
-            "bmqwen_requests",
+        self.requests = self._counter(
+            "requests",
             "Requests by endpoint and HTTP status (0: the client left before).",
-            ["endpoint", "status"],
-            registry=self._registry,
+            "endpoint",
+            "status",
         )
-        self._prompt = Counter("bmqwen_prompt_tokens", "Tokens of prompts.", registry=self._registry)
-        self._cached = Counter(
-            "bmqwen_cached_tokens", "Tokens of prompts that were cached.", registry=self._registry
-        )
-        self._answer = Counter("bmqwen_completion_tokens", "Tokens of answers.", registry=self._registry)
-        self._answers = Counter(
-            "bmqwen_answers",
+        self._prompt = self._counter("prompt_tokens", "Tokens of prompts.")
+        self._cached = self._counter("cached_tokens", "Tokens of prompts that were cached.")
+        self._answer = self._counter("completion_tokens", "Tokens of answers.")
+        self._answers = self._counter(
+            "answers",
             "Answers by how they ended (stop, length) and whether any of the prompt was cached.",
-            ["finish", "cache"],
-            registry=self._registry,
+            "finish",
+            "cache",
         )
-        self._left = Counter(
-            "bmqwen_cancelled_answers", "Answers whose client left before the end.", registry=self._registry
+        self.left = self._counter("cancelled_answers", "Answers whose client left before the end.")
+        self.failures = self._counter(
+            "failed_answers", "Answers that ended in an error, by its code.", "code"
         )
-        self._failures = Counter(
-            "bmqwen_failed_answers",
-            "Answers that ended in an error, by its code.",
-            ["code"],
-            registry=self._registry,
+        self._queue = self._histogram("queue_seconds", "Time in the queue.", SECONDS)
+        self._first = self._histogram(
+            "first_token_seconds", "From the engine's start on a request to its first token.", SECONDS
         )
-        self._queue = Histogram(
-            "bmqwen_queue_seconds", "Time in the queue.", registry=self._registry, buckets=SECONDS
-        )
-        self._first = Histogram(
-            "bmqwen_first_token_seconds",
-            "From the engine's start on a request to its first token.",
-            registry=self._registry,
-            buckets=SECONDS,
-        )
-        self._rate = Histogram(
-            "bmqwen_tokens_per_second",
-            "Decoding speed of an answer.",
-            registry=self._registry,
-            buckets=RATES,
-        )
-
-    def request(self, endpoint: str, status: int) -> None:
-        """Count a request that was answered."""
-        self._requests.labels(endpoint, str(status)).inc()
+        self._rate = self._histogram("tokens_per_second", "Decoding speed of an answer.", RATES)
 
     def answered(self, finish: str, usage: Usage, queue_s: float) -> None:
         """Count an answer that was given."""
@@ -78,21 +85,19 @@ class Metrics:
         if usage.tokens_per_s:
             self._rate.observe(usage.tokens_per_s)
 
-    def left(self) -> None:
-        """Count an answer whose client left before its end."""
-        self._left.inc()
-
-    def failed(self, code: str) -> None:
-        """Count an answer that ended in an error."""
-        self._failures.labels(code).inc()
-
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""
         return generate_latest(self._registry)
 
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"bmqwen_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"bmqwen_{name}", text, registry=self._registry, buckets=buckets)
+
 
 class _State(Collector):
-    """What is so at this moment."""
+    """What is so at this moment: of the queue, and of each engine."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -102,41 +107,16 @@ class _State(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """Return gauges of the queue, and of each engine."""
+        """Return all of it."""
         scheduler = self._scheduler
         yield GaugeMetricFamily("bmqwen_queue_length", "Requests that wait.", value=scheduler.waiting)
         yield GaugeMetricFamily(
             "bmqwen_running", "Requests that are being answered.", value=scheduler.running
         )
-        per_engine = {
-            "bmqwen_engine_ready": "1 while the engine can answer.",
-            "bmqwen_engine_memory_bytes": "Memory of the engine's process.",
-            "bmqwen_device_memory_bytes": "Memory in use on the engine's device, where it tells.",
-            "bmqwen_saved_conversations": "Conversations whose K/V is kept in host memory.",
-            "bmqwen_saved_conversations_bytes": "Host memory that they take.",
-        }
-        gauges = {name: GaugeMetricFamily(name, text, labels=["engine"]) for name, text in per_engine.items()}
-        counts = {
-            "bmqwen_conversations_saved": "Conversations put away for another one.",
-            "bmqwen_conversations_restored": "Conversations taken back.",
-            "bmqwen_engine_restarts": "Times that the engine had to be started again.",
-            "bmqwen_engine_hangs": "Times of these that it hung and was killed.",
-        }
-        counters = {name: CounterMetricFamily(name, text, labels=["engine"]) for name, text in counts.items()}
-        for replica in scheduler.replicas:
-            label, memory = [str(replica.index)], replica.memory
-            values = (
-                replica.state == "ready",
-                memory.memory_bytes,
-                memory.device_bytes,
-                memory.conversations,
-                memory.saved_bytes,
-            )
-            for gauge, value in zip(gauges.values(), values, strict=True):
-                if value is not None:
-                    gauge.add_metric(label, float(value))
-            totals = (memory.saved, memory.restored, replica.restarts, replica.hangs)
-            for counter, total in zip(counters.values(), totals, strict=True):
-                counter.add_metric(label, total)
-        yield from gauges.values()
-        yield from counters.values()
+        for family, rows in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
+            for name, (text, read) in rows.items():
+                metric = family(f"bmqwen_{name}", text, labels=["engine"])
+                for replica in scheduler.replicas:
+                    if (value := read(replica)) is not None:
+                        metric.add_metric([str(replica.index)], float(value))
+                yield metric

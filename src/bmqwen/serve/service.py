@@ -117,11 +117,11 @@ class Service:
                     else:
                         yield event
         except BmqwenError as error:
-            self.metrics.failed(error.code)
+            self.metrics.failures.labels(error.code).inc()
             raise
         except (GeneratorExit, asyncio.CancelledError):
             if job.state != "over":
-                self.metrics.left()
+                self.metrics.left.inc()
             raise
         finally:
             self.scheduler.cancel(job)

@@ -127,7 +127,8 @@ def serve(
     from bmqwen.serve.defaults import Limits
     from bmqwen.serve.http.keys import ApiKeys
     from bmqwen.serve.http.middleware import LOCAL_NAMES, AccessRules
-    from bmqwen.serve.pool.replica import EngineConfig, engine_configs
+    from bmqwen.serve.pool.replica import engine_configs
+    from bmqwen.serve.pool.wire import EngineConfig
 
     choose_params(SamplingParams(), sampling)  # a wrong value is refused before anything is loaded
     given = api_key or []

@@ -47,7 +47,7 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     app.include_router(model_api(service, key_required=bool(rules.keys)))
     add_page(app)
     _describe(app, service.model.vocab_size)
-    guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.request)
+    guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.requests)
     return with_cors(guarded, rules.origins)
 
 

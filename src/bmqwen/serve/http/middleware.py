@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from prometheus_client import Counter
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,9 +63,9 @@ class AccessRules:
 class AccessMiddleware:
     """ASGI middleware that checks requests, logs and counts them. It sets scope["owner"] to a name of the key used."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules, count: Callable[[str, int], None]) -> None:
-        """`count` is told the endpoint (as the program names it) and the status of every answer."""
-        self._app, self._rules, self._count = app, rules, count
+    def __init__(self, app: ASGIApp, rules: AccessRules, requests: Counter) -> None:
+        """`requests` counts answers by endpoint (as the program names it) and status."""
+        self._app, self._rules, self._requests = app, rules, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -108,7 +109,7 @@ class AccessMiddleware:
         finally:
             seconds = time.perf_counter() - begin
             note = scope.get("note", "")
-            self._count(getattr(scope.get("route"), "path", "other"), status)
+            self._requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
             LOG.info("%s %s %s %.3f s%s", scope["method"], _path(scope), status, seconds, note and f" {note}")
 
     def _check_place(self, headers: dict[bytes, bytes], origin: str) -> None:

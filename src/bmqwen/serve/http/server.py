@@ -21,8 +21,8 @@ from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.app import create_app
 from bmqwen.serve.http.connection import ClientConnection
 from bmqwen.serve.http.middleware import AccessRules
-from bmqwen.serve.pool.replica import EngineConfig
 from bmqwen.serve.pool.scheduler import Scheduler
+from bmqwen.serve.pool.wire import EngineConfig
 from bmqwen.serve.service import Model, Service, now
 
 KEEP_ALIVE_SECONDS = 75

@@ -13,21 +13,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bmqwen.errors import BmqwenError, DeviceError
 from bmqwen.generate.params import Piece
 from bmqwen.runtime.base import DeviceRuntime, Runtime
 from bmqwen.runtime.child_process import watch_parent
-from bmqwen.serve.pool.wire import (
-    Message,
-    completion_to_wire,
-    decode,
-    encode,
-    error_to_wire,
-    params_from_wire,
-    piece_to_wire,
-)
+from bmqwen.serve.pool.wire import EngineConfig, EngineFacts, EngineState, Fault, Message, decode, encode
 
 # An interrupt that falls between two feeds is lost, so it is repeated until the generation ends.
 REPEAT_SECONDS = 0.02
@@ -79,11 +72,11 @@ class EngineProcess:
         """Load, then generate until the other side is gone, or until the engine fails and has to be started again."""
         # Never closed: the listening thread reads it as long as this process lives, and closing would wait for that.
         lines = self._connection.makefile("rb")
-        config = decode(lines.readline())
+        first = decode(lines.readline())
         try:
-            self._load(config)
+            self._load(first["config"])
         except Exception as error:
-            self._send({"op": "error", "error": error_to_wire(_reported(error, "loading"))})
+            self._send({"op": "error", "fault": _reported(error, "loading")})
             return
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
         usable = True
@@ -95,28 +88,21 @@ class EngineProcess:
             if usable:
                 self._engine.close()
 
-    def _load(self, config: Message) -> None:
+    def _load(self, config: EngineConfig) -> None:
         from bmqwen.engine import load
 
         self._engine = load(
-            config["model"],
-            config["engine"],
-            threads=config["threads"],
-            context_length=config["context_length"],
-            device=config["device"],
-            saved_bytes=config["saved_bytes"],
+            config.model,
+            config.engine,
+            threads=config.threads,
+            context_length=config.context_length,
+            device=config.device,
+            saved_bytes=config.saved_bytes,
             offline=True,
         )
         runtime = self._engine.runtime
-        self._send(
-            {
-                "op": "ready",
-                "name": runtime.name,
-                "context_length": runtime.context_length,
-                "vocab_size": runtime.vocab_size,
-                "state": self._state(),
-            }
-        )
+        facts = EngineFacts(runtime.name, runtime.context_length, runtime.vocab_size)
+        self._send({"op": "ready", "facts": facts, "state": self._state()})
 
     def _listen(self, lines: Any) -> None:
         """Receive messages; the computing thread ends when there are no more."""
@@ -127,7 +113,7 @@ class EngineProcess:
                     self._cancel(message["id"])
                 else:
                     self._waiting.put(message)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, BmqwenError):
             traceback.print_exc()
         finally:
             with self._lock:
@@ -155,11 +141,11 @@ class EngineProcess:
         with self._lock:
             self._current = job
         usable = True
-        buffer = PieceBuffer(lambda piece: self._send({"op": "piece", "id": job, **piece_to_wire(piece)}))
+        buffer = PieceBuffer(lambda piece: self._send({"op": "piece", "id": job, "piece": piece}))
         try:
             pieces = self._engine.session.generate(
                 message["prompt"],
-                params_from_wire(message["params"]),
+                message["params"],
                 cancelled=lambda: job in self._cancelled,
                 on_prefill=lambda done, _: self._send({"op": "start", "id": job}) if done == 0 else None,
                 owner=message["owner"],
@@ -168,44 +154,46 @@ class EngineProcess:
                 try:
                     piece = next(pieces)
                 except StopIteration as end:
-                    last: Message = {"op": "done", **completion_to_wire(end.value)}
+                    last: Message = {"op": "done", "completion": replace(end.value, text="", logprobs=())}
                     break
                 buffer.add(piece)
         except Exception as error:
             usable = isinstance(error, BmqwenError) and not isinstance(error, DeviceError)
-            last = {"op": "error", "error": error_to_wire(_reported(error, "answering"))}
+            last = {"op": "error", "fault": _reported(error, "answering")}
         with self._lock:
             self._current = None
             self._cancelled.discard(job)
         buffer.flush()
-        self._send({**last, "id": job, "state": self._state() if usable else None, "usable": usable})
+        if usable:
+            last["state"] = self._state()
+        self._send({**last, "id": job, "usable": usable})
         return usable
 
-    def _state(self) -> Message:
-        """Sizes and counts for the metrics."""
-        saved = self._engine.session.saved
-        state = None if saved is None else saved.state
-        return {
-            "memory_bytes": _resident_bytes(),
-            "device_bytes": _device_bytes(self._engine.runtime),
-            "conversations": 0 if state is None else state.conversations,
-            "saved_bytes": 0 if state is None else state.nbytes,
-            "saved": 0 if state is None else state.saved,
-            "restored": 0 if state is None else state.restored,
-        }
+    def _state(self) -> EngineState:
+        sizes = EngineState(_resident_bytes(), _device_bytes(self._engine.runtime))
+        if self._engine.session.saved is None:
+            return sizes
+        kept = self._engine.session.saved.state
+        return replace(
+            sizes,
+            conversations=kept.conversations,
+            saved_bytes=kept.nbytes,
+            saved=kept.saved,
+            restored=kept.restored,
+        )
 
     def _send(self, message: Message) -> None:
         self._connection.sendall(encode(message))
 
 
-def _reported(error: Exception, doing: str) -> BmqwenError:
+def _reported(error: Exception, doing: str) -> Fault:
     """What the server is told; an error that nobody foresaw is printed with its trace."""
     if isinstance(error, BmqwenError):
-        return error
+        return Fault.of(error)
     traceback.print_exception(error)
     if isinstance(error, MemoryError):
-        return DeviceError(f"there is not enough memory for {doing}")
-    return DeviceError(f"{doing} failed: {type(error).__name__}: {error}")
+        return Fault("DeviceError", f"there is not enough memory for {doing}")
+    return Fault("DeviceError", f"{doing} failed: {type(error).__name__}: {error}")
 
 
 def _device_bytes(runtime: Runtime) -> int | None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from bmqwen.errors import BmqwenError, DeviceError, EngineHungError, EngineLostError
@@ -13,15 +13,7 @@ from bmqwen.generate.conversation_cache import PrefixStore
 from bmqwen.runtime.child_process import ChildProcess
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.watchdog import Watchdog
-from bmqwen.serve.pool.wire import (
-    Message,
-    completion_from_wire,
-    decode,
-    encode,
-    error_from_wire,
-    params_to_wire,
-    piece_from_wire,
-)
+from bmqwen.serve.pool.wire import EngineConfig, EngineFacts, EngineState, Message, decode, encode
 
 LOG = logging.getLogger("bmqwen.serve")
 LINE_BYTES = 1 << 26
@@ -34,55 +26,6 @@ FIRST_TRIES = 3
 NEWEST = 0.3
 
 State = Literal["loading", "ready", "failed", "closed"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What an engine's process is to load.
-
-    Attributes:
-        model: a bundle's folder, or a published bmodel.
-        saved_bytes: host memory for saved conversations.
-        hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
-            minutes on a simulator.
-        load_seconds: how long loading may take.
-    """
-
-    model: str
-    engine: str = "auto"
-    threads: int | None = None
-    context_length: int | None = None
-    device: int = 0
-    saved_bytes: int = 0
-    hang_seconds: float = 300.0
-    load_seconds: float = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What a loaded engine says of itself."""
-
-    name: str
-    context_length: int
-    vocab_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineState:
-    """What an engine last said of its memory.
-
-    Attributes:
-        memory_bytes: of the process.
-        device_bytes: in use on its device, by all programs; None without one, or where it does not tell.
-        saved_bytes: of the conversations saved in the process.
-    """
-
-    memory_bytes: int = 0
-    device_bytes: int | None = None
-    conversations: int = 0
-    saved_bytes: int = 0
-    saved: int = 0
-    restored: int = 0
 
 
 class Replica:
@@ -131,8 +74,16 @@ class Replica:
         self._child: ChildProcess | None = None
         self._hung: EngineHungError | None = None
         later = asyncio.get_running_loop().call_later
-        self._ending = Watchdog(config.hang_seconds, self._end_silent, later)
-        self._loading = Watchdog(config.load_seconds, self._end_loading, later)
+        silent = (
+            f"engine {index} was to end an answer, gave no sign of life for {config.hang_seconds:g} seconds "
+            "and was killed"
+        )
+        unloaded = (
+            f"engine {index} was not loaded after {config.load_seconds:g} seconds and was killed; give it "
+            "more with --load-seconds"
+        )
+        self._ending = Watchdog(config.hang_seconds, partial(self._end_hung, silent), later)
+        self._loading = Watchdog(config.load_seconds, partial(self._end_hung, unloaded), later)
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -155,7 +106,7 @@ class Replica:
                 "op": "generate",
                 "id": job.number,
                 "prompt": job.prompt,
-                "params": params_to_wire(job.params),
+                "params": job.params,
                 "owner": job.owner,
             }
         )
@@ -183,15 +134,15 @@ class Replica:
             self._get_ready(message)
         elif "id" not in message:
             self._refused = True
-            return error_from_wire(message["error"])
+            return message["fault"].error()
         elif job is None or job.number != message["id"]:
             pass
         elif kind == "start":
             job.publish(Started())
         elif kind == "piece":
-            job.publish(piece_from_wire(message))
+            job.publish(message["piece"])
         elif not message["usable"]:
-            return error_from_wire(message["error"])
+            return message["fault"].error()
         else:
             self._finish(job, message)
         return None
@@ -228,11 +179,11 @@ class Replica:
         self._loading.start()
         try:
             reader, self._writer = await asyncio.open_connection(sock=child.socket, limit=LINE_BYTES)
-            self._send({"op": "load", **asdict(self._config)})
+            self._send({"op": "load", "config": self._config})
             error: BmqwenError | None = None
-            # An engine that is killed may leave half a line.
-            with contextlib.suppress(ConnectionError, json.JSONDecodeError):
-                while error is None and (line := await reader.readline()):
+            with contextlib.suppress(ConnectionError):
+                # An engine that is killed may leave half a line.
+                while error is None and (line := await reader.readline()).endswith(b"\n"):
                     error = self.receive(decode(line))
             self.state = "failed"
             if error is None:
@@ -257,8 +208,7 @@ class Replica:
 
     def _get_ready(self, message: Message) -> None:
         self._loading.stop()
-        self.facts = EngineFacts(message["name"], message["context_length"], message["vocab_size"])
-        self.memory = EngineState(**message["state"])
+        self.facts, self.memory = message["facts"], message["state"]
         self.cached_prefixes.clear()
         self.state, self.problem = "ready", ""
         if self.restarts:
@@ -266,13 +216,13 @@ class Replica:
         self._on_change(None)
 
     def _finish(self, job: Job, message: Message) -> None:
-        self.memory = EngineState(**message["state"])
+        self.memory = message["state"]
         self.current = None
         self._ending.stop()
         self._failures = 0
         self.answer_s += NEWEST * (job.running_s - self.answer_s)
         if message["op"] == "done":
-            completion = completion_from_wire(message)
+            completion = message["completion"]
             usage = completion.usage
             read = usage.prompt_tokens - usage.cached_tokens
             if completion.finish_reason != "cancelled" and read > 50 and usage.completion_tokens:
@@ -282,20 +232,8 @@ class Replica:
             self.cached_prefixes.put(job.owner, [*job.prompt, *completion.token_ids], None, 1)
             job.publish(completion)
         else:
-            job.publish(error_from_wire(message["error"]))
+            job.publish(message["fault"].error())
         self._on_change(None)
-
-    def _end_silent(self) -> None:
-        self._end_hung(
-            f"engine {self.index} was to end an answer, gave no sign of life for {self._config.hang_seconds:g} seconds "
-            "and was killed"
-        )
-
-    def _end_loading(self) -> None:
-        self._end_hung(
-            f"engine {self.index} was not loaded after {self._config.load_seconds:g} seconds and was killed; give it "
-            "more with --load-seconds"
-        )
 
     def _end_hung(self, reason: str) -> None:
         """It did not come back: it is killed, and then handled like one that ended by itself."""

@@ -7,7 +7,8 @@ from itertools import zip_longest
 
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
 from bmqwen.serve.pool.job import Job
-from bmqwen.serve.pool.replica import EngineConfig, EngineFacts, Replica
+from bmqwen.serve.pool.replica import Replica
+from bmqwen.serve.pool.wire import EngineConfig, EngineFacts
 
 LONGEST_RETRY = 120
 
@@ -58,6 +59,7 @@ class Scheduler:
     Attributes:
         queue_limit: most jobs that wait.
         seconds: most seconds from a job's arrival to its end.
+        draining: whether the server is going down.
         failure: is set to the error of an engine that cannot be loaded at its first start.
     """
 
@@ -78,7 +80,7 @@ class Scheduler:
         self._queue = FairQueue()
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._again: asyncio.TimerHandle | None = None
-        self._draining = False
+        self.draining = False
 
     @property
     def facts(self) -> EngineFacts | None:
@@ -88,17 +90,12 @@ class Scheduler:
     @property
     def ready(self) -> bool:
         """Whether an engine is there and new jobs are taken."""
-        return not self._draining and any(replica.state == "ready" for replica in self.replicas)
+        return not self.draining and any(replica.state == "ready" for replica in self.replicas)
 
     @property
     def problem(self) -> str:
         """Why engines are not ready; empty while they load for the first time, or all are."""
         return next((replica.problem for replica in self.replicas if replica.problem), "")
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server is going down."""
-        return self._draining
 
     @property
     def waiting(self) -> int:
@@ -118,7 +115,7 @@ class Scheduler:
     def check(self) -> EngineFacts:
         """Return the engines' facts. Raises NotReadyError while none was loaded yet, or when the server shuts down."""
         facts = self.facts
-        if self._draining:
+        if self.draining:
             raise NotReadyError("the server is shutting down; try another one")
         if facts is None:
             raise NotReadyError("the model is still being loaded; try again in a few seconds")
@@ -159,7 +156,7 @@ class Scheduler:
 
         Answers that nobody waits for any more are not waited for: the engine of one may hang.
         """
-        self._draining = True
+        self.draining = True
         for job in list(self._queue):
             self._queue.remove(job)
             job.publish(NotReadyError("the server is shutting down; try another one"))
@@ -174,7 +171,7 @@ class Scheduler:
 
     async def close(self) -> None:
         """End the engines."""
-        self._draining = True
+        self.draining = True
         for timer in self._timers.values():
             timer.cancel()
         await asyncio.gather(*(replica.close() for replica in self.replicas))

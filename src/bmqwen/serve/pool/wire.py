@@ -4,104 +4,120 @@ To the engine: `load` (once), `generate`, `cancel`. From it: `ready` or `error` 
 `start`, `piece` as often as there is text, then `done` or `error`. Another host could stand at the other end.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic_core import to_json
+from typing_extensions import Required, TypedDict
 
 from bmqwen import errors
 from bmqwen.errors import BmqwenError
-from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob, Usage
+from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.runtime.registry import EngineName
 
-Message = dict[str, Any]
-# Made once: json.dumps makes one for each call.
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine's process is to load.
+
+    Attributes:
+        model: a bundle's folder, or a published bmodel.
+        saved_bytes: host memory for saved conversations.
+        hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
+            minutes on a simulator.
+        load_seconds: how long loading may take.
+    """
+
+    model: str
+    engine: EngineName = "auto"
+    threads: int | None = None
+    context_length: int | None = None
+    device: int = 0
+    saved_bytes: int = 0
+    hang_seconds: float = 300.0
+    load_seconds: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What a loaded engine says of itself."""
+
+    name: str
+    context_length: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What an engine last said of its memory.
+
+    Attributes:
+        memory_bytes: of the process.
+        device_bytes: in use on its device, by all programs; None without one, or where it does not tell.
+        saved_bytes: of the conversations saved in the process.
+    """
+
+    memory_bytes: int = 0
+    device_bytes: int | None = None
+    conversations: int = 0
+    saved_bytes: int = 0
+    saved: int = 0
+    restored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error's class, sentence and field."""
+
+    kind: str
+    message: str
+    param: str | None = None
+
+    @classmethod
+    def of(cls, error: BmqwenError) -> "Fault":
+        """Describe an error."""
+        return cls(type(error).__name__, str(error), getattr(error, "param", None))
+
+    def error(self) -> BmqwenError:
+        """Return the error; one that this side does not know is an engine's failure."""
+        kind = getattr(errors, self.kind, None)
+        if not (isinstance(kind, type) and issubclass(kind, BmqwenError)):
+            kind = errors.DeviceError
+        error: BmqwenError = kind.__new__(kind)
+        error.args = (self.message,)
+        if isinstance(error, errors.RequestError):
+            error.param = self.param
+        return error
+
+
+class Message(TypedDict, total=False):
+    """A line. `completion` is without text and log-probabilities, which its pieces had."""
+
+    __pydantic_config__ = ConfigDict(val_json_bytes="base64")  # type: ignore[misc]
+
+    op: Required[Literal["load", "generate", "cancel", "ready", "start", "piece", "done", "error"]]
+    id: int
+    config: EngineConfig
+    prompt: list[int]
+    params: SamplingParams
+    owner: str
+    facts: EngineFacts
+    state: EngineState
+    piece: Piece
+    completion: Completion
+    fault: Fault
+    usable: bool
+
+
+_MESSAGES = TypeAdapter(Message)
 
 
 def encode(message: Message) -> bytes:
     """Encode a message as a line."""
-    return _ENCODE(message).encode() + b"\n"
+    return to_json(message, bytes_mode="base64") + b"\n"
 
 
 def decode(line: bytes) -> Message:
-    """Decode a line. Raises ValueError for anything else."""
-    message = json.loads(line)
-    if not isinstance(message, dict):
-        raise ValueError("a message is an object")
-    return message
-
-
-def params_to_wire(params: SamplingParams) -> Message:
-    """Encode sampling parameters."""
-    return asdict(params)
-
-
-def params_from_wire(values: Mapping[str, Any]) -> SamplingParams:
-    """Decode sampling parameters. Raises InputError for values out of range."""
-    return SamplingParams(
-        **{
-            **values,
-            "stop": tuple(values["stop"]),
-            "logit_bias": {int(token): bias for token, bias in values["logit_bias"].items()},
-        }
-    )
-
-
-def piece_to_wire(piece: Piece) -> Message:
-    """Encode a piece; most have no log-probabilities."""
-    return {"text": piece.text, **({"logprobs": _logprobs_to_wire(piece.logprobs)} if piece.logprobs else {})}
-
-
-def piece_from_wire(message: Message) -> Piece:
-    """Decode a piece."""
-    return Piece(message["text"], _logprobs_from_wire(message.get("logprobs", ())))
-
-
-def completion_to_wire(completion: Completion) -> Message:
-    """Encode a finished generation, without the text and log-probabilities, which the pieces had."""
-    return {
-        "token_ids": completion.token_ids,
-        "finish_reason": completion.finish_reason,
-        "usage": asdict(completion.usage),
-    }
-
-
-def completion_from_wire(message: Message) -> Completion:
-    """Decode a finished generation, whose text stands in its pieces."""
-    return Completion(
-        "", tuple(message["token_ids"]), message["finish_reason"], Usage(**message["usage"]), ()
-    )
-
-
-def error_to_wire(error: BmqwenError) -> Message:
-    """Encode an error's class and sentence."""
-    return {"kind": type(error).__name__, "message": str(error), "param": getattr(error, "param", None)}
-
-
-def error_from_wire(message: Message) -> BmqwenError:
-    """Decode an error; one that this side does not know is an engine's failure."""
-    kind = getattr(errors, str(message["kind"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, BmqwenError)):
-        kind = errors.DeviceError
-    error: BmqwenError = kind.__new__(kind)
-    error.args = (str(message["message"]),)
-    if isinstance(error, errors.RequestError):
-        error.param = message.get("param")
-    return error
-
-
-def _logprobs_to_wire(logprobs: tuple[TokenLogprob, ...]) -> list[Any]:
-    return [
-        [item.token_id, item.data.decode("latin-1"), item.logprob, _logprobs_to_wire(item.top)]
-        for item in logprobs
-    ]
-
-
-def _logprobs_from_wire(values: Any) -> tuple[TokenLogprob, ...]:
-    found = []
-    for token_id, text, logprob, top in values:
-        data = text.encode("latin-1")
-        found.append(
-            TokenLogprob(token_id, data.decode("utf-8", "replace"), data, logprob, _logprobs_from_wire(top))
-        )
-    return tuple(found)
+    """Decode a line. Raises ValueError for anything else, InputError for sampling parameters out of range."""
+    return _MESSAGES.validate_json(line)
