@@ -11,7 +11,7 @@ from bmqwen.util.storage import new_folder, path_lock
 
 # Looked up before any test sets a cache of its own.
 FOLDER = cache_folder("tests")
-UNUSED_SECONDS = 30 * 24 * 3600
+UNUSED_SECONDS = 7 * 24 * 3600
 
 
 def key_of(parts: Iterable[bytes | str]) -> str:
@@ -37,7 +37,7 @@ def kept(key: str, make: Callable[[Path], None]) -> Path:
 
 
 def forget_unused() -> None:
-    """Remove what no run has used for a month."""
+    """Remove what no run has used for a week."""
     for folder in FOLDER.glob("*"):
         if folder.is_dir() and time.time() - folder.stat().st_mtime > UNUSED_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
