@@ -11,11 +11,11 @@ from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.artifact.published import open_published, published_in
 from bmqwen.errors import BundleError, InputError
 from bmqwen.generate.template import require_template
-from bmqwen.hub.catalog import find, is_short
+from bmqwen.hub.catalog import existing_path, find
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder, model_name
-from bmqwen.util.progress import Progress
+from bmqwen.util.progress import Progress, counting
 from bmqwen.util.storage import path_lock, storage_errors
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -100,10 +100,8 @@ def _downloaded() -> list[Path]:
 
 def _is_known_checkpoint(model: str | None) -> bool:
     """Whether MODEL, before it is looked for, is known to be no file here, no bundle and no published bmodel."""
-    if model and not is_short(model):
-        with contextlib.suppress(OSError, RuntimeError):  # a name too long, an unknown ~user
-            if Path(model).expanduser().exists():
-                return False
+    if existing_path(model):
+        return False
     with contextlib.suppress(InputError):
         return not (find(model or "demo").file or "").endswith(".bmodel")
     return False
@@ -130,7 +128,7 @@ def remove_model(name: str) -> int:
     """
     hub, there = Hub(), cached_bundles()
     found = hub.named(name)
-    names = {name, *(model_name(model.path) for model in found)}
+    names = {name, *(model_name(model.path) for _, model in found)}
     made = [bundle for bundle in there if bundle.folder.name == name or bundle.model in names]
     if not found and not made:
         known = [*(model.name for model in hub.models()), *(bundle.folder.name for bundle in there)]
@@ -155,20 +153,9 @@ def _export(
 ) -> Bundle:
     from bmqwen.emit.export import export_onnx
 
-    done = 0
     # What is kept in the cache is not converted again.
     label = f"converting {checkpoint.name} to {precision}" + (" (once)" if kept else "")
-
-    def advance(count: int) -> None:
-        nonlocal done
-        if not count:
-            return
-        if not done:
-            # Started late: where the bundle is there already, nothing is shown.
-            progress.start(label, checkpoint.parameters)
-        done += count
-        progress.advance(done)
-
+    advance = counting(progress, label, checkpoint.parameters)
     return export_onnx(
         checkpoint, folder, precision, plain=plain, replace=replace, advance=advance, check=check
     )

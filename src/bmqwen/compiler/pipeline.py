@@ -35,7 +35,7 @@ from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CompileError, StorageError
 from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half, to_half
-from bmqwen.util.progress import Progress, Silent
+from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import new_folder, require_free, storage_errors
 from bmqwen.util.text import counted
 from bmqwen.version import __version__
@@ -192,14 +192,8 @@ def _compile_nets(
 
 def _write_weights(checkpoint: Checkpoint, plan: Plan, work: WorkFolder, progress: Progress) -> None:
     """The shared file of weights, told in values read."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress.advance(done)
-
-    progress.start(f"converting the weights of {checkpoint.name} to {plan.precision}", plan.size.values)
+    label = f"converting the weights of {checkpoint.name} to {plan.precision}"
+    advance = counting(progress, label, plan.size.values)
     plan.write_weights(work.weights, WeightBlocks(checkpoint.weights, advance))
 
 

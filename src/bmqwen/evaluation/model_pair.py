@@ -21,7 +21,7 @@ from bmqwen.resolve import resolve_bundle
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
-from bmqwen.util.progress import Progress, Silent
+from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import path_lock, storage_errors
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -158,14 +158,7 @@ def _export_grid(source: Checkpoint, precision: Precision, folder: Path, progres
     """Float32 export of the values that the grid of `precision` stands for."""
     weights = GridWeights(source.weights, source.config, precision)
     rounded = replace(source, weights=weights, config=weights.config)
-    progress.start(f"rounding {source.name} to {precision}", rounded.parameters)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress.advance(done)
-
+    advance = counting(progress, f"rounding {source.name} to {precision}", rounded.parameters)
     return export_onnx(rounded, folder / "grid", FLOAT, advance=advance)
 
 

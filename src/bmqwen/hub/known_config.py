@@ -1,10 +1,9 @@
 """A model's configuration by what users call the model, without its weights."""
 
-import contextlib
 from pathlib import Path
 
 from bmqwen.errors import DownloadError, InputError
-from bmqwen.hub.catalog import DEMO, find, is_short
+from bmqwen.hub.catalog import DEMO, existing_path, find
 from bmqwen.hub.hub import Hub, offline_wanted
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.qwen2 import Qwen2
@@ -49,12 +48,8 @@ def known_config(
         DownloadError: no hub can be reached.
         MissingDependencyError: a GGUF file, and no `gguf` package.
     """
-    if name and not is_short(name):
-        path = Path(name)
-        with contextlib.suppress(OSError, RuntimeError):
-            path = path.expanduser()
-            if path.exists():
-                return model_name(path), _local(path)
+    if path := existing_path(name):
+        return model_name(path), _local(path)
     model = find(name) if name else DEMO
     if (config := published_config(model.name)) is not None and model.revision is None:
         return model.name, config

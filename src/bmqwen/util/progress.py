@@ -31,3 +31,21 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Nothing."""
+
+
+def counting(progress: Progress, label: str, total: int) -> Callable[[int], None]:
+    """Return a function that takes how much more is done and reports the sum.
+
+    The stretch starts with the first of it, so that nothing is shown where nothing is to be done.
+    """
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        if count:
+            if not done:
+                progress.start(label, total)
+            done += count
+            progress.advance(done)
+
+    return advance
