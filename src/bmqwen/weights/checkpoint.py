@@ -27,7 +27,7 @@ _MOST_TOKENIZER_BYTES = 64 << 20
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-Reader = SafetensorsWeights | PackedWeights | GgufWeights
+Reader = SafetensorsWeights | GgufWeights
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Checkpoint:
     @property
     def precision(self) -> str:
         """How most values are stored, for people: "BF16", "Q4_K_M"."""
-        if not isinstance(self._reader, SafetensorsWeights) and (stated := self._reader.stated_precision):
+        if stated := self._reader.stated_precision:
             return stated
         counts: Counter[str] = Counter()
         for name, shape in self.config.network.shapes().items():
@@ -155,32 +155,25 @@ def _open_folder(folder: Path) -> Checkpoint:
     values = read_json_object(source, ConfigError)
     config = parse_config(values, str(source))
     packing = read_packing(values, str(source), folder)
-    stored = SafetensorsWeights(file)
-    weights: SafetensorsWeights | PackedWeights = stored
-    try:
-        if packing is not None:
-            weights = PackedWeights(stored, packing, config.network.shapes())
-        elif any(name.endswith(".qweight") for name in stored.names()):
+    weights: SafetensorsWeights
+    if packing is not None:
+        weights = PackedWeights(file, packing, config.network.shapes())
+    else:
+        weights = SafetensorsWeights(file)
+        if any(name.endswith(".qweight") for name in weights.names()):
             raise CheckpointError(
                 f"{file} holds packed weights, but {source} has no quantization_config that says how they are packed: "
                 "download quantize_config.json (GPTQ) or quant_config.json (AWQ) as well"
             )
-        check_layout(config, weights, file, str(source))
-    except BaseException:
-        stored.close()
-        raise
+    check_layout(config, weights, file, str(source))
     return Checkpoint(folder, config, weights, weights)
 
 
 def _open_gguf(path: Path) -> Checkpoint:
     file = GgufFile(path)
-    try:
-        config = gguf_config(file)
-        weights = GgufWeights(file, config)
-        check_layout(config, weights, path, "its metadata")
-    except BaseException:
-        file.raw.close()
-        raise
+    config = gguf_config(file)
+    weights = GgufWeights(file, config)
+    check_layout(config, weights, path, "its metadata")
     return Checkpoint(path, config, weights, weights)
 
 

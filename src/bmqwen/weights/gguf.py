@@ -81,11 +81,9 @@ class GgufWeights:
         self._head_dim = config.head_dim if config.architecture.rotates_neighbours else 0
 
     def names(self) -> frozenset[str]:
-        """Return the names of all tensors."""
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape without reading it. Raises CheckpointError for an unknown name."""
         return self._find(name).shape
 
     def dtype(self, name: str) -> str:
@@ -93,7 +91,6 @@ class GgufWeights:
         return self._find(name).type_name
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Read a tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
         tensor = self._find(name)
         if len(tensor.shape) == 2:
             return self.read_rows(name, 0, tensor.shape[0])
@@ -101,7 +98,6 @@ class GgufWeights:
         return require_finite(self._rows(tensor, 0, rows), name, self.file.raw.path).reshape(tensor.shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Read rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
         tensor = self._find(name)
         require_rows(name, tensor.shape, start, stop)
         if self._head_dim and name.endswith(("q_proj.weight", "k_proj.weight")):

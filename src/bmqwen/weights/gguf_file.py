@@ -27,6 +27,8 @@ _MOST_ITEMS, _MOST_TEXT, _MOST_ENTRIES = 1 << 21, 1 << 24, 1 << 16
 # What `gguf.quants` dequantises and is in use for these models.
 _SUPPORTED = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 
+_Info = tuple[int, tuple[int, ...], int]
+"""Number of the type, shape, and offset in the data, of a tensor."""
 Value = int | float | bool | str | list[int] | list[float] | list[bool] | list[bytes]
 
 
@@ -80,11 +82,7 @@ class GgufFile:
                 start = -(-header.position // alignment) * alignment
             self.tensors = self._place(infos, start, alignment)
         except OSError as error:
-            self.raw.close()
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-        except BaseException:
-            self.raw.close()
-            raise
 
     def strings(self, key: str) -> list[str] | None:
         """Return an array of strings, or None if there is none. Raises CheckpointError for another type."""
@@ -104,24 +102,24 @@ class GgufFile:
             raise CheckpointError(f"{path}: general.alignment = {str(value)[:40]} is no power of two")
         return value
 
-    def _place(self, infos: dict[str, "_Info"], start: int, alignment: int) -> dict[str, GgufTensor]:
+    def _place(self, infos: dict[str, _Info], start: int, alignment: int) -> dict[str, GgufTensor]:
         tensors: dict[str, GgufTensor] = {}
-        for name, info in infos.items():
-            type_name, block, block_bytes = self._kinds.get(info.kind, (f"number {info.kind}", 1, 1))
+        for name, (kind, shape, offset) in infos.items():
+            type_name, block, block_bytes = self._kinds.get(kind, (f"number {kind}", 1, 1))
             if type_name not in _SUPPORTED:
                 raise CheckpointError(
                     f"{self.raw.path}: tensor {name} has type {type_name}, but only {', '.join(_SUPPORTED)} "
                     "are supported"
                 )
-            if info.shape[-1] % block:
+            if shape[-1] % block:
                 raise CheckpointError(
-                    f"{self.raw.path}: tensor {name} has rows of {info.shape[-1]:,} values, which "
+                    f"{self.raw.path}: tensor {name} has rows of {shape[-1]:,} values, which "
                     f"{type_name} cannot hold in blocks of {block}"
                 )
-            if info.offset % alignment:
+            if offset % alignment:
                 raise CheckpointError(f"{self.raw.path}: the offset of tensor {name} is not aligned")
-            row_bytes = info.shape[-1] // block * block_bytes
-            tensors[name] = GgufTensor(type_name, info.shape, start + info.offset, row_bytes)
+            row_bytes = shape[-1] // block * block_bytes
+            tensors[name] = GgufTensor(type_name, shape, start + offset, row_bytes)
         position = start
         for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
             if tensor.offset < position:
@@ -133,13 +131,6 @@ class GgufFile:
                 f"{position:,}; download it again"
             )
         return tensors
-
-
-@dataclass(frozen=True, slots=True)
-class _Info:
-    kind: int
-    shape: tuple[int, ...]
-    offset: int
 
 
 class _Cursor:
@@ -229,5 +220,5 @@ def _read_header(header: _Cursor) -> tuple[dict[str, Value], dict[str, _Info]]:
         shape = tuple(header.take("Q") for _ in range(dimensions))[::-1]
         if 0 in shape or math.prod(shape) >= 1 << 50:
             raise header.error(f"tensor {name[:80]!r} has the shape {list(shape)}")
-        infos[name] = _Info(header.take("I"), shape, header.take("Q"))
+        infos[name] = (header.take("I"), shape, header.take("Q"))
     return metadata, infos

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,66 +18,62 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PARTS = ("qweight", "qzeros", "scales")
 
 
-class PackedWeights:
-    """Keeps the `Weights` protocol, and `GridSource`: a matrix X.weight is stored as X.qweight, X.qzeros, X.scales."""
+class PackedWeights(SafetensorsWeights):
+    """Weights and a `GridSource`: a matrix X.weight is stored as X.qweight, X.qzeros, X.scales."""
 
-    def __init__(self, weights: SafetensorsWeights, packing: Packing, expected: Iterable[str]) -> None:
-        """Find the packed matrices.
+    def __init__(self, path: Path, packing: Packing, expected: Iterable[str]) -> None:
+        """Open the files and find the packed matrices.
 
         Args:
-            weights: the file's tensors.
+            path: see SafetensorsWeights.
             packing: how they are packed.
             expected: names that the model demands. A bias beyond these may be stored if it is zero.
 
         Raises:
-            CheckpointError: parts are missing, of the wrong shape, or packed in an order of activations.
+            CheckpointError: as SafetensorsWeights, and for parts that are missing, of the wrong shape, or packed in
+                an order of activations.
         """
-        self._weights, self.packing = weights, packing
-        stored = weights.names()
+        super().__init__(path)
+        self.packing, stored = packing, super().names()
         self._packed = {name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")}
+        if self._packed:
+            self.stated_precision = str(packing)
         known = set(expected)
         dropped = {f"{plain}.{part}" for plain in self._packed for part in (*PARTS, "g_idx")}
         for plain in self._packed:
             self._check(plain, stored)
             bias = f"{plain}.bias"
-            if bias in stored and bias not in known and not weights.read(bias).any():
+            if bias in stored and bias not in known and not super().read(bias).any():
                 dropped.add(bias)
         self._names = (stored - dropped) | {f"{plain}.weight" for plain in self._packed}
         self._words = lru_cache(maxsize=4)(self._read_words)
 
     def names(self) -> frozenset[str]:
-        """Return the names of all tensors, as of a checkpoint that is not packed."""
         return frozenset(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape without reading it. Raises CheckpointError for an unknown name."""
         plain = name.removesuffix(".weight")
-        return self._shape(plain) if plain in self._packed else self._weights.shape(name)
+        return self._shape(plain) if plain in self._packed else super().shape(name)
 
     def dtype(self, name: str) -> str:
-        """Return how it is stored, for people."""
         packed = name.removesuffix(".weight") in self._packed
-        return str(self.packing) if packed else self._weights.dtype(name)
+        return str(self.packing) if packed else super().dtype(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Read a tensor as float32. Raises CheckpointError if it is damaged or not finite."""
         if name.removesuffix(".weight") in self._packed:
             return self.read_rows(name, 0, self.shape(name)[0])
-        return self._weights.read(name)
+        return super().read(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Read rows [start, stop) of a two-dimensional tensor, a packed one as what its grid stands for."""
         if name.removesuffix(".weight") not in self._packed:
-            return self._weights.read_rows(name, start, stop)
+            return super().read_rows(name, start, stop)
         return self.read_grid(name, start, stop).dequantize()
 
     def grid_of(self, name: str) -> tuple[int, int] | None:
-        """Return bits and group size of a weight's stored grid; None: it has none."""
         packed = name.removesuffix(".weight") in self._packed
         return (self.packing.bits, self.packing.group_size) if packed else None
 
     def read_grid(self, name: str, start: int, stop: int) -> Grid:
-        """Read rows [start, stop) of a packed weight. Raises CheckpointError for damaged ones."""
         plain, bits = name.removesuffix(".weight"), self.packing.bits
         require_rows(name, self._shape(plain), start, stop)
         words, packed_zeros, scales = self._words(plain)
@@ -103,28 +100,17 @@ class PackedWeights:
             self.packing.group_size,
         )
 
-    @property
-    def stated_precision(self) -> str | None:
-        """How the matrices are packed, for people; None: none is."""
-        return str(self.packing) if self._packed else None
-
-    @property
-    def bytes_on_disk(self) -> int:
-        """Size of all files of weights."""
-        return self._weights.bytes_on_disk
-
     def fingerprint(self) -> list[object]:
         """Return names, sizes, times and the hash of all headers, and how they are read."""
-        return [*self._weights.fingerprint(), str(self.packing), self.packing.zero_offset]
+        return [*super().fingerprint(), str(self.packing), self.packing.zero_offset]
 
     def close(self) -> None:
-        """Close all files. May be called twice."""
         self._words.cache_clear()
-        self._weights.close()
+        super().close()
 
     def _shape(self, plain: str) -> tuple[int, int]:
         """[N, K] of a packed matrix."""
-        rows, columns = self._weights.shape(f"{plain}.qweight")
+        rows, columns = self.shape(f"{plain}.qweight")
         per = WORD // self.packing.bits
         return (columns, rows * per) if self.packing.method == "gptq" else (columns * per, rows)
 
@@ -133,13 +119,13 @@ class PackedWeights:
         missing = [part for part in PARTS if f"{plain}.{part}" not in stored]
         if missing:
             raise CheckpointError(f"the checkpoint has {plain}.qweight, but not {plain}.{missing[0]}")
-        if len(self._weights.shape(f"{plain}.qweight")) != 2:
+        if len(self.shape(f"{plain}.qweight")) != 2:
             raise CheckpointError(f"tensor {plain}.qweight must have two dimensions")
         rows, columns = self._shape(plain)
         size, per = self.packing.group_size, WORD // self.packing.bits
         wanted = {"qzeros": (columns // size, rows // per), "scales": (columns // size, rows)}
         for part, shape in wanted.items():
-            found = self._weights.shape(f"{plain}.{part}")
+            found = self.shape(f"{plain}.{part}")
             if columns % size or rows % per or found != shape:
                 raise CheckpointError(
                     f"tensor {plain}.{part} has shape {list(found)}, but the matrix {[rows, columns]} in groups of "
@@ -147,7 +133,7 @@ class PackedWeights:
                 )
         index = f"{plain}.g_idx"
         if index in stored:
-            groups = self._weights.read_words(index)
+            groups = self.read_words(index)
             if groups.shape != (columns,) or (groups != np.arange(columns) // size).any():
                 raise CheckpointError(
                     f"{plain} was quantised in the order of activations (desc_act), which the chip's grid cannot "
@@ -155,9 +141,9 @@ class PackedWeights:
                 )
 
     def _read_words(self, plain: str) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
-        words, zeros = (self._weights.read_words(f"{plain}.{part}") for part in ("qweight", "qzeros"))
-        scales = self._weights.read(f"{plain}.scales")
-        if self._weights.dtype(f"{plain}.scales") != "F16":
+        words, zeros = (self.read_words(f"{plain}.{part}") for part in ("qweight", "qzeros"))
+        scales = self.read(f"{plain}.scales")
+        if self.dtype(f"{plain}.scales") != "F16":
             # What float16 does not hold is rounded to it, as the chip does.
             scales = scales.astype(np.float16).astype(np.float32)
         return words, zeros, scales

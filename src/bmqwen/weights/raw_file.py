@@ -13,7 +13,7 @@ class RawFile:
     """A file open for reading at any position, from several threads.
 
     Reading copies instead of mapping: pages of a map would count as the process's memory, and a file
-    that shrinks under a map kills the process.
+    that shrinks under a map kills the process. Where opening several fails, those open close by themselves.
 
     Raises:
         CheckpointError: the file is missing, no plain file, or cannot be read.

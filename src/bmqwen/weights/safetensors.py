@@ -3,7 +3,6 @@
 import hashlib
 import math
 import re
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -35,6 +34,9 @@ class _Entry:
 class SafetensorsWeights:
     """The tensors of one file, or of a folder's shards. Keeps the `Weights` protocol; close it after use."""
 
+    stated_precision: str | None = None
+    """What the checkpoint calls its mixture of types, for people; None: nothing."""
+
     def __init__(self, path: Path) -> None:
         """Open `path`: a *.safetensors file or a *.safetensors.index.json.
 
@@ -46,20 +48,15 @@ class SafetensorsWeights:
         self._tensors: dict[str, tuple[RawFile, _Entry]] = {}
         self._hash = hashlib.sha256()
         self._files: list[RawFile] = []
-        with ExitStack() as stack:
-            if path.name.endswith(".json"):
-                self._open_shards(path, stack)
-            else:
-                file, entries = self._open(path, stack)
-                self._tensors = {name: (file, entry) for name, entry in entries.items()}
-            self._stack = stack.pop_all()
+        if path.name.endswith(".json"):
+            self._open_shards(path)
+        else:
+            self._tensors = self._open(path)
 
     def names(self) -> frozenset[str]:
-        """Return the names of all tensors."""
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape without reading it. Raises CheckpointError for an unknown name."""
         return self._find(name)[1].shape
 
     def dtype(self, name: str) -> str:
@@ -67,12 +64,10 @@ class SafetensorsWeights:
         return self._find(name)[1].dtype
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Read a tensor as float32, a fresh array. Raises CheckpointError if it is damaged or not finite."""
         shape = self.shape(name)
         return self._read(name, 0, math.prod(shape)).reshape(shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Read rows [start, stop) of a two-dimensional tensor. Raises CheckpointError as `read` does."""
         columns = require_rows(name, self.shape(name), start, stop)
         return self._read(name, start * columns, stop * columns).reshape(stop - start, columns)
 
@@ -95,7 +90,8 @@ class SafetensorsWeights:
 
     def close(self) -> None:
         """Close all files. May be called twice."""
-        self._stack.close()
+        for file in self._files:
+            file.close()
 
     def _find(self, name: str) -> tuple[RawFile, _Entry]:
         try:
@@ -121,18 +117,18 @@ class SafetensorsWeights:
                 values = raw.view("<f4" if width == 4 else "<f2").astype(np.float32, copy=False)
         return require_finite(values, name, file.path)
 
-    def _open(self, path: Path, stack: ExitStack) -> tuple[RawFile, dict[str, _Entry]]:
-        file = stack.enter_context(RawFile(path))
+    def _open(self, path: Path) -> dict[str, tuple[RawFile, _Entry]]:
+        file = RawFile(path)
         header, data_start = _read_header(file)
         self._hash.update(header)
         self._files.append(file)
-        return file, _entries(header, data_start, file)
+        return {name: (file, entry) for name, entry in _entries(header, data_start, file).items()}
 
-    def _open_shards(self, index: Path, stack: ExitStack) -> None:
+    def _open_shards(self, index: Path) -> None:
         weight_map = read_json_object(index, CheckpointError, _MOST_HEADER_BYTES).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{index} has no weight_map that names the tensors' files")
-        opened: dict[str, tuple[RawFile, dict[str, _Entry]]] = {}
+        opened: dict[str, dict[str, tuple[RawFile, _Entry]]] = {}
         for name, file_name in weight_map.items():
             if not isinstance(file_name, str) or not _SHARD_NAME.fullmatch(file_name):
                 raise CheckpointError(
@@ -141,11 +137,10 @@ class SafetensorsWeights:
             if file_name not in opened:
                 if not (index.parent / file_name).exists():
                     raise CheckpointError(f"{index} names {file_name}, which is missing; download it again")
-                opened[file_name] = self._open(index.parent / file_name, stack)
-            file, entries = opened[file_name]
-            if name not in entries:
+                opened[file_name] = self._open(index.parent / file_name)
+            if name not in opened[file_name]:
                 raise CheckpointError(f"{index} places {name} in {file_name}, which has no such tensor")
-            self._tensors[name] = (file, entries[name])
+            self._tensors[name] = opened[file_name][name]
 
 
 def _read_header(file: RawFile) -> tuple[bytes, int]:
