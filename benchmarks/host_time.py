@@ -1,7 +1,7 @@
 """What this program's own Python costs a prompt and a token of a compiled model: everything runs but the device.
 
 A library that does nothing stands in for libbmlib and libbmrt, with the nets, sizes and tokenizer of a real model. The
-figures behind `bmqwen.estimate.host` are those of this script, times a factor for the box's cores.
+figures behind `bmqwen.estimate.forecast` are those of this script, times a factor for the box's cores.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import pytest
 
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.toolchain import Toolchain
-from bmqwen.estimate.published import PUBLISHED
+from bmqwen.estimate.estimate import PUBLISHED
 from bmqwen.hub.known_config import known_config
 from published_recipe import predict, table_row
 from support.checkpoints import tiny_config

@@ -6,8 +6,15 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
-from bmqwen.estimate.forecast import Question, cost_at, simulate
-from bmqwen.estimate.host import PROMPT_MS, PROMPT_TOKEN_MS, TOKEN_MS, custom_host
+from bmqwen.estimate.forecast import (
+    PROMPT_MS,
+    PROMPT_TOKEN_MS,
+    TOKEN_MS,
+    Question,
+    cost_at,
+    custom_host,
+    simulate,
+)
 
 CYCLES = {
     StepShape(1, 32): 1_000_000,

@@ -17,7 +17,6 @@ from bmqwen.errors import InputError
 from bmqwen.evaluation.verify import (
     VerifyReport,
     cached_rows,
-    check_same_model,
     choose_nets,
     duration,
     estimate_seconds,
@@ -58,17 +57,6 @@ def test_estimate_counts_products() -> None:
     expected = (8 * (layer + attention) + 320 * 64) / 1e6 + 1
     assert estimate_seconds(config, [StepShape(8, 512)]) == pytest.approx(expected)
     assert [duration(s) for s in (5, 300, 9000)] == ["5 seconds", "5 minutes", "2.5 hours"]
-
-
-def test_other_checkpoint_is_refused(described: Bundle, tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "same", tiny_config(layers=3))
-    with open_checkpoint(tmp_path / "same") as checkpoint:
-        # More layers than were compiled is a trial.
-        check_same_model(described, checkpoint)
-    for name, config in (("fewer", tiny_config(layers=1)), ("other", tiny_config(intermediate_size=64))):
-        write_checkpoint(tmp_path / name, config)
-        with open_checkpoint(tmp_path / name) as checkpoint, pytest.raises(InputError, match="differ"):
-            check_same_model(described, checkpoint)
 
 
 class Overflown:

@@ -45,12 +45,8 @@ class AddressMap:
     def text(self, shape: StepShape, weights: int, memory_start: int) -> str:
         """Return the addresses of one net's inputs and outputs, as JSON.
 
-        Args:
-            shape: of the net.
-            weights: bytes of all weights, about.
-            memory_start: the chip's first address.
+        They lie behind the weights, of about so many bytes, which begin at the chip's first address.
         """
-        # Weights come first.
         start = memory_start + _pages(int(weights * WEIGHTS_MARGIN)) + WEIGHTS_ROOM
         tokens, history = shape.tokens, shape.history
         inputs, address = [], start + self._data

@@ -9,17 +9,7 @@ from bmqwen.artifact.flatbuffer import Table
 from bmqwen.errors import BundleError
 
 # bm_data_type_t.
-TYPES = {
-    0: "f32",
-    1: "f16",
-    2: "int8",
-    3: "uint8",
-    4: "int16",
-    5: "uint16",
-    6: "int32",
-    7: "uint32",
-    8: "bf16",
-}
+TYPES = ("f32", "f16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "bf16")
 # MODEL_HEADER_T: magic, its own size, the description's, the data's (32 bits, wrapped beyond 4 GiB).
 HEADER = struct.Struct("<4I48x")
 MAGIC = 0xFF55AAEE
@@ -69,16 +59,7 @@ class NetDescription:
 
 @dataclass(frozen=True, slots=True)
 class BmodelDescription:
-    """A bmodel.
-
-    Attributes:
-        path: its file.
-        chip: the kind that it was compiled for.
-        compiler: version of that.
-        chips: how many of them it needs.
-        nets: by name.
-        bytes: size of the file.
-    """
+    """A bmodel, for so many chips of a kind, compiled by a version of the compiler; nets by name, the file's bytes."""
 
     path: Path
     chip: str
@@ -172,7 +153,7 @@ def _net(net: Table) -> NetDescription:
 
 def _stage(stage: Table) -> StageDescription:
     weights = stage.table(4)
-    hashed = {weights.octets(1).hex(): weights.pair(2)[1]} if weights else {}
+    hashed = {bytes(weights.numbers(1, "<B")).hex(): weights.pair(2)[1]} if weights else {}
     parts = stage.numbers(14, "<Q")
     return StageDescription(
         inputs=tuple(_tensor(tensor) for tensor in stage.tables(0)),
@@ -199,4 +180,5 @@ def _tensor(tensor: Table) -> TensorDescription:
     shapes = tensor.tables(5)
     dims = shapes[0].numbers(0, "<Q") if shapes else []
     kind = tensor.integer(1, "<I")
-    return TensorDescription(tensor.text(0), TYPES.get(kind, f"type {kind}"), tuple(dims))
+    dtype = TYPES[kind] if kind < len(TYPES) else f"type {kind}"
+    return TensorDescription(tensor.text(0), dtype, tuple(dims))

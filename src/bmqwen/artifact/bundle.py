@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,10 +39,8 @@ class Bundle:
     """What the manifest says, and where the files are.
 
     Attributes:
-        folder: the bundle's folder.
         kind: which family of runtimes loads it.
         model: the model's name, for people.
-        config: the model's configuration.
         precision: how weights are stored: weights, group_size, lm_head, ...
         details: what only this kind has (nets of a bmodel, dialect of an ONNX graph).
         source: identity of the checkpoint it was made from.
@@ -101,13 +99,10 @@ class Bundle:
                 raise BundleError(f"the bundle {self.folder} lacks its file {name}: make the bundle again")
             size = path.stat().st_size
             if size != entry.bytes:
-                raise BundleError(
-                    f"{path} has {size:,} bytes, but the manifest says {entry.bytes:,}: make the bundle again"
-                )
+                said = f"has {size:,} bytes, but the manifest says {entry.bytes:,}"
+                raise BundleError(f"{path} {said}: make the bundle again")
             if (everything or size < SMALL_FILE) and file_sha256(path) != entry.sha256:
-                raise BundleError(
-                    f"{path} was changed after the bundle was made (its hash differs): make it again"
-                )
+                raise _changed(path)
 
 
 def is_bundle(path: Path) -> bool:
@@ -128,7 +123,7 @@ def write_manifest(bundle: Bundle) -> Bundle:
         "details": bundle.details,
         "source": bundle.source,
         "made_by": bundle.made_by,
-        "files": {n: {"bytes": e.bytes, "sha256": e.sha256} for n, e in files.items()},
+        "files": {name: asdict(entry) for name, entry in files.items()},
     }
     content["sha256"] = _digest(content)
     write_file(bundle.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False).encode())
@@ -138,8 +133,7 @@ def write_manifest(bundle: Bundle) -> Bundle:
 def read_bundle(folder: Path) -> Bundle:
     """Read and check a manifest (sizes of all files, hashes of the small ones).
 
-    Raises:
-        BundleError: no manifest, a damaged one, one of another format, or files that differ from it.
+    Raises BundleError: no manifest, a damaged one, one of another format, or files that differ from it.
     """
     path = folder / MANIFEST
     try:
@@ -174,8 +168,12 @@ def read_bundle(folder: Path) -> Bundle:
     bundle.verify_files(everything=False)
     # The nets are compiled for what stands there: a constant that was edited would describe another model.
     if content.get("sha256", _digest(content)) != _digest(content):  # none in bundles of before
-        raise BundleError(f"{path} was changed after the bundle was made (its hash differs): make it again")
+        raise _changed(path)
     return bundle
+
+
+def _changed(path: Path) -> BundleError:
+    return BundleError(f"{path} was changed after the bundle was made (its hash differs): make it again")
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -187,13 +185,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 def reusable_bundle(folder: Path, source: str, *, replace: bool) -> Bundle | None:
     """Return the bundle at `folder` if it was made from `source`, an identity as in the manifest; None: make one.
 
-    Args:
-        folder: where a bundle is to be.
-        source: identity of everything that decides its content.
-        replace: another bundle at that place may be replaced.
-
-    Raises:
-        InputError: something else is there.
+    Raises InputError if something else is there; with `replace`, another bundle may be.
     """
     # Looked at first: a bundle appears complete, and another process may be about to put it there.
     exists = folder.exists()

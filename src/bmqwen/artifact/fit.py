@@ -19,12 +19,9 @@ AREA = "model"
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequest:
-    """A model that is to run.
+    """A model that is to run, by name and precision, with a K/V cache of `context` rows.
 
     Attributes:
-        title: name and precision, for people.
-        context: rows of its K/V cache.
-        footprint: what it takes.
         longest: the longest context for which a test of footprints holds; None for a bundle, whose nets are made.
         problem: why no runtime of ours takes it: cause and fix; "" where one does.
     """
@@ -64,11 +61,8 @@ def memory_findings(
 ) -> Iterator[Finding]:
     """Tell what a model needs, whether a chip has it, and what would change that.
 
-    Args:
-        request: the model.
-        system: the machine.
-        machine: what was found on it; None: look, without asking the chips themselves.
-        device: on which it is to run; None: the first that works.
+    `machine` is what was found on the system (None: look, without asking the chips themselves), `device` on which the
+    model is to run (None: the first that works).
     """
     machine = machine or look(system)
     chip = next((c for c in machine.working if c.heaps and device in (None, c.index)), None)
@@ -94,14 +88,10 @@ def memory_findings(
         # They would fit, but a net's inputs and outputs are more than the vendor's runtime can count.
         problem = larger_than_heap(title, need.pieces[-1], "the runtime's limit", LARGEST_IO)
     fix = _smaller(request, empty)
-    if board:
-        layout = plan_layout(board, need.pieces)
-        divide = (
-            f"{layout_fix(layout, board)}; or "
-            if layout
-            else "no division of this box's memory has room for it: "
-        )
-        fix = divide + fix
+    if board and (layout := plan_layout(board, need.pieces)):
+        fix = f"{layout_fix(layout, board)}; or {fix}"
+    elif board:
+        fix = f"no division of this box's memory has room for it: {fix}"
     yield Finding(AREA, "error", problem.cause, fix)
 
 

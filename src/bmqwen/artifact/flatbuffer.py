@@ -22,22 +22,24 @@ class Table:
     @classmethod
     def root(cls, data: bytes) -> "Table":
         """Return the table that a buffer holds."""
-        return cls(data, int(_unpack("<I", data, 0)))
+        return cls(data, _unpack("<I", data, 0))
 
     def integer(self, field: int, form: str = "<i") -> int:
         """Return a number, as `struct` writes its form; 0 where it is left out."""
         place = self._find(field)
-        return int(self._number(form, place)) if place else 0
+        return self._number(form, place) if place else 0
 
     def text(self, field: int) -> str:
         """Return a string, made fit for a terminal; empty where it is left out."""
         place = self._follow(field)
         if not place:
             return ""
-        size = self._number("<I", place)
+        start, size = place + 4, self._number("<I", place)
         if size > LONGEST:
             raise ValueError("a string is too long")
-        text = self._piece(place + 4, size).decode("utf-8", "replace")
+        if start + size > len(self._data):
+            raise ValueError("a string runs out of the buffer")
+        text = self._data[start : start + size].decode("utf-8", "replace")
         return "".join(c if c.isprintable() else "?" for c in text)
 
     def table(self, field: int) -> "Table | None":
@@ -47,20 +49,16 @@ class Table:
 
     def tables(self, field: int) -> list["Table"]:
         """Return a list of tables."""
-        return self._list(field, 4, lambda place: Table(self._data, place + int(self._number("<I", place))))
+        return self._list(field, 4, lambda place: Table(self._data, place + self._number("<I", place)))
 
     def numbers(self, field: int, form: str) -> list[int]:
         """Return a list of numbers."""
-        return self._list(field, struct.calcsize(form), lambda place: int(self._number(form, place)))
+        return self._list(field, struct.calcsize(form), lambda place: self._number(form, place))
 
     def pair(self, field: int) -> tuple[int, int]:
         """Return a struct of two 64-bit numbers; zeros where it is left out."""
         place = self._find(field)
         return (self._number("<Q", place), self._number("<Q", place + 8)) if place else (0, 0)
-
-    def octets(self, field: int) -> bytes:
-        """Return a list of bytes."""
-        return bytes(self.numbers(field, "<B"))
 
     def _find(self, field: int) -> int:
         offset = self._fields[field] if field < len(self._fields) else 0
@@ -82,17 +80,11 @@ class Table:
     def _number(self, form: str, place: int) -> int:
         return _unpack(form, self._data, place)
 
-    def _piece(self, start: int, size: int) -> bytes:
-        if start + size > len(self._data):
-            raise ValueError("a string runs out of the buffer")
-        return self._data[start : start + size]
-
 
 def _unpack(form: str, data: bytes, place: int) -> int:
     if place < 0:
         raise ValueError("a place before the buffer")
     try:
-        value: int = struct.unpack_from(form, data, place)[0]
+        return int(struct.unpack_from(form, data, place)[0])
     except struct.error as error:
         raise ValueError("a place behind the buffer") from error
-    return value

@@ -71,15 +71,8 @@ class Footprint:
 
     def to_dict(self) -> dict[str, int]:
         """Return it for scripts."""
-        return {
-            "total": self.total,
-            "weights": self.weights,
-            "instructions": self.instructions,
-            "copies": self.copies,
-            "cache": self.cache,
-            "activations": self.activations,
-            "largest_piece": max(self.pieces),
-        }
+        names = ("total", "weights", "instructions", "copies", "cache", "activations")
+        return {name: getattr(self, name) for name in names} | {"largest_piece": max(self.pieces)}
 
 
 def footprint(config: ModelConfig, precision: Precision, context: int) -> Footprint:

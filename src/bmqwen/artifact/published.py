@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from bmqwen.artifact.bmodel import (
@@ -25,31 +25,10 @@ _NAME = re.compile(r"(?P<base>(?P<family>qwen[\d.]+)-[\d.]+b)_(?P<precision>[a-z
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedModel:
-    """What the nets tell of the model.
+def published_model(bmodel: BmodelDescription) -> ModelConfig:
+    """Read the sizes of the model; 0 where the nets do not tell.
 
-    Attributes:
-        layers, hidden_size, key_value_heads, head_dim: sizes.
-        context: rows of the K/V cache.
-        vocab_size: width of the logits; None where the nets give a token only.
-        half: "f16" or "bf16".
-    """
-
-    layers: int
-    hidden_size: int
-    key_value_heads: int
-    head_dim: int
-    context: int
-    vocab_size: int | None
-    half: str
-
-
-def published_model(bmodel: BmodelDescription) -> PublishedModel:
-    """Read the sizes.
-
-    Raises:
-        BundleError: the nets are of another kind, or for another chip or for several.
+    Raises BundleError: the nets are of another kind, or for another chip or for several.
     """
     path, nets = bmodel.path, bmodel.nets
     missing = [name for name in _NEEDED if not nets.get(name) or not nets[name].stages]
@@ -73,15 +52,20 @@ def published_model(bmodel: BmodelDescription) -> PublishedModel:
         raise BundleError(
             f"{path}: net block_0 is not a layer of a Qwen model as its publisher compiles them"
         )
-    _, context, hidden = rows[0].shape
-    return PublishedModel(
-        layers=_layers(bmodel),
-        hidden_size=hidden,
-        key_value_heads=rows[1].shape[2],
-        head_dim=rows[1].shape[3],
-        context=context,
+    (_, context, hidden), (_, _, kv_heads, head_dim) = rows[0].shape, rows[1].shape
+    return ModelConfig(
+        architecture=Qwen2,
         vocab_size=_vocabulary(nets["lm_head"].stages[0], nets.get("greedy_head")),
-        half=rows[0].dtype,
+        hidden_size=hidden,
+        intermediate_size=0,
+        num_hidden_layers=_layers(bmodel),
+        num_attention_heads=hidden // max(1, head_dim),
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=0.0,
+        rope_theta=0.0,
+        max_position_embeddings=context,
+        tie_word_embeddings=False,
     )
 
 
@@ -97,31 +81,29 @@ def _layers(bmodel: BmodelDescription) -> int:
     return layers
 
 
-def _vocabulary(head: StageDescription, greedy: NetDescription | None) -> int | None:
+def _vocabulary(head: StageDescription, greedy: NetDescription | None) -> int:
+    """Width of the logits; 0 where the nets give a token only."""
     for tensors in (head.outputs, greedy.stages[0].inputs if greedy and greedy.stages else ()):
         if tensors and tensors[0].shape and tensors[0].shape[-1] > 1:
             return tensors[0].shape[-1]
-    return None
+    return 0
 
 
 def open_published(path: Path, downloaded: Callable[[], Sequence[Path]] = list) -> Bundle:
     """Return the bundle of a published bmodel; nothing is written.
 
-    Args:
-        path: the file.
-        downloaded: finds folders of models, whose tokenizers serve where there is none nearby; that takes a while.
-
+    `downloaded` finds folders of models, whose tokenizers serve where there is none nearby; that takes a while.
     Raises BundleError: the file is damaged, of another kind, or there is no tokenizer for it that can be used.
     """
     bmodel = read_description(path)
-    model = published_model(bmodel)
+    config = published_model(bmodel)
     tokenizer = _tokenizer(path, downloaded)
     name = _NAME.match(path.name)
     return Bundle(
         folder=path.parent,
         kind="bmodel",
         model=path.name,
-        config=_config(model, tokenizer),
+        config=config if config.vocab_size else replace(config, vocab_size=_token_count(tokenizer)),
         # How the publisher quantised is not in the file, only in its name.
         precision={},
         details={
@@ -130,10 +112,10 @@ def open_published(path: Path, downloaded: Callable[[], Sequence[Path]] = list) 
             "precision": name["precision"].lower() if name else "unknown precision",
             "chip": bmodel.chip,
             "toolchain": bmodel.compiler,
-            "context": model.context,
-            "half": model.half,
-            "logits": model.vocab_size is not None,
-            "device_bytes": bmodel.device_bytes + _cache_bytes(bmodel, model),
+            "context": config.max_position_embeddings,
+            "half": bmodel.nets["block_0"].stages[0].inputs[0].dtype,
+            "logits": config.vocab_size > 0,
+            "device_bytes": bmodel.device_bytes + _cache_bytes(bmodel, config),
         },
         files={path.name: FileEntry(bmodel.bytes, "")},
         tokenizer=tokenizer,
@@ -148,29 +130,11 @@ def published_in(folder: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _config(model: PublishedModel, tokenizer: Path) -> ModelConfig:
-    """What is known of the model; 0 where the nets do not tell."""
-    return ModelConfig(
-        architecture=Qwen2,
-        vocab_size=model.vocab_size or _token_count(tokenizer),
-        hidden_size=model.hidden_size,
-        intermediate_size=0,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.hidden_size // model.head_dim,
-        num_key_value_heads=model.key_value_heads,
-        head_dim=model.head_dim,
-        rms_norm_eps=0.0,
-        rope_theta=0.0,
-        max_position_embeddings=model.context,
-        tie_word_embeddings=False,
-    )
-
-
-def _cache_bytes(bmodel: BmodelDescription, model: PublishedModel) -> int:
+def _cache_bytes(bmodel: BmodelDescription, config: ModelConfig) -> int:
     """Memory for keys and values where the nets do not bring it themselves."""
     if bmodel.nets["block_cache_0"].address_mode == IO_ALONE:
         return 0
-    return 4 * model.layers * model.context * model.key_value_heads * model.head_dim
+    return 4 * config.num_hidden_layers * config.max_position_embeddings * config.kv_size
 
 
 def _tokenizer(path: Path, downloaded: Callable[[], Sequence[Path]]) -> Path:

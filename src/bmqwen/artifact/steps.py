@@ -116,9 +116,7 @@ class StepNets:
     def plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:
         """Return the cheapest sequence of nets that feeds `count` tokens after `position`, with what each takes.
 
-        Raises:
-            InputError: they do not fit into the context.
-            BundleError: there is no net for one of them.
+        Raises InputError (they do not fit into the context), BundleError (there is no net for one of them).
         """
         end = position + count
         if position < 0 or count < 1 or end > self.context:

@@ -20,9 +20,7 @@ SAIL_PACKAGES = ("sophon-arm", "sophon-arm-pcie", "sophon", "sophon-soc")
 class Libsophon:
     """The libraries of libsophon.
 
-    Attributes:
-        version: as its folder says, "0.5.1".
-        built: day on which its runtime was compiled, "20240701"; "" where it does not tell.
+    `version` is "0.5.1", as its folder says; `built` the day on which its runtime was compiled, "20240701", or "".
     """
 
     version: str
@@ -38,12 +36,7 @@ class Libsophon:
 
 @dataclass(frozen=True, slots=True)
 class SailPackage:
-    """SAIL as a Python package.
-
-    Attributes:
-        version: "3.10.2".
-        built_for: the Pythons of its modules, "cpython-38"; none where they do not tell.
-    """
+    """SAIL as a Python package, and the Pythons that its modules are for ("cpython-38"), where they tell."""
 
     version: str
     built_for: tuple[str, ...] = ()
@@ -62,9 +55,8 @@ def find_libsophon(system: System) -> Libsophon | None:
         names = [name for name in system.names(place) if name.startswith("libbmrt.so")]
         if names and not system.simulates(place):
             found = re.search(r"libsophon-(\d[\w.]*)", place)
-            return Libsophon(
-                found[1] if found else "of unknown version", _day(system.data(f"{place}/{names[-1]}"))
-            )
+            built = _day(system.data(f"{place}/{names[-1]}"))
+            return Libsophon(found[1] if found else "of unknown version", built)
     return None
 
 
@@ -73,9 +65,8 @@ def find_sail(system: System) -> SailPackage | None:
     version = system.package_version(*SAIL_PACKAGES)
     if version is None:
         return None
-    parts = [name.split(".") for name in system.module_names("sophon")]
-    tags = [tag for module, tag, *_ in (part for part in parts if len(part) > 2) if module == "sail"]
-    return SailPackage(version, tuple("-".join(tag.split("-")[:2]) for tag in tags))
+    modules = (re.match(r"sail\.(\w+-?\w*)[^.]*\.", name) for name in system.module_names("sophon"))
+    return SailPackage(version, tuple(module[1] for module in modules if module))
 
 
 def number(version: str) -> int:

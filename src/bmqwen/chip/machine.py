@@ -27,8 +27,6 @@ class Chip:
         board: type of card ("SC7-224T") or name of the SoC's device tree ("bm1684x_se7_v2.0").
         bus: place on the PCIe bus; "" on a SoC.
         state: what the driver says, "Active" or "Fault"; "" where it says nothing.
-        file: its device file.
-        heaps: of its memory.
     """
 
     index: int
@@ -45,11 +43,9 @@ class Machine:
     """What a machine has.
 
     Attributes:
-        kind: a host with cards, a SoC, or neither.
         chips: those that the driver knows.
         unclaimed: chips on the PCIe bus that no driver has taken.
         driver: its version; None where it does not tell.
-        libsophon: the libraries; None: not installed.
         denied: device files that this user may not open.
     """
 
@@ -79,11 +75,13 @@ def look(system: System) -> Machine:
     if not chips and (tree.startswith("bm168") or system.exists("/sys/class/bm-tpu")):
         kind, chips = "soc", _soc_chips(system, tree)
     files = [CONTROL_FILE, *(chip.file for chip in chips), *(["/dev/ion"] if kind == "soc" else [])]
+    # "release version:0.5.1   release date: ..." on a PCIe host (driver/bm_debug.c).
+    version = re.search(r"release version:\s*([\d.]+)", system.text(f"{PROC}/driver_version") or "")
     return Machine(
         kind=kind,
         chips=tuple(chips),
         unclaimed=() if chips else tuple(on_bus),
-        driver=_driver_version(system),
+        driver=version[1] if version else None,
         libsophon=find_libsophon(system),
         denied=tuple(f for f in files if system.exists(f) and not system.may_use(f)),
     )
@@ -107,13 +105,15 @@ def _card_chips(system: System) -> list[Chip]:
     """Chips of PCIe cards (libsophon, driver/bm_debug.c; doc/guide_en/3_2_proc_description.rst)."""
     chips = []
     for card in _numbered(system, PROC, "card"):
+        # "0x1684x"
+        kind = (system.text(f"{PROC}/{card}/chipid") or "").removeprefix("0x").upper()
         for name in _numbered(system, f"{PROC}/{card}", "bmsophon"):
             folder = f"{PROC}/{card}/{name}"
             index = int(name.removeprefix("bmsophon"))
             chips.append(
                 Chip(
                     index=index,
-                    name=_chip_name(system.text(f"{PROC}/{card}/chipid") or ""),
+                    name=f"BM{kind}" if kind else DEFAULT_CHIP.name,
                     board=system.text(f"{PROC}/{card}/board_type") or "",
                     bus=system.text(f"{folder}/dbdf") or "",
                     state=system.text(f"{folder}/status") or "",
@@ -129,12 +129,9 @@ def _soc_chips(system: System, tree: str) -> list[Chip]:
     """The chip that this is, once its driver is loaded (/sys/class/bm-tpu: 3_3_sysfs_interface_description.rst)."""
     name = tree.partition("_")[0].upper() or DEFAULT_CHIP.name
     heaps = tuple(soc_heaps(system))
-    return [
-        Chip(
-            int(entry.removeprefix("bm-tpu")), name, tree.removesuffix(".dtb"), "", "", f"/dev/{entry}", heaps
-        )
-        for entry in _numbered(system, "/sys/class/bm-tpu", "bm-tpu")
-    ]
+    board = tree.removesuffix(".dtb")
+    entries = _numbered(system, "/sys/class/bm-tpu", "bm-tpu")
+    return [Chip(int(e.removeprefix("bm-tpu")), name, board, "", "", f"/dev/{e}", heaps) for e in entries]
 
 
 def _pci_chips(system: System) -> list[str]:
@@ -146,17 +143,6 @@ def _pci_chips(system: System) -> list[str]:
         if system.text(f"{folder}/{place}/vendor") == PCI_VENDOR
         and (device := system.text(f"{folder}/{place}/device") or "") in names
     ]
-
-
-def _driver_version(system: System) -> str | None:
-    """ "release version:0.5.1   release date: ..." on a PCIe host (driver/bm_debug.c)."""
-    found = re.search(r"release version:\s*([\d.]+)", system.text(f"{PROC}/driver_version") or "")
-    return found[1] if found else None
-
-
-def _chip_name(text: str) -> str:
-    """What /proc/bmsophon/cardN/chipid says: "0x1684x"."""
-    return f"BM{text.removeprefix('0x').upper()}" if text else DEFAULT_CHIP.name
 
 
 def _numbered(system: System, folder: str, prefix: str) -> list[str]:

@@ -32,13 +32,7 @@ SPARE = 64 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Heap:
-    """A heap.
-
-    Attributes:
-        name: "npu", "vpp" or "vpu" on a SoC, "heap0" ... on a card.
-        total: bytes.
-        used: bytes; None where nobody tells, or not to this user.
-    """
+    """A heap: "npu", "vpp" or "vpu" on a SoC, "heap0" ... on a card. Bytes; `used` is None where nobody tells."""
 
     name: str
     total: int
@@ -136,32 +130,24 @@ def reserved_size(system: System, node: str) -> int:
     return sum(size for _, size in _cells(system.data(f"{folder}/{named}/reg") or b""))
 
 
-def plan_layout(board: Board, pieces: Sequence[int], used: int = 0) -> Layout | None:
-    """Return the smallest change that lets a model's allocations fit; None where none does.
+def plan_layout(board: Board, pieces: Sequence[int]) -> Layout | None:
+    """Return the smallest change that lets a model's allocations (bytes) fit; None where none does.
 
     The NPU's heap grows first; VPU and VPP keep what they have, or give up to Linux what it lacks, or take the
     pieces that the NPU's cannot hold.
-
-    Args:
-        board: what there is.
-        pieces: bytes of each allocation.
-        used: bytes that other programs hold in the NPU's heap.
     """
-    vpu, vpp = board.now.vpu, board.now.vpp
+    vpu, vpp, most = board.now.vpu, board.now.vpp, board.most
     small = SMALLEST // MIB
-    used += SPARE
-    needed = _mib(sum(pieces) + used)
-    if needed <= board.most.npu:
+    needed = _mib(sum(pieces) + SPARE)
+    if needed <= most.npu:
         return _with_room(board, max(board.now.npu, needed), vpu, vpp, (small, small))
-    most = board.most
     npu, *others = largest_heaps(board)
-    taken = place(pieces, [replace(npu, used=used), *others])
+    taken = place(pieces, [replace(npu, used=SPARE), *others])
     if taken is None:
         return None
     needs = max(small, _mib(taken[2])), max(small, _mib(taken[1]))
-    return _with_room(
-        board, most.npu, min(most.vpu, max(vpu, needs[0])), min(most.vpp, max(vpp, needs[1])), needs
-    )
+    vpu, vpp = min(most.vpu, max(vpu, needs[0])), min(most.vpp, max(vpp, needs[1]))
+    return _with_room(board, most.npu, vpu, vpp, needs)
 
 
 def layout_fix(layout: Layout, board: Board) -> str:

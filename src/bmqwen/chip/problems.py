@@ -1,13 +1,13 @@
 """What can be wrong with a chip, and how to fix it: said alike by the runtimes and by `bmqwen doctor`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 # Where the vendor's packages put the runtime libraries, on PCIe hosts and on SoCs.
 LIBRARY_FOLDER = "/opt/sophon/libsophon-current/lib"
 # EngineLLM with views of tensors exists from this SAIL on, and works with this libsophon (sophon-sail, docs/source_en).
-SAIL_NEEDED, LIBSOPHON_NEEDED = (3, 9, 1), (0, 5, 0)
+SAIL_NEEDED, LIBSOPHON_NEEDED = "3.9.1", "0.5.0"
 # sophon-tools, source/pdfss_cpp: the one package that dfss installs by name.
 INSTALL_SAIL = "pip3 install dfss && python3 -m dfss --install sail"
 INSTALL_DRIVER = (
@@ -20,6 +20,7 @@ NEWER_RUNTIME = (
 )
 
 Level = Literal["ok", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fact that was found on a machine.
+    """A fact that was found on a machine, and what to do about it; commands in backticks.
 
     Attributes:
         area: "software", "chip" or "model".
         level: error where something does not work that this machine should be able to do.
-        text: what was found.
-        fix: what to do about it; commands in backticks.
     """
 
     area: str
@@ -56,10 +55,6 @@ class Finding:
     def of(cls, area: str, problem: Problem, level: Level = "error") -> "Finding":
         """Return the finding of a problem that the runtimes would report as well."""
         return cls(area, level, problem.cause, problem.fix)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for scripts."""
-        return asdict(self)
 
 
 NO_LIBRARIES = Problem(
@@ -132,7 +127,7 @@ def larger_than_heap(purpose: str, needed: int, heap: str, size: int) -> Problem
 def old_sail(version: str) -> Problem:
     """Say that SAIL is too old to have EngineLLM or views of tensors; the version may be unknown, ""."""
     return Problem(
-        f"sophon.sail{version and f' {version}'} is too old, language models need {_text(SAIL_NEEDED)} or newer",
+        f"sophon.sail{version and f' {version}'} is too old, language models need {SAIL_NEEDED} or newer",
         f"`{INSTALL_SAIL}`, or use libbmrt alone with `--engine tpu:bmrt`",
     )
 
@@ -140,7 +135,7 @@ def old_sail(version: str) -> Problem:
 def sail_without_engine(version: str) -> Problem:
     """Say that SAIL was compiled without EngineLLM, as its build does where libsophon's headers are old."""
     return Problem(
-        f"sophon.sail {version} was built with a libsophon older than {_text(LIBSOPHON_NEEDED)} and lacks what "
+        f"sophon.sail {version} was built with a libsophon older than {LIBSOPHON_NEEDED} and lacks what "
         "language models need",
         f"`{INSTALL_SAIL}`, or build it with a newer libsophon",
     )
@@ -148,7 +143,7 @@ def sail_without_engine(version: str) -> Problem:
 
 def sail_of_other_python(version: str, python: tuple[int, ...]) -> Problem:
     """Say that SAIL's module is for another Python than this one: its wheels say that they fit any."""
-    running = _text(python[:2])
+    running = ".".join(map(str, python[:2]))
     return Problem(
         f"sophon.sail {version} is installed, but not for Python {running}",
         f"build it from the vendor's source with Python {running}",
@@ -158,7 +153,7 @@ def sail_of_other_python(version: str, python: tuple[int, ...]) -> Problem:
 def old_libsophon(version: str) -> Problem:
     """Say that libsophon is older than SAIL's EngineLLM."""
     return Problem(
-        f"libsophon {version} is too old, language models need {_text(LIBSOPHON_NEEDED)} or newer",
+        f"libsophon {version} is too old, language models need {LIBSOPHON_NEEDED} or newer",
         "on a PCIe host install the packages of SDK V23.10.01 or newer with `sudo dpkg -i sophon-*.deb`; on a SoC "
         "bring the system up to date with the vendor's image (SD card or ota_update)",
     )
@@ -173,7 +168,3 @@ def separate_memory(version: str, kind: str) -> Problem:
         f"a newer one is in the vendor's LLM-TPU: `{NEWER_RUNTIME}`, and in each shell that runs bmqwen "
         f"`export LD_LIBRARY_PATH=$PWD/LLM-TPU/support/{folder}`",
     )
-
-
-def _text(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

@@ -52,9 +52,8 @@ class Host:
     """A machine that the chip is in.
 
     Attributes:
-        name: for people.
         op_ms: milliseconds of a call: a launch, or a copy to or from the device.
-        python_factor: how many times as long Python takes there as on the machine that `bmqwen.estimate.host` measured.
+        python_factor: how many times as long Python takes there as `bmqwen.estimate.forecast` says.
     """
 
     name: str
@@ -162,12 +161,7 @@ SAIL_NAMES = (*CHIP_NAMES.values(), "CV186AH")
 
 
 def spec_of(name: str, source: object) -> ChipSpec:
-    """Return the spec of the chip that something was compiled for. Raises BundleError for one that has none.
-
-    Args:
-        name: of the chip, as a bmodel or a manifest gives it.
-        source: what was compiled, for the message.
-    """
+    """Return the spec of a chip by its name. Raises BundleError for one that has none: `source` was compiled for it."""
     if name not in SPECS:
         known = " or ".join(SPECS)
         raise BundleError(

@@ -12,11 +12,7 @@ from pathlib import Path
 class System:
     """Files, programs and Python packages of a machine. Paths are absolute, as on the machine itself.
 
-    Args:
-        root: what "/" is.
-        programs: folders that are searched for programs; None: PATH.
-        packages: folders that are searched for Python packages; None: this Python's.
-        library_path: folders that are searched for libraries; None: LD_LIBRARY_PATH.
+    `root` is what "/" is. The folders to search are by default those of PATH, of this Python, and of LD_LIBRARY_PATH.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.compiler.schedule import NetClock, parallel_jobs, run_nets
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, compile_net, describe
-from bmqwen.compiler.work_folder import ADDRESSES, FinishedNet, WorkFolder, link_or_copy
+from bmqwen.compiler.work_folder import ADDRESSES, FinishedNet, WorkFolder, link_or_copy, open_work_folder
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CompileError, StorageError
 from bmqwen.quant.precision import Precision
@@ -65,17 +66,14 @@ def compile_model(
     An interrupted compilation leaves its finished nets in the cache, and the same call goes on from there.
 
     Args:
-        checkpoint: an open checkpoint.
         folder: the bundle's folder; it appears when it is complete.
         precision: formats of the weights; f32 is not for the chip.
         seq_len: tokens that the K/V cache holds.
         half: what the chip computes in.
         layers: only so many decoder layers, for trials.
-        chip: what it is compiled for.
         jobs: nets compiled at a time; None: what memory and processors allow.
         toolchain: the compiler; None: the pinned one, fetched when it is needed.
         replace: an existing bundle of other content is replaced.
-        progress: told how far the work is.
 
     Raises:
         InputError: options that do not fit the model or the chip, or `folder` exists and is something else.
@@ -92,7 +90,9 @@ def compile_model(
     tokenizer = checkpoint.tokenizer_files()
     texts = {shape: (plan.text(shape), plan.addresses(shape)) for shape in plan.shapes}
     toolchain = toolchain or open_toolchain(report=progress.note)
-    with WorkFolder(_work_key(plan.key, toolchain), texts, progress.note) as work:
+    # The plan, and the very compiler.
+    key = hashlib.sha256(json.dumps([plan.key, *toolchain.identity]).encode()).hexdigest()[:16]
+    with open_work_folder(key, texts, progress.note) as work:
         # Another process may have made it while this one waited for the folder.
         if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
             return existing
@@ -107,8 +107,7 @@ def compile_model(
             raise
         progress.start(f"writing {folder}", None)
         try:
-            said = describe(toolchain, work.bmodel)
-            _check_stages(said, plan)
+            device_bytes = _device_bytes(describe(toolchain, work.bmodel), plan)
         except CompileError:
             work.remove()
             raise
@@ -117,7 +116,7 @@ def compile_model(
             _write_table(checkpoint, plan, part / EMBEDDING_FILE)
             for name, content in tokenizer.items():
                 (part / name).write_bytes(content)
-            _write_manifest(checkpoint, plan, finished, part, toolchain, _device_bytes(said, plan))
+            _write_manifest(checkpoint, plan, finished, part, toolchain, device_bytes)
         bundle = read_bundle(folder)
         work.remove()
     return bundle
@@ -132,11 +131,6 @@ def _check_place(folder: Path, plan: Plan, name: str) -> None:
             f"cannot write {folder}: {parent} is no folder that you may write to; choose another"
         )
     require_free(parent, plan.size.bundle, f"the bundle of {name}")
-
-
-def _work_key(key: str, toolchain: Toolchain) -> str:
-    """Name of the work folder: the plan, and the very compiler."""
-    return hashlib.sha256(json.dumps([key, *toolchain.identity]).encode()).hexdigest()[:16]
 
 
 def _compile_nets(
@@ -161,8 +155,10 @@ def _compile_nets(
     for finding in memory_findings(request, System()):
         progress.note(str(finding))
     require_free(work.path, plan.size.scratch(jobs), f"compiling {checkpoint.name}")
-    if not work.has_weights():
-        _write_weights(checkpoint, plan, work, progress)
+    if not zipfile.is_zipfile(work.weights):
+        label = f"converting the weights of {checkpoint.name} to {plan.precision}"
+        advance = counting(progress, label, plan.size.values)
+        plan.write_weights(work.weights, WeightBlocks(checkpoint.weights, advance))
 
     def compile_one(shape: StepShape, cancelled: threading.Event) -> FinishedNet:
         mlir = work.begin(shape)
@@ -190,15 +186,11 @@ def _compile_nets(
     return finished
 
 
-def _write_weights(checkpoint: Checkpoint, plan: Plan, work: WorkFolder, progress: Progress) -> None:
-    """The shared file of weights, told in values read."""
-    label = f"converting the weights of {checkpoint.name} to {plan.precision}"
-    advance = counting(progress, label, plan.size.values)
-    plan.write_weights(work.weights, WeightBlocks(checkpoint.weights, advance))
+def _device_bytes(said: str, plan: Plan) -> int:
+    """Memory of the chip that the bmodel takes: by model_tool, and its inputs and outputs, K/V among them.
 
-
-def _check_stages(said: str, plan: Plan) -> None:
-    """Raise CompileError unless model_tool names one net with just the planned stages, in their order."""
+    Raises CompileError unless model_tool names one net with just the planned stages, in their order.
+    """
     found = [
         StepShape(int(tokens), int(columns) - int(tokens))
         for tokens, columns in re.findall(r"attention_mask, \[1, 1, (\d+), (\d+)\]", said)
@@ -208,10 +200,6 @@ def _check_stages(said: str, plan: Plan) -> None:
             f"the joined bmodel has the stages {', '.join(map(str, found))} in place of "
             f"{', '.join(map(str, plan.shapes))}: report this as a bug of bmqwen"
         )
-
-
-def _device_bytes(said: str, plan: Plan) -> int:
-    """Memory of the chip that the bmodel takes: by model_tool, and its inputs and outputs, K/V among them."""
     stated = re.search(r"device mem size: (\d+)", said)
     if stated is None:
         raise CompileError("model_tool does not say how much device memory the bmodel needs")
@@ -244,15 +232,7 @@ def _write_manifest(
         "checkpoint": str(checkpoint.path.absolute()),
         "checkpoint_layers": checkpoint.config.num_hidden_layers,
     }
-    write_manifest(
-        Bundle(
-            folder=part,
-            kind="bmodel",
-            model=checkpoint.name,
-            config=plan.config,
-            precision=plan.precision.to_dict(),
-            details=details,
-            source=plan.key,
-            made_by=__version__,
-        )
+    bundle = Bundle(
+        part, "bmodel", checkpoint.name, plan.config, plan.precision.to_dict(), details, plan.key, __version__
     )
+    write_manifest(bundle)

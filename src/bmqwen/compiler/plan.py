@@ -78,13 +78,9 @@ class Plan:
 
     Attributes:
         config: of the model, with the layers that are compiled.
-        precision: formats of the weights.
         context: rows of the K/V cache.
-        half: what the chip computes in.
         shapes: of the nets, the largest first.
-        size: bytes to expect.
         key: fingerprint of the bundle's content.
-        chip: what they are compiled for.
     """
 
     config: ModelConfig
@@ -102,9 +98,8 @@ class Plan:
 
     def addresses(self, shape: StepShape) -> str:
         """Return where one net's inputs and outputs lie, as the compiler reads it."""
-        return AddressMap(self.config, self.shapes).text(
-            shape, self.size.chip.weights, self.chip.memory_start
-        )
+        places = AddressMap(self.config, self.shapes)
+        return places.text(shape, self.size.chip.weights, self.chip.memory_start)
 
     @property
     def mode(self) -> Mode:
@@ -137,17 +132,13 @@ def make_plan(
     layers: int | None = None,
     chip: ChipSpec = DEFAULT_CHIP,
 ) -> Plan:
-    """Check the options and lay the nets out.
+    """Check the options and lay the nets out. Raises InputError for options that fit neither model nor chip.
 
     Args:
         model: a checkpoint, or where there are no weights a name and a configuration.
-        precision: formats of the weights.
         context: rows of the K/V cache.
         half: what the chip computes in.
         layers: only so many decoder layers; None: all.
-        chip: what the nets are compiled for.
-
-    Raises InputError for options that fit neither model nor chip.
     """
     name, config = model if isinstance(model, tuple) else (model.name, model.config)
     identity = "" if isinstance(model, tuple) else model.identity()
@@ -202,10 +193,8 @@ def check_device_memory(
         return
     longest = longest_context(config, precision, lambda other: fits(other, heaps))
     fix = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
-    needed, weights, cache, work = (
-        f"{n / 2**30:.1f}"
-        for n in (need.total, need.weights, need.cache, need.activations + need.instructions)
-    )
+    parts = (need.total, need.weights, need.cache, need.activations + need.instructions)
+    needed, weights, cache, work = (f"{size / 2**30:.1f}" for size in parts)
     most = sum(heap.total for heap in heaps)
     raise InputError(
         f"--seq-len {context} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "

@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import TypeVar
 
+from bmqwen.chip.system import System
 from bmqwen.errors import InputError
 from bmqwen.util.progress import Progress
 
@@ -25,14 +25,7 @@ class NetClock:
     """
 
     def __init__(self, total: int, jobs: int, expected: float, progress: Progress) -> None:
-        """Start with nothing done.
-
-        Args:
-            total: nets in all.
-            jobs: how many are compiled at a time.
-            expected: seconds of a net, until one is measured.
-            progress: whom to tell.
-        """
+        """Start with nothing done of `total` nets; `expected` seconds a net, until one is measured."""
         self.jobs = jobs
         self._total, self._progress = total, progress
         self._seconds: list[float] = []
@@ -51,9 +44,8 @@ class NetClock:
     def started(self, shape: Hashable) -> None:
         """Count a net that is in the compiler's hands."""
         self._running[shape] = time.monotonic()
-        names = ", ".join(map(str, self._running))
         self._unit = max(1.0, self.net_seconds)
-        self._progress.start(f"compiling {names}", int(self._total * self._unit))
+        self._progress.start(f"compiling {', '.join(map(str, self._running))}", int(self._total * self._unit))
         self.tick()
 
     def finished(self, shape: Hashable) -> None:
@@ -117,15 +109,10 @@ def run_nets(shapes: Sequence[K], work: Callable[[K, threading.Event], R], clock
 
 
 def parallel_jobs(needed: int, nets: int, asked: int | None, available: int | None = None) -> int:
-    """Return how many nets to compile at a time: what memory allows, at most one for each processor.
+    """Return how many of `nets` to compile at a time: what memory allows, at most one for each processor.
 
-    Args:
-        needed: bytes of memory that one compiler takes.
-        nets: that are to be compiled.
-        asked: what the user wants, which is taken as it is.
-        available: bytes of memory; None: what this machine has free now.
-
-    Raises InputError if not even one compiler has room, unless the user names the number.
+    One compiler needs so many bytes of what is `available` (None: what this machine has free now). What the user has
+    `asked` for is taken as it is. Raises InputError if not even one compiler has room.
     """
     free = available_memory() if available is None else available
     if asked is None and nets and free < needed:
@@ -139,11 +126,11 @@ def parallel_jobs(needed: int, nets: int, asked: int | None, available: int | No
 
 def available_memory() -> int:
     """Return the bytes that new processes can take without swapping, by the kernel and the control group's limit."""
-    free = 4 << 30
-    for line in _read("/proc/meminfo").splitlines():
+    system, free = System(), 4 << 30
+    for line in (system.text("/proc/meminfo") or "").splitlines():
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) << 10
-    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    limit, used = (system.text(f"/sys/fs/cgroup/memory.{name}") or "" for name in ("max", "current"))
     if limit.isdigit() and used.isdigit():
         free = min(free, int(limit) - int(used))
     return max(free, 0)
@@ -155,10 +142,3 @@ def duration_text(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds / 10) * 10, 60)
     return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

@@ -4,13 +4,12 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bmqwen.errors import CompileError
 
@@ -32,8 +31,7 @@ class Profile:
 
     Attributes:
         cycles: of 1 ns.
-        bytes_read: from device memory into the core.
-        bytes_written: from the core to device memory.
+        bytes_read, bytes_written: between device memory and the core.
         bytes_copied: inside of device memory.
         bus_idle: cycles in which the memory bus does nothing.
         part_cycles, part_bytes: cycles and bytes of each part of the model: weights, kv, lm_head, other. Empty where
@@ -56,21 +54,12 @@ class Profile:
     def extended(self, longer: "Profile", layers: int) -> "Profile":
         """Return the profile of the net with more layers: this one has one layer, `longer` has two of equal ones."""
 
-        def line(one: int, two: int) -> int:
+        def line(one: Any, two: Any) -> Any:
+            if isinstance(one, dict):
+                return {part: line(count, two.get(part, count)) for part, count in one.items()}
             return one + (two - one) * (layers - 1)
 
-        def lines(one: Mapping[str, int], two: Mapping[str, int]) -> dict[str, int]:
-            return {part: line(count, two.get(part, count)) for part, count in one.items()}
-
-        return Profile(
-            line(self.cycles, longer.cycles),
-            line(self.bytes_read, longer.bytes_read),
-            line(self.bytes_written, longer.bytes_written),
-            line(self.bytes_copied, longer.bytes_copied),
-            line(self.bus_idle, longer.bus_idle),
-            lines(self.part_cycles, longer.part_cycles),
-            lines(self.part_bytes, longer.part_bytes),
-        )
+        return Profile(*map(line, astuple(self), astuple(longer)))
 
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> "Profile":
@@ -79,14 +68,9 @@ class Profile:
             {str(part): int(count) for part, count in stated.get(name, {}).items()}
             for name in ("part_cycles", "part_bytes")
         ]
-        return cls(
-            int(stated["cycles"]),
-            int(stated["bytes_read"]),
-            int(stated["bytes_written"]),
-            int(stated["bytes_copied"]),
-            int(stated.get("bus_idle", 0)),
-            *parts,
-        )
+        sums = [int(stated[name]) for name in ("cycles", "bytes_read", "bytes_written", "bytes_copied")]
+        values: list[Any] = [*sums, int(stated.get("bus_idle", 0)), *parts]
+        return cls(*values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +95,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All commands of one launch, in order of their start within each kind.
-
-    Attributes:
-        cycles: of the launch.
-        commands: of both kinds.
-        names: what each operation computes, by its name: names of values.
-    """
+    """All commands of one launch, in order of their start; `names` of the values that each operation computes."""
 
     cycles: int
     commands: tuple[Command, ...]
@@ -128,38 +106,25 @@ class Timeline:
         """Cycles in which the memory bus works."""
         return sum(c.end - c.start for c in self.commands if c.bus)
 
-    def cycles_by_part(self) -> dict[PartName, int]:
+    def cycles_by_part(self) -> dict[str, int]:
         """Return cycles by part; their sum is `cycles`. A cycle is of what the bus moves, else of what is computed."""
-        edges, bus, compute = self._lanes
-        parts = np.array([PARTS.index(c.part) for c in self.commands] or [0], np.int64)
-        owner = np.where(bus >= 0, bus, compute)
-        found = np.where(owner >= 0, parts[owner], PARTS.index("other"))
-        sums = np.bincount(found, weights=np.diff(edges), minlength=len(PARTS))
-        return {part: int(total) for part, total in zip(PARTS, sums, strict=True)}
-
-    def bytes_by_part(self) -> dict[PartName, int]:
-        """Return the bytes over the memory bus by part; what is copied inside of device memory counts once."""
-        sums = dict.fromkeys(PARTS, 0)
-        for command in self.commands:
-            sums[command.part] += command.bytes
-        return sums
-
-    @cached_property
-    def _lanes(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Edges of pieces of time, and for each piece the command of the bus and of the compute units, or -1."""
         spans = np.array([(c.start, c.end) for c in self.commands], np.int64).reshape(-1, 2)
         edges = np.unique(np.concatenate([spans.ravel(), [0, self.cycles]]))
         edges = edges[edges <= self.cycles]
-        lanes = []
-        for bus in (True, False):
-            index = np.array([i for i, c in enumerate(self.commands) if c.bus is bus], np.int64)
-            if not index.size:
-                lanes.append(np.full(len(edges) - 1, -1, np.int64))
-                continue
-            at = np.searchsorted(spans[index, 0], edges[:-1], side="right") - 1
-            running = (at >= 0) & (spans[index[at], 1] > edges[:-1])
-            lanes.append(np.where(running, index[at], -1))
-        return edges, lanes[0], lanes[1]
+        found = np.full(len(edges) - 1, PARTS.index("other"))
+        # What the bus does comes last, and takes the place of what is computed meanwhile.
+        placed = zip(self.commands, np.searchsorted(edges, spans), strict=True)
+        for command, (first, last) in sorted(placed, key=lambda pair: pair[0].bus):
+            found[first:last] = PARTS.index(command.part)
+        sums = np.bincount(found, weights=np.diff(edges), minlength=len(PARTS))
+        return {part: int(total) for part, total in zip(PARTS, sums, strict=True)}
+
+    def bytes_by_part(self) -> dict[str, int]:
+        """Return the bytes over the memory bus by part; what is copied inside of device memory counts once."""
+        sums: dict[str, int] = dict.fromkeys(PARTS, 0)
+        for command in self.commands:
+            sums[command.part] += command.bytes
+        return sums
 
 
 def read_profile(path: Path) -> Profile:
@@ -173,22 +138,15 @@ def read_profile(path: Path) -> Profile:
     timeline = _timeline(text, path.parent) if len(cycles) == 1 else None
     if timeline is None or not timeline.commands:
         return Profile(sum(map(int, cycles)), read, written, copied)
-    return Profile(
-        timeline.cycles,
-        read,
-        written,
-        copied,
-        timeline.cycles - timeline.bus_busy,
-        {str(part): count for part, count in timeline.cycles_by_part().items()},
-        {str(part): count for part, count in timeline.bytes_by_part().items()},
-    )
+    idle = timeline.cycles - timeline.bus_busy
+    parts = timeline.cycles_by_part(), timeline.bytes_by_part()
+    return Profile(timeline.cycles, read, written, copied, idle, *parts)
 
 
 def read_timeline(path: Path) -> Timeline:
     """Read `compiler_profile_0.txt` and, where it lies beside it, the list of operations `NAME.bmodel.json`.
 
-    Raises:
-        CompileError: no such file, or one of several launches, whose times each begin at 0.
+    Raises CompileError: no such file, or one of several launches, whose times each begin at 0.
     """
     text = _read(path)
     launches = len(_CYCLES.findall(text))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bmqwen.chip.spec import DEFAULT_CHIP, SPECS
+from bmqwen.chip.system import System
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError
 from bmqwen.hub.hub import offline_wanted
 from bmqwen.hub.package_index import fetch_wheel, unpack
@@ -22,13 +23,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class PinnedWheel:
-    """A wheel of which one file alone will do.
-
-    Attributes:
-        requirement: name and version, "tpu_mlir==1.30.2".
-        sha256: of the file, in hex.
-        python: the Python version that its metadata asks for (it runs under none here).
-    """
+    """A wheel of which one file alone will do; `python` is what its metadata ask for (it runs under none here)."""
 
     requirement: str
     sha256: str
@@ -125,6 +120,13 @@ class Toolchain:
                     beside.replace(link)
         return folder
 
+    def run(self, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+        """Run one of its programs and return what it printed. Raises OSError where it cannot be started."""
+        environment = self.environment(self.state)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
+
     def environment(self, work: Path) -> dict[str, str]:
         """The whole environment of a compiler run in `work`. Without one of the PPL_ variables it crashes."""
         compiler = self.root / KERNEL_COMPILER
@@ -152,17 +154,11 @@ class Toolchain:
 
 
 def open_toolchain(
-    named: Path | None = None,
-    *,
-    report: Report = lambda _: None,
-    wheel: PinnedWheel = WHEEL,
+    named: Path | None = None, *, report: Report = lambda _: None, wheel: PinnedWheel = WHEEL
 ) -> Toolchain:
     """Return the compiler, fetched once into the cache unless the user has one.
 
-    Args:
-        named: folder of an installed SDK (else the environment variable BMQWEN_TOOLCHAIN; else the cache).
-        report: receives a line about each step that takes long.
-        wheel: what to fetch.
+    `named`: folder of an installed SDK (else the environment variable BMQWEN_TOOLCHAIN; else the cache).
 
     Raises:
         MissingDependencyError: the host cannot run it, or lacks a program that it calls.
@@ -244,11 +240,7 @@ def steps(report: Report) -> Callable[[int], None]:
 
 
 def check_host(programs: Sequence[tuple[str, ...]] = PROGRAMS) -> None:
-    """Raise MissingDependencyError unless this host can run the compiler and has what it calls.
-
-    Args:
-        programs: alternatives of each program that has to be on PATH.
-    """
+    """Raise MissingDependencyError unless this host can run the compiler and has one of each row of `programs`."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) not in (("Linux", "x86_64"), ("Linux", "AMD64")):
         raise MissingDependencyError(
@@ -281,8 +273,7 @@ def is_wanted(member: str) -> bool:
 
 def sdk_root(named: Path) -> Path:
     """The folder with bin/tpuc-opt of an SDK that the user named."""
-    candidates = [named, named / "tpu_mlir"]
-    for root in candidates:
+    for root in (named, named / "tpu_mlir"):
         if (root / TPUC_OPT).is_file():
             _require_files(root, "name the folder of a complete tpu_mlir, or unset BMQWEN_TOOLCHAIN")
             return root
@@ -292,17 +283,13 @@ def sdk_root(named: Path) -> Path:
 
 
 def _require_files(root: Path, fix: str) -> None:
-    missing = [name for name in NEEDED if not (root / name).is_file()]
-    if missing:
+    if missing := [name for name in NEEDED if not (root / name).is_file()]:
         raise MissingDependencyError(f"the compiler in {root} lacks {missing[0]}: {fix}")
 
 
 def _host_libraries() -> list[str]:
     """The folder of this process's own C library, so that a foreign one in an SDK is not loaded before it."""
-    try:
-        maps = Path("/proc/self/maps").read_text()
-    except OSError:
-        return []
+    maps = System().text("/proc/self/maps") or ""
     own = [line.split()[-1] for line in maps.splitlines() if line.endswith("/libc.so.6")]
     return [str(Path(path).parent) for path in own[:1]]
 
@@ -310,14 +297,7 @@ def _host_libraries() -> list[str]:
 def _check_loads(toolchain: Toolchain) -> None:
     """Start the compiler once: a library that the host lacks is named now, not after an hour's work."""
     try:
-        result = subprocess.run(
-            [toolchain.tpuc_opt, "--version"],
-            env=toolchain.environment(toolchain.state),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        result = toolchain.run(toolchain.tpuc_opt, "--version")
     except OSError as error:
         raise MissingDependencyError(f"{toolchain.tpuc_opt} cannot be started: {error.strerror}") from error
     if result.returncode:

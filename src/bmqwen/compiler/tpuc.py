@@ -14,7 +14,7 @@ from typing import Literal
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CompileError
-from bmqwen.util.storage import storage_errors
+from bmqwen.util.storage import storage_errors, write_file
 from bmqwen.util.text import counted
 
 Mode = Literal["F16", "BF16", "W8F16", "W8BF16", "W4F16", "W4BF16"]
@@ -42,7 +42,6 @@ class Recipe:
         float_output: outputs are in float32 all the same.
         layer_group: operations may share the core's memory.
         addresses: a file that says where inputs and outputs lie (`bmqwen.artifact.addresses`); None: anywhere.
-        chip: what it is compiled for.
     """
 
     mode: Mode
@@ -69,35 +68,22 @@ def compile_net(
     """Compile `NAME.mlir`, whose weight file lies beside it, to `NAME.bmodel` in the same folder.
 
     The folder has to be this net's own: the compiler leaves other files there, its output in `compiler.log`.
+    When `cancelled` is set from another thread, the compiler is killed.
 
-    Args:
-        toolchain: the compiler.
-        mlir: Top-MLIR text.
-        recipe: how to lower it.
-        cancelled: when set from another thread, the compiler is killed.
-
-    Raises:
-        CompileError: the compiler failed, or was cancelled.
-        StorageError: the disk is full.
+    Raises CompileError (the compiler failed, or was cancelled), StorageError.
     """
     folder, name = mlir.parent.absolute(), mlir.stem
     _forget_failed_kernels(toolchain.kernels)
     log = folder / LOG
     log.unlink(missing_ok=True)
     for stage, arguments in enumerate(_passes(name, recipe), start=1):
-        _run(
-            toolchain,
-            [str(toolchain.tpuc_opt), *arguments],
-            folder,
-            log,
-            f"{name}, pass {stage} of 3",
-            cancelled,
-        )
-    bmodel, profile = folder / f"{name}.bmodel", folder / PROFILE
+        command = [str(toolchain.tpuc_opt), *arguments]
+        _run(toolchain, command, folder, log, f"{name}, pass {stage} of 3", cancelled)
+    bmodel = folder / f"{name}.bmodel"
     if not bmodel.is_file():
         raise CompileError(f"{name}: the compiler wrote no bmodel; {_cause(log)} (log: {log})")
     forget_time(bmodel)
-    return CompiledNet(bmodel, profile)
+    return CompiledNet(bmodel, folder / PROFILE)
 
 
 def combine(
@@ -106,19 +92,12 @@ def combine(
     """Join bmodels to one. Equal weights are stored once; nets of one name become stages of that net.
 
     Joining one more net to a joined bmodel gives the same bytes as joining all at once.
-
-    Raises:
-        CompileError: model_tool failed, or was cancelled.
+    Raises CompileError: model_tool failed, or was cancelled.
     """
     folder, what = bmodel.parent.absolute(), f"joining {counted(len(nets), 'net')}"
     log, beside = folder / "model_tool.log", folder / f".{bmodel.name}.part"
-    command = [
-        str(toolchain.model_tool),
-        "--combine",
-        *(str(net.absolute()) for net in nets),
-        "-o",
-        str(beside),
-    ]
+    parts = [str(net.absolute()) for net in nets]
+    command = [str(toolchain.model_tool), "--combine", *parts, "-o", str(beside)]
     try:
         _run(toolchain, command, folder, log, what, cancelled)
         # model_tool ends with 0 after some failures.
@@ -133,14 +112,7 @@ def combine(
 
 def describe(toolchain: Toolchain, bmodel: Path) -> str:
     """Return what `model_tool --info` says of a bmodel. Raises CompileError for a file that is none."""
-    result = subprocess.run(
-        [toolchain.model_tool, "--info", bmodel.absolute()],
-        env=toolchain.environment(toolchain.state),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    result = toolchain.run(toolchain.model_tool, "--info", bmodel.absolute())
     if result.returncode or "net 0:" not in result.stdout:
         raise CompileError(f"{bmodel} is no bmodel that model_tool can read: it is truncated or foreign")
     return result.stdout
@@ -157,33 +129,22 @@ def forget_time(bmodel: Path) -> None:
 
 def _passes(name: str, recipe: Recipe) -> list[list[str]]:
     """Arguments of the three runs, as the vendor's own converter gives them."""
-    half = recipe.half_io
-    address: dict[str, object] = {}
-    if recipe.addresses:
-        address["use_io_alone_config"] = recipe.addresses.absolute()
+    half, chip = recipe.half_io, recipe.chip
+    target = f"chip={chip.target} mode={recipe.mode} num_device=1 num_core={chip.cores}"
+    target += f" addr_mode={recipe.address_mode} high_precision=False"
+    conversion = f"weightFileName={name}_tpu_weights.npz asymmetric=False doWinograd=False"
+    conversion += (
+        f" q_group_size={recipe.group_size} q_symmetric=False matmul_perchannel=False gelu_mode=normal"
+    )
+    output = "embed_debug_info=False model_version=latest bmodel_only=False gdma_check=False rvti=False"
+    grouping = "--layer-group=opt=2 group_by_cores=auto compress_mode=none lgcache=true"
+    places = f"=use_io_alone_config={recipe.addresses.absolute()}" if recipe.addresses else ""
     lower = [
         f"{name}.mlir",
         "--shape-infer",
-        _option(
-            "processor-assign",
-            chip=recipe.chip.target,
-            mode=recipe.mode,
-            num_device=1,
-            num_core=recipe.chip.cores,
-            addr_mode=recipe.address_mode,
-            high_precision=False,
-        ),
+        f"--processor-assign={target}",
         "--processor-top-optimize",
-        _option(
-            "convert-top-to-tpu",
-            weightFileName=f"{name}_tpu_weights.npz",
-            asymmetric=False,
-            doWinograd=False,
-            q_group_size=recipe.group_size,
-            q_symmetric=False,
-            matmul_perchannel=False,
-            gelu_mode="normal",
-        ),
+        f"--convert-top-to-tpu={conversion}",
         "--canonicalize",
         "--weight-fold",
         *("-o", f"{name}_tpu.mlir"),
@@ -191,44 +152,25 @@ def _passes(name: str, recipe: Recipe) -> list[list[str]]:
     assign = [
         f"{name}_tpu.mlir",
         "--mlir-disable-threading",
-        _option("strip-io-quant", quant_input=half, quant_output=half and not recipe.float_output),
+        f"--strip-io-quant=quant_input={half} quant_output={half and not recipe.float_output}",
         "--processor-tpu-optimize",
         "--dev-parallel",
         "--weight-reorder",
-        _option("subnet-divide", dynamic=False),
+        "--subnet-divide=dynamic=False",
         "--op-reorder",
         "--topo-sort",
-        *(
-            [_option("layer-group", opt=2, group_by_cores="auto", compress_mode="none", lgcache="true")]
-            if recipe.layer_group
-            else []
-        ),
+        *([grouping] if recipe.layer_group else []),
         "--core-parallel",
         "--after-layergroup-weight-reorder",
-        _option("address-assign", **address),
+        f"--address-assign{places}",
         *("-o", f"{name}_final.mlir"),
     ]
     codegen = [
         f"{name}_final.mlir",
-        _option(
-            "codegen",
-            model_file=f"{name}.bmodel",
-            embed_debug_info=False,
-            model_version="latest",
-            bmodel_only=False,
-            gdma_check=False,
-            rvti=False,
-        ),
+        f"--codegen=model_file={name}.bmodel {output}",
         *("-o", os.devnull),
     ]
     return [lower, assign, codegen]
-
-
-def _option(name: str, **values: object) -> str:
-    """One pass with its options, as the compiler parses them."""
-    return (
-        f"--{name}={' '.join(f'{key}={value}' for key, value in values.items())}" if values else f"--{name}"
-    )
 
 
 def _run(
@@ -242,21 +184,15 @@ def _run(
     """Run one program, its output into `log`, in a process group of its own that is gone on any way out."""
     with storage_errors(log), log.open("ab") as output:
         process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=toolchain.environment(folder),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+            command, cwd=folder, env=toolchain.environment(folder), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     try:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = process.wait(POLL_SECONDS)
-                break
+        while (status := process.poll()) is None:
             if cancelled is not None and cancelled.is_set():
                 raise CompileError(f"{what}: cancelled")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
     finally:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -299,7 +235,4 @@ def _forget_failed_kernels(kernels: Path) -> None:
     lines = flags.read_text().splitlines()
     kept = [line for line in lines if line.split()[1:] in ([o] for o in KERNEL_OUTCOMES)]
     if kept != lines:
-        with storage_errors(flags):
-            beside = flags.with_name(f"flag.txt.{os.getpid()}")
-            beside.write_text("".join(f"{line}\n" for line in kept))
-            beside.replace(flags)
+        write_file(flags, "".join(f"{line}\n" for line in kept).encode())

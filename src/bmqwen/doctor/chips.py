@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from bmqwen.chip.libraries import find_sail, number
 from bmqwen.chip.machine import Chip, Machine, memory_holders
 from bmqwen.chip.memory import DEBUG_FOLDER, Heap
 from bmqwen.chip.problems import (
     INSTALL_SAIL,
+    LEVELS,
     LIBSOPHON_NEEDED,
     NO_DRIVER,
     NO_LIBRARIES,
@@ -26,23 +28,19 @@ from bmqwen.chip.system import System
 from bmqwen.doctor.probe import Answer, Probe
 
 AREA = "chip"
+_ok, _warning, _error = (partial(Finding, AREA, level) for level in LEVELS)
 
 
 def check_chips(
     system: System, machine: Machine, device: int | None, python: tuple[int, ...]
 ) -> Iterator[Finding]:
-    """Tell what there is, and what is wrong with it, for one device or all, and for a version of Python.
-
-    Each chip was asked already (`with_answers`).
-    """
+    """Tell what is there and what is wrong, for one device or all; each chip was asked already (`with_answers`)."""
     if machine.kind == "none" and machine.libsophon is None:
         text = "no chip: no card on the PCIe bus, no SoC, no driver"
         if device is None:
-            yield Finding(AREA, "ok", f"{text}; models run on the CPU")
+            yield _ok(f"{text}; models run on the CPU")
         else:
-            yield Finding(
-                AREA,
-                "error",
+            yield _error(
                 f"there is no device {device}: {text}",
                 "`lspci -d 1f1c:` lists a card that is plugged in and has power; without one leave out --device: "
                 "models run on the CPU",
@@ -74,8 +72,7 @@ def _completed(chip: Chip, answer: Answer) -> Chip:
     if answer.failure:
         chip = replace(chip, state="Fault")
     stated = [Heap("", total, total - free) for total, free in answer.heaps]
-    known = [heap for heap in chip.heaps if heap.used is not None]
-    if not stated or len(known) == len(chip.heaps) > 0:
+    if not stated or (chip.heaps and all(heap.used is not None for heap in chip.heaps)):
         return chip
     # The library's heaps come in the driver's order, which is that of the files.
     names = [heap.name for heap in chip.heaps] + [f"heap{i}" for i in range(len(chip.heaps), len(stated))]
@@ -87,11 +84,11 @@ def _driver(machine: Machine) -> Iterator[Finding]:
         found = "this is a SoC" if machine.kind == "soc" else "libsophon is installed"
         if machine.kind != "soc" and machine.unclaimed:
             found = f"{', '.join(machine.unclaimed)} on the PCIe bus"
-        yield Finding(AREA, "error", f"{found}, but {NO_DRIVER.cause}", NO_DRIVER.fix)
+        yield _error(f"{found}, but {NO_DRIVER.cause}", NO_DRIVER.fix)
         return
     where = "SoC" if machine.kind == "soc" else f"PCIe host with {len(machine.chips)} chips"
     version = f", driver {machine.driver}" if machine.driver else ""
-    yield Finding(AREA, "ok", f"{where}{version}")
+    yield _ok(f"{where}{version}")
 
 
 def _libraries(machine: Machine) -> Iterator[Finding]:
@@ -100,19 +97,17 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
         return
     version, driver = machine.libsophon.version, machine.driver
     built = f", libbmrt of {machine.libsophon.built}" if machine.libsophon.built else ""
-    if 0 < number(version) < number(".".join(map(str, LIBSOPHON_NEEDED))):
+    if 0 < number(version) < number(LIBSOPHON_NEEDED):
         yield Finding.of(AREA, old_libsophon(version))
         return
     if driver and number(version) and number(version) != number(driver):
-        yield Finding(
-            AREA,
-            "warning",
+        yield _warning(
             f"libsophon {version} and driver {driver} are of different SDKs",
             "install sophon-driver and sophon-libsophon of one SDK with `sudo dpkg -i sophon-*.deb`, then "
             "`sudo modprobe -r bmsophon && sudo modprobe bmsophon`",
         )
     else:
-        yield Finding(AREA, "ok", f"libsophon {version}{built}")
+        yield _ok(f"libsophon {version}{built}")
     if not machine.libsophon.shares_memory:
         yield Finding.of(AREA, separate_memory(machine.libsophon.version, machine.kind), "warning")
 
@@ -124,30 +119,20 @@ def _chip(system: System, machine: Machine, chip: Chip) -> Iterator[Finding]:
         yield Finding.of(AREA, dead_chip(chip.index))
         return
     if chip.name not in SPECS:
-        yield Finding(
-            AREA,
-            "error",
-            f"{text}: bundles are for {' or '.join(SPECS)}",
-            "choose another device with --device",
-        )
+        yield _error(f"{text}: bundles are for {' or '.join(SPECS)}", "choose another device with --device")
         return
-    yield Finding(AREA, "ok", f"{text}{f', {chip.state}' if chip.state else ''}")
+    yield _ok(f"{text}{f', {chip.state}' if chip.state else ''}")
     if not chip.heaps:
-        yield Finding(
-            AREA, "warning", f"device {chip.index} does not tell its memory", "`bmqwen doctor` as root may"
-        )
+        yield _warning(f"device {chip.index} does not tell its memory", "`bmqwen doctor` as root may")
         return
-    yield Finding(AREA, "ok", f"device {chip.index} memory: {memory_text(chip.heaps)}")
+    yield _ok(f"device {chip.index} memory: {memory_text(chip.heaps)}")
     if machine.kind == "soc" and any(heap.used is None for heap in chip.heaps):
-        yield Finding(
-            AREA,
-            "warning",
+        yield _warning(
             f"how much of it is used is in {DEBUG_FOLDER}, which only root may read",
             "`sudo .venv/bin/bmqwen doctor` shows it",
         )
-    holders = memory_holders(system, chip)
-    if holders:
-        yield Finding(AREA, "warning", f"{' and '.join(holders)} use device {chip.index}")
+    if holders := memory_holders(system, chip):
+        yield _warning(f"{' and '.join(holders)} use device {chip.index}")
 
 
 def memory_text(heaps: Sequence[Heap]) -> str:
@@ -162,14 +147,12 @@ def memory_text(heaps: Sequence[Heap]) -> str:
 def _sail(system: System, python: tuple[int, ...]) -> Finding:
     package = find_sail(system)
     if package is None:
-        return Finding(
-            AREA, "ok", "SAIL: not installed, bmqwen calls libbmrt itself", f"to have it: `{INSTALL_SAIL}`"
-        )
+        return _ok("SAIL: not installed, bmqwen calls libbmrt itself", f"to have it: `{INSTALL_SAIL}`")
     problem = None
-    if number(package.version) < number(".".join(map(str, SAIL_NEEDED))):
+    if number(package.version) < number(SAIL_NEEDED):
         problem = old_sail(package.version)
     elif not package.fits(python):
         problem = sail_of_other_python(package.version, python)
     if problem is not None:
-        return Finding(AREA, "warning", f"{problem.cause}; bmqwen calls libbmrt itself", problem.fix)
-    return Finding(AREA, "ok", f"SAIL {package.version}")
+        return _warning(f"{problem.cause}; bmqwen calls libbmrt itself", problem.fix)
+    return _ok(f"SAIL {package.version}")

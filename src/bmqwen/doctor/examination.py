@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.artifact.bmodel import read_description
-from bmqwen.artifact.bundle import BMODEL_FILE, Bundle, is_bundle, read_bundle
+from bmqwen.artifact.bundle import BMODEL_FILE, is_bundle, read_bundle
 from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings
 from bmqwen.artifact.footprint import bmodel_footprint
 from bmqwen.artifact.published import published_model
@@ -31,13 +31,7 @@ CONTEXT = 512
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What was found.
-
-    Attributes:
-        machine: its chips.
-        findings: in the order in which they are shown.
-        request: the model that was asked about.
-    """
+    """What was found: findings in the order in which they are shown, and the model that was asked about."""
 
     machine: Machine
     findings: Sequence[Finding]
@@ -53,7 +47,7 @@ class Examination:
         return {
             "healthy": self.healthy,
             "machine": asdict(self.machine),
-            "findings": [finding.to_dict() for finding in self.findings],
+            "findings": [asdict(finding) for finding in self.findings],
             "model": None if self.request is None else self.request.to_dict(),
         }
 
@@ -66,13 +60,9 @@ def examine(
     device: int | None = None,
     request: MemoryRequest | None = None,
 ) -> Examination:
-    """Look at everything.
+    """Look at everything, or only at one device, on which (or the first) a model is to run.
 
-    Args:
-        host: what Python knows of the machine; None: of this one.
-        probe: asks one chip.
-        device: the only device that matters; None: all.
-        request: a model that is to run, on `device` or the first one.
+    `host`: what Python knows of the machine; None: of this one. `probe` asks one chip.
     """
     machine = with_answers(look(system), probe)
     host = host or Environment()
@@ -93,45 +83,28 @@ def find_request(
 ) -> MemoryRequest:
     """Return what is to be checked. A short name is not downloaded for it.
 
-    Args:
-        model: short name, hub id, folder, GGUF file or bundle.
-        precision: of a model that is not compiled yet; a bundle keeps its own.
-        context: rows of the K/V cache, likewise; None: 512.
-        offline: use only what is on this machine.
-        progress: told how far downloads are.
+    Precision and context (None: 512) are those of a model that is not compiled yet; a bundle keeps its own.
 
-    Raises:
-        InputError: unknown model, or a context that cannot be compiled.
-        BundleError, CheckpointError, ConfigError, DownloadError: as they say.
+    Raises InputError for an unknown model or a context that cannot be compiled, and what opening it raises.
     """
-    if is_short(model):
-        name = find(model).name
-        config = published_config(name)
-        if config is not None:
-            return _checked_request(name, config, precision, context)
+    if is_short(model) and (config := published_config(name := find(model).name)) is not None:
+        return _checked_request(name, config, precision, context)
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
-        return _bundle_request(read_bundle(path))
+        bundle = read_bundle(path)
+        if bundle.kind != "bmodel":
+            raise InputError(f"{bundle.folder} was made for the CPU, it takes nothing of a chip's memory")
+        title = f"{bundle.model}, {Precision(**bundle.precision)}"
+        need = bmodel_footprint(read_description(bundle.path(BMODEL_FILE)))
+        return MemoryRequest(title, int(bundle.details.get("context", 0)), need)
     if path.suffix == ".bmodel":
         return _bmodel_request(path)
     with open_checkpoint(path) as checkpoint:
         return _checked_request(checkpoint.name, checkpoint.config, precision, context)
 
 
-def _bundle_request(bundle: Bundle) -> MemoryRequest:
-    """A compiled model. Raises InputError for a bundle that is not for the chip, BundleError for a damaged one."""
-    if bundle.kind != "bmodel":
-        raise InputError(f"{bundle.folder} was made for the CPU, it takes nothing of a chip's memory")
-    return MemoryRequest(
-        title=f"{bundle.model}, {Precision(**bundle.precision)}",
-        context=int(bundle.details.get("context", 0)),
-        footprint=bmodel_footprint(read_description(bundle.path(BMODEL_FILE))),
-    )
-
-
 def _bmodel_request(path: Path) -> MemoryRequest:
-    """A bmodel of any layout, with what keeps one that was not published from running. Raises BundleError for a
-    damaged one."""
+    """A bmodel of any layout, with what keeps one that was not published from running; BundleError: it is damaged."""
     bmodel = read_description(path)
     problem = ""
     try:

@@ -13,12 +13,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a chip answered.
-
-    Attributes:
-        heaps: total and free bytes of each heap, in the driver's order.
-        failure: why there is no answer.
-    """
+    """What a chip answered: total and free bytes of each heap, in the driver's order, or why it did not."""
 
     heaps: tuple[tuple[int, int], ...] = ()
     failure: str = ""
@@ -28,11 +23,9 @@ Probe = Callable[[int], Answer]
 
 
 def ask(index: int, folder: Path | None = None) -> Answer:
-    """Open a device and ask for its heaps. Never raises for what the device does.
+    """Open a device and ask for its heaps, with the libraries in a folder (None: a chip's).
 
-    Args:
-        index: its device id.
-        folder: of the libraries (None: a chip's).
+    Never raises for what the device does.
     """
     command = [sys.executable, "-m", __name__, str(index), *([str(folder)] if folder else [])]
     try:

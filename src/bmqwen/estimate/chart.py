@@ -27,12 +27,8 @@ COLOURS = {
 
 
 def check_chart(path: Path) -> None:
-    """Check, before the work, that a chart can be drawn.
-
-    Raises:
-        InputError: a name that says no kind of picture.
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Check, before the work, that a chart can be drawn: by the file's name (InputError) and by an installed matplotlib
+    (MissingDependencyError)."""
     if path.suffix.lower() not in KINDS:
         raise InputError(f"{path} names no kind of picture: choose a name that ends in {', '.join(KINDS)}")
     try:
@@ -49,11 +45,8 @@ def write_chart(estimate: Estimate, path: Path) -> None:
 
     f = estimate.forecast
     # The nets of the answer's first step and of the prompt.
-    drawn = [
-        shape
-        for shape in dict.fromkeys([f.nets[0][0], f.prompt_launches[0][0]])
-        if shape in estimate.timelines
-    ]
+    first = dict.fromkeys([f.nets[0][0], f.prompt_launches[0][0]])
+    drawn = [shape for shape in first if shape in estimate.timelines]
     figure = Figure(figsize=(12, 4.6 + 1.5 * len(drawn)), layout="constrained")
     rows = figure.subplots(2 + len(drawn), 1, height_ratios=[1.4, 2, *[1] * len(drawn)], squeeze=False)[:, 0]
     figure.suptitle(

@@ -11,13 +11,40 @@ from bmqwen.compiler.plan import make_plan
 from bmqwen.compiler.timing import Profile, Timeline
 from bmqwen.errors import BundleError, InputError
 from bmqwen.estimate.forecast import Forecast, Question, simulate
-from bmqwen.estimate.published import PUBLISHED, Published, find_published
 from bmqwen.estimate.representative import time_nets
 from bmqwen.hub.known_config import known_config
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A row of the vendor's tables for the usual box, measured with a prompt of about 26 tokens.
+
+    Attributes:
+        context: tokens that its prompt net reads, and of its K/V cache.
+        known_nets: how its nets were made is known; `benchmarks/published_recipe.py` makes their like.
+    """
+
+    model: str
+    form: Format
+    context: int
+    first_token_s: float
+    tokens_per_s: float
+    known_nets: bool = True
+
+
+PUBLISHED = (
+    Published("qwen1.5-1.8b-chat", "int4", 512, 0.191, 31.863),
+    Published("qwen1.5-1.8b-chat", "int8", 512, 0.177, 22.117),
+    Published("qwen1.5-4b-chat", "int4", 512, 0.379, 15.526),
+    Published("qwen1.5-7b-chat", "int4", 512, 0.728, 10.151),
+    Published("qwen2.5-1.5b-instruct", "int4", 512, 0.185, 41.078, known_nets=False),
+    Published("qwen2.5-7b-instruct", "int4", 512, 0.652, 10.26, known_nets=False),
+    Published("qwen1.5-7b-chat", "int4", 2048, 3.234, 7.083, known_nets=False),
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +52,6 @@ class Estimate:
     """A prediction, and what it is of.
 
     Attributes:
-        model, precision, layers: what was timed.
-        forecast: the prediction.
         timelines: of the nets with one layer each, where they were compiled for it; else empty.
         published: the row of the vendor's table for such a model, if there is one.
     """
@@ -67,11 +92,12 @@ def estimate_model(
     timed = time_nets(plan, jobs=jobs, progress=progress)
     profiles = {shape: net.profile for shape, net in timed.items()}
     nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
-    timelines = {shape: net.one_layer.timeline for shape, net in timed.items()}
+    timelines = {shape: net.timeline for shape, net in timed.items()}
     forecast = simulate(nets, profiles, host, question, _row_bytes(config))
     # Of the box only, and of an answer from its beginning on.
     alike = host == DEFAULT_CHIP.host and not question.history
-    row = find_published(name, precision.weights, context) if alike else None
+    job = (name, precision.weights, context)
+    row = next((p for p in PUBLISHED if alike and (p.model, p.form, p.context) == job), None)
     return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, row)
 
 
@@ -93,9 +119,7 @@ def estimate_published(
 def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
     """Estimate a compiled bundle, from its manifest alone: no compiler is needed.
 
-    Raises:
-        InputError: a bundle of another kind, or lengths that do not fit.
-        BundleError: a damaged manifest.
+    Raises InputError (a bundle of another kind, or lengths that do not fit), BundleError (a damaged manifest).
     """
     if bundle.kind != "bmodel":
         raise InputError(

@@ -1,15 +1,22 @@
 """A conversation followed through the nets that the runtime would choose, and what it costs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec, Host, spec_of
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
-from bmqwen.estimate.host import LAUNCH_OPS, PROMPT_MS, PROMPT_TOKEN_MS, READ_OPS, TOKEN_MS
 
+# What the step runtime asks of the device for a launch: its inputs in one copy, and the launch itself. Reading what
+# comes of it, four bytes for the likeliest token, is one more.
+LAUNCH_OPS, READ_OPS = 2, 1
+LONGEST_OP_MS = 1000.0
+# This program's own Python in milliseconds: a prompt, each of its tokens, and a token of the answer. Measured with
+# benchmarks/host_time.py on an EPYC with AVX-512 (November 2026, Python 3.11: 0.2 ms for a prompt of 20 tokens, 3.9 of
+# 4,000, 0.029 a token), and a fifth more for the calls through ctypes. `Host.python_factor` scales it.
+PROMPT_MS, PROMPT_TOKEN_MS, TOKEN_MS = 0.2, 0.001, 0.035
 # For people; "device" is the chip where a bundle does not say how its time divides.
 PART_LABELS = {
     "weights": "weights of the layers",
@@ -20,20 +27,22 @@ PART_LABELS = {
     "host": "calls of the host",
     "python": "Python (scaled)",
 }
-
-
 # The published question, and about as much of an answer as it gets.
 PROMPT_TOKENS, NEW_TOKENS = 26, 350
+
+
+def custom_host(host: Host, op_ms: float) -> Host:
+    """Return the machine with calls that take so many milliseconds. Raises InputError for a time that no call takes."""
+    if not 0 <= op_ms <= LONGEST_OP_MS:
+        raise InputError(f"--host-op-ms {op_ms:g} is no time of a call: choose 0 to {LONGEST_OP_MS:g}")
+    return replace(host, name=f"{op_ms:g} ms a call", op_ms=op_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """Lengths of a conversation.
 
-    Attributes:
-        prompt_tokens: new tokens to read.
-        new_tokens: tokens of the answer; None: NEW_TOKENS, or as many as fit.
-        history: tokens that are cached before.
+    `new_tokens` of None: NEW_TOKENS, or as many as fit. `history`: tokens that are cached before.
     """
 
     prompt_tokens: int = PROMPT_TOKENS
@@ -90,11 +99,8 @@ class Cost:
         """Count a copy of K/V rows, which the compiler's timing does not know of."""
         spent = round(size / self.chip.copy * 1e9)
         self.copied_bytes += size
-        self.device_ns += spent
-        self.bytes_moved += 2 * size
-        if self.part_ns:
-            self.part_ns["kv"] = self.part_ns.get("kv", 0) + spent
-            self.part_bytes["kv"] = self.part_bytes.get("kv", 0) + 2 * size
+        parts = ({"kv": spent}, {"kv": 2 * size}) if self.part_ns else ({}, {})
+        self.add(Profile(spent, 0, 0, size, 0, *parts), 0)
 
     def seconds(self, host: Host) -> float:
         """Return the time until the last call has returned: the chip and its host do not work at the same time."""
@@ -106,15 +112,10 @@ class Forecast:
     """What a question and its answer cost.
 
     Attributes:
-        host: the machine.
-        context: rows of the K/V cache.
-        history, prompt_tokens, new_tokens: cached before, read, answered.
         prompt_launches: the nets that read the prompt, with the tokens that each really takes.
         first: until the first token of the answer is known.
         answer: the tokens after it.
         curve: history from which on a token costs so many seconds, ascending.
-        nets: every net and its profile.
-        chip: what the nets were compiled for.
     """
 
     host: Host
@@ -150,11 +151,9 @@ class Forecast:
         total = self.answer.seconds(self.host)
         parts = self.answer.part_ns or {"device": self.answer.device_ns}
         shares = {part: count / 1e9 / total for part, count in parts.items()}
+        calls = self.answer.host_ops * self.host.op_ms
         python = self.answer.python_ms * self.host.python_factor
-        return shares | {
-            "host": self.answer.host_ops * self.host.op_ms / 1e3 / total,
-            "python": python / 1e3 / total,
-        }
+        return shares | {"host": calls / 1e3 / total, "python": python / 1e3 / total}
 
     @property
     def byte_shares(self) -> dict[str, float]:
@@ -170,6 +169,7 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints; what `bench --json` has as well comes first."""
         tokens = self.new_tokens - 1
+        idle = self.answer.bus_idle_ns / self.answer.device_ns
         return {
             "first_token_s": self.first_token_s,
             "tokens_per_s": self.tokens_per_s,
@@ -188,9 +188,7 @@ class Forecast:
             "byte_shares": self.byte_shares,
             "bandwidth_bytes_per_s": self.bandwidth,
             "bus_share": self.bandwidth / self.chip.bus,
-            "bus_idle_share": self.answer.bus_idle_ns / self.answer.device_ns
-            if self.answer.part_ns
-            else None,
+            "bus_idle_share": idle if self.answer.part_ns else None,
             "context": self.context,
             "history": self.history,
             "prompt_tokens": self.prompt_tokens,
@@ -200,49 +198,26 @@ class Forecast:
                 for shape, used in self.prompt_launches
             ],
             "curve": [{"history": history, "token_s": seconds} for history, seconds in self.curve],
-            "nets": [net_dict(shape, profile) for shape, profile in self.nets],
+            "nets": [_net(shape, profile) for shape, profile in self.nets],
         }
 
 
-def net_dict(shape: StepShape, profile: Profile) -> dict[str, Any]:
-    """Return a net as `--json` prints it."""
-    return {
-        "tokens": shape.tokens,
-        "history": shape.history,
-        "cycles": profile.cycles,
-        "bytes_read": profile.bytes_read,
-        "bytes_written": profile.bytes_written,
-        "bytes_copied": profile.bytes_copied,
-        "bus_idle_cycles": profile.bus_idle if profile.part_cycles else None,
-        "part_cycles": profile.part_cycles,
-        "part_bytes": profile.part_bytes,
-    }
+def _net(shape: StepShape, profile: Profile) -> dict[str, Any]:
+    facts = asdict(shape) | asdict(profile)
+    facts["bus_idle_cycles"] = facts.pop("bus_idle") if profile.part_cycles else None
+    return facts
 
 
 def simulate(
-    nets: StepNets,
-    profiles: Mapping[StepShape, Profile],
-    host: Host,
-    question: Question,
-    row_bytes: int = 0,
+    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, question: Question, row_bytes: int = 0
 ) -> Forecast:
     """Go through a question and its answer as the step runtime does, with its own planner.
 
-    Args:
-        nets: which there are; their cycles decide what the planner chooses.
-        profiles: of each of them.
-        host: the machine.
-        question: its lengths.
-        row_bytes: of a token's keys and values, all layers.
-
-    Raises:
-        InputError: it does not fit into the context, or makes no sense.
+    The nets' cycles decide what the planner chooses; `row_bytes` are those of a token's keys and values, all layers.
+    Raises InputError for a question that does not fit into the context, or makes no sense.
     """
-    history, prompt_tokens, new_tokens = (
-        question.history,
-        question.prompt_tokens,
-        question.answer_in(nets.context),
-    )
+    history, prompt_tokens = question.history, question.prompt_tokens
+    new_tokens = question.answer_in(nets.context)
     start = history + prompt_tokens
     launches = nets.plan(history, prompt_tokens)
     chip = spec_of(nets.chip, "the bundle")

@@ -7,13 +7,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 from bmqwen.compiler.timing import Command, Profile, Timeline, read_profile, read_timeline
 from bmqwen.compiler.toolchain import Toolchain
-from bmqwen.compiler.tpuc import Recipe, compile_net
-from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, end_orphans, link_or_copy
+from bmqwen.compiler.tpuc import LOG, Recipe, compile_net
+from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, begin_net, end_orphans
 from bmqwen.errors import CompileError
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.storage import path_lock, storage_errors, write_file
@@ -24,13 +24,7 @@ READER = 1
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """A net to be timed.
-
-    Attributes:
-        text: Top-MLIR.
-        recipe: how it is lowered.
-        addresses: of inputs and outputs, as the compiler reads them; empty: anywhere.
-    """
+    """A net to be timed: Top-MLIR, how it is lowered, and where its inputs and outputs lie (empty: anywhere)."""
 
     text: str
     recipe: Recipe
@@ -46,22 +40,13 @@ class NetTiming:
 
 
 class NetStore:
-    """Compiles nets for their timing alone, in a `with` statement; what is finished is never compiled again.
+    """Compiles nets for their timing alone; what is finished is never compiled again.
 
-    A timing is known by the net and the compiler. Weights are in one file for all nets.
-
-    Attributes:
-        folder: where timings are kept.
+    A timing, kept in `folder`, is known by the net and the compiler. Weights are in one file for all nets.
     """
 
-    def __init__(self, toolchain: Toolchain, key: str, note: Callable[[str], None] = lambda _: None) -> None:
-        """Describe it.
-
-        Args:
-            toolchain: the compiler.
-            key: names the folder for work under way: one process at a time works there.
-            note: told when the folder has to be waited for.
-        """
+    def __init__(self, toolchain: Toolchain, key: str, note: Callable[[str], None]) -> None:
+        """`key` names the folder for work under way: one process at a time works there. `note` is told of a wait."""
         self._toolchain, self._note = toolchain, note
         self.folder = cache_folder("estimate")
         self._work = self.folder / f"work-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
@@ -100,59 +85,34 @@ class NetStore:
     def compile(self, name: str, net: Net, cancelled: threading.Event) -> NetTiming:
         """Compile a net in a folder called `name`, unless it is known. Only while `working`.
 
-        Raises:
-            CompileError: the compiler failed (its log is kept), or was cancelled.
-            StorageError: the disk is full.
+        Raises CompileError (the compiler failed, whose log is kept, or was cancelled) and StorageError.
         """
-        known = self.find(net)
-        if known is not None:
+        if (known := self.find(net)) is not None:
             return known
         folder = self._work / name
-        mlir = folder / "step.mlir"
-        with storage_errors(folder):
-            folder.mkdir()
-            mlir.write_text(net.text)
-            link_or_copy(self._weights, folder / WEIGHTS)
-            recipe = net.recipe
-            if net.addresses:
-                (folder / ADDRESSES).write_text(net.addresses)
-                recipe = replace(recipe, addresses=folder / ADDRESSES)
+        mlir = begin_net(folder, net.text, net.addresses, self._weights)
+        recipe = replace(net.recipe, addresses=folder / ADDRESSES) if net.addresses else net.recipe
         try:
             made = compile_net(self._toolchain, mlir, recipe, cancelled=cancelled)
             timing = NetTiming(read_profile(made.profile), read_timeline(made.profile))
         except CompileError as error:
-            raise self._with_log(error, folder, cancelled) from error
+            log, kept = folder / LOG, self.folder / f"{name}.log"
+            if cancelled.is_set() or not log.is_file():
+                raise
+            with storage_errors(kept):
+                shutil.move(log, kept)
+            raise CompileError(str(error).replace(str(log), str(kept))) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         stated = {
             "profile": asdict(timing.profile),
             "names": dict(timing.timeline.names),
-            "commands": [
-                [c.operation, c.part, c.bus, c.start, c.end, c.bytes] for c in timing.timeline.commands
-            ],
+            "commands": [astuple(command) for command in timing.timeline.commands],
         }
         write_file(self._path(net), gzip.compress(json.dumps(stated).encode(), 6))
         return timing
 
     def _path(self, net: Net) -> Path:
-        key = json.dumps(
-            [
-                net.text,
-                repr(net.recipe),
-                net.addresses,
-                *self._toolchain.identity,
-                *net.recipe.chip.key,
-                READER,
-            ]
-        )
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json.gz"
-
-    def _with_log(self, error: CompileError, folder: Path, cancelled: threading.Event) -> CompileError:
-        """The error, its log moved out of the folder that is about to go."""
-        log = folder / "compiler.log"
-        if cancelled.is_set() or not log.is_file():
-            return error
-        kept = self.folder / f"{folder.name}.log"
-        with storage_errors(kept):
-            shutil.move(log, kept)
-        return CompileError(str(error).replace(str(log), str(kept)))
+        recipe = net.recipe
+        parts = [net.text, repr(recipe), net.addresses, *self._toolchain.identity, *recipe.chip.key, READER]
+        return self.folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}.json.gz"

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.plan import Plan, sizes
 from bmqwen.compiler.schedule import NetClock, parallel_jobs, run_nets
-from bmqwen.compiler.timing import Profile
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe
-from bmqwen.emit.weight_blocks import BLOCK_ELEMENTS, WeightBlocks
+from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.formats import GridFormat
@@ -27,32 +26,15 @@ BYTES_A_SECOND = 40e6
 _NOISE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class TimedNet:
-    """A net of the whole model.
-
-    Attributes:
-        profile: of all layers, extended from nets of one and of two.
-        one_layer: the timeline of the net with a single layer and the head.
-    """
-
-    profile: Profile
-    one_layer: NetTiming
-
-
 def time_nets(
     plan: Plan, *, toolchain: Toolchain | None = None, jobs: int | None = None, progress: Progress
-) -> Mapping[StepShape, TimedNet]:
-    """Time every net of a plan, compiled with random weights.
+) -> Mapping[StepShape, NetTiming]:
+    """Time every net of a plan, compiled with random weights: the profile of all layers, the timeline of one.
 
     All inner layers of a net cost the same, to the cycle: two nets, of one and of two layers, tell what a layer costs
     and what the rest does. What is finished stays in the cache, also of an interrupted run.
 
-    Raises:
-        InputError: this machine has not enough memory.
-        MissingDependencyError: no compiler, or this machine cannot run it.
-        CompileError: the compiler failed.
-        StorageError: not enough room.
+    Raises InputError (not enough memory), MissingDependencyError (no compiler), CompileError, StorageError.
     """
     small = {n: _cut(plan, n) for n in (1, 2) if n <= plan.config.num_hidden_layers}
     nets = {
@@ -64,31 +46,24 @@ def time_nets(
     }
     toolchain = toolchain or open_toolchain(report=progress.note)
     largest = small[max(small)]
-    store = NetStore(
-        toolchain, "".join(net.text for pair in nets.values() for net in pair.values()), progress.note
-    )
+    key = "".join(net.text for pair in nets.values() for net in pair.values())
+    store = NetStore(toolchain, key, progress.note)
 
-    def timed(shape: StepShape, cancelled: threading.Event) -> TimedNet:
-        made = {
-            n: store.compile(f"{shape.tokens}-{shape.history}-{n}", net, cancelled)
-            for n, net in nets[shape].items()
-        }
-        return _whole(made, plan.config.num_hidden_layers)
+    def timed(shape: StepShape, cancelled: threading.Event) -> Mapping[int, NetTiming]:
+        name = f"{shape.tokens}-{shape.history}"
+        return {n: store.compile(f"{name}-{n}", net, cancelled) for n, net in nets[shape].items()}
 
-    def known(shape: StepShape) -> TimedNet | None:
-        found = {n: timing for n, net in nets[shape].items() if (timing := store.find(net)) is not None}
-        return _whole(found, plan.config.num_hidden_layers) if len(found) == len(small) else None
-
-    results = {shape: net for shape in plan.shapes if (net := known(shape)) is not None}
-    missing = [shape for shape in plan.shapes if shape not in results]
-    if not missing:
-        return results
-    jobs = parallel_jobs(largest.size.compiler, len(missing), jobs)
-    require_free(store.folder, largest.size.scratch(jobs), "timing the nets")
-    clock = NetClock(len(missing), jobs, 2 * (largest.size.chip.weights / BYTES_A_SECOND + 2), progress)
-    with store.working(lambda path: largest.write_weights(path, RandomBlocks(largest.config))):
-        results |= run_nets(missing, timed, clock)
-    return {shape: results[shape] for shape in plan.shapes}
+    found: dict[StepShape, Mapping[int, NetTiming]] = {
+        shape: {n: timing for n, net in pair.items() if (timing := store.find(net)) is not None}
+        for shape, pair in nets.items()
+    }
+    if missing := [shape for shape, pair in found.items() if len(pair) < len(small)]:
+        jobs = parallel_jobs(largest.size.compiler, len(missing), jobs)
+        require_free(store.folder, largest.size.scratch(jobs), "timing the nets")
+        clock = NetClock(len(missing), jobs, 2 * (largest.size.chip.weights / BYTES_A_SECOND + 2), progress)
+        with store.working(lambda path: largest.write_weights(path, RandomBlocks(largest.config))):
+            found |= run_nets(missing, timed, clock)
+    return {shape: _whole(pair, plan.config.num_hidden_layers) for shape, pair in found.items()}
 
 
 def _cut(plan: Plan, layers: int) -> Plan:
@@ -97,9 +72,9 @@ def _cut(plan: Plan, layers: int) -> Plan:
     return replace(plan, config=config, size=sizes(config, plan.precision, plan.context))
 
 
-def _whole(nets: Mapping[int, NetTiming], layers: int) -> TimedNet:
+def _whole(nets: Mapping[int, NetTiming], layers: int) -> NetTiming:
     one = nets[1]
-    return TimedNet(one.profile.extended(nets[2].profile, layers) if 2 in nets else one.profile, one)
+    return replace(one, profile=one.profile.extended(nets[2].profile, layers)) if 2 in nets else one
 
 
 class RandomWeights:
@@ -130,18 +105,15 @@ class RandomBlocks(WeightBlocks):
     """Random weights on their way into a file; those on a grid are made there, without the search for good ranges."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Of the tensors that `config` demands."""
         super().__init__(RandomWeights(config))
         self._codes = np.random.default_rng(2).integers(0, 256, _NOISE, np.uint8)
 
     def grids(self, names: Sequence[str], form: GridFormat) -> Iterator[Grid]:
         """Yield blocks of the stacked matrices on a grid of random codes."""
-        for name in names:
-            rows, columns = self.weights.shape(name)
+        for name, start, stop in self._ranges(names):
+            columns = self.weights.shape(name)[1]
             bits, group_size = form.bits, form.group(columns)
-            step = max(1, BLOCK_ELEMENTS // columns)
-            for start in range(0, rows, step):
-                shape = (min(step, rows - start), columns // group_size)
-                codes = np.resize(self._codes, (shape[0], columns)) & np.uint8((1 << bits) - 1)
-                scales, zeros = np.full(shape, 2.0**-9, np.float32), np.full(shape, 1 << bits - 1, np.uint8)
-                yield Grid(codes, scales, zeros, bits, group_size)
+            shape = (stop - start, columns // group_size)
+            codes = np.resize(self._codes, (shape[0], columns)) & np.uint8((1 << bits) - 1)
+            scales, zeros = np.full(shape, 2.0**-9, np.float32), np.full(shape, 1 << bits - 1, np.uint8)
+            yield Grid(codes, scales, zeros, bits, group_size)

@@ -21,8 +21,6 @@ class BenchResult:
     """Several runs of one prompt, each from an empty cache.
 
     Attributes:
-        model, precision, engine: what was measured.
-        runs: usage of every counted run.
         device_bytes: device memory in use while the model was loaded; None without a device, or one that does not tell.
         host_bytes: largest memory of this process so far.
     """
@@ -48,6 +46,7 @@ class BenchResult:
         """Return what `--json` prints: medians first, then minimum and maximum, then every run."""
         first = [u.first_token_s for u in self.runs]
         speed = [u.tokens_per_s for u in self.runs]
+        runs = zip(first, speed, self.runs, strict=True)
         return {
             "first_token_s": self.first_token_s,
             "tokens_per_s": self.tokens_per_s,
@@ -63,28 +62,22 @@ class BenchResult:
             "device_bytes": self.device_bytes,
             "host_bytes": self.host_bytes,
             "runs": [
-                {
-                    "first_token_s": u.first_token_s,
-                    "tokens_per_s": u.tokens_per_s,
-                    "new_tokens": u.completion_tokens,
-                }
-                for u in self.runs
+                {"first_token_s": s, "tokens_per_s": per_s, "new_tokens": run.completion_tokens}
+                for s, per_s, run in runs
             ],
         }
 
     def markdown(self) -> str:
         """Return a table of one row: the columns of the published ones, then what these leave open."""
-        first = [u.first_token_s for u in self.runs]
-        speed = [u.tokens_per_s for u in self.runs]
-        used, memory = (
-            ("host", self.host_bytes) if self.device_bytes is None else ("device", self.device_bytes)
-        )
+        used, memory = "device", self.device_bytes
+        if memory is None:
+            used, memory = "host", self.host_bytes
         cells = {
             "platform": self.engine,
             "program": f"bmqwen {__version__}",
             "model": f"{self.model}, {self.precision}",
-            "first token latency(s)": _median(first, _seconds),
-            "token per second(tokens/s)": _median(speed, _speed),
+            "first token latency(s)": _median([u.first_token_s for u in self.runs], "{:.3f}".format),
+            "token per second(tokens/s)": _median([u.tokens_per_s for u in self.runs], _speed),
             "tokens in": str(self.runs[0].prompt_tokens),
             "tokens out": str(self.runs[0].completion_tokens),
             f"{used} memory": f"{memory / 2**20:,.0f} MiB",
@@ -104,10 +97,6 @@ def _median(values: Sequence[float], show: Callable[[float], str]) -> str:
     return f"{middle} ({show(min(values))} to {show(max(values))})" if len(values) > 1 else middle
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.3f}"
-
-
 def _speed(value: float) -> str:
     """Tokens/s; more digits where it is slow, as on the simulator."""
     return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
@@ -125,16 +114,12 @@ def bench(
     """Ask the same question several times, greedily, each time with an empty cache.
 
     Args:
-        engine: a loaded model.
         prompt: the user's message; the model's chat template is put around it.
         new_tokens: most tokens of an answer; it may stop earlier by itself.
-        repeats: counted runs.
-        warmup: runs before them that do not count.
+        repeats, warmup: runs that count, and runs before them that do not.
         step: called with runs done and runs in all.
 
-    Raises:
-        InputError: a number that makes no sense.
-        ContextLengthError: the prompt does not fit.
+    Raises InputError (a number that makes no sense), ContextLengthError (the prompt does not fit).
     """
     if repeats < 1 or warmup < 0 or new_tokens < 2:
         raise InputError("bench needs at least 1 repeat, no negative warm-up, and at least 2 new tokens")

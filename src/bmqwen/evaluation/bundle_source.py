@@ -15,34 +15,30 @@ from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 def source_of(bundle: Bundle, named: Path | None = None) -> Checkpoint:
     """Open the checkpoint that a bundle was made from: the one named, the one it records, or a downloaded one.
 
-    Raises:
-        InputError: the one named is another, or nothing was named and none is found.
-        CheckpointError, ConfigError: the one named cannot be opened.
+    Raises InputError (the one named is another, or none is found), CheckpointError, ConfigError (it cannot be opened).
     """
-    if named is not None:
-        checkpoint = open_checkpoint(named)
-        if is_source(bundle, checkpoint):
+    for path in _candidates(bundle) if named is None else (named,):
+        try:
+            checkpoint = open_checkpoint(path)
+        except BmqwenError:
+            if named is None:
+                continue
+            raise
+        if _is_source(bundle, checkpoint):
             return checkpoint
         checkpoint.close()
+    if named is not None:
         raise InputError(
             f"{bundle.folder} was not made from {named}, or by another version of bmqwen: name its checkpoint, "
             "or make the bundle again"
         )
-    for path in _candidates(bundle):
-        try:
-            checkpoint = open_checkpoint(path)
-        except BmqwenError:
-            continue
-        if is_source(bundle, checkpoint):
-            return checkpoint
-        checkpoint.close()
     raise InputError(
         f"the checkpoint that {bundle.folder} was made from ({bundle.model}) is not among the downloaded models: "
         "name it with --against"
     )
 
 
-def is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
+def _is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
     """Return whether making the bundle again from this checkpoint would give the same content."""
     precision = Precision(**bundle.precision)
     if bundle.kind == "onnx":

@@ -19,9 +19,8 @@ class Nearness:
 
     Attributes:
         perplexity: of the float model.
-        mean_kl: mean of KL(float model || model), in nats.
-        kl_standard_error: of that mean, tokens taken as independent.
-        p99_kl: 99th percentile of KL.
+        mean_kl, kl_standard_error, p99_kl: mean of KL(float model || model) in nats, the error of that mean with
+            tokens taken as independent, and the 99th percentile.
         top1_agreement: share of the tokens for which both find the same token the most likely one.
     """
 
@@ -44,15 +43,10 @@ class Divergence:
     def add(
         self, targets: Sequence[int], logits: NDArray[np.float32], reference: NDArray[np.float32] | None
     ) -> None:
-        """Score some tokens.
+        """Score the tokens that the text goes on with: row i of logits, float32 [len(targets), vocabulary], predicts i.
 
-        Args:
-            targets: the tokens that the text goes on with.
-            logits: the model's, float32 [len(targets), vocabulary]: row i predicts target i.
-            reference: those of the float model; None where there is none, then for all calls.
-
-        Raises:
-            DeviceError: logits that are not finite.
+        `reference`: those of the float model; None where there is none, then for all calls. Raises DeviceError for
+        logits that are not finite.
         """
         for start in range(0, len(targets), _ROWS):
             rows = slice(start, start + _ROWS)

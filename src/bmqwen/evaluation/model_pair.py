@@ -38,13 +38,9 @@ class ModelPair:
     """Two open models with one tokenizer.
 
     Attributes:
-        name: the model's name.
-        precision: of its weights.
         arithmetic: what the quantised products are computed in.
         model: the model at that precision.
         reference: the float model; None where it is not wanted.
-        reference_name: its name.
-        tokenizer: of both.
     """
 
     name: str
@@ -92,12 +88,8 @@ def open_pair(
         precision: the one to evaluate, for a checkpoint.
         against: the float model: another checkpoint, or the one that a bundle was made from. None: the model itself;
             for a bundle, the downloaded model that it was made from.
-        arithmetic: "float" or "int8", see `ModelPair`.
         alone: without a float model: half the memory and time.
-        threads: CPU threads; None: all cores.
-        offline: use only what is on this machine.
         memory: bytes that may be used; None: what this machine has free.
-        progress: is told how far downloads and conversions are.
 
     Raises:
         InputError: models that do not belong together, or more memory needed than there is.
@@ -142,7 +134,8 @@ def open_pair(
         if grid:
             made = _export_grid(source, precision, stack.enter_context(_scratch()), progress)
         else:
-            made = bundle if bundle is not None and _runs_here(bundle) else convert(source, precision)
+            runs = bundle is not None and bundle.kind == "onnx" and bundle.details.get("dialect") != "plain"
+            made = bundle if bundle is not None and runs else convert(source, precision)
         yield ModelPair(
             name=source.name if bundle is None else bundle.folder.resolve().name,
             precision=precision,
@@ -181,10 +174,6 @@ def _remove_left_behind() -> None:
         with path_lock(folder, wait=False) as free:
             if free:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs_here(bundle: Bundle) -> bool:
-    return bundle.kind == "onnx" and bundle.details.get("dialect") != "plain"
 
 
 def _require_memory(name: str, needed: int, free: int | None, progress: Progress) -> None:

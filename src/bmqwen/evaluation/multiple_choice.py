@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,8 @@ class Question:
 
     def text(self, answer: str = "") -> str:
         """Return it as the models read it, up to the answer's letter or with it."""
-        lines = (
-            self.question,
-            *(f"{letter}. {choice}" for letter, choice in zip(LETTERS, self.choices, strict=True)),
-        )
-        return "\n".join(lines) + f"\n{_ANSWER}{answer}"
+        choices = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, self.choices, strict=True))
+        return "\n".join((self.question, *choices, f"{_ANSWER}{answer}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +54,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceScore:
-    """A model on a file of questions.
-
-    Attributes:
-        subject: what the questions are about.
-        examples: solved questions before each.
-        answers: of every question, in the file's order.
-    """
+    """A model on a file of questions about a subject, with so many examples before each; answers in its order."""
 
     subject: str
     examples: int
@@ -71,21 +63,19 @@ class ChoiceScore:
     @property
     def accuracy(self) -> float:
         """Share of right letters."""
-        return _share(answer.model == answer.right for answer in self.answers)
+        return float(np.mean([answer.model == answer.right for answer in self.answers]))
 
     @property
     def float_accuracy(self) -> float | None:
-        """That of the float model."""
+        """That of the float model, where there was one."""
         if self.answers[0].reference is None:
             return None
-        return _share(answer.reference == answer.right for answer in self.answers)
+        return float(np.mean([answer.reference == answer.right for answer in self.answers]))
 
     @property
-    def same_answer(self) -> float | None:
+    def same_answer(self) -> float:
         """Share of the questions that both models give the same letter."""
-        if self.answers[0].reference is None:
-            return None
-        return _share(answer.reference == answer.model for answer in self.answers)
+        return float(np.mean([answer.reference == answer.model for answer in self.answers]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints; what concerns the float model is missing where there was none."""
@@ -105,10 +95,8 @@ class ChoiceScore:
         return values
 
     def __str__(self) -> str:
-        line = (
-            f"{counted(len(self.answers), 'question')}, {counted(self.examples, 'example')} before each: "
-            f"{self.accuracy:.1%} right"
-        )
+        before = f"{counted(len(self.answers), 'question')}, {counted(self.examples, 'example')} before each"
+        line = f"{before}: {self.accuracy:.1%} right"
         if self.float_accuracy is None:
             return line
         return f"{line} (float model {self.float_accuracy:.1%}), the same answer to {self.same_answer:.1%}"
@@ -117,8 +105,7 @@ class ChoiceScore:
 def read_questions(path: Path) -> tuple[Question, ...]:
     """Read a CSV file with the columns id, question, A, B, C, D and answer; others are passed over.
 
-    Raises:
-        InputError: no such file, no CSV, a column or an answer is missing, or there is no question in it.
+    Raises InputError: no such file, no CSV, a column or an answer is missing, or there is no question in it.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
     questions: list[Question] = []
@@ -172,22 +159,14 @@ def evaluate_choices(
     examples: Sequence[Question] = (),
     step: Step = lambda _done, _total, _right: None,
 ) -> ChoiceScore:
-    """Ask every question and take the letter with the highest logit after "答案：". No sampling, no chat template.
+    """Ask every question (at least one) and take the letter with the highest logit after "答案：".
 
-    Args:
-        pair: the models.
-        questions: at least one.
-        subject: named in the first line of the prompt.
-        examples: solved questions to show before each (C-Eval's dev files have five).
-        step: called after every question.
+    No sampling, no chat template. `subject` is named in the first line of the prompt; `examples` are solved questions
+    to show before each (C-Eval's dev files have five).
 
-    Raises:
-        ContextLengthError: a prompt does not fit into the context.
-        InputError: no questions, or a tokenizer that has no token for a letter.
-        DeviceError: a model computed logits that are not finite.
+    Raises ContextLengthError, InputError (a tokenizer that has no token for a letter), DeviceError (logits that are not
+    finite).
     """
-    if not questions:
-        raise InputError("there are no questions")
     head = _HEAD.format(subject=subject) + "".join(shown.text(shown.answer) + "\n\n" for shown in examples)
     model = _Reader(pair.model)
     reference = None if pair.reference is None else _Reader(pair.reference)
@@ -213,11 +192,8 @@ class _Reader:
 
     def pick(self, prompt: Sequence[int], letters: Sequence[int]) -> str:
         """The letter whose token is the most likely one after the prompt."""
-        shared = 0
-        for known, wanted in zip(self._tokens, prompt[:-1], strict=False):
-            if known != wanted:
-                break
-            shared += 1
+        pairs = zip(self._tokens, prompt[:-1], strict=False)
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         self._runtime.truncate(shared)
         *_, output = self._runtime.read(prompt[shared:])
         self._tokens = list(prompt)
@@ -239,7 +215,3 @@ def letter_tokens(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]
     if len(set(letters)) != len(LETTERS):
         raise InputError("this model's tokenizer has no token of its own for each of the letters A to D")
     return prompt, letters
-
-
-def _share(values: Iterator[bool]) -> float:
-    return float(np.mean(list(values)))

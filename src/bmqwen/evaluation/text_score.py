@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class TextScore:
-    """A model on a text.
+    """A model on a text, or on as many of its tokens as were wanted.
 
     Attributes:
-        tokens: of the text, or as many as were wanted of them.
         scored: tokens whose prediction counts; the first one of a text has no prediction.
-        window, stride: tokens read at once, and from the start of one window to the next.
         perplexity: exp of the mean negative log-likelihood of the tokens scored.
         nearness: to the float model; None where there was none.
     """
@@ -85,30 +84,24 @@ def evaluate_text(
     """Score a text of any length in windows, each read from an empty cache.
 
     Args:
-        pair: the models.
         text: plain text; control tokens in it are text.
         window: tokens read at once, at least 2; None: 512, or what the model can read.
         stride: from one window's start to the next, at most `window`; None: half of it. A window scores the tokens
             that none before it scored, so each has at least window - stride tokens before it, save at the start.
             With stride = window the first token of every window is not scored.
         limit: only so many tokens of the text.
-        step: called after every piece.
 
-    Raises:
-        InputError: a number out of range, or fewer than two tokens.
-        DeviceError: a model computed logits that are not finite.
+    Raises InputError (a number out of range, or fewer than two tokens), DeviceError (logits that are not finite).
     """
     longest = pair.model.context_length
     window = min(WINDOW, longest) if window is None else window
     stride = max(window // 2, 1) if stride is None else stride
     if not 2 <= window <= longest:
-        raise InputError(
-            f"the context window must be between 2 and the model's {longest:,} tokens, not {window:,}"
-        )
+        limits = f"between 2 and the model's {longest:,} tokens"
+        raise InputError(f"the context window must be {limits}, not {window:,}")
     if not 1 <= stride <= window:
-        raise InputError(
-            f"the stride must be between 1 and the context window's {window:,} tokens, not {stride:,}"
-        )
+        limits = f"between 1 and the context window's {window:,} tokens"
+        raise InputError(f"the stride must be {limits}, not {stride:,}")
     if limit is not None and limit < 2:
         raise InputError(f"the limit must be at least 2 tokens, not {limit}")
     ids = pair.tokenizer.encode(text)[:limit]
@@ -160,8 +153,7 @@ def read_text(path: Path) -> str:
 
 
 def _targets(ids: Sequence[int], span: Window) -> Iterator[Sequence[int]]:
-    for start in range(span.first, span.stop, PIECE):
-        yield ids[start : min(start + PIECE, span.stop)]
+    return (ids[start : min(start + PIECE, span.stop)] for start in range(span.first, span.stop, PIECE))
 
 
 def _rows(
@@ -170,10 +162,8 @@ def _rows(
     """Logits of both models before each token to score, in the pieces of `_targets`."""
     model = _logits(pair.model, ids, span)
     if pair.reference is None:
-        for rows in model:
-            yield rows, None
-    else:
-        yield from zip(model, _logits(pair.reference, ids, span), strict=True)
+        return zip(model, repeat(None))
+    return zip(model, _logits(pair.reference, ids, span), strict=True)
 
 
 def _logits(runtime: Runtime, ids: Sequence[int], span: Window) -> Iterator[NDArray[np.float32]]:

@@ -1,8 +1,9 @@
 """Is a compiled model right? Its nets on the simulator, compared with the float result of the same weights."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,9 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How close a net's results are to a reference.
+    """How close a net's results are to a reference: cosines, the largest absolute differences, the likeliest token.
 
-    Attributes:
-        logits_cosine, logits_error: cosine, and the largest absolute difference.
-        cache_cosine, cache_error: of new K/V rows: the least cosine of any layer's keys or values, and the largest
-            absolute difference.
-        same_token: both find the same token the most likely.
+    Of the new K/V rows the cosine is the least of any layer's keys or values.
     """
 
     logits_cosine: float
@@ -61,15 +58,12 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True)
 class NetReport:
-    """How one net did.
+    """How one net did after so many cached rows, in so many seconds of simulation.
 
     Attributes:
-        tokens, history: its lengths.
-        cached: rows that the cache held.
         to_float: against the checkpoint in float32.
         to_grid: against the float result of the same grid; None where nothing is quantised.
         passed: the one that counts reaches the threshold.
-        seconds: that the simulator took.
     """
 
     tokens: int
@@ -120,32 +114,20 @@ def verify(
 ) -> VerifyReport:
     """Run nets on the simulator (or a chip) and compare logits and new K/V rows with what they should be.
 
-    Each net gets a cache that the reference computed, so that an error of one does not show in another.
-
-    Args:
-        bundle: of the kind "bmodel".
-        checkpoint: what it was compiled from.
-        runtime: the bundle, loaded.
-        shapes: the nets to look at.
-        tokens: rows of the cache to run them after, at most.
-        report: told in a line what is being done.
-
-    Raises:
-        InputError: the checkpoint is not of this bundle.
-        CheckpointError, DeviceError: as they say.
+    Each net gets a cache of at most so many tokens, which the reference computed, so that an error of one does not show
+    in another. The checkpoint is what the bundle was compiled from. `report` is told in a line what is being done.
+    Raises CheckpointError, DeviceError.
     """
-    check_same_model(bundle, checkpoint)
     nets = StepNets.from_dict(bundle.details, str(bundle.folder))
     threshold = THRESHOLDS[nets.half]
     precision = Precision(**bundle.precision)
-    quantised = precision.quantised
     cached = {shape: cached_rows(shape, nets.context, tokens) for shape in shapes}
     ends = sorted({cached[shape] + shape.tokens for shape in shapes})
     text = _text(bundle, ends[-1])
     report(f"computing {ends[-1]} tokens in float32")
     floats = _reference(checkpoint.weights, bundle.config, text, ends)
     grid = None
-    if quantised:
+    if precision.quantised:
         report(f"computing them with the weights of {precision}")
         weights = GridWeights(checkpoint.weights, bundle.config, precision)
         grid = _reference(weights, weights.config, text, ends)
@@ -159,17 +141,9 @@ def verify(
         result = runtime.run_stage(shape, text[position:end], truth.cache[:, :position])
         to_grid = None if grid is None else _compare(result, grid, position, end)
         to_float = _compare(result, floats, position, end)
-        stages.append(
-            NetReport(
-                shape.tokens,
-                shape.history,
-                position,
-                to_float,
-                to_grid,
-                (to_grid or to_float).cosine >= threshold,
-                time.perf_counter() - start,
-            )
-        )
+        passed = (to_grid or to_float).cosine >= threshold
+        spent = time.perf_counter() - start
+        stages.append(NetReport(shape.tokens, shape.history, position, to_float, to_grid, passed, spent))
     return VerifyReport(bundle.model, str(precision), threshold, len(nets.cycles), tuple(stages))
 
 
@@ -187,8 +161,7 @@ def cached_rows(shape: StepShape, context: int, most: int) -> int:
 def choose_nets(bundle: Bundle, wanted: str | None) -> list[StepShape]:
     """Return the nets that a user's list names: "1,8x512" is those of 1 token and that of 8 after 512. None: all.
 
-    Raises:
-        InputError: no such net.
+    Raises InputError: no such net.
     """
     shapes = sorted(StepNets.from_dict(bundle.details, str(bundle.folder)).cycles)
     if wanted is None:
@@ -207,26 +180,11 @@ def choose_nets(bundle: Bundle, wanted: str | None) -> list[StepShape]:
 def estimate_seconds(config: ModelConfig, shapes: Sequence[StepShape]) -> float:
     """Return the seconds that the simulator takes for one run of each net, within a factor of two or three."""
     head = config.vocab_size * config.hidden_size
-    matrices = [
-        (name, shape)
-        for name, shape in config.network.shapes().items()
-        if len(shape) == 2 and name.startswith("model.layers.")
-    ]
-    body = sum(shape[0] * shape[1] for _, shape in matrices)
+    weights = config.network.shapes().items()
+    body = sum(math.prod(shape) for name, shape in weights if len(shape) == 2 and ".layers." in name)
     attention = 2 * config.num_hidden_layers * config.q_size
     products = sum(s.tokens * (body + attention * (s.history + s.tokens)) + head for s in shapes)
     return products / SIMULATED_PER_SECOND + len(shapes)
-
-
-def check_same_model(bundle: Bundle, checkpoint: Checkpoint) -> None:
-    """Raise InputError unless the bundle's layers are the first ones of a model like the checkpoint's."""
-    ours, theirs = bundle.config, checkpoint.config
-    if replace(ours, num_hidden_layers=theirs.num_hidden_layers) != theirs or (
-        ours.num_hidden_layers > theirs.num_hidden_layers
-    ):
-        raise InputError(
-            f"{checkpoint.path} is not what {bundle.folder} was compiled from: their configurations differ"
-        )
 
 
 def duration(seconds: float) -> str:

@@ -77,8 +77,7 @@ def estimate(
     from bmqwen.errors import InputError
     from bmqwen.estimate.chart import check_chart, write_chart
     from bmqwen.estimate.estimate import estimate_bundle, estimate_model, estimate_published
-    from bmqwen.estimate.forecast import Question
-    from bmqwen.estimate.host import custom_host
+    from bmqwen.estimate.forecast import Question, custom_host
     from bmqwen.estimate.trace import write_trace
     from bmqwen.hub.known_config import known_config
     from bmqwen.quant.precision import Precision

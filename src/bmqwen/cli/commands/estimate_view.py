@@ -9,9 +9,8 @@ from rich.text import Text
 
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.cli.terminal import size_text
-from bmqwen.estimate.estimate import Estimate
+from bmqwen.estimate.estimate import Estimate, Published
 from bmqwen.estimate.forecast import PART_LABELS, Forecast, cost_at
-from bmqwen.estimate.published import Published
 from bmqwen.util.text import counted
 
 WIDTH = 40

@@ -58,7 +58,7 @@ def load_sail() -> Any:
             "alone with --engine tpu:bmrt"
         ) from error
     version = sail_version(sail)
-    if version and number(version) < number(".".join(map(str, problems.SAIL_NEEDED))):
+    if version and number(version) < number(problems.SAIL_NEEDED):
         raise MissingDependencyError(str(problems.old_sail(version)))
     if not hasattr(sail, "EngineLLM"):
         problem = problems.sail_without_engine(version) if version else problems.old_sail("")
