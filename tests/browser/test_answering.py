@@ -106,7 +106,7 @@ def test_every_setting_is_one_that_the_server_takes(visit: Visit, talking: LiveS
     assert body["frequency_penalty"] == -0.1
     assert body["messages"][0] == {"role": "system", "content": "hello"}
     expect(page.locator("article.answer.done")).to_have_count(1)
-    expect(page.get_by_text("Cut at the token limit.")).to_be_visible()
+    expect(page.get_by_text("Cut off at the token limit.")).to_be_visible()
     expect(page.locator(".measured")).to_contain_text("2 out")
 
 

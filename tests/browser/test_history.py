@@ -63,7 +63,7 @@ def test_search(page: Page) -> None:
     search.press("Enter")
     expect(questions(page)).to_have_text("pears")
     search.fill("plums")
-    expect(page.get_by_text("No conversation holds these words.")).to_be_visible()
+    expect(page.get_by_text("No conversation contains these words.")).to_be_visible()
     search.press("Escape")
     expect(titles(page)).to_have_count(2)
 

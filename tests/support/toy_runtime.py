@@ -34,7 +34,7 @@ class ToyOutput:
 
 
 class ToyRuntime:
-    """Random logits seeded by a hash of the prefix; `next_token` may script the likeliest token.
+    """Random logits seeded by a hash of the prefix; `next_token` may script the most likely token.
 
     Attributes:
         feeds: (position, length) of each successful feed.
