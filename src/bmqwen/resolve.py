@@ -17,7 +17,7 @@ from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
 from bmqwen.util.storage import path_lock, storage_errors
-from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
+from bmqwen.weights.checkpoint import open_checkpoint
 
 
 def export_model(
@@ -34,11 +34,15 @@ def export_model(
 
     Raises what `Hub.resolve` and `export_onnx` raise, and InputError for a bundle as MODEL.
     """
+    from bmqwen.emit.export import export_onnx
+
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
     with open_checkpoint(path) as checkpoint:
-        return _export(checkpoint, folder, precision, plain=plain, replace=replace, progress=progress)
+        label = f"converting {checkpoint.name} to {precision}"
+        advance = counting(progress, label, checkpoint.parameters)
+        return export_onnx(checkpoint, folder, precision, plain=plain, replace=replace, advance=advance)
 
 
 def resolve_bundle(
@@ -73,23 +77,18 @@ def resolve_bundle(
     check()
     with open_checkpoint(path) as checkpoint:
         # A device runs bundles and never exports one.
-        from bmqwen.emit.export import source_key
+        from bmqwen.emit.export import export_onnx, source_key
 
         key = source_key(checkpoint, precision, plain=False)
         name = re.sub(r"[^\w.-]", "_", checkpoint.name)
         folder = cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
+        # What is kept in the cache is not converted again.
+        label = f"converting {checkpoint.name} to {precision} (once)"
+        advance = counting(progress, label, checkpoint.parameters)
+        templated = partial(require_template, place=path) if chats else None
         # A second process waits here and then finds the bundle made.
         with path_lock(folder):
-            return _export(
-                checkpoint,
-                folder,
-                precision,
-                plain=False,
-                replace=True,
-                kept=True,
-                progress=progress,
-                check=partial(require_template, place=path) if chats else None,
-            )
+            return export_onnx(checkpoint, folder, precision, replace=True, advance=advance, check=templated)
 
 
 def _downloaded() -> list[Path]:
@@ -138,24 +137,3 @@ def remove_model(name: str) -> int:
         with storage_errors(bundle.folder):
             shutil.rmtree(bundle.folder)
     return freed + sum(bundle.total_bytes for bundle in made)
-
-
-def _export(
-    checkpoint: Checkpoint,
-    folder: Path,
-    precision: Precision,
-    *,
-    plain: bool,
-    replace: bool,
-    kept: bool = False,
-    progress: Progress,
-    check: Callable[[dict[str, bytes]], None] | None = None,
-) -> Bundle:
-    from bmqwen.emit.export import export_onnx
-
-    # What is kept in the cache is not converted again.
-    label = f"converting {checkpoint.name} to {precision}" + (" (once)" if kept else "")
-    advance = counting(progress, label, checkpoint.parameters)
-    return export_onnx(
-        checkpoint, folder, precision, plain=plain, replace=replace, advance=advance, check=check
-    )

@@ -47,11 +47,6 @@ _LIMIT = 20.0
 _SILENT = Silent()
 
 
-def _all_sources() -> dict[str, Source]:
-    """Return them in the order in which they are tried."""
-    return {place.name: place for place in (HuggingFace(), ModelScope(), WheelIndex(), Sophgo())}
-
-
 def offline_wanted() -> bool:
     """Whether BMQWEN_OFFLINE or HF_HUB_OFFLINE forbids the network."""
     names = ("BMQWEN_OFFLINE", "HF_HUB_OFFLINE")
@@ -89,7 +84,9 @@ class Hub:
     @cached_property
     def _sources(self) -> Mapping[str, Source]:
         # Not before one is needed: the client of a hub takes a while to import, and a bundle here needs none.
-        return _all_sources() if self._given is None else self._given
+        if self._given is not None:
+            return self._given
+        return {place.name: place for place in (HuggingFace(), ModelScope(), WheelIndex(), Sophgo())}
 
     def find(self, model: Model) -> CachedModel | None:
         """Return a model that is on this machine, in our cache or in a hub's own; None otherwise."""

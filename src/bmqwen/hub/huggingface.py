@@ -31,7 +31,6 @@ class HuggingFace(Source):
         self.store = HuggingFaceCache(endpoint, folder)
 
     def find(self, model: Model, patience: float) -> Release:
-        """See Source."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -99,7 +98,6 @@ class HuggingFaceCache(Store):
         return storage / "snapshots" / revision
 
     def scan(self) -> Iterator[tuple[Path, list[Model]]]:
-        """Yield each folder with files, and the models that these may be."""
         for storage in sorted(self.folder.glob("models--*--*")):
             repo = storage.name.removeprefix("models--").replace("--", "/", 1)
             refs = [path for path in (storage / "refs").rglob("*") if path.is_file()]

@@ -1,5 +1,6 @@
 """A model's configuration by what users call the model, without its weights."""
 
+import re
 from pathlib import Path
 
 from bmqwen.errors import DownloadError, InputError
@@ -22,15 +23,6 @@ _SHAPES: dict[str, tuple[int, int, int, int, int, bool]] = {
     "qwen2-1.5b-instruct": (1536, 8960, 28, 12, 2, True),
     "qwen2-7b-instruct": (3584, 18944, 28, 28, 4, False),
     "qwen2.5-3b-instruct": (2048, 11008, 36, 16, 2, True),
-}
-_ALIKE = {
-    "qwen2.5-0.5b-instruct": "qwen2-0.5b-instruct",
-    "qwen2.5-1.5b-instruct": "qwen2-1.5b-instruct",
-    "qwen2.5-7b-instruct": "qwen2-7b-instruct",
-    "qwen2.5-coder-0.5b-instruct": "qwen2-0.5b-instruct",
-    "qwen2.5-coder-1.5b-instruct": "qwen2-1.5b-instruct",
-    "qwen2.5-coder-0.5b-instruct-q4_k_m": "qwen2-0.5b-instruct",
-    "qwen2.5-coder-1.5b-instruct-q4_k_m": "qwen2-1.5b-instruct",
 }
 
 
@@ -76,7 +68,9 @@ def _local(path: Path) -> ModelConfig:
 
 def published_config(name: str) -> ModelConfig | None:
     """Return the configuration of a model by its short name; None for any other."""
-    shape = _SHAPES.get(_ALIKE.get(name, name))
+    # Most of Qwen2.5 and its Coder are built as Qwen2 is.
+    alike = re.sub(r"^qwen2\.5(-coder)?", "qwen2", name.removesuffix("-q4_k_m"))
+    shape = _SHAPES.get(name) or _SHAPES.get(alike)
     if shape is None:
         return None
     hidden, inner, layers, heads, kv_heads, tied = shape

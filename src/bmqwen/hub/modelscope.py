@@ -44,7 +44,6 @@ class ModelScope(Source):
         return HubApi(endpoint=self._endpoint or get_default_config().endpoint)
 
     def find(self, model: Model, patience: float) -> Release:
-        """See Source."""
         api = self._api()
         import requests
         from modelscope_hub import NotExistError, get_default_config
@@ -91,7 +90,6 @@ class ModelScopeCache(Store):
         super().__init__(folder or Path(os.environ.get(self.variable) or "~/.cache/modelscope"))
 
     def place(self, model: Model, revision: str) -> Path:
-        """Return the folder of a state of a repository."""
         repo = model.repos.get(MODELSCOPE, "").replace("/", "--")
         return self.folder / "models" / repo / "snapshots" / (revision or model.revision or _DEFAULT_REVISION)
 
@@ -103,7 +101,6 @@ class ModelScopeCache(Store):
         return [*super().places(model), *(self.folder / above / old for above in _OLD)]
 
     def scan(self) -> Iterator[tuple[Path, list[Model]]]:
-        """Yield each folder with files, and the models that these may be."""
         for folder in sorted(self.folder.glob("models/*--*/snapshots/*")):
             revision = folder.name if folder.name != _DEFAULT_REVISION else None
             yield folder, list(models_in(folder.parents[1].name.replace("--", "/", 1), revision, folder))

@@ -33,7 +33,7 @@ from bmqwen.util.disk import size_below
 from bmqwen.util.installation import install_command
 from bmqwen.util.json_file import read_json_object
 from bmqwen.util.progress import Progress, Report
-from bmqwen.util.storage import file_sha256, storage_errors
+from bmqwen.util.storage import file_sha256, storage_errors, write_file
 from bmqwen.util.text import counted
 
 _PACKAGE = "dfss"
@@ -82,7 +82,7 @@ class Sophgo(Source):
     Args:
         servers: where to ask; None for those that dfss knows.
         program: command that runs dfss; None for the installed one.
-        stall: seconds without a byte after which a download is given up.
+        stall: seconds without a byte after which dfss is killed.
     """
 
     name, title = SOPHGO, "SOPHGO's server"
@@ -123,7 +123,7 @@ class Sophgo(Source):
         """See Source. The hash of a bmodel, which the server does not state, is written beside it."""
         if file.name in _TOKENIZER_FILES:
             progress.start(f"Downloading the tokenizer of {release.model.title}", None)
-            self._tokenizer_file(file.name, target, report)
+            self._tokenizer(file.name, target, report)
             return
         self._get(f"{release.repo}/{file.name}", file.size, target, report)
         try:
@@ -137,26 +137,24 @@ class Sophgo(Source):
             digest = file_sha256(target)
             target.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n", encoding="utf-8")
 
-    def _tokenizer_file(self, name: str, target: Path, report: Report) -> None:
-        """One file of the archive that they come in, which is kept until the last one is out."""
-        archive = target.parent / Path(TOKENIZER).name
-        if not archive.is_file():
-            part = archive.with_name(f"{archive.name}.part")
-            self._get(TOKENIZER, 0, part, report)
-            part.replace(archive)
+    def _tokenizer(self, wanted: str, target: Path, report: Report) -> None:
+        """One file of the archive that they come in, and the others where they belong."""
+        archive = target.parent / f"{Path(TOKENIZER).name}.part"
+        self._get(TOKENIZER, 0, archive, report)
         try:
             with zipfile.ZipFile(archive) as content, storage_errors(target):
-                member = next(i for i in content.infolist() if Path(i.filename).name == name)
-                if member.file_size > _LARGEST_MEMBER:
-                    raise zipfile.BadZipFile("too large")
-                target.write_bytes(content.read(member))
+                for name in _TOKENIZER_FILES:
+                    member = next(i for i in content.infolist() if Path(i.filename).name == name)
+                    if member.file_size > _LARGEST_MEMBER:
+                        raise zipfile.BadZipFile("too large")
+                    place = target if name == wanted else target.with_name(name)
+                    write_file(place, content.read(member))
         except (zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, EOFError) as error:
-            archive.unlink()
             raise DownloadError(
-                f"{archive.name} from {self.title} holds no {name}: put the tokenizer files of the model beside the "
-                "bmodel yourself"
+                f"{Path(TOKENIZER).name} from {self.title} holds no {wanted}: put the tokenizer files of the model "
+                "beside the bmodel yourself"
             ) from error
-        if name == _TOKENIZER_FILES[-1]:
+        finally:
             archive.unlink()
 
     def _get(self, path: str, size: int, target: Path, report: Report) -> None:
@@ -207,15 +205,10 @@ def known_servers() -> list[Server]:
             f"the published bmodels are fetched with the package dfss: {install_command('sophgo')}"
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
-    content = read_json_object(folder / "output" / "dfss-config.json", CheckpointError)
-    entries: Any = content.get("sdk")
-    servers = []
-    for entry in entries if isinstance(entries, list) else []:
-        with suppress(KeyError, TypeError, ValueError):
-            servers.append(
-                Server(str(entry["host"]), int(entry["port"]), str(entry["user"]), str(entry["pass"]))
-            )
-    return servers
+    content: Any = read_json_object(folder / "output" / "dfss-config.json", CheckpointError)
+    with suppress(KeyError, TypeError, ValueError):
+        return [Server(e["host"], int(e["port"]), e["user"], e["pass"]) for e in content["sdk"]]
+    return []
 
 
 def _run(command: Sequence[str], folder: Path, report: Report, stall: float) -> tuple[int, str]:

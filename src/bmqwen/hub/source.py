@@ -126,7 +126,7 @@ class Source:
     def fetch(
         self, release: Release, file: RemoteFile, target: Path, report: Report, progress: Progress
     ) -> None:
-        """Bring one file to `target`, resuming what an earlier run left there.
+        """Bring one file of what `find` returned to `target`, resuming what an earlier run left there.
 
         Args:
             release: what `find` returned.

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from bmqwen.errors import InputError
+from bmqwen.util.text import first_line
 
 
 def read_json_object(path: Path, error: type[InputError], limit: int = 4 << 20) -> dict[str, object]:
@@ -29,11 +30,7 @@ def parse_json_object(data: bytes, source: str, error: type[InputError]) -> dict
     try:
         values = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as cause:  # ValueError covers bad UTF-8 and bad JSON
-        raise error(f"{source} is not valid JSON ({_short(cause)})") from None
+        raise error(f"{source} is not valid JSON ({first_line(cause)})") from None
     if not isinstance(values, dict):
         raise error(f"{source} holds a JSON {type(values).__name__} where an object is expected")
     return values
-
-
-def _short(cause: Exception) -> str:
-    return str(cause).splitlines()[0][:120] if str(cause) else type(cause).__name__

@@ -6,6 +6,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def first_line(error: BaseException, limit: int = 120) -> str:
+    """Return the first line of what an error of a library says; its class where it says nothing."""
+    return str(error).strip().partition("\n")[0][:limit] or type(error).__name__
+
+
 def speed_text(tokens_per_s: float) -> str:
     """Return "41.3 tokens/s"; where that would say nothing, "about 60 s a token"."""
     if tokens_per_s >= 1:

@@ -183,19 +183,13 @@ def _weights_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     _refuse_adapter(folder)
-    for pattern in ("*.safetensors", "*.gguf"):
+    fixes = {"*.safetensors": "download model.safetensors.index.json as well", "*.gguf": "name one of them"}
+    for pattern, fix in fixes.items():
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
             return found[0]
         if found:
-            raise CheckpointError(
-                f"{folder} holds {len(found)} {pattern} files and no index; "
-                + (
-                    "name one of them"
-                    if pattern == "*.gguf"
-                    else "download model.safetensors.index.json as well"
-                )
-            )
+            raise CheckpointError(f"{folder} holds {len(found)} {pattern} files and no index; {fix}")
     pickles = [file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))]
     if pickles:
         raise CheckpointError(

@@ -14,6 +14,14 @@ from bmqwen.weights.weights import require_finite, require_rows
 
 # Values dequantised at once: their temporary arrays stay within the processor's cache.
 _PIECE_VALUES = 1 << 16
+_KEYS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+}
 
 
 def gguf_config(file: GgufFile) -> ModelConfig:
@@ -35,21 +43,14 @@ def _config_values(
 ) -> dict[str, object]:
     """The metadata in the words of config.json."""
     arch = architecture.model_type
+    values: dict[str, object] = {ours: metadata.get(f"{arch}.{theirs}") for ours, theirs in _KEYS.items()}
     scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
-    values: dict[str, object] = {
+    values |= {
         "architectures": [architecture.class_name],
-        "hidden_size": metadata.get(f"{arch}.embedding_length"),
-        "intermediate_size": metadata.get(f"{arch}.feed_forward_length"),
-        "num_hidden_layers": metadata.get(f"{arch}.block_count"),
-        "num_attention_heads": metadata.get(f"{arch}.attention.head_count"),
-        "num_key_value_heads": metadata.get(
-            f"{arch}.attention.head_count_kv", metadata.get(f"{arch}.attention.head_count")
-        ),
-        "head_dim": metadata.get(f"{arch}.attention.key_length"),
+        "num_key_value_heads": metadata.get(f"{arch}.attention.head_count_kv", values["num_attention_heads"]),
         "rms_norm_eps": _shortest(metadata.get(f"{arch}.attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(metadata.get(f"{arch}.rope.freq_base", 10000.0)),
         "rope_scaling": None if scaling == "none" else {"rope_type": scaling},
-        "max_position_embeddings": metadata.get(f"{arch}.context_length"),
     }
     head_dim, hidden, heads = (values[key] for key in ("head_dim", "hidden_size", "num_attention_heads"))
     if head_dim is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:

@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 from bmqwen.errors import CheckpointError, ConfigError
+from bmqwen.util.text import first_line
 from bmqwen.weights.gguf_file import GgufFile
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ class _Vocabulary:
                 ]
             )
         except Exception as error:  # the library raises plain Exception
-            cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-            raise CheckpointError(f"{self._source}: the tokenizer is damaged ({cause})") from None
+            raise CheckpointError(f"{self._source}: the tokenizer is damaged ({first_line(error)})") from None
         for index in added:
             if tokenizer.token_to_id(self.tokens[index]) != index:
                 raise CheckpointError(
