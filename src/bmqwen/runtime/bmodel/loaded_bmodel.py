@@ -1,48 +1,29 @@
 """What every runtime of a bmodel has: the device that holds it, its limits, what it asked of the device."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
-from bmqwen.runtime.bmodel.backend import BackendOpener
+from bmqwen.runtime.base import chosen_context
+from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
+from bmqwen.runtime.bmodel.device_nets import Counters, DeviceNets
 
-
-@dataclass(slots=True)
-class Counters:
-    """Calls and bytes since loading.
-
-    Attributes:
-        launches: nets started.
-        writes, bytes_in: copies to the device.
-        reads, bytes_out: copies from it.
-        device_copies, device_bytes: inputs that the device itself copied, being given in memory that is not the net's.
-        row_copies, row_bytes: outputs that it wrote to the net's memory first and then copied to their place.
-    """
-
-    launches: int = 0
-    writes: int = 0
-    bytes_in: int = 0
-    reads: int = 0
-    bytes_out: int = 0
-    device_copies: int = 0
-    device_bytes: int = 0
-    row_copies: int = 0
-    row_bytes: int = 0
-
-    def __sub__(self, earlier: "Counters") -> "Counters":
-        """What came since `earlier`."""
-        return Counters(*(getattr(self, n) - getattr(earlier, n) for n in self.__slots__))
+Nets = TypeVar("Nets", bound=DeviceNets)
 
 
 class DeviceOutput:
     """What one feed computed; on the device until it is asked for."""
 
     def __init__(
-        self, runtime: "LoadedBmodel", token_id: Callable[[], int], logits: Callable[[], NDArray[np.float32]]
+        self,
+        runtime: "LoadedBmodel[Nets]",
+        token_id: Callable[[], int],
+        logits: Callable[[], NDArray[np.float32]],
     ) -> None:
         """`token_id` and `logits` read them from the device."""
         self._runtime, self._token_id, self._logits = runtime, token_id, logits
@@ -68,23 +49,29 @@ class DeviceOutput:
             raise InputError("this output is no longer there: more tokens were fed since")
 
 
-class LoadedBmodel:
-    """A bundle's bmodel on a device; a runtime's nets go on from here.
+class LoadedBmodel(Generic[Nets]):
+    """A bundle's bmodel on a device; how its nets are fed is each runtime's own.
 
     Attributes:
         chip: the chip's name.
         library: what opened the device, for people.
         name: both, and the device.
         vocab_size: width of a row of logits.
-        context_length: most tokens that the cache can hold; set with the nets.
+        context_length: most tokens that the cache can hold.
     """
 
-    context_length: int
-
-    def __init__(self, bundle: Bundle, open_backend: BackendOpener) -> None:
-        """Open the device and load the bmodel.
+    def __init__(
+        self,
+        bundle: Bundle,
+        open_backend: BackendOpener,
+        context_length: int | None,
+        find_nets: Callable[[DeviceBackend], Nets],
+    ) -> None:
+        """Open the device, load the bmodel and find its nets.
 
         Raises:
+            BundleError: its files do not fit together.
+            InputError: context length out of range.
             MissingDependencyError: no libraries.
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
@@ -94,6 +81,17 @@ class LoadedBmodel:
         self.vocab_size = bundle.config.vocab_size
         self._serial = 0
         self._interrupted = False
+        try:
+            self._device_nets = find_nets(backend)
+            self.context_length = chosen_context(context_length, self._device_nets.context, "the bundle's")
+        except BaseException:
+            backend.close()
+            raise
+
+    @property
+    def counters(self) -> Counters:
+        """Calls and bytes since loading, as they are now."""
+        return replace(self._device_nets.counters)
 
     @property
     def memory_used(self) -> int | None:

@@ -1,7 +1,6 @@
 """Runs the vendor's published bmodels, one net a layer, behind the same protocol as our own."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -13,10 +12,9 @@ from bmqwen.runtime.base import (
     check_feed,
     check_saved,
     check_truncate,
-    chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.loaded_bmodel import Counters, DeviceOutput, LoadedBmodel
+from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
 
 # Reading a whole prompt costs as much as about six single tokens (published: 0.191 s against 31 ms), so more new
@@ -24,47 +22,34 @@ from bmqwen.runtime.bmodel.published_nets import PublishedNets
 PROMPT_COST = 6
 
 
-class PublishedRuntime(LoadedBmodel):
+class PublishedRuntime(LoadedBmodel[PublishedNets]):
     """A `bmqwen.runtime.base.Runtime` of a bundle whose details have the layout "sophon-demo"."""
 
     def __init__(
         self, bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
     ) -> None:
         """Load the bundle; arguments and errors are those of `StepRuntime`."""
-        super().__init__(bundle, open_backend)
-        try:
-            self._nets = PublishedNets(self._backend, bundle.config)
-            self.context_length = chosen_context(context_length, self._nets.context, "the bundle's")
-        except BaseException:
-            self._backend.close()
-            raise
+        super().__init__(
+            bundle, open_backend, context_length, lambda backend: PublishedNets(backend, bundle.config)
+        )
         self._tokens: list[int] = []
-
-    @property
-    def counters(self) -> Counters:
-        """Calls and bytes since loading, as they are now."""
-        return replace(self._nets.counters)
 
     @property
     def position(self) -> int:
         """Tokens in the cache."""
         return len(self._tokens)
 
-    def plan(self, position: int, count: int) -> list[int]:
-        """The tokens that `read` feeds together: all where that pays, else one at a time."""
-        return [count] if _together(position, count) else [1] * count
-
     def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
-        """Append a prompt."""
-        done = 0
-        for count in self.plan(len(self._tokens), len(tokens)):
-            yield cast(DeviceOutput, self.feed(tokens[done : done + count]))
-            done += count
+        """Append a prompt: all together where that pays, else one token at a time."""
+        check_feed(self, tokens)
+        size = len(tokens) if _together(self.position, len(tokens)) else 1
+        for done in range(0, len(tokens), size):
+            yield cast(DeviceOutput, self.feed(tokens[done : done + size]))
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> DeviceOutput | HostOutput:
         """Append tokens."""
         check_feed(self, tokens)
-        before, count, nets = len(self._tokens), len(tokens), self._nets
+        before, count, nets = self.position, len(tokens), self._device_nets
         total = before + count
         self._begin_feed()
         rows = []
@@ -92,19 +77,15 @@ class PublishedRuntime(LoadedBmodel):
 
     def save_cache(self) -> SavedCache:
         """Copy the rows in use from the device: bytes [2 * layers, position, row bytes]."""
-        return SavedCache(self.position, self._nets.read_rows(self.position), tuple(self._tokens))
+        return SavedCache(self.position, self._device_nets.read_rows(0, self.position), tuple(self._tokens))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
         """Copy rows to the device."""
-        check_saved(saved, position, self._nets.cache_shape(saved.position))
+        check_saved(saved, position, self._device_nets.cache_shape(saved.position))
         self._serial += 1
         self._tokens.clear()
-        self._nets.write_rows(saved.rows[:, :position])
+        self._device_nets.write_rows(0, saved.rows[:, :position])
         self._tokens.extend(saved.tokens[:position])
-
-    def interrupt(self) -> None:
-        """End a feed between two tokens; a prompt that is read in one piece is read to its end."""
-        self._interrupted = True
 
 
 def _together(position: int, count: int) -> bool:

@@ -11,21 +11,16 @@ from bmqwen.chip.spec import SPECS
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
 from bmqwen.runtime.bmodel.backend import DeviceBackend, Launch, Memory, Network, Port, Stage
-from bmqwen.runtime.bmodel.loaded_bmodel import Counters
+from bmqwen.runtime.bmodel.device_nets import CLOSED, DeviceNets
 from bmqwen.util.float16 import from_half, to_half
 
-CLOSED = -10000.0
 
-
-class PublishedNets:
+class PublishedNets(DeviceNets):
     """Runs the nets in turn: a whole prompt through `block_i`, or one token through `block_cache_i`.
 
     Intermediate results stay on the device. Each net's inputs are, in this order: states, position_ids, and
     attention_mask where the net has one; `block_cache_i` also has keys and values. Their names do not matter.
-
-    Attributes:
-        context: rows of the K/V cache, and the length of a prompt's nets.
-        counters: calls and bytes since loading.
+    `context` is also the length of a prompt's nets.
     """
 
     def __init__(self, backend: DeviceBackend, config: ModelConfig) -> None:
@@ -35,8 +30,8 @@ class PublishedNets:
             BundleError: nets are missing, or do not fit `config`.
             DeviceError: another chip, or not enough memory.
         """
-        self._backend, self._config = backend, config
-        self.counters, self._pending = Counters(), False
+        super().__init__(backend)
+        self._config = config
         if backend.chip not in SPECS:
             raise DeviceError(
                 f"{backend} is a {backend.chip}, and only nets for {' or '.join(SPECS)} can be run"
@@ -46,11 +41,11 @@ class PublishedNets:
         steps = [self._net(f"block_cache_{i}") for i in layers]
         self._check(blocks[0], steps[0].stages[0])
         self.context = blocks[0].inputs[0].shape[1]
-        self._row_bytes = steps[0].stages[0].outputs[1].nbytes
+        self._row, self._row_type = (steps[0].stages[0].outputs[1].nbytes,), np.uint8
         state = blocks[0].inputs[0]
         # Memory of our own between the nets: where they keep theirs, the next one may compute.
         states = [backend.allocate(state) for _ in range(2)]
-        cache = self._histories = [self._cache(net, index) for net in steps for index in (-2, -1)]
+        cache = self._cache = [self._history(net, index) for net in steps for index in (-2, -1)]
         self._prompt = _Pass(self, self._stage("embedding"), blocks, states, cache, step=False)
         self._step = _Pass(
             self, self._stage("embedding_cache"), [s.stages[0] for s in steps], states, cache, step=True
@@ -96,20 +91,20 @@ class PublishedNets:
             arrays[2][..., position : self.context] = self._step.closed
             # The token's own key stands behind the whole history.
             arrays[2][..., self.context :] = 0
-        self._run(self._step, position * self._row_bytes)
+        self._run(self._step, position * self.row_bytes)
 
     def run_head(self, row: int) -> None:
         """Norm and head for one row of what was computed last (0 after a single token)."""
         state = self._last.view(row * self._state_bytes, self._state_bytes)
-        self._start(self._backend.prepare(self._head, [state], [self._result.memory]), 0)
+        self._start(self._backend.prepare(self._head, [state], [self._result.memory]))
 
     def token_id(self) -> int:
         """The most likely token after the row that the head was run for."""
         if self.has_logits and self._choice is None:
             return int(self.logits()[0].argmax())
         if self._choice is not None:
-            self._start(self._choice, 0)
-        return int(self._read(self._token).flat[0])
+            self._start(self._choice)
+        return int(self._value(self._token).flat[0])
 
     def logits(self) -> NDArray[np.float32]:
         """Logits float32 [1, vocab] of that row. Raises DeviceError where the head gives a token only."""
@@ -118,59 +113,20 @@ class PublishedNets:
                 f"{self._backend.path.name} computes only the most likely token: it can neither sample nor tell "
                 "probabilities"
             )
-        return self._read(self._result).astype(np.float32).reshape(1, -1)
-
-    def read_rows(self, count: int) -> NDArray[np.uint8]:
-        """The first rows of the K/V cache as the device has them: bytes [2 * layers, count, row bytes]."""
-        self._settle()
-        rows = np.empty(self.cache_shape(count), np.uint8)
-        for memory, part in zip(self._histories, rows, strict=True):
-            memory.read(part)
-            self.counters.reads += 1
-            self.counters.bytes_out += part.nbytes
-        return rows
-
-    def write_rows(self, rows: NDArray[np.uint8]) -> None:
-        """Replace the first rows of the K/V cache, given as `read_rows` returns them."""
-        self._settle()
-        for memory, part in zip(self._histories, rows, strict=True):
-            memory.write(part)
-            self.counters.writes += 1
-            self.counters.bytes_in += part.nbytes
-
-    def cache_shape(self, count: int) -> tuple[int, int, int]:
-        """Of `count` rows: [2 * layers, count, row bytes]."""
-        return len(self._histories), count, self._row_bytes
+        return self._value(self._result).astype(np.float32).reshape(1, -1)
 
     def _run(self, work: "_Pass", offset: int) -> None:
         self._settle()
-        work.block.write()
-        self.counters.writes += work.block.writes
-        self.counters.bytes_in += work.block.nbytes
+        self._write(work.block)
         for launch in work.launches:
             self._start(launch, offset)
 
-    def _start(self, launch: Launch, offset: int) -> None:
-        self._pending = True
-        launch.start(offset)
-        self.counters.launches += 1
-        self.counters.device_copies += launch.copies
-        self.counters.device_bytes += launch.copied_bytes
-
-    def _read(self, port: Port) -> NDArray[Any]:
-        self._settle()
+    def _value(self, port: Port) -> NDArray[Any]:
         array = np.empty(port.shape, port.dtype)
-        port.memory.read(array)
-        self.counters.reads += 1
-        self.counters.bytes_out += array.nbytes
+        self._read(port.memory, array)
         return from_half(array, "bf16") if port.bfloat16 else array
 
-    def _settle(self) -> None:
-        if self._pending:
-            self._backend.synchronize()
-            self._pending = False
-
-    def _cache(self, net: Network, index: int) -> Memory:
+    def _history(self, net: Network, index: int) -> Memory:
         """Zeroed memory for a layer's keys (-2) or values (-1)."""
         port = net.stages[0].inputs[index]
         # Only this mode keeps a net's inputs apart from what others compute; there they need no copying.

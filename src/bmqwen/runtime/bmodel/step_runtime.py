@@ -1,7 +1,7 @@
 """Runs a bmodel bundle of step nets on a device: one launch a token, four bytes back."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,37 +20,10 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.loaded_bmodel import Counters, DeviceOutput, LoadedBmodel
+from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.util.float16 import from_half, to_half
-
-
-class EmbeddingTable:
-    """Rows of a raw file [vocab_size, hidden_size] of 16-bit floats, as bits: F16 and BF16 are not told apart."""
-
-    def __init__(self, path: Path, vocab_size: int, hidden_size: int) -> None:
-        """Map the file.
-
-        Raises:
-            BundleError: it cannot be read or has another size.
-        """
-        expected = 2 * vocab_size * hidden_size
-        try:
-            size = path.stat().st_size
-            if size != expected:
-                raise BundleError(
-                    f"{path} has {size:,} bytes instead of {expected:,}: it is not the table of "
-                    f"{vocab_size:,} rows of {hidden_size}"
-                )
-            table = np.memmap(path, np.uint16, "r", shape=(vocab_size, hidden_size))
-            self._table: NDArray[np.uint16] = np.asarray(table)
-        except OSError as error:
-            raise BundleError(f"cannot read {path}: {error.strerror}") from error
-
-    def rows(self, tokens: Sequence[int]) -> NDArray[np.uint16]:
-        """Embeddings of tokens: the bits of their halves [len(tokens), hidden_size]."""
-        return self._table[np.asarray(tokens, np.int64)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +41,7 @@ class StageResult:
     rows: NDArray[np.float32]
 
 
-class StepRuntime(LoadedBmodel):
+class StepRuntime(LoadedBmodel[StepStages]):
     """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process.
 
     Attributes:
@@ -92,26 +65,14 @@ class StepRuntime(LoadedBmodel):
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
         self._nets = nets = StepNets.from_dict(bundle.details, str(bundle.folder))
-        self.context_length = chosen_context(context_length, nets.context, "the bundle's")
+        # Said before loading, which takes a while.
+        chosen_context(context_length, nets.context, "the bundle's")
         config = bundle.config
-        table = EmbeddingTable(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
-        self._embedding = table
-        super().__init__(bundle, open_backend)
-        try:
-            self._stages = StepStages(self._backend, nets, config)
-        except BaseException:
-            self._backend.close()
-            raise
+        self._embedding = map_embedding(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
+        super().__init__(
+            bundle, open_backend, context_length, lambda backend: StepStages(backend, nets, config)
+        )
         self.position = 0
-
-    @property
-    def counters(self) -> Counters:
-        """Calls and bytes since loading, as they are now."""
-        return replace(self._stages.counters)
-
-    def plan(self, position: int, count: int) -> list[int]:
-        """The tokens that each launch of `read` takes."""
-        return [used for _, used in self._nets.plan(position, count)]
 
     def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
         """Append a prompt, in as few launches as pay."""
@@ -145,14 +106,14 @@ class StepRuntime(LoadedBmodel):
 
     def save_cache(self) -> SavedCache:
         """Copy the rows in use from the device: bits of halves [2 * layers, position, kv_heads, head_dim]."""
-        return SavedCache(self.position, self._stages.read_rows(0, self.position))
+        return SavedCache(self.position, self._device_nets.read_rows(0, self.position))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
         """Copy rows to the device."""
-        check_saved(saved, position, self._stages.cache_shape(saved.position))
+        check_saved(saved, position, self._device_nets.cache_shape(saved.position))
         self._serial += 1
         self.position = 0
-        self._stages.write_rows(0, saved.rows[:, :position])
+        self._device_nets.write_rows(0, saved.rows[:, :position])
         self.position = position
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
@@ -167,17 +128,18 @@ class StepRuntime(LoadedBmodel):
         self._serial += 1
         self.position = 0
         if position:
-            self._stages.write_rows(0, to_half(cache, self._nets.half))
+            self._device_nets.write_rows(0, to_half(cache, self._nets.half))
         self._launch(shape, position, tokens)
-        token, logits = self._stages.token_id(shape), self._stages.logits(shape)[0]
-        rows = from_half(self._stages.read_rows(position, count), self._nets.half)
+        token, logits = self._device_nets.token_id(shape), self._device_nets.logits(shape)[0]
+        rows = from_half(self._device_nets.read_rows(position, count), self._nets.half)
         return StageResult(token, logits, rows)
 
     def _output(self, shape: StepShape) -> DeviceOutput:
-        return DeviceOutput(self, partial(self._stages.token_id, shape), partial(self._stages.logits, shape))
+        nets = self._device_nets
+        return DeviceOutput(self, partial(nets.token_id, shape), partial(nets.logits, shape))
 
     def _launch(self, shape: StepShape, position: int, tokens: Sequence[int]) -> None:
-        self._stages.launch(shape, position, self._embedding.rows(tokens))
+        self._device_nets.launch(shape, position, self._embedding[np.asarray(tokens, np.int64)])
 
     def _feed_rows(self, tokens: Sequence[int]) -> HostOutput:
         rows = np.empty((len(tokens), self.vocab_size), np.float32)
@@ -187,9 +149,27 @@ class StepRuntime(LoadedBmodel):
             if shape is None:
                 raise BundleError(f"the bundle has no net for one token after {self.position + i}")
             self._launch(shape, self.position + i, [token])
-            rows[i] = self._stages.logits(shape)[0]
+            rows[i] = self._device_nets.logits(shape)[0]
         self.position += len(tokens)
         return HostOutput(rows)
+
+
+def map_embedding(path: Path, vocab_size: int, hidden_size: int) -> NDArray[np.uint16]:
+    """Map a raw file [vocab_size, hidden_size] of halves, as bits: F16 and BF16 are not told apart.
+
+    Raises BundleError for a file that cannot be read or has another size.
+    """
+    expected = 2 * vocab_size * hidden_size
+    try:
+        size = path.stat().st_size
+        if size != expected:
+            raise BundleError(
+                f"{path} has {size:,} bytes instead of {expected:,}: it is not the table of "
+                f"{vocab_size:,} rows of {hidden_size}"
+            )
+        return np.asarray(np.memmap(path, np.uint16, "r", shape=(vocab_size, hidden_size)))
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
 
 
 def open_bmodel(

@@ -1,7 +1,6 @@
 """The step nets of a bmodel on a device: their inputs, their one K/V cache, and launching them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +9,13 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
 from bmqwen.runtime.bmodel.backend import DeviceBackend, Memory, Port, Stage
-from bmqwen.runtime.bmodel.loaded_bmodel import Counters
+from bmqwen.runtime.bmodel.device_nets import CLOSED, DeviceNets
 from bmqwen.util.float16 import to_half
 
-# What a mask adds to the score of a row that must not be seen.
-CLOSED = -10000.0
 DATA = ("input_states", "position_ids", "attention_mask", "last_row")
 
 
-class StepStages:
+class StepStages(DeviceNets):
     """Launches stages one at a time on one K/V cache; which one and at which position is the caller's business.
 
     Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device.
@@ -32,9 +29,9 @@ class StepStages:
             BundleError: the bmodel is not what `nets` and `config` describe.
             DeviceError: the device is of another kind, or fails.
         """
-        self._backend = backend
-        self._nets, self._config, self.counters = nets, config, Counters()
-        self._pending = False
+        super().__init__(backend)
+        self._nets, self._config, self.context = nets, config, nets.context
+        self._row, self._row_type = (config.num_key_value_heads, config.head_dim), np.uint16
         if backend.chip != nets.chip:
             raise DeviceError(f"the bundle was compiled for {nets.chip}, but {backend} is a {backend.chip}")
         network = backend.networks.get(nets.name)
@@ -48,7 +45,6 @@ class StepStages:
                 f"{backend.path} computes in {half}, but its manifest says {nets.half}: make the bundle again"
             )
         self._cache = [stages[longest].input(name).memory for name in self._histories()]
-        self._row_bytes = 2 * config.kv_size
         zeros = np.zeros(max(memory.size for memory in self._cache), np.uint8)
         for memory in self._cache:
             # What memory holds at first may be NaN, which a mask does not hide.
@@ -71,19 +67,12 @@ class StepStages:
         self._settle()
         launch = self._launches[shape]
         launch.fill(position, states)
-        launch.block.write()
-        counters = self.counters
-        counters.writes += launch.block.writes
-        counters.bytes_in += launch.block.nbytes
-        counters.device_copies += launch.prepared.copies
-        counters.device_bytes += launch.prepared.copied_bytes
+        self._write(launch.block)
         if position != shape.history:
             # A net writes its rows behind its history, and the device copies them from there.
-            counters.row_copies += len(self._cache)
-            counters.row_bytes += len(self._cache) * shape.tokens * self._row_bytes
-        self._pending = True
-        launch.prepared.start(position * self._row_bytes)
-        counters.launches += 1
+            self.counters.row_copies += len(self._cache)
+            self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
+        self._start(launch.prepared, position * self.row_bytes)
 
     def token_id(self, shape: StepShape) -> int:
         """The most likely token after the last launch, which was of that shape."""
@@ -97,37 +86,6 @@ class StepStages:
         self._read(self._launches[shape].logits, rows)
         return rows
 
-    def read_rows(self, start: int, count: int) -> NDArray[np.uint16]:
-        """Return rows of the cache: bits of halves [2 * layers, count, kv_heads, head_dim], keys before values."""
-        rows = np.empty(self.cache_shape(count), np.uint16)
-        for memory, part in zip(self._cache, rows, strict=True):
-            self._read(memory, part, start * self._row_bytes)
-        return rows
-
-    def cache_shape(self, count: int) -> tuple[int, int, int, int]:
-        """Of `count` rows: [2 * layers, count, kv_heads, head_dim]."""
-        return len(self._cache), count, self._config.num_key_value_heads, self._config.head_dim
-
-    def write_rows(self, start: int, rows: NDArray[np.uint16]) -> None:
-        """Replace rows of the cache, given as `read_rows` returns them."""
-        self._settle()
-        for memory, part in zip(self._cache, rows, strict=True):
-            memory.write(part, start * self._row_bytes)
-            self.counters.writes += 1
-            self.counters.bytes_in += part.nbytes
-
-    def _read(self, memory: Memory, array: NDArray[Any], offset: int = 0) -> None:
-        self._settle()
-        memory.read(array, offset)
-        self.counters.reads += 1
-        self.counters.bytes_out += array.nbytes
-
-    def _settle(self) -> None:
-        """Wait for the last launch: its inputs may then be overwritten and its outputs read."""
-        if self._pending:
-            self._backend.synchronize()
-            self._pending = False
-
     def _histories(self) -> list[str]:
         return [f"history_{part}.{i}" for i in range(self._config.num_hidden_layers) for part in "kv"]
 
@@ -140,8 +98,7 @@ class StepStages:
             "attention_mask": (1, 1, tokens, history + tokens),
             "last_row": (1,),
         }
-        cache = (config.num_key_value_heads, config.head_dim)
-        wanted |= dict.fromkeys(self._histories(), (1, history or 1, *cache))
+        wanted |= dict.fromkeys(self._histories(), (1, history or 1, *self._row))
         for stage in stages:
             if {port.name: port.shape for port in stage.inputs} == wanted:
                 return stage

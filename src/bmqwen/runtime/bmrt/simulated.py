@@ -12,7 +12,8 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.steps import StepShape
 from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
-from bmqwen.runtime.bmodel.loaded_bmodel import Counters, device_bytes
+from bmqwen.runtime.bmodel.device_nets import Counters
+from bmqwen.runtime.bmodel.loaded_bmodel import device_bytes
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, open_bmodel
 from bmqwen.runtime.bmrt.backend import BmrtBackend
@@ -29,6 +30,7 @@ class Target:
         """Take the runtime over."""
         self._runtime = runtime
         self._output: Output | None = None
+        self._pieces: Iterator[Output] = iter(())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
@@ -45,6 +47,16 @@ class Target:
         """As `Runtime.feed`, after `position` tokens; later ones are forgotten first."""
         self._runtime.truncate(position)
         self._output = self._runtime.feed(tokens, every_row=every_row)
+
+    def read(self, position: int, tokens: Sequence[int]) -> None:
+        """As `Runtime.read`, after `position` tokens, a piece for each `read_piece`."""
+        self._runtime.truncate(position)
+        self._pieces = self._runtime.read(tokens)
+
+    def read_piece(self) -> int:
+        """Append the next piece of what `read` was given; returns the position after it."""
+        self._output = next(self._pieces)
+        return self._runtime.position
 
     def save_cache(self, position: int) -> SavedCache:
         """As `Runtime.save_cache`, of the first `position` tokens."""
@@ -149,10 +161,11 @@ class SimulatedRuntime:
     def read(self, tokens: Sequence[int]) -> Iterator[SimulatedOutput]:
         """Append a prompt, launch by launch."""
         check_feed(self, tokens)
-        done = 0
-        for count in self._worker.call("plan", self.position, len(tokens)):
-            yield self.feed(tokens[done : done + count])
-            done += count
+        end = self.position + len(tokens)
+        self._worker.call("read", self.position, [int(token) for token in tokens])
+        while self.position < end:
+            self.position = self._worker.call("read_piece")
+            yield SimulatedOutput(self._worker)
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> SimulatedOutput:
         """Append tokens and simulate what follows them: about a second for a million of products."""
