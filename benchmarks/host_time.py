@@ -29,7 +29,6 @@ from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import DeviceMem, Libraries
-from bmqwen.runtime.bmrt.model import Model
 from bmqwen.util.progress import Silent
 from machine import Machine
 
@@ -61,11 +60,11 @@ class SilentLibrary:
         return 0
 
 
-class SilentModel:
+class SilentModel(BmrtBackend):
     """A loaded bmodel whose nets return at once."""
 
     def __init__(self, device: Device, config: ModelConfig, nets: StepNets) -> None:
-        self._device = device
+        self.device = device
         stages = [self._stage(i, shape, config) for i, shape in enumerate(nets.cycles)]
         self.networks = {nets.name: Network(nets.name, False, 1, tuple(stages))}
         self.path = Path("model.bmodel")
@@ -95,7 +94,7 @@ class SilentModel:
         made = []
         for name, (shape, dtype) in ports.items():
             memory = DeviceMemory(
-                self._device, DeviceMem(size=int(np.prod(shape)) * dtype.itemsize), owned=False
+                self.device, DeviceMem(size=int(np.prod(shape)) * dtype.itemsize), owned=False
             )
             made.append(Port(name, shape, dtype, False, memory))
         return tuple(made)
@@ -121,7 +120,7 @@ def session(context: int, folder: Path) -> Session:
 
     def open_backend(*_: Any) -> BmrtBackend:
         device = Device(Libraries(fake, fake, simulated=False, folder=folder))
-        return BmrtBackend(device, cast(Model, SilentModel(device, config, nets)))
+        return SilentModel(device, config, nets)
 
     demo = resolve_bundle(None, Precision(), offline=True, progress=Silent())
     return Session(StepRuntime(bundle, open_backend), Tokenizer.from_folder(demo.tokenizer_folder))

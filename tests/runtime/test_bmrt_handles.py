@@ -11,6 +11,7 @@ import pytest
 from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import BundleError, DeviceError, MissingDependencyError
 from bmqwen.runtime.bmodel.backend import Stage
+from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import (
     BMLIB,
@@ -22,7 +23,6 @@ from bmqwen.runtime.bmrt.libraries import (
     Tensor,
     load_libraries,
 )
-from bmqwen.runtime.bmrt.model import Model
 
 MEBI = 1 << 20
 
@@ -110,7 +110,7 @@ def test_sizes_of_the_c_structures() -> None:
 def test_closing_a_device_closes_the_youngest_first_and_once(tmp_path: Path) -> None:
     fake = FakeLibrary()
     device = Device(libraries(fake))
-    model = Model(device, bmodel(tmp_path / "a.bmodel"))
+    model = BmrtBackend(device, bmodel(tmp_path / "a.bmodel"))
     first, second = device.allocate(100), device.allocate(200)
     assert device.allocated() == 300
     first.close()
@@ -131,13 +131,13 @@ def test_use_after_close_is_refused(tmp_path: Path) -> None:
     memory.close()
     with pytest.raises(DeviceError, match="used after it was closed"):
         memory.write(np.zeros(4, np.float32))
-    model = Model(device, bmodel(tmp_path / "a.bmodel"))
+    model = BmrtBackend(device, bmodel(tmp_path / "a.bmodel"))
+    launch = model.prepare(Stage("net", 0, (), ()), [], [])
     model.close()
-    with pytest.raises(DeviceError, match=r"a\.bmodel was used after it was closed"):
-        model.launch(Stage("net", 0, (), ()), [], [])
-    device.close()
     with pytest.raises(DeviceError, match="device 0 was used after it was closed"):
-        device.synchronize()
+        launch.start()
+    with pytest.raises(DeviceError, match="device 0 was used after it was closed"):
+        model.synchronize()
     with pytest.raises(DeviceError, match="used after it was closed"):
         view.write(np.zeros(2, np.float32))
 
@@ -155,11 +155,11 @@ def test_status_becomes_an_error_that_names_call_and_device() -> None:
 
 def test_refused_launch_names_net_and_stage(tmp_path: Path) -> None:
     fake = FakeLibrary()
-    model = Model(Device(libraries(fake)), bmodel(tmp_path / "a.bmodel"))
-    model.launch(Stage("step", 2, (), ()), [], [])
+    model = BmrtBackend(Device(libraries(fake)), bmodel(tmp_path / "a.bmodel"))
+    model.prepare(Stage("step", 2, (), ()), [], []).start()
     fake.loads = False
     with pytest.raises(DeviceError, match="bmrt_launch_tensor_ex failed on device 0 for net step, stage 2"):
-        model.launch(Stage("step", 2, (), ()), [], [])
+        model.prepare(Stage("step", 2, (), ()), [], []).start()
     assert model.launches == 1
 
 
@@ -184,7 +184,7 @@ def test_memory_is_checked_before_it_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="needs 2 MiB of device memory, but device 0 has only 1 MiB free"):
         device.allocate(2 * MEBI)
     with pytest.raises(DeviceError, match=r"a\.bmodel needs 3 MiB"):
-        Model(device, bmodel(tmp_path / "a.bmodel"), needed=3 * MEBI)
+        BmrtBackend(device, bmodel(tmp_path / "a.bmodel"), 3 * MEBI)
     assert fake.used == {}
     with pytest.raises(DeviceError, match="in one piece"):
         device.allocate(1 << 33)
@@ -200,10 +200,12 @@ def test_ranges_outside_of_memory_are_refused() -> None:
 
 def test_refused_bmodel_leaves_nothing_open(tmp_path: Path) -> None:
     fake = FakeLibrary(loads=False)
-    device = Device(libraries(fake))
-    with pytest.raises(DeviceError, match="it was made for another chip or runtime"):
-        Model(device, bmodel(tmp_path / "a.bmodel"))
-    assert fake.calls == ["model"]
+    with (
+        Device(libraries(fake)) as device,
+        pytest.raises(DeviceError, match="it was made for another chip or runtime"),
+    ):
+        BmrtBackend(device, bmodel(tmp_path / "a.bmodel"))
+    assert fake.calls == ["model", "device"]
 
 
 def test_files_that_are_no_bmodel(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import DeviceMem, Libraries
-from bmqwen.runtime.bmrt.model import Model
 from support.checkpoints import tiny_config
 
 CONTEXT, WIDE, LAST = 32, StepShape(8, 32), StepShape(1, 32)
@@ -76,10 +75,11 @@ class MemoryLibrary:
         return 0
 
 
-class Launches:
+class Launches(BmrtBackend):
     """A loaded bmodel that only notes what it was given."""
 
-    def __init__(self, stages: list[Stage], calls: list[str]) -> None:
+    def __init__(self, device: Device, stages: list[Stage], calls: list[str]) -> None:
+        self.device = device
         self.networks = {"step": Network("step", False, 1, tuple(stages))}
         self.path = Path("model.bmodel")
         self.given: dict[str, int] = {}
@@ -106,10 +106,9 @@ class Bench:
             self._stage(number, shape, 0 if shared else number * (128 << 10), gap, half == "bf16")
             for number, shape in enumerate((WIDE, LAST))
         ]
-        self.model = Launches(stages, self.library.calls)
-        session = BmrtBackend(self.device, cast(Model, self.model))
+        self.model = Launches(self.device, stages, self.library.calls)
         nets = StepNets(CONTEXT, {WIDE: 100, LAST: 50}, half=stated or half)
-        self.stages = StepStages(session, nets, CONFIG)
+        self.stages = StepStages(self.model, nets, CONFIG)
         self.library.calls.clear()
 
     def _stage(self, number: int, shape: StepShape, base: int, gap: int, bfloat16: bool) -> Stage:
@@ -257,11 +256,10 @@ def test_another_chip_or_another_net_is_refused() -> None:
     with pytest.raises(DeviceError, match="compiled for BM1684X, but device 0 is a BM1688"):
         Bench(chip=0x1688)
     bench = Bench()
-    session = BmrtBackend(bench.device, cast(Model, bench.model))
     with pytest.raises(BundleError, match="no stage for 4 tokens after 32: it does not fit its manifest"):
-        StepStages(session, StepNets(CONTEXT, {StepShape(4, 32): 1}), CONFIG)
+        StepStages(bench.model, StepNets(CONTEXT, {StepShape(4, 32): 1}), CONFIG)
     with pytest.raises(BundleError, match="has no net 'other'"):
-        StepStages(session, StepNets(CONTEXT, {LAST: 1}, name="other"), CONFIG)
+        StepStages(bench.model, StepNets(CONTEXT, {LAST: 1}, name="other"), CONFIG)
 
 
 @pytest.mark.parametrize(("half", "stated"), [("f16", "bf16"), ("bf16", "f16")])

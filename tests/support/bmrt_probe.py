@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.runtime.bmrt.backend import BmrtBackend
-from bmqwen.runtime.bmrt.model import own_memory
+from bmqwen.runtime.bmrt.launch import own_memory
 
 
 class Echo:
@@ -72,34 +72,34 @@ class Linear:
 
     def run(self, x: NDArray[np.float16]) -> NDArray[np.float16]:
         """y of the stage that has x's rows."""
-        model = self._session.model
+        model = self._session
         stage = next(s for s in model.networks["linear"].stages if s.input("x").shape == x.shape)
         inlet, outlet = own_memory(stage.input("x")), own_memory(stage.outputs[0])
         inlet.write(x)
-        model.launch(stage, [inlet], [outlet])
-        self._session.device.synchronize()
+        model.prepare(stage, [inlet], [outlet]).start()
+        model.synchronize()
         y = np.empty(stage.outputs[0].shape, np.float16)
         outlet.read(y)
         return y
 
     def run_into_row(self, x: NDArray[np.float16], rows: int, row: int) -> NDArray[np.float16]:
         """Have y [1, 1, width] written to one row of memory of ours; returns all of that memory."""
-        device, model = self._session.device, self._session.model
+        device, model = self._session.device, self._session
         stage = next(s for s in model.networks["linear"].stages if s.input("x").shape == x.shape)
         all_rows = np.zeros((rows, x.shape[-1]), np.float16)
         memory = device.allocate(all_rows.nbytes)
         memory.write(all_rows)
         stage.input("x").memory.write(x)
         size = all_rows.nbytes // rows
-        model.launch(stage, [own_memory(stage.input("x"))], [memory.view(row * size, size)])
-        device.synchronize()
+        model.prepare(stage, [own_memory(stage.input("x"))], [memory.view(row * size, size)]).start()
+        model.synchronize()
         memory.read(all_rows)
         memory.close()
         return all_rows
 
     def copies(self, x: NDArray[np.float16]) -> dict[str, bool]:
         """What the device copies by itself: an input, and an output, in memory of ours and in the net's own."""
-        device, model = self._session.device, self._session.model
+        device, model = self._session.device, self._session
         stage = next(s for s in model.networks["linear"].stages if s.input("x").shape == x.shape)
         inlet, outlet = own_memory(stage.input("x")), own_memory(stage.outputs[0])
         ours, empty, marks = device.allocate(x.nbytes), np.zeros_like(x), np.full_like(x, 7)
@@ -108,8 +108,8 @@ class Linear:
             for memory in (inlet, outlet, ours):
                 memory.write(marks)
             given.write(x)
-            model.launch(stage, [given], [taken])
-            device.synchronize()
+            model.prepare(stage, [given], [taken]).start()
+            model.synchronize()
             for what, memory in (("read", inlet), ("written", outlet)):
                 memory.read(empty)
                 found[f"{name}: own {what}"] = not np.array_equal(empty, marks)
@@ -118,7 +118,7 @@ class Linear:
 
     def facts(self) -> dict[str, Any]:
         """What the device and the bmodel say of themselves."""
-        model = self._session.model
+        model = self._session
         return {
             "chip": self._session.device.chip,
             "nets": list(model.networks),

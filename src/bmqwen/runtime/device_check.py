@@ -1,5 +1,7 @@
 """Why a device cannot be used, by this machine's files: in better words than the vendor's libraries have."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bmqwen.artifact.bmodel import read_description
@@ -26,6 +28,23 @@ def closed_device(index: int, system: System | None = None) -> Problem | None:
         return problems.no_permission(machine.denied)
     chip = machine.chip(index)
     return problems.dead_chip(index) if chip is not None and chip.state == "Fault" else None
+
+
+def require_device(index: int, count: int) -> None:
+    """Raise DeviceError unless the `count` devices that the vendor's library finds include a number."""
+    if not 0 <= index < count:
+        raise DeviceError(str(missing_device(index, count)))
+
+
+@contextmanager
+def opening_device(index: int) -> Iterator[None]:
+    """Give a DeviceError meanwhile in the words of `closed_device`, where that knows why."""
+    try:
+        yield
+    except DeviceError as error:
+        if problem := closed_device(index):
+            raise DeviceError(str(problem)) from error
+        raise
 
 
 def require_memory(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.errors import DeviceError, MissingDependencyError
+from bmqwen.errors import MissingDependencyError
 from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime, open_bmodel
@@ -15,7 +15,7 @@ from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import find_libraries, library_folders, load_libraries, load_simulator
 from bmqwen.runtime.c_output import c_output_on_stderr
-from bmqwen.runtime.device_check import check_heaps, missing_device
+from bmqwen.runtime.device_check import check_heaps, require_device
 from bmqwen.runtime.sail.backend import SailBackend, available_devices
 from bmqwen.runtime.sail.module import load_sail, sail_installed
 
@@ -47,7 +47,7 @@ def open_on_chip(
     """
     chosen = library or _best_library(note)
     if not has_hardware():
-        _check_answers(chosen, device)
+        require_device(device, _count(chosen))
         opener = f"{__name__}:open_sail" if chosen == "sail" else f"{simulated.__name__}:open_target"
         return simulated.SimulatedRuntime(
             bundle, None, context_length=context_length, device=device, opener=opener
@@ -97,13 +97,6 @@ def _count(library: Library) -> int:
     # SAIL prints on standard output that there is no driver.
     with c_output_on_stderr():
         return available_devices(load_sail()) if library == "sail" else Device.count(load_libraries())
-
-
-def _check_answers(library: Library, device: int) -> None:
-    """Raise DeviceError unless a library finds a device, MissingDependencyError if it cannot be loaded."""
-    count = _count(library)
-    if not 0 <= device < count:
-        raise DeviceError(str(missing_device(device, count)))
 
 
 def _best_library(note: Callable[[str], None]) -> Library:

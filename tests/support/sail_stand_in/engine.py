@@ -1,14 +1,13 @@
 """Bmodels of the stand-in."""
 
-import weakref
 from pathlib import Path
 from typing import Any
 
 from bmqwen.artifact.bmodel import IO_ALONE
 from bmqwen.errors import BmqwenError
 from bmqwen.runtime.bmodel.backend import Network, Port, Stage
+from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import DeviceMemory
-from bmqwen.runtime.bmrt.model import Model
 from support.sail_stand_in.handle import Opening
 from support.sail_stand_in.state import STATE, BmrtFlag, Dtype, SailEngineError, dimensions, plain, say
 from support.sail_stand_in.tensor import Tensor
@@ -28,11 +27,10 @@ class EngineLLM:
             raise SailEngineError("EngineLLM bmodel error!")
         self.openings = [Opening(index) for index in ids]
         try:
-            self._model = Model(STATE.device(), Path(bmodel_path))
+            self._model = BmrtBackend(STATE.device(), Path(bmodel_path))
         except BmqwenError as error:
             say(f"[error] {error}")
             raise SailEngineError("EngineLLM related error!") from None
-        weakref.finalize(self, self._model.close)
         # One more for each input and output of each net.
         stages = [net.stages[0] for net in self._model.networks.values()]
         for stage in stages:
@@ -98,8 +96,8 @@ class EngineLLM:
             say("[error] bmrt_launch_tensor_ex fail!")
             raise SailEngineError("Engine related error!")
         inputs = self._memory(ordered[0], stage.inputs)
-        self._model.launch(stage, inputs, self._memory(ordered[1], stage.outputs))
-        STATE.device().synchronize()
+        self._model.prepare(stage, inputs, self._memory(ordered[1], stage.outputs)).start()
+        self._model.synchronize()
 
     def _memory(self, tensors: list[Tensor], ports: tuple[Port, ...]) -> list[DeviceMemory]:
         """Of each; what the real module does not look at is checked here."""

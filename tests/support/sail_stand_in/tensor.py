@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.backend import Port
 from bmqwen.runtime.bmrt.device import DeviceMemory
-from bmqwen.runtime.bmrt.model import own_memory
+from bmqwen.runtime.bmrt.launch import own_memory
 from support.sail_stand_in.handle import Handle
 from support.sail_stand_in.state import STATE, WIRE, Dtype, SailTensorError, dimensions, plain, say
 

@@ -91,6 +91,12 @@ def check_fits(stage: Stage, what: str, ports: Sequence[Port], memory: Sequence[
             )
 
 
+def check_range(offset: int, size: int, whole: int) -> None:
+    """Raise DeviceError unless `size` bytes from `offset` on lie within device memory of `whole` bytes."""
+    if offset < 0 or size < 0 or offset + size > whole:
+        raise DeviceError(f"bytes {offset} to {offset + size} lie outside of device memory of {whole} bytes")
+
+
 def _port(ports: tuple[Port, ...], name: str, net: str) -> Port:
     for port in ports:
         if port.name == name:

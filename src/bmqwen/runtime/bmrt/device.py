@@ -2,6 +2,7 @@
 
 import ctypes as c
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from bmqwen.chip.spec import CHIP_NAMES
 from bmqwen.errors import DeviceError
+from bmqwen.runtime.bmodel.backend import check_range
 from bmqwen.runtime.bmrt.libraries import DeviceMem, HeapStat, Libraries
-from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
+from bmqwen.runtime.device_check import opening_device, require_device, require_memory
 
 STATUS = {
     1: "the device is not ready",
@@ -59,10 +61,7 @@ class DeviceMemory:
 
     def view(self, offset: int, size: int) -> "DeviceMemory":
         """`size` bytes from `offset` on. Not freed by its close; not to be used once the owner is closed."""
-        if offset < 0 or size < 0 or offset + size > self.size:
-            raise DeviceError(
-                f"bytes {offset} to {offset + size} lie outside of device memory of {self.size} bytes"
-            )
+        check_range(offset, size, self.size)
         part = DeviceMem.from_buffer_copy(self.mem)
         part.address += offset
         part.size = size
@@ -71,12 +70,12 @@ class DeviceMemory:
     def write(self, array: NDArray[Any], offset: int = 0) -> None:
         """Copy an array to the device at a byte offset."""
         array = np.ascontiguousarray(array)
-        self._check(offset, array.nbytes)
+        check_range(offset, array.nbytes, self.size)
         self._device.call("bm_memcpy_s2d_partial_offset", self.mem, array.ctypes.data, array.nbytes, offset)
 
     def read(self, array: NDArray[Any], offset: int = 0) -> None:
         """Fill a contiguous array from the device from a byte offset on."""
-        self._check(offset, array.nbytes)
+        check_range(offset, array.nbytes, self.size)
         self._device.call("bm_memcpy_d2s_partial_offset", array.ctypes.data, self.mem, array.nbytes, offset)
 
     def close(self) -> None:
@@ -85,12 +84,6 @@ class DeviceMemory:
             self._open = False
             if self._owned:
                 self._device._free(self)
-
-    def _check(self, offset: int, size: int) -> None:
-        if offset < 0 or offset + size > self.size:
-            raise DeviceError(
-                f"bytes {offset} to {offset + size} lie outside of device memory of {self.size} bytes"
-            )
 
 
 class Device:
@@ -104,21 +97,15 @@ class Device:
         """
         self.libraries, self.index = libraries, index
         # Given a wrong index the library ends the process, so it is asked first.
-        count = 1 if libraries.simulated else self.count(libraries)
-        if not 0 <= index < count:
-            raise DeviceError(str(missing_device(index, count)))
-        handle = c.c_void_p()
-        self._handle: c.c_void_p | None = handle
+        require_device(index, 1 if libraries.simulated else self.count(libraries))
+        self._handle: c.c_void_p | None = None
         self._stack = ExitStack()
         self._owned: dict[int, DeviceMemory] = {}
         self._reserved = 0
-        try:
+        handle = c.c_void_p()
+        with opening_device(index):
             self._check("bm_dev_request", libraries.bmlib.bm_dev_request(c.byref(handle), index))
-        except DeviceError as error:
-            self._handle = None
-            if problem := closed_device(index):
-                raise DeviceError(str(problem)) from error
-            raise
+        self._handle = handle
 
     @staticmethod
     def count(libraries: Libraries) -> int:
@@ -208,13 +195,9 @@ class Device:
         """Bytes of memory that `allocate` gave and that were not closed yet."""
         return sum(memory.size for memory in self._owned.values())
 
-    def synchronize(self) -> None:
-        """Wait for all launches."""
-        self.call("bm_thread_sync")
-
-    def on_close(self, child: Any) -> None:
-        """Close `child` before the device is closed."""
-        self._stack.callback(child.close)
+    def on_close(self, free: Callable[[Any], object], what: Any) -> None:
+        """Call `free` with `what` before the device is closed."""
+        self._stack.callback(free, what)
 
     def close(self) -> None:
         """Free everything that was opened on the device, then the device. May be called twice."""

@@ -1,17 +1,24 @@
 """A stage launched through libbmrt, and the small inputs that are written before."""
 
 import ctypes as c
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.runtime.bmodel.backend import Port, Stage
+from bmqwen.runtime.bmodel.backend import Port, Stage, check_fits
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import DeviceMem, Tensor
-from bmqwen.runtime.bmrt.model import Model, own_memory, tensors
 
+# bm_data_type_t. BF16 has no numpy type: its bits travel as uint16.
+DTYPES: dict[int, np.dtype[Any]] = {
+    number: np.dtype(name)
+    for number, name in enumerate(
+        ("float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "uint16")
+    )
+}
+BFLOAT16 = 8
 # A copy call costs the chip's host about as long as 64 KiB take: so much may lie unused between two inputs.
 LARGEST_GAP = 64 << 10
 ALIGNMENT = 128
@@ -26,7 +33,6 @@ class InputBlock:
     Attributes:
         arrays: what is to be written, by the input's name; halves as uint16.
         memory: where the inputs are for a launch, by name.
-        own: it is memory of our own.
     """
 
     writes = 1
@@ -45,8 +51,7 @@ class InputBlock:
         unused = end - start - sum(port.nbytes for port in ports)
         taken = [own_memory(port) for port in avoid or ()]
         clear = all(end <= other.address or other.address + other.size <= start for other in taken)
-        self.own = avoid is None or unused > LARGEST_GAP or not clear
-        if self.own:
+        if avoid is None or unused > LARGEST_GAP or not clear:
             offsets, size = [], 0
             for port in ports:
                 offsets.append(size)
@@ -96,7 +101,7 @@ class PreparedLaunch:
 
     def __init__(
         self,
-        model: Model,
+        start: Callable[[Stage, Any, Any], None],
         stage: Stage,
         inputs: Sequence[DeviceMemory],
         outputs: Sequence[DeviceMemory],
@@ -105,7 +110,7 @@ class PreparedLaunch:
         """Check and keep the memory of each input and output.
 
         Args:
-            model: whose stage it is.
+            start: starts a stage with arrays of bm_tensor_t.
             stage: what to launch.
             inputs, outputs: memory in the order of the stage's.
             moving: indices of outputs that `start` may be told to write further on.
@@ -113,9 +118,9 @@ class PreparedLaunch:
         Raises:
             DeviceError: memory too small for its input or output.
         """
-        self._model, self._stage = model, stage
-        self._given = tensors(stage, "input", stage.inputs, inputs)
-        self._taken = tensors(stage, "output", stage.outputs, outputs)
+        self._start, self._stage = start, stage
+        self._given = _tensors(stage, "input", stage.inputs, inputs)
+        self._taken = _tensors(stage, "output", stage.outputs, outputs)
         # Views and their owner's memory must stay as long as the addresses.
         self._memory = (*inputs, *outputs)
         foreign = [
@@ -131,4 +136,22 @@ class PreparedLaunch:
     def start(self, offset: int = 0) -> None:
         """Launch; outputs that move go `offset` bytes beyond their memory's start. Raises DeviceError."""
         self._addresses[self._moving] = self._bases + np.uint64(offset)
-        self._model.start(self._stage, self._given, self._taken)
+        self._start(self._stage, self._given, self._taken)
+
+
+def own_memory(port: Port) -> DeviceMemory:
+    """Where a stage keeps an input or output."""
+    return cast(DeviceMemory, port.memory)
+
+
+def _tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[DeviceMemory]) -> Any:
+    """bm_tensor_t array for one side ("input" or "output") of a launch. Raises DeviceError for memory too small."""
+    check_fits(stage, what, ports, memory)
+    made = (Tensor * len(ports))()
+    for tensor, port, piece in zip(made, ports, memory, strict=True):
+        tensor.dtype = BFLOAT16 if port.bfloat16 else next(k for k, v in DTYPES.items() if v == port.dtype)
+        tensor.shape.num_dims = len(port.shape)
+        tensor.shape.dims[: len(port.shape)] = port.shape
+        tensor.device_mem = piece.mem
+        tensor.st_mode = 0
+    return made

@@ -9,10 +9,9 @@ from weakref import WeakSet
 
 from bmqwen.artifact.bmodel import IO_ALONE, check_bmodel, read_description
 from bmqwen.chip.spec import DEFAULT_CHIP, SAIL_NAMES
-from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.backend import Memory, Network, Port, Stage
 from bmqwen.runtime.c_output import c_output_on_stderr
-from bmqwen.runtime.device_check import closed_device, missing_device, require_memory
+from bmqwen.runtime.device_check import opening_device, require_device, require_memory
 from bmqwen.runtime.sail.launch import SailInputs, SailLaunch
 from bmqwen.runtime.sail.memory import SailMemory, TensorMaker
 from bmqwen.runtime.sail.module import load_sail, sail_errors, sail_version
@@ -49,15 +48,9 @@ class SailBackend:
         check_bmodel(bmodel)
         self._sail = sail = load_sail()
         self.path, self._index, self.library = bmodel, index, f"SAIL {sail_version(sail)}".strip()
-        count = available_devices(sail)
-        if not 0 <= index < count:
-            raise DeviceError(str(missing_device(index, count)))
-        try:
+        require_device(index, available_devices(sail))
+        with opening_device(index):
             self._maker = TensorMaker(sail, index, str(self))
-        except DeviceError as error:
-            if problem := closed_device(index):
-                raise DeviceError(str(problem)) from error
-            raise
         self._launches: WeakSet[SailLaunch] = WeakSet()
         self._engine: Any = None
         try:

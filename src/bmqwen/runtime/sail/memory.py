@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bmqwen.chip import problems
 from bmqwen.errors import DeviceError, MissingDependencyError
-from bmqwen.runtime.bmodel.backend import Port
+from bmqwen.runtime.bmodel.backend import Port, check_range
 from bmqwen.runtime.sail.module import DTYPES, sail_errors, sail_version
 
 
@@ -134,16 +134,11 @@ class SailMemory:
     """
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
-        self.source, self.offset, self._size = source, offset, size
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self._size
+        self.source, self.offset, self.size = source, offset, size
 
     def view(self, offset: int, size: int) -> "SailMemory":
         """As `Memory.view`."""
-        self._check(offset, size)
+        check_range(offset, size, self.size)
         return SailMemory(self.source, self.offset + offset, size)
 
     def tensor(self, shape: Sequence[int], offset: int = 0) -> Any:
@@ -156,7 +151,7 @@ class SailMemory:
 
     def write(self, array: NDArray[Any], offset: int = 0) -> None:
         """As `Memory.write`."""
-        self._check(offset, array.nbytes)
+        check_range(offset, array.nbytes, self.size)
         bits = np.ascontiguousarray(array).reshape(-1).view(self.source.dtype)
         if bits.size:
             staged = self.source.staged(bits.shape)
@@ -166,7 +161,7 @@ class SailMemory:
 
     def read(self, array: NDArray[Any], offset: int = 0) -> None:
         """As `Memory.read`."""
-        self._check(offset, array.nbytes)
+        check_range(offset, array.nbytes, self.size)
         source, count = self.source, array.nbytes // self.source.dtype.itemsize
         if not count:
             return
@@ -182,9 +177,3 @@ class SailMemory:
 
     def _errors(self, call: str) -> Any:
         return sail_errors(f"{call} device memory", self.source.device)
-
-    def _check(self, offset: int, size: int) -> None:
-        if offset < 0 or size < 0 or offset + size > self._size:
-            raise DeviceError(
-                f"bytes {offset} to {offset + size} lie outside of device memory of {self._size} bytes"
-            )
