@@ -1,9 +1,7 @@
 """A loaded model, ready to talk: what the commands, the server and Python users hold."""
 
-from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
 from typing import get_args
 
 from bmqwen.artifact.bundle import Bundle
@@ -76,9 +74,7 @@ class Engine:
     def __enter__(self) -> "Engine":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -143,12 +139,12 @@ def load(
         check=partial(registry.check_checkpoint, engine),
     )
     options = Options(partial(_simulator_folder, progress), progress.note, threads, context_length, device)
-    with ExitStack() as undo:
-        runtime = registry.open_runtime(bundle, engine, options)
-        undo.callback(runtime.close)
-        loaded = Engine(bundle, runtime, saved_bytes=saved_bytes)
-        undo.pop_all()
-    return loaded
+    runtime = registry.open_runtime(bundle, engine, options)
+    try:
+        return Engine(bundle, runtime, saved_bytes=saved_bytes)
+    except BaseException:
+        runtime.close()
+        raise
 
 
 def _simulator_folder(progress: Progress) -> Path:

@@ -9,7 +9,8 @@ import pytest
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, combine
 from bmqwen.errors import BundleError, DeviceError
-from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
+from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
+from bmqwen.runtime.bmrt.worker import Worker
 from support.simulator_nets import WIDTH, compile_text, linear_text, square_weight
 
 pytestmark = pytest.mark.simulator
@@ -39,7 +40,7 @@ def start(toolchain: Toolchain, bmodel: Path, memory: int = 1 << 30) -> Worker:
         "support.bmrt_probe:linear",
         {"bmodel": bmodel, "folder": toolchain.simulator_folder},
         what="the simulator",
-        environment=simulator_environment(memory),
+        environment={SIMULATOR_MEMORY: hex(memory)},
     )
 
 

@@ -56,16 +56,12 @@ class PublishedNets(DeviceNets):
         self._result = self._head.outputs[0]
         self._choice: Launch | None = None
         self._token = self._result
-        if self.has_logits and "greedy_head" in self._backend.networks:
+        # Else the head gives the most likely token only.
+        self._has_logits = int(np.prod(self._result.shape)) > 1
+        if self._has_logits and "greedy_head" in self._backend.networks:
             greedy = self._stage("greedy_head")
             self._token = greedy.outputs[0]
-            memory = [self._result.memory], [self._token.memory]
-            self._choice = self._backend.prepare(greedy, *memory)
-
-    @property
-    def has_logits(self) -> bool:
-        """Whether the head gives logits; else it gives the most likely token only."""
-        return int(np.prod(self._result.shape)) > 1
+            self._choice = backend.prepare(greedy, [self._result.memory], [self._token.memory])
 
     def run_prompt(self, tokens: Sequence[int]) -> None:
         """Compute a whole prompt from position 0 on."""
@@ -100,7 +96,7 @@ class PublishedNets(DeviceNets):
 
     def token_id(self) -> int:
         """The most likely token after the row that the head was run for."""
-        if self.has_logits and self._choice is None:
+        if self._has_logits and self._choice is None:
             return int(self.logits()[0].argmax())
         if self._choice is not None:
             self._start(self._choice)
@@ -108,7 +104,7 @@ class PublishedNets(DeviceNets):
 
     def logits(self) -> NDArray[np.float32]:
         """Logits float32 [1, vocab] of that row. Raises DeviceError where the head gives a token only."""
-        if not self.has_logits:
+        if not self._has_logits:
             raise DeviceError(
                 f"{self._backend.path.name} computes only the most likely token: it can neither sample nor tell "
                 "probabilities"

@@ -43,7 +43,6 @@ class DeviceMemory:
 
     @property
     def size(self) -> int:
-        """Bytes."""
         return int(self._mem.size)
 
     @property
@@ -60,7 +59,7 @@ class DeviceMemory:
         return self._mem
 
     def view(self, offset: int, size: int) -> "DeviceMemory":
-        """`size` bytes from `offset` on. Not freed by its close; not to be used once the owner is closed."""
+        """As `Memory.view`: not freed by its close, and not to be used once the owner is closed."""
         check_range(offset, size, self.size)
         part = DeviceMem.from_buffer_copy(self.mem)
         part.address += offset
@@ -68,13 +67,11 @@ class DeviceMemory:
         return DeviceMemory(self._device, part, owned=False)
 
     def write(self, array: NDArray[Any], offset: int = 0) -> None:
-        """Copy an array to the device at a byte offset."""
         array = np.ascontiguousarray(array)
         check_range(offset, array.nbytes, self.size)
         self._device.call("bm_memcpy_s2d_partial_offset", self.mem, array.ctypes.data, array.nbytes, offset)
 
     def read(self, array: NDArray[Any], offset: int = 0) -> None:
-        """Fill a contiguous array from the device from a byte offset on."""
         check_range(offset, array.nbytes, self.size)
         self._device.call("bm_memcpy_d2s_partial_offset", array.ctypes.data, self.mem, array.nbytes, offset)
 
@@ -90,11 +87,7 @@ class Device:
     """One chip, or the simulator. Closing it closes what was opened on it, the youngest first."""
 
     def __init__(self, libraries: Libraries, index: int = 0) -> None:
-        """Open a device.
-
-        Raises:
-            DeviceError: there is no device of that index, or it cannot be opened.
-        """
+        """Open a device. Raises DeviceError if there is none of that index, or it cannot be opened."""
         self.libraries, self.index = libraries, index
         # Given a wrong index the library ends the process, so it is asked first.
         require_device(index, 1 if libraries.simulated else self.count(libraries))
@@ -147,12 +140,9 @@ class Device:
         number = c.c_uint()
         if self.libraries.bmlib.bm_get_gmem_total_heap_num(self.handle, c.byref(number)):
             return []
-        heaps = []
-        for index in range(number.value):
-            heap = HeapStat()
-            if self.libraries.bmlib.bm_get_gmem_heap_stat_byte_by_id(self.handle, c.byref(heap), index) == 0:
-                heaps.append(heap)
-        return heaps
+        heaps = [HeapStat() for _ in range(number.value)]
+        ask = self.libraries.bmlib.bm_get_gmem_heap_stat_byte_by_id
+        return [heap for i, heap in enumerate(heaps) if ask(self.handle, c.byref(heap), i) == 0]
 
     def free(self) -> int | None:
         """Bytes of device memory that are free; None when the device does not tell."""
@@ -172,19 +162,19 @@ class Device:
         return self._reserved + self.allocated() if self.libraries.simulated else None
 
     def reserve(self, needed: int, purpose: str) -> None:
-        """Check for memory that a library is about to take for itself, and count it. Raises DeviceError."""
-        self.require(needed, purpose)
+        """Count bytes that a library is about to take for itself. Raises DeviceError unless they are free."""
+        self._require(needed, purpose)
         self._reserved += needed
 
-    def require(self, needed: int, purpose: str) -> None:
-        """Raise DeviceError unless `needed` bytes are free. Beyond that the library would end the process."""
+    def _require(self, needed: int, purpose: str) -> None:
+        # Beyond what is free the library would end the process.
         require_memory(purpose, needed, self.free(), self.index, str(self))
 
     def allocate(self, size: int) -> DeviceMemory:
         """Device memory of `size` bytes, not initialised. Raises DeviceError when there is not enough."""
         if not 0 < size <= LARGEST:
             raise DeviceError(f"device memory of {size} bytes cannot be asked for in one piece")
-        self.require(size, "an allocation")
+        self._require(size, "an allocation")
         mem = DeviceMem()
         self.call("bm_malloc_device_byte", c.byref(mem), size)
         memory = DeviceMemory(self, mem, owned=True)

@@ -25,26 +25,15 @@ ALIGNMENT = 128
 
 
 class InputBlock:
-    """Host arrays for some inputs of a stage, and the device memory that one `write` brings them to.
+    """The `Inputs` of a stage, which one copy brings to the device.
 
     Where the inputs lie close together in the stage's own memory, that is it. Else it is memory of our own, from
     which the device itself fetches them: cheaper for the host than a call for each.
-
-    Attributes:
-        arrays: what is to be written, by the input's name; halves as uint16.
-        memory: where the inputs are for a launch, by name.
     """
 
     writes = 1
 
     def __init__(self, device: Device, ports: Sequence[Port], avoid: Sequence[Port] | None) -> None:
-        """Lay the block out.
-
-        Args:
-            device: where.
-            ports: the inputs.
-            avoid: what holds something else there and must not be written to; None: use memory of our own.
-        """
         homes = [own_memory(port) for port in ports]
         start = min(home.address for home in homes)
         end = max(home.address + port.nbytes for home, port in zip(homes, ports, strict=True))
@@ -73,11 +62,9 @@ class InputBlock:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that `write` copies."""
         return self._bytes.nbytes
 
     def write(self) -> None:
-        """Copy everything to the device."""
         self._block.write(self._bytes)
 
 
@@ -93,11 +80,7 @@ ADDRESS = np.dtype(
 
 
 class PreparedLaunch:
-    """A stage with its memory.
-
-    Attributes:
-        copies, copied_bytes: inputs that the device will copy, not being in the stage's own memory.
-    """
+    """A `Launch`."""
 
     def __init__(
         self,
@@ -107,17 +90,7 @@ class PreparedLaunch:
         outputs: Sequence[DeviceMemory],
         moving: Sequence[int] = (),
     ) -> None:
-        """Check and keep the memory of each input and output.
-
-        Args:
-            start: starts a stage with arrays of bm_tensor_t.
-            stage: what to launch.
-            inputs, outputs: memory in the order of the stage's.
-            moving: indices of outputs that `start` may be told to write further on.
-
-        Raises:
-            DeviceError: memory too small for its input or output.
-        """
+        """As `DeviceBackend.prepare`; `start` takes a stage and its arrays of bm_tensor_t."""
         self._start, self._stage = start, stage
         self._given = _tensors(stage, "input", stage.inputs, inputs)
         self._taken = _tensors(stage, "output", stage.outputs, outputs)
@@ -134,7 +107,6 @@ class PreparedLaunch:
         self._bases = self._addresses[self._moving].copy()
 
     def start(self, offset: int = 0) -> None:
-        """Launch; outputs that move go `offset` bytes beyond their memory's start. Raises DeviceError."""
         self._addresses[self._moving] = self._bases + np.uint64(offset)
         self._start(self._stage, self._given, self._taken)
 

@@ -3,21 +3,21 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.steps import StepShape
-from bmqwen.errors import InputError
 from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
 from bmqwen.runtime.bmodel.device_nets import Counters
 from bmqwen.runtime.bmodel.loaded_bmodel import device_bytes
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, open_bmodel
 from bmqwen.runtime.bmrt.backend import BmrtBackend
-from bmqwen.runtime.bmrt.worker import Worker, simulator_environment
+from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
+from bmqwen.runtime.bmrt.worker import Worker
 
 # The simulator's memory beyond what the bundle needs: its own commands, and what an estimate may be short of.
 SPARE = 512 << 20
@@ -29,8 +29,8 @@ class Target:
     def __init__(self, runtime: StepRuntime | PublishedRuntime) -> None:
         """Take the runtime over."""
         self._runtime = runtime
-        self._output: Output | None = None
-        self._pieces: Iterator[Output] = iter(())
+        self._output: Output
+        self._pieces: Iterator[Output]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
@@ -38,10 +38,9 @@ class Target:
     def facts(self) -> tuple[str, int, int]:
         """What it is called, vocabulary, context length."""
         runtime = self._runtime
-        name = f"simulator of a {runtime.chip}"
         # By libbmrt it is as usual.
-        name += f", {runtime.library}" if runtime.library != BmrtBackend.library else ""
-        return name, runtime.vocab_size, runtime.context_length
+        by = f", {runtime.library}" if runtime.library != BmrtBackend.library else ""
+        return f"simulator of a {runtime.chip}{by}", runtime.vocab_size, runtime.context_length
 
     def feed(self, position: int, tokens: Sequence[int], every_row: bool) -> None:
         """As `Runtime.feed`, after `position` tokens; later ones are forgotten first."""
@@ -65,22 +64,11 @@ class Target:
 
     def greedy(self) -> int:
         """As `Output.greedy`."""
-        return self._last().greedy()
+        return self._output.greedy()
 
     def logits(self) -> NDArray[np.float32]:
         """As `Output.logits`."""
-        return self._last().logits()
-
-    def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
-        """As `StepRuntime.run_stage`. Raises InputError for a bundle without step nets."""
-        if not isinstance(self._runtime, StepRuntime):
-            raise InputError("this bundle has no step nets")
-        return self._runtime.run_stage(shape, tokens, cache)
-
-    def _last(self) -> Output:
-        if self._output is None:
-            raise InputError("nothing was fed yet")
-        return self._output
+        return self._output.logits()
 
 
 def open_target(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Target:
@@ -96,13 +84,10 @@ class SimulatedOutput:
         self._worker = worker
 
     def greedy(self) -> int:
-        """The most likely token after the last one fed."""
-        return int(self._worker.call("greedy"))
+        return cast(int, self._worker.call("greedy"))
 
     def logits(self) -> NDArray[np.float32]:
-        """Logits, float32 [rows, vocab]."""
-        rows: NDArray[np.float32] = self._worker.call("logits")
-        return rows
+        return cast(NDArray[np.float32], self._worker.call("logits"))
 
 
 class SimulatedRuntime:
@@ -141,25 +126,21 @@ class SimulatedRuntime:
             opener,
             {"bundle": bundle, "folder": folder, "context_length": context_length, "device": device},
             what="the simulator",
-            environment=simulator_environment(device_bytes(bundle) + SPARE),
+            environment={SIMULATOR_MEMORY: hex(device_bytes(bundle) + SPARE)},
         )
-        facts: tuple[str, int, int] = self._worker.call("facts")
-        self.name, self.vocab_size, self.context_length = facts
+        self.name, self.vocab_size, self.context_length = self._worker.call("facts")
 
     @property
     def counters(self) -> Counters:
         """Calls and bytes since loading, as they are now."""
-        counters: Counters = self._worker.call("counters")
-        return counters
+        return cast(Counters, self._worker.call("counters"))
 
     @property
     def memory_used(self) -> int | None:
         """Bytes of the simulated device's memory that the bundle takes."""
-        used: int | None = self._worker.call("memory_used")
-        return used
+        return cast(int | None, self._worker.call("memory_used"))
 
     def read(self, tokens: Sequence[int]) -> Iterator[SimulatedOutput]:
-        """Append a prompt, launch by launch."""
         check_feed(self, tokens)
         end = self.position + len(tokens)
         self._worker.call("read", self.position, [int(token) for token in tokens])
@@ -175,17 +156,13 @@ class SimulatedRuntime:
         return SimulatedOutput(self._worker)
 
     def truncate(self, position: int) -> None:
-        """Forget all tokens from `position` on."""
         check_truncate(self, position)
         self.position = position
 
     def save_cache(self) -> SavedCache:
-        """Copy the cache out of the simulator's process."""
-        saved: SavedCache = self._worker.call("save_cache", self.position)
-        return saved
+        return cast(SavedCache, self._worker.call("save_cache", self.position))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
-        """Copy a saved cache into the simulator's process."""
         self.position = 0
         self._worker.call("restore_cache", saved, position)
         self.position = position
@@ -196,9 +173,7 @@ class SimulatedRuntime:
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """As `StepRuntime.run_stage`."""
         self.position = 0
-        result: StageResult = self._worker.call("run_stage", shape, list(tokens), cache)
-        return result
+        return cast(StageResult, self._worker.call("run_stage", shape, list(tokens), cache))
 
     def close(self) -> None:
-        """End the process. May be called twice."""
         self._worker.close()

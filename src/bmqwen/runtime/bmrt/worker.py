@@ -5,16 +5,15 @@ The simulator always runs in one: it also spins threads and prints on standard o
 
 import contextlib
 import ctypes
-import importlib
 import os
 import pickle
+import pkgutil
 import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 from bmqwen.errors import BmqwenError, DeviceError
-from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
 from bmqwen.runtime.child_process import STOP_SECONDS, ChildProcess, watch_parent
 
 
@@ -64,7 +63,7 @@ class Worker:
         """Of the process."""
         return self._child.pid
 
-    def call(self, method: str, *arguments: Any, **named: Any) -> Any:
+    def call(self, method: str, *arguments: Any) -> Any:
         """Call a method, or read an attribute that is none.
 
         Raises:
@@ -73,7 +72,7 @@ class Worker:
         """
         if not self._child.open:
             raise DeviceError(f"{self._what} was used after it was closed or had failed")
-        return self._exchange((method, arguments, named))
+        return self._exchange((method, arguments))
 
     def close(self) -> None:
         """End the process. May be called twice."""
@@ -84,8 +83,7 @@ class Worker:
         self._child.close(0.0 if self._owes else STOP_SECONDS)
 
     def _exchange(self, request: tuple[Any, ...]) -> Any:
-        self._number += 1
-        self._owes = True
+        self._number, self._owes = self._number + 1, True
         try:
             self._connection.send((self._number, *request))
             while True:
@@ -111,24 +109,19 @@ def serve(connection: Connection, parent: int) -> None:
     target: Any = None
     try:
         while True:
-            number, first, *rest = connection.recv()
+            number, name, arguments = connection.recv()
+            ok, result = True, None
             try:
                 if target is None:
-                    module, _, function = first.partition(":")
-                    target = getattr(importlib.import_module(module), function)(**rest[0])
-                    answer: tuple[int, bool, Any] = (number, True, None)
+                    target = pkgutil.resolve_name(name)(**arguments)
                 else:
-                    attribute = getattr(target, first)
-                    answer = (
-                        number,
-                        True,
-                        attribute(*rest[0], **rest[1]) if callable(attribute) else attribute,
-                    )
+                    attribute = getattr(target, name)
+                    result = attribute(*arguments) if callable(attribute) else attribute
             except BmqwenError as error:
-                answer = (number, False, _portable(error))
+                ok, result = False, _portable(error)
             except Exception as error:
-                answer = (number, False, f"{type(error).__name__}: {error}")
-            connection.send(answer)
+                ok, result = False, f"{type(error).__name__}: {error}"
+            connection.send((number, ok, result))
     except (EOFError, OSError):
         pass
     finally:
@@ -144,11 +137,6 @@ def _portable(error: BmqwenError) -> Any:
     except Exception:
         return str(error)
     return error
-
-
-def simulator_environment(memory: int) -> dict[str, str]:
-    """Return variables for a simulator with `memory` bytes of device memory."""
-    return {SIMULATOR_MEMORY: hex(memory)}
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ class SailBackend:
             # The simulator does not tell, and what it says of its memory is what happened to be there.
             self.chip = target if target in SAIL_NAMES else DEFAULT_CHIP.name
             self._tells = target != "Error"
-            self._require(needed or bmodel.stat().st_size)
+            stat = self._stat()
+            free = None if stat is None else (stat[0] - stat[1]) * MEBI
+            require_memory(bmodel.name, needed or bmodel.stat().st_size, free, index, str(self))
             _make_room(bmodel)
             with sail_errors(f"loading {bmodel.name}", str(self)):
                 self._engine = sail.EngineLLM(str(bmodel), [index])
@@ -73,12 +75,10 @@ class SailBackend:
         return f"device {self._index}"
 
     def allocate(self, port: Port) -> SailMemory:
-        """As `DeviceBackend.allocate`."""
         return self._maker.like(port)
 
     def inputs(self, ports: Sequence[Port], avoid: Sequence[Port] | None) -> SailInputs:
-        """As `DeviceBackend.inputs`: always memory of our own, so nothing is to be avoided."""
-        del avoid
+        del avoid  # this is always memory of our own
         return SailInputs(self._maker, ports)
 
     def prepare(
@@ -88,7 +88,6 @@ class SailBackend:
         outputs: Sequence[Memory],
         moving: Sequence[int] = (),
     ) -> SailLaunch:
-        """As `DeviceBackend.prepare`."""
         given, taken = cast(Sequence[SailMemory], inputs), cast(Sequence[SailMemory], outputs)
         launch = SailLaunch(self._engine, self._maker, stage, given, taken, moving)
         self._launches.add(launch)
@@ -98,7 +97,6 @@ class SailBackend:
         """`process` has waited already."""
 
     def memory_used(self) -> int | None:
-        """As `DeviceBackend.memory_used`."""
         stat = self._stat()
         return None if stat is None else stat[1] * MEBI
 
@@ -120,22 +118,13 @@ class SailBackend:
             return None
         return (int(total), int(used)) if total else None
 
-    def _require(self, needed: int) -> None:
-        stat = self._stat()
-        free = None if stat is None else (stat[0] - stat[1]) * MEBI
-        require_memory(self.path.name, needed, free, self._index, str(self))
-
     def _network(self, name: str) -> Network:
         engine = self._engine
         mode = int(engine.get_addr_mode(name))
+        # Only inputs in mode io_alone are kept in the net's own memory.
+        alone = mode == IO_ALONE
         stages = tuple(
-            # Only inputs in mode io_alone are kept in the net's own memory.
-            Stage(
-                name,
-                i,
-                self._ports(name, i, "input", mode == IO_ALONE),
-                self._ports(name, i, "output", False),
-            )
+            Stage(name, i, self._ports(name, i, "input", alone), self._ports(name, i, "output", False))
             for i in range(int(engine.get_stage_num(name)))
         )
         return Network(name, bool(engine.get_is_dynamic(name)), mode, stages)
@@ -144,12 +133,13 @@ class SailBackend:
         """Inputs or outputs of a stage."""
         engine, maker = self._engine, self._maker
         shape_of, kind_of = getattr(engine, f"get_{side}_shape"), getattr(engine, f"get_{side}_dtype")
+        bfloat16 = getattr(self._sail.Dtype, "BM_BFLOAT16", None)
         ports = []
         for index, name in enumerate(getattr(engine, f"get_{side}_names")(net)):
             shape, kind = shape_of(net, index, stage), kind_of(net, index)
             own = partial(self._internal, net, stage, index) if internal else None
             memory = maker.source(shape, kind, own)
-            ports.append(Port(name, tuple(shape), maker.numpy_type(kind), maker.is_bfloat16(kind), memory))
+            ports.append(Port(name, tuple(shape), maker.numpy_type(kind), kind == bfloat16, memory))
         return tuple(ports)
 
     def _internal(self, net: str, stage: int, index: int) -> Any:

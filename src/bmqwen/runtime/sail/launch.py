@@ -12,24 +12,14 @@ from bmqwen.runtime.sail.module import sail_errors
 
 
 class SailInputs:
-    """The `Inputs` of a stage: SAIL has no copy for several at once, so each that changed is one.
-
-    Attributes:
-        arrays, memory: as of `Inputs`.
-        writes, nbytes: copies and bytes of the last `write`.
-    """
+    """The `Inputs` of a stage: SAIL has no copy for several at once, so each that changed is one."""
 
     def __init__(self, maker: TensorMaker, ports: Sequence[Port]) -> None:
-        """Lay them out."""
         self._maker = maker
-        self.arrays: dict[str, NDArray[Any]] = {}
-        self.memory: dict[str, SailMemory] = {}
+        self.memory = {port.name: maker.like(port) for port in ports}
+        self.arrays = {port.name: np.zeros(port.shape, self.memory[port.name].source.dtype) for port in ports}
         self._written: dict[str, NDArray[Any]] = {}
         self.writes = self.nbytes = 0
-        for port in ports:
-            memory = maker.like(port)
-            self.memory[port.name] = memory
-            self.arrays[port.name] = np.zeros(port.shape, memory.source.dtype)
 
     def write(self) -> None:
         """Copy what changed since the last time to the device."""
@@ -46,11 +36,7 @@ class SailInputs:
 
 
 class SailLaunch:
-    """A `Launch`: views of memory in the shapes of a stage, which `process` finds the stage by.
-
-    Attributes:
-        copies, copied_bytes: inputs that the device copies, being in memory of our own.
-    """
+    """A `Launch`: views of memory in the shapes of a stage, which `process` finds the stage by."""
 
     def __init__(
         self,
@@ -61,7 +47,6 @@ class SailLaunch:
         outputs: Sequence[SailMemory],
         moving: Sequence[int],
     ) -> None:
-        """Make the views of inputs and outputs."""
         check_fits(stage, "input", stage.inputs, inputs)
         check_fits(stage, "output", stage.outputs, outputs)
         self._engine, self._maker, self._stage = engine, maker, stage
@@ -69,11 +54,11 @@ class SailLaunch:
         self._moving = [(i, stage.outputs[i].shape, outputs[i]) for i in moving]
         # Views die with what they were made of.
         self._memory = (*inputs, *outputs)
+        # What is not the net's own, the device copies.
         own = [port.nbytes for port, memory in zip(stage.inputs, inputs, strict=True) if memory.source.own]
         self.copies, self.copied_bytes = len(own), sum(own)
 
     def start(self, offset: int = 0) -> None:
-        """Launch and wait; outputs that move go `offset` bytes further on. Raises DeviceError."""
         self._maker.check_open()
         for index, shape, memory in self._moving:
             self._taken[index] = memory.tensor(shape, offset)

@@ -1,6 +1,7 @@
 """Device memory as SAIL has it: tensors, and views of them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ class Source:
     """A tensor that views are made of, not made before it is needed.
 
     Attributes:
-        device: names the device.
+        maker: of the device that it is on.
         shape: its elements along each axis.
         kind: its member of `Dtype`.
         dtype: numpy's type of what travels: uint16 for halves.
@@ -27,9 +28,8 @@ class Source:
         self, maker: "TensorMaker", shape: Sequence[int], kind: Any, internal: Callable[[], Any] | None
     ) -> None:
         """A tensor of our own of a shape and a member of `Dtype`, or the one that `internal` returns."""
-        self._maker, self._internal, self.device = maker, internal, maker.device
-        self.kind = kind
-        self.shape, self.own = tuple(shape), internal is None
+        self.maker, self.shape, self.kind, self.own = maker, tuple(shape), kind, internal is None
+        self._make = internal or partial(maker.make, self.shape, kind)
         dtype = maker.numpy_type(kind)
         self.dtype = np.dtype(np.uint16) if dtype == np.float16 else dtype
         self._tensor: Any = None
@@ -37,24 +37,10 @@ class Source:
     @property
     def tensor(self) -> Any:
         """It. Raises DeviceError when there is not enough memory, or after close."""
-        self._maker.check_open()
+        self.maker.check_open()
         if self._tensor is None:
-            if self._internal is None:
-                self._tensor = self._maker.make(self.shape, self.kind)
-            else:
-                self._tensor = self._internal()
+            self._tensor = self._make()
         return self._tensor
-
-    def staged(self, shape: Sequence[int]) -> Any:
-        """Another tensor of this type, with memory of its own."""
-        return self._maker.make(shape, self.kind)
-
-    def view(self, shape: Sequence[int], start: int) -> Any:
-        """A view of a shape from an element on, which must not outlive this object."""
-        if start == 0 and tuple(shape) == self.shape:
-            return self.tensor
-        with sail_errors("Tensor", self.device):
-            return self._maker.sail.Tensor(self.tensor, [int(n) for n in shape], start)
 
     def release(self) -> None:
         """Let go of the tensor."""
@@ -71,7 +57,11 @@ class TensorMaker:
         self._sources: list[Source] = []
         with sail_errors("Handle", device):
             self._handle: Any = sail.Handle(index)
-        self._require_views()
+        pair = self.make((2,), sail.Dtype.BM_FLOAT32)
+        try:
+            sail.Tensor(pair, [1], 1)
+        except TypeError as error:
+            raise MissingDependencyError(str(problems.old_sail(sail_version(sail)))) from error
 
     @property
     def handle(self) -> Any:
@@ -90,10 +80,6 @@ class TensorMaker:
             raise DeviceError(f"the bmodel has a tensor of the unsupported type {kind}")
         return self._types[kind]
 
-    def is_bfloat16(self, kind: Any) -> bool:
-        """Whether a member of `Dtype` is BF16."""
-        return bool(kind == getattr(self.sail.Dtype, "BM_BFLOAT16", None))
-
     def source(
         self, shape: Sequence[int], kind: Any, internal: Callable[[], Any] | None = None
     ) -> "SailMemory":
@@ -111,13 +97,6 @@ class TensorMaker:
         with sail_errors("Tensor", self.device):
             return self.sail.Tensor(self.handle, [int(n) for n in shape], kind, False, True)
 
-    def _require_views(self) -> None:
-        pair = self.make((2,), self.sail.Dtype.BM_FLOAT32)
-        try:
-            self.sail.Tensor(pair, [1], 1)
-        except TypeError as error:
-            raise MissingDependencyError(str(problems.old_sail(sail_version(self.sail)))) from error
-
     def close(self) -> None:
         """Let go of all tensors. May be called twice."""
         for source in self._sources:
@@ -134,46 +113,45 @@ class SailMemory:
     """
 
     def __init__(self, source: Source, offset: int, size: int) -> None:
-        self.source, self.offset, self.size = source, offset, size
+        self.source, self.size = source, size
+        self._offset, self._maker = offset, source.maker
 
     def view(self, offset: int, size: int) -> "SailMemory":
-        """As `Memory.view`."""
         check_range(offset, size, self.size)
-        return SailMemory(self.source, self.offset + offset, size)
+        return SailMemory(self.source, self._offset + offset, size)
 
     def tensor(self, shape: Sequence[int], offset: int = 0) -> Any:
-        """A SAIL tensor of a shape, from a byte on."""
-        return self.source.view(shape, self.start(offset))
-
-    def start(self, offset: int) -> int:
-        """The element of the source at a byte."""
-        return (self.offset + offset) // self.source.dtype.itemsize
+        """A SAIL tensor of a shape, from a byte on; it must not outlive the source."""
+        start = self._start(offset)
+        if start == 0 and tuple(shape) == self.source.shape:
+            return self.source.tensor
+        with sail_errors("Tensor", self._maker.device):
+            return self._maker.sail.Tensor(self.source.tensor, [int(n) for n in shape], start)
 
     def write(self, array: NDArray[Any], offset: int = 0) -> None:
-        """As `Memory.write`."""
         check_range(offset, array.nbytes, self.size)
         bits = np.ascontiguousarray(array).reshape(-1).view(self.source.dtype)
         if bits.size:
-            staged = self.source.staged(bits.shape)
-            with self._errors("writing"):
+            staged = self._maker.make(bits.shape, self.source.kind)
+            with sail_errors("writing device memory", self._maker.device):
                 staged.update_data(bits)
-                self.source.tensor.sync_d2d(staged, 0, self.start(offset), bits.size)
+                self.source.tensor.sync_d2d(staged, 0, self._start(offset), bits.size)
 
     def read(self, array: NDArray[Any], offset: int = 0) -> None:
-        """As `Memory.read`."""
         check_range(offset, array.nbytes, self.size)
-        source, count = self.source, array.nbytes // self.source.dtype.itemsize
+        source, start = self.source, self._start(offset)
+        count = array.nbytes // source.dtype.itemsize
         if not count:
             return
-        start = self.start(offset)
-        with self._errors("reading"):
+        with sail_errors("reading device memory", self._maker.device):
             if source.own and start == 0 and count == int(np.prod(source.shape)):
                 bits = source.tensor.asnumpy()
             else:
-                staged = source.staged((count,))
+                staged = self._maker.make((count,), source.kind)
                 staged.sync_d2d(source.tensor, start, 0, count)
                 bits = staged.asnumpy()
         array.reshape(-1)[:] = np.ascontiguousarray(bits).reshape(-1).view(array.dtype)
 
-    def _errors(self, call: str) -> Any:
-        return sail_errors(f"{call} device memory", self.source.device)
+    def _start(self, offset: int) -> int:
+        """The element of the source at a byte."""
+        return (self._offset + offset) // self.source.dtype.itemsize
