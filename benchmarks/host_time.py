@@ -119,7 +119,7 @@ def session(context: int, folder: Path) -> Session:
     fake = cast(ctypes.CDLL, SilentLibrary())
 
     def open_backend(*_: Any) -> BmrtBackend:
-        device = Device(Libraries(fake, fake, simulated=False, folder=folder))
+        device = Device(Libraries(fake, fake, simulated=False))
         return SilentModel(device, config, nets)
 
     demo = resolve_bundle(None, Precision(), offline=True, progress=Silent())

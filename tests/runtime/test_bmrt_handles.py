@@ -89,7 +89,7 @@ class FakeLibrary:
 
 def libraries(fake: FakeLibrary) -> Libraries:
     """As if loaded."""
-    return Libraries(cast(ctypes.CDLL, fake), cast(ctypes.CDLL, fake), simulated=False, folder=Path("fake"))
+    return Libraries(cast(ctypes.CDLL, fake), cast(ctypes.CDLL, fake), simulated=False)
 
 
 def bmodel(path: Path, data: int = 100) -> Path:

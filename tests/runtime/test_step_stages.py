@@ -101,7 +101,7 @@ class Bench:
     ) -> None:
         self.library = MemoryLibrary(chip)
         fake = cast(ctypes.CDLL, self.library)
-        self.device = Device(Libraries(fake, fake, simulated=False, folder=Path("fake")))
+        self.device = Device(Libraries(fake, fake, simulated=False))
         stages = [
             self._stage(number, shape, 0 if shared else number * (128 << 10), gap, half == "bf16")
             for number, shape in enumerate((WIDE, LAST))

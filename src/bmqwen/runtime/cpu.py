@@ -64,7 +64,6 @@ class CpuRuntime:
             raise BundleError(
                 f"{bundle.folder} is a plain export for other tools: export it without --plain to run it"
             )
-        cores = len(os.sched_getaffinity(0))
         if threads is not None and not 1 <= threads <= 256:
             raise InputError(f"threads must be between 1 and 256, not {threads}")
         self._config = bundle.config
@@ -73,7 +72,7 @@ class CpuRuntime:
             context_length, self._config.max_position_embeddings, "the model's"
         )
         self._blocks = BLOCK, 2 * self._config.head_dim
-        threads = threads or cores
+        threads = threads or len(os.sched_getaffinity(0))
         self.name = f"CPU, ONNX Runtime {ort.__version__}, {counted(threads, 'thread')}"
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -99,7 +98,6 @@ class CpuRuntime:
 
     @property
     def position(self) -> int:
-        """Tokens in the cache."""
         return len(self._tokens)
 
     def read(self, tokens: Sequence[int]) -> Iterator[HostOutput]:
@@ -174,7 +172,6 @@ class CpuRuntime:
         return SavedCache(self.position, rows, tuple(self._tokens))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
-        """Copy rows back."""
         check_saved(saved, position, self._saved_shape(saved.position))
         self._tokens.clear()
         self._grow(position)
@@ -187,7 +184,6 @@ class CpuRuntime:
         self._run_options.terminate = True
 
     def close(self) -> None:
-        """Free the session and the cache."""
         self._session = self._binding = None
         self._cache = []
 

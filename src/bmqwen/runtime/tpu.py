@@ -70,9 +70,7 @@ def open_sail(
 ) -> simulated.Target:
     """Load the bundle through a SAIL that stands on the simulator, in that one's process.
 
-    Args:
-        folder: the simulator's libraries; None: the dynamic linker finds them.
-        bundle, context_length, device: as of `open_on_chip`.
+    The simulator's libraries are in `folder`; None: the dynamic linker finds them.
     """
     for place in library_folders() if folder is None else [folder]:
         if load_simulator(place):

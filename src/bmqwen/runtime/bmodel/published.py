@@ -36,7 +36,6 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
 
     @property
     def position(self) -> int:
-        """Tokens in the cache."""
         return len(self._tokens)
 
     def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
@@ -47,31 +46,24 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
             yield cast(DeviceOutput, self.feed(tokens[done : done + size]))
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> DeviceOutput | HostOutput:
-        """Append tokens."""
         check_feed(self, tokens)
         before, count, nets = self.position, len(tokens), self._device_nets
-        total = before + count
         self._begin_feed()
-        rows = []
-        if _together(before, count):
+        together, rows = _together(before, count), []
+        if together:
             nets.run_prompt([*self._tokens, *tokens])
-            for row in range(before, total) if every_row else [total - 1]:
-                nets.run_head(row)
-                if every_row:
-                    rows.append(nets.logits()[0])
-        else:
-            for i, token in enumerate(tokens):
+        for i, token in enumerate(tokens):
+            if not together:
                 self._check_interrupt()
                 nets.run_token(token, before + i)
-                if every_row or i == count - 1:
-                    nets.run_head(0)
-                if every_row:
-                    rows.append(nets.logits()[0])
+            if every_row or i == count - 1:
+                nets.run_head(before + i if together else 0)
+            if every_row:
+                rows.append(nets.logits()[0])
         self._tokens.extend(tokens)
         return HostOutput(np.stack(rows)) if every_row else DeviceOutput(self, nets.token_id, nets.logits)
 
     def truncate(self, position: int) -> None:
-        """Forget all tokens from `position` on."""
         check_truncate(self, position)
         del self._tokens[position:]
 
@@ -80,7 +72,6 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
         return SavedCache(self.position, self._device_nets.read_rows(0, self.position), tuple(self._tokens))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
-        """Copy rows to the device."""
         check_saved(saved, position, self._device_nets.cache_shape(saved.position))
         self._serial += 1
         self._tokens.clear()

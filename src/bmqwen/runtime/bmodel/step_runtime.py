@@ -89,15 +89,16 @@ class StepRuntime(LoadedBmodel[StepStages]):
         """Append tokens: as few launches as pay, or one a token with `every_row`."""
         check_feed(self, tokens)
         self._begin_feed()
-        if every_row:
-            return self._feed_rows(tokens)
-        position, done = self.position, 0
-        for shape, used in self._nets.plan(position, len(tokens)):
+        position, count, rows = self.position, len(tokens), []
+        done = 0
+        for shape, used in self._singly(position, count) if every_row else self._nets.plan(position, count):
             self._check_interrupt()
             self._launch(shape, position + done, tokens[done : done + used])
             done += used
+            if every_row:
+                rows.append(self._device_nets.logits(shape)[0])
         self.position = position + done
-        return self._output(shape)
+        return HostOutput(np.stack(rows)) if every_row else self._output(shape)
 
     def truncate(self, position: int) -> None:
         """Forget all tokens from `position` on; their rows are overwritten later."""
@@ -109,7 +110,6 @@ class StepRuntime(LoadedBmodel[StepStages]):
         return SavedCache(self.position, self._device_nets.read_rows(0, self.position))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
-        """Copy rows to the device."""
         check_saved(saved, position, self._device_nets.cache_shape(saved.position))
         self._serial += 1
         self.position = 0
@@ -141,17 +141,13 @@ class StepRuntime(LoadedBmodel[StepStages]):
     def _launch(self, shape: StepShape, position: int, tokens: Sequence[int]) -> None:
         self._device_nets.launch(shape, position, self._embedding[np.asarray(tokens, np.int64)])
 
-    def _feed_rows(self, tokens: Sequence[int]) -> HostOutput:
-        rows = np.empty((len(tokens), self.vocab_size), np.float32)
-        for i, token in enumerate(tokens):
-            self._check_interrupt()
-            shape = self._nets.shape(1, self.position + i)
+    def _singly(self, position: int, count: int) -> Iterator[tuple[StepShape, int]]:
+        """The nets that take one token each, as a plan."""
+        for at in range(position, position + count):
+            shape = self._nets.shape(1, at)
             if shape is None:
-                raise BundleError(f"the bundle has no net for one token after {self.position + i}")
-            self._launch(shape, self.position + i, [token])
-            rows[i] = self._device_nets.logits(shape)[0]
-        self.position += len(tokens)
-        return HostOutput(rows)
+                raise BundleError(f"the bundle has no net for one token after {at}")
+            yield shape, 1
 
 
 def map_embedding(path: Path, vocab_size: int, hidden_size: int) -> NDArray[np.uint16]:

@@ -30,7 +30,6 @@ class Shape(c.Structure):
     _fields_ = (("num_dims", c.c_int), ("dims", c.c_int * MAX_DIMS))
 
     def to_tuple(self) -> tuple[int, ...]:
-        """The dimensions."""
         return tuple(self.dims[: self.num_dims])
 
 
@@ -128,19 +127,11 @@ BMRT_CALLS: dict[str, tuple[object, tuple[object, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Libraries:
-    """The loaded libraries.
-
-    Attributes:
-        bmlib: devices and their memory.
-        bmrt: bmodels.
-        simulated: a simulator stands behind them.
-        folder: where they came from.
-    """
+    """The loaded libraries: of devices, and of bmodels; maybe a simulator stands behind them."""
 
     bmlib: c.CDLL
     bmrt: c.CDLL
     simulated: bool
-    folder: Path
 
 
 def library_folders() -> list[Path]:
@@ -172,15 +163,9 @@ def load_libraries(folder: Path | None = None) -> Libraries:
         )
     try:
         simulated = load_simulator(folder)
-        libraries = Libraries(
-            _declare(c.CDLL(str(bmlib), mode=c.RTLD_GLOBAL), BMLIB_CALLS),
-            _declare(c.CDLL(str(bmrt), mode=c.RTLD_GLOBAL), BMRT_CALLS),
-            simulated,
-            folder,
-        )
+        return Libraries(_load(bmlib, BMLIB_CALLS), _load(bmrt, BMRT_CALLS), simulated)
     except (OSError, AttributeError) as error:
         raise MissingDependencyError(f"the libraries in {folder} cannot be used: {error}") from error
-    return libraries
 
 
 def load_simulator(folder: Path) -> bool:
@@ -188,7 +173,7 @@ def load_simulator(folder: Path) -> bool:
     simulator = _first(folder, SIMULATOR_NAMES)
     if simulator is not None:
         # libbmlib looks for it when a device is opened; loaded already, it is found under any name.
-        c.CDLL(str(simulator), mode=c.RTLD_GLOBAL)
+        _load(simulator, {})
     return simulator is not None
 
 
@@ -196,8 +181,9 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def _declare(library: c.CDLL, calls: dict[str, tuple[object, tuple[object, ...]]]) -> c.CDLL:
-    """Give each function its prototype. AttributeError names one that the library lacks."""
+def _load(path: Path, calls: dict[str, tuple[object, tuple[object, ...]]]) -> c.CDLL:
+    """Load a library and give each function its prototype. AttributeError names one that it lacks."""
+    library = c.CDLL(str(path), mode=c.RTLD_GLOBAL)
     for name, (result, arguments) in calls.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
