@@ -1,1 +1,4 @@
-"""The network, written once, and the emitters that turn it into ONNX or Top-MLIR."""
+"""Emitters: they turn a network into ONNX (two dialects), Top-MLIR, or numpy arrays.
+
+May import artifact, quant, weights, model, chip and util.
+"""

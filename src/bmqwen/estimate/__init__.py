@@ -1,1 +1,4 @@
-"""How fast a model will be on the chip, and why: predicted from the compiler's timing."""
+"""How fast a model will be on the chip, and why: predicted from the compiler's timing.
+
+May import compiler and what it may import.
+"""

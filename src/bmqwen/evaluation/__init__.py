@@ -1,1 +1,4 @@
-"""How far a model in some precision, or compiled, is from the float model."""
+"""How far a model in some precision, or compiled, is from the float model; and how fast it is.
+
+May import engine, resolve and all below them.
+"""

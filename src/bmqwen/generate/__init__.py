@@ -1,1 +1,4 @@
-"""From messages to streamed text: tokenizer, template, sampler, session, conversation."""
+"""From messages to streamed text: tokenizer, template, sampling parameters, sampler, session, conversation.
+
+May import runtime, model and util: a device loads this room.
+"""

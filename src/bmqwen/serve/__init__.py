@@ -1,1 +1,4 @@
-"""The server: OpenAI's API and a web page, in front of engines in processes of their own."""
+"""The server: OpenAI's API (http/) and a web page (page/), in front of engines in processes of their own (pool/).
+
+May import engine, generate, runtime and artifact.
+"""

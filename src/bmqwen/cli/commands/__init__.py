@@ -1,1 +1,1 @@
-"""One file a command."""
+"""One file a command: options, the call, what is printed. May import cli/ and every room below."""

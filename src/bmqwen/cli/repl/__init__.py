@@ -1,1 +1,1 @@
-"""The conversation in a terminal."""
+"""The conversation in a terminal. May import cli/, engine, generate and util."""
