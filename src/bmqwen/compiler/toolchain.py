@@ -14,9 +14,8 @@ from bmqwen.chip.system import System
 from bmqwen.errors import DownloadError, InputError, MissingDependencyError
 from bmqwen.hub.hub import offline_wanted
 from bmqwen.hub.package_index import fetch_wheel, unpack
-from bmqwen.util.disk import size_below
 from bmqwen.util.paths import cache_folder, named_toolchain
-from bmqwen.util.storage import file_sha256, new_folder, path_lock, require_free, storage_errors
+from bmqwen.util.storage import file_sha256, new_folder, path_lock, require_free, size_below, storage_errors
 
 Report = Callable[[str], None]
 

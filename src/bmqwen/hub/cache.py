@@ -10,9 +10,8 @@ from pathlib import Path
 from bmqwen.errors import InputError
 from bmqwen.hub.catalog import Model, find
 from bmqwen.hub.source import Release, RemoteFile, choose
-from bmqwen.util.disk import size_below
 from bmqwen.util.paths import cache_folder
-from bmqwen.util.storage import storage_errors
+from bmqwen.util.storage import size_below, storage_errors
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,8 @@ from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
 from bmqwen.hub.source import Release, Source, UnreachableError, on_thread
 from bmqwen.hub.wheels import WheelIndex
-from bmqwen.util.disk import remove_empty_folders, size_below
 from bmqwen.util.progress import Progress, Report, Silent
-from bmqwen.util.storage import path_lock, require_free, storage_errors
+from bmqwen.util.storage import path_lock, remove_empty_folders, require_free, size_below, storage_errors
 
 if TYPE_CHECKING:
     from bmqwen.model.config import ModelConfig

@@ -9,9 +9,8 @@ from bmqwen.hub.cache import CachedModel, Store
 from bmqwen.hub.catalog import HUGGINGFACE, Model, models_in
 from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, choose
 from bmqwen.hub.transfer import WebFile, describe, download
-from bmqwen.util.disk import remove_empty_folders
 from bmqwen.util.progress import Progress, Report
-from bmqwen.util.storage import storage_errors
+from bmqwen.util.storage import remove_empty_folders, storage_errors
 
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 

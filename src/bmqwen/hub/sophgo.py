@@ -29,11 +29,10 @@ from bmqwen.errors import (
 from bmqwen.hub.catalog import SOPHGO, Model
 from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, on_thread
 from bmqwen.hub.transfer import READ_SECONDS, WebFile, download
-from bmqwen.util.disk import size_below
 from bmqwen.util.installation import install_command
 from bmqwen.util.json_file import read_json_object
 from bmqwen.util.progress import Progress, Report
-from bmqwen.util.storage import file_sha256, storage_errors, write_file
+from bmqwen.util.storage import file_sha256, size_below, storage_errors, write_file
 from bmqwen.util.text import counted
 
 _PACKAGE = "dfss"

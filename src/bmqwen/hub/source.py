@@ -109,11 +109,7 @@ class Source:
         return self.name in model.repos
 
     def find(self, model: Model, patience: float) -> Release:
-        """Look up a model. May be called on another thread.
-
-        Args:
-            model: what is wanted.
-            patience: seconds after which an answer comes too late.
+        """Look up a model, within `patience` seconds. May be called on another thread.
 
         Raises:
             InputError: the source answered, and has no such model or none in a usable form.
@@ -129,8 +125,6 @@ class Source:
         """Bring one file of what `find` returned to `target`, resuming what an earlier run left there.
 
         Args:
-            release: what `find` returned.
-            file: one of its files.
             target: path of the unfinished file; complete and verified when this returns.
             report: receives the number of bytes of the file that are there.
             progress: for remarks.
@@ -146,10 +140,7 @@ class Source:
 def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[RemoteFile, ...]:
     """Return those of a repository's files that are needed: configuration, tokenizer, safetensors; or one GGUF file.
 
-    Args:
-        model: what is wanted.
-        files: what there is, in the repository's top folder.
-        where: the repository, for messages.
+    `files` are those of its top folder, and `where` names it in messages.
 
     Raises:
         InputError: no usable weights, or several GGUF files to choose from.

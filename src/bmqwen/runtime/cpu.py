@@ -22,7 +22,7 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.util.installation import install_command
-from bmqwen.util.text import counted
+from bmqwen.util.text import counted, first_line
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C takes effect at once.
 CHUNK = 256
@@ -82,7 +82,7 @@ class CpuRuntime:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BundleError(
-                f"ONNX Runtime {ort.__version__} cannot load {path}: {_first_line(error)}"
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error, 500)}"
             ) from error
         # Each token reads all weights: about 10 % faster from large pages.
         use_huge_pages()
@@ -155,7 +155,7 @@ class CpuRuntime:
         except Exception as error:
             if options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
-            raise DeviceError(f"ONNX Runtime failed: {_first_line(error)}") from error
+            raise DeviceError(f"ONNX Runtime failed: {first_line(error, 500)}") from error
         self._tokens[position:] = ids[0].tolist()
         return HostOutput(logits[0])
 
@@ -210,10 +210,6 @@ class CpuRuntime:
             args = ("cpu", 0, np.float32, shape, buffer.ctypes.data)
             self._binding.bind_input(f"past_key_values.{name}", *args)
             self._binding.bind_output(f"present.{name}", *args)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 HUGE = 2 << 20

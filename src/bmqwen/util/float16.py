@@ -20,4 +20,6 @@ def from_half(bits: NDArray[np.uint16], half: str) -> NDArray[np.float32]:
     """Return those numbers as float32."""
     if half == "f16":
         return bits.view(np.float16).astype(np.float32)
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)

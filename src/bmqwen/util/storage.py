@@ -1,4 +1,4 @@
-"""Writing without leaving halves, one process at a time: locks, beside and rename, storage errors in words."""
+"""Writing without leaving halves, one process at a time: locks, beside and rename, errors in words; sizes on disk."""
 
 import errno
 import glob
@@ -157,3 +157,20 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def size_below(folder: Path) -> int:
+    """Return the bytes of all files below a folder, which need not exist and may change meanwhile."""
+    total = 0
+    for root, _, names in os.walk(folder):  # passes over what vanishes
+        for name in names:
+            with suppress(OSError):
+                total += (Path(root) / name).stat().st_size
+    return total
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove the empty folders below a folder, and the folder itself if nothing else is in it."""
+    for root, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty, or gone
+            Path(root).rmdir()

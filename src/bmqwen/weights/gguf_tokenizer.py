@@ -41,11 +41,14 @@ class _Vocabulary:
             raise CheckpointError(
                 f"{self._source} has no tokenizer (tokenizer.ggml.tokens); use a file made from a whole model"
             )
-        model, self.kind = (file.metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-        if model != "gpt2":
-            raise self._unsupported("model", model, "gpt2")
-        if self.kind not in _KINDS:
-            raise self._unsupported("pre", self.kind, " and ".join(_KINDS))
+        for key, supported in (("model", ("gpt2",)), ("pre", _KINDS)):
+            value = file.metadata.get(f"tokenizer.ggml.{key}")
+            if value not in supported:
+                raise ConfigError(
+                    f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]!r}, which is unsupported; "
+                    f"supported: {' and '.join(supported)}"
+                )
+        self.kind = file.metadata["tokenizer.ggml.pre"]
         if len(set(tokens)) != len(tokens):
             raise CheckpointError(f"{self._source}: tokenizer.ggml.tokens has a token twice")
         types = file.metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
@@ -144,12 +147,6 @@ class _Vocabulary:
     def _token(self, key: str) -> str | None:
         index = self._id(key)
         return None if index is None else self.tokens[index]
-
-    def _unsupported(self, key: str, value: object, supported: str) -> ConfigError:
-        return ConfigError(
-            f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]!r}, which is unsupported; "
-            f"supported: {supported}"
-        )
 
 
 def _split_as(kind: str, tokenizer: "Tokenizer") -> None:

@@ -35,46 +35,44 @@ class PackedWeights(SafetensorsWeights):
         """
         super().__init__(path)
         self.packing, stored = packing, super().names()
-        self._packed = {name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")}
+        found = [name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")]
+        self._packed = {f"{plain}.weight": plain for plain in found}
         if self._packed:
             self.stated_precision = str(packing)
         known = set(expected)
-        dropped = {f"{plain}.{part}" for plain in self._packed for part in (*PARTS, "g_idx")}
-        for plain in self._packed:
+        dropped = {f"{plain}.{part}" for plain in found for part in (*PARTS, "g_idx")}
+        for plain in found:
             self._check(plain, stored)
             bias = f"{plain}.bias"
             if bias in stored and bias not in known and not super().read(bias).any():
                 dropped.add(bias)
-        self._names = (stored - dropped) | {f"{plain}.weight" for plain in self._packed}
+        self._names = (stored - dropped) | self._packed.keys()
         self._words = lru_cache(maxsize=4)(self._read_words)
 
     def names(self) -> frozenset[str]:
-        return frozenset(self._names)
+        return self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
-        plain = name.removesuffix(".weight")
-        return self._shape(plain) if plain in self._packed else super().shape(name)
+        return self._shape(self._packed[name]) if name in self._packed else super().shape(name)
 
     def dtype(self, name: str) -> str:
-        packed = name.removesuffix(".weight") in self._packed
-        return str(self.packing) if packed else super().dtype(name)
+        return str(self.packing) if name in self._packed else super().dtype(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        if name.removesuffix(".weight") in self._packed:
+        if name in self._packed:
             return self.read_rows(name, 0, self.shape(name)[0])
         return super().read(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        if name.removesuffix(".weight") not in self._packed:
+        if name not in self._packed:
             return super().read_rows(name, start, stop)
         return self.read_grid(name, start, stop).dequantize()
 
     def grid_of(self, name: str) -> tuple[int, int] | None:
-        packed = name.removesuffix(".weight") in self._packed
-        return (self.packing.bits, self.packing.group_size) if packed else None
+        return (self.packing.bits, self.packing.group_size) if name in self._packed else None
 
     def read_grid(self, name: str, start: int, stop: int) -> Grid:
-        plain, bits = name.removesuffix(".weight"), self.packing.bits
+        plain, bits = self._packed[name], self.packing.bits
         require_rows(name, self._shape(plain), start, stop)
         words, packed_zeros, scales = self._words(plain)
         per = WORD // bits
@@ -159,6 +157,4 @@ def _unpack(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
 def _unpack_awq(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
     """As `_unpack`, the codes of a word in AWQ's order."""
     codes = _unpack(words, bits).reshape(words.shape[0], -1, WORD // bits)
-    ordered = np.empty_like(codes)
-    ordered[..., AWQ_ORDER] = codes
-    return ordered.reshape(words.shape[0], -1)
+    return codes[..., np.argsort(AWQ_ORDER)].reshape(words.shape[0], -1)

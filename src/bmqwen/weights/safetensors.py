@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import CheckpointError
+from bmqwen.util.float16 import from_half
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.weights.raw_file import RawFile
 from bmqwen.weights.weights import require_finite, require_rows
@@ -107,14 +108,8 @@ class SafetensorsWeights:
             )
         width = _ITEM_BYTES[entry.dtype]
         raw = file.read(entry.offset + start * width, (stop - start) * width)
-        values: NDArray[np.float32]
-        if entry.dtype == "BF16":
-            bits = raw.view("<u2").astype(np.uint32)
-            bits <<= 16
-            values = bits.view(np.float32)
-        else:
-            with np.errstate(invalid="ignore"):
-                values = raw.view("<f4" if width == 4 else "<f2").astype(np.float32, copy=False)
+        with np.errstate(invalid="ignore"):
+            values = raw.view("<f4") if width == 4 else from_half(raw.view("<u2"), entry.dtype.lower())
         return require_finite(values, name, file.path)
 
     def _open(self, path: Path) -> dict[str, tuple[RawFile, _Entry]]:
