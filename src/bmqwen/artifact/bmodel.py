@@ -89,17 +89,9 @@ class BmodelDescription:
         return sum(self.pieces)
 
 
-def check_bmodel(path: Path) -> None:
-    """Raise BundleError unless the file starts like a bmodel and is as long as it says.
-
-    libbmrt would end the process on some damaged files.
-    """
-    _read_head(path)
-
-
 def read_description(path: Path) -> BmodelDescription:
     """Read it. Raises BundleError for a file that cannot be read, is no bmodel, is truncated or damaged."""
-    start, size = _read_head(path)
+    start, size = check_bmodel(path)
     if size > LARGEST:
         raise BundleError(f"{path} is damaged: its description claims to have {size:,} bytes")
     try:
@@ -121,8 +113,11 @@ def read_description(path: Path) -> BmodelDescription:
         raise BundleError(f"{path} is damaged ({error}): download or compile it again") from error
 
 
-def _read_head(path: Path) -> tuple[int, int]:
-    """Where the description of the nets begins in the file, and its bytes; errors as of `check_bmodel`."""
+def check_bmodel(path: Path) -> tuple[int, int]:
+    """Return where the description of the nets begins in a bmodel, and its bytes.
+
+    Raises BundleError unless the file starts like one and is as long as it says: libbmrt would end the process on some.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

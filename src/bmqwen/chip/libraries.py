@@ -55,8 +55,10 @@ def find_libsophon(system: System) -> Libsophon | None:
         names = [name for name in system.names(place) if name.startswith("libbmrt.so")]
         if names and not system.simulates(place):
             found = re.search(r"libsophon-(\d[\w.]*)", place)
-            built = _day(system.data(f"{place}/{names[-1]}"))
-            return Libsophon(found[1] if found else "of unknown version", built)
+            # When it was compiled, by its own text (tpu-runtime/src/bmruntime.cpp, version_string).
+            library = system.data(f"{place}/{names[-1]}") or b""
+            day = re.search(rb"libbmrt_version:[^\0]{,200}compiled on (\d{8})", library)
+            return Libsophon(found[1] if found else "of unknown version", day[1].decode() if day else "")
     return None
 
 
@@ -73,9 +75,3 @@ def number(version: str) -> int:
     """Return a number for comparisons: 0.5.1-LTS -> 5001; 0 for none."""
     parts = [int(n) for n in re.findall(r"\d+", version.partition("-")[0])[:3]]
     return sum(part * 1000 ** (2 - i) for i, part in enumerate(parts))
-
-
-def _day(library: bytes | None) -> str:
-    """When libbmrt was compiled, by its own text (tpu-runtime/src/bmruntime.cpp, version_string)."""
-    found = re.search(rb"libbmrt_version:[^\0]{,200}compiled on (\d{8})", library or b"")
-    return found[1].decode() if found else ""

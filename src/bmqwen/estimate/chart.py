@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bmqwen.compiler.timing import Timeline
 from bmqwen.errors import InputError, MissingDependencyError
@@ -67,18 +67,14 @@ def write_chart(estimate: Estimate, path: Path) -> None:
 def _shares(axes: "Axes", estimate: Estimate) -> None:
     """A stacked bar each for a token's time and for its bytes."""
     f = estimate.forecast
-    bars = {"bytes": f.byte_shares, "time": f.time_shares}
-    for row, shares in enumerate(bars.values()):
-        left = 0.0
+    for row, shares in enumerate((f.byte_shares, f.time_shares)):
+        bars, left = [], 0.0
         for part, share in shares.items():
-            axes.barh(row, share, left=left, color=COLOURS[part])
+            bars.append(axes.barh(row, share, left=left, color=COLOURS[part]))
             left += share
     labels = [f"{PART_LABELS[part]} {share:.1%}" for part, share in f.time_shares.items()]
-    patches: list[Any] = [axes.patches[len(f.byte_shares) + place] for place in range(len(labels))]
-    axes.legend(
-        patches, labels, ncols=len(labels), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False
-    )
-    axes.set_yticks(range(len(bars)), [f"a token's {what}" for what in bars])
+    axes.legend(bars, labels, ncols=len(labels), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    axes.set_yticks(range(2), ["a token's bytes", "a token's time"])
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
 

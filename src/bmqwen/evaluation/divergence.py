@@ -41,7 +41,10 @@ class Divergence:
         self._agreements: list[NDArray[np.bool_]] = []
 
     def add(
-        self, targets: Sequence[int], logits: NDArray[np.float32], reference: NDArray[np.float32] | None
+        self,
+        targets: Sequence[int],
+        logits: NDArray[np.float32],
+        reference: NDArray[np.float32] | None = None,
     ) -> None:
         """Score the tokens that the text goes on with: row i of logits, float32 [len(targets), vocabulary], predicts i.
 

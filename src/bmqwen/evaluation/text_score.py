@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +112,11 @@ def evaluate_text(
     total = sum(span.stop - span.first for span in spans)
     scores = Divergence()
     for span in spans:
-        for targets, (logits, reference) in zip(_targets(ids, span), _rows(pair, ids, span), strict=True):
-            scores.add(targets, logits, reference)
+        rows = [
+            _logits(runtime, ids, span) for runtime in (pair.model, pair.reference) if runtime is not None
+        ]
+        for targets, *logits in zip(_targets(ids, span), *rows, strict=True):
+            scores.add(targets, *logits)
             step(scores.tokens, total, scores.perplexity)
     return TextScore(len(ids), scores.tokens, window, stride, scores.perplexity, scores.nearness)
 
@@ -154,16 +156,6 @@ def read_text(path: Path) -> str:
 
 def _targets(ids: Sequence[int], span: Window) -> Iterator[Sequence[int]]:
     return (ids[start : min(start + PIECE, span.stop)] for start in range(span.first, span.stop, PIECE))
-
-
-def _rows(
-    pair: ModelPair, ids: Sequence[int], span: Window
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-    """Logits of both models before each token to score, in the pieces of `_targets`."""
-    model = _logits(pair.model, ids, span)
-    if pair.reference is None:
-        return zip(model, repeat(None))
-    return zip(model, _logits(pair.reference, ids, span), strict=True)
 
 
 def _logits(runtime: Runtime, ids: Sequence[int], span: Window) -> Iterator[NDArray[np.float32]]:

@@ -227,6 +227,4 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 def _error(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Largest difference; the largest float32 where the first holds what is no number, which JSON cannot."""
-    if not np.isfinite(a).all():
-        return float(np.finfo(np.float32).max)
-    return float(np.abs(a - b).max())
+    return float(np.nan_to_num(np.abs(a - b).max(), nan=float(np.finfo(np.float32).max)))
