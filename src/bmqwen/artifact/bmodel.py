@@ -1,13 +1,14 @@
 """What a bmodel says of its nets: shapes, types, memory. Read from the file alone, on any machine."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from bmqwen.artifact.flatbuffer import Table
 from bmqwen.errors import BundleError
 
+_Item = TypeVar("_Item")
 # bm_data_type_t.
 TYPES = ("f32", "f16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "bf16")
 # MODEL_HEADER_T: magic, its own size, the description's, the data's (32 bits, wrapped beyond 4 GiB).
@@ -17,6 +18,8 @@ MAGIC = 0xFF55AAEE
 IO_ALONE = 1
 # A description of hundreds of nets has some MB.
 LARGEST = 256 << 20
+# Nothing in a damaged file may make this program read or list more than that.
+LONGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,87 @@ def read_description(path: Path) -> BmodelDescription:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged ({error}): download or compile it again") from error
+
+
+class Table:
+    """A table of a FlatBuffer, its fields found by number. What does not fit into the buffer is a ValueError."""
+
+    def __init__(self, data: bytes, place: int) -> None:
+        """The table at a byte of `data`."""
+        self._data, self._place = data, place
+        start = place - self._number("<i", place)
+        size = self._number("<H", start)
+        self._fields = [self._number("<H", start + 4 + 2 * i) for i in range(max(0, size - 4) // 2)]
+
+    @classmethod
+    def root(cls, data: bytes) -> "Table":
+        """Return the table that a buffer holds."""
+        return cls(data, _unpack("<I", data, 0))
+
+    def integer(self, field: int, form: str = "<i") -> int:
+        """Return a number, as `struct` writes its form; 0 where it is left out."""
+        place = self._find(field)
+        return self._number(form, place) if place else 0
+
+    def text(self, field: int) -> str:
+        """Return a string, made fit for a terminal; empty where it is left out."""
+        place = self._follow(field)
+        if not place:
+            return ""
+        start, size = place + 4, self._number("<I", place)
+        if size > LONGEST:
+            raise ValueError("a string is too long")
+        if start + size > len(self._data):
+            raise ValueError("a string runs out of the buffer")
+        text = self._data[start : start + size].decode("utf-8", "replace")
+        return "".join(c if c.isprintable() else "?" for c in text)
+
+    def table(self, field: int) -> "Table | None":
+        """Return a table inside; None where it is left out."""
+        place = self._follow(field)
+        return Table(self._data, place) if place else None
+
+    def tables(self, field: int) -> list["Table"]:
+        """Return a list of tables."""
+        return self._list(field, 4, lambda place: Table(self._data, place + self._number("<I", place)))
+
+    def numbers(self, field: int, form: str) -> list[int]:
+        """Return a list of numbers."""
+        return self._list(field, struct.calcsize(form), lambda place: self._number(form, place))
+
+    def pair(self, field: int) -> tuple[int, int]:
+        """Return a struct of two 64-bit numbers; zeros where it is left out."""
+        place = self._find(field)
+        return (self._number("<Q", place), self._number("<Q", place + 8)) if place else (0, 0)
+
+    def _find(self, field: int) -> int:
+        offset = self._fields[field] if field < len(self._fields) else 0
+        return self._place + offset if offset else 0
+
+    def _follow(self, field: int) -> int:
+        place = self._find(field)
+        return place + self._number("<I", place) if place else 0
+
+    def _list(self, field: int, width: int, item: Callable[[int], _Item]) -> list[_Item]:
+        place = self._follow(field)
+        if not place:
+            return []
+        count = self._number("<I", place)
+        if count > LONGEST or count * width > len(self._data):
+            raise ValueError("a list is too long")
+        return [item(place + 4 + i * width) for i in range(count)]
+
+    def _number(self, form: str, place: int) -> int:
+        return _unpack(form, self._data, place)
+
+
+def _unpack(form: str, data: bytes, place: int) -> int:
+    if place < 0:
+        raise ValueError("a place before the buffer")
+    try:
+        return int(struct.unpack_from(form, data, place)[0])
+    except struct.error as error:
+        raise ValueError("a place behind the buffer") from error
 
 
 def check_bmodel(path: Path) -> tuple[int, int]:

@@ -40,11 +40,9 @@ class Bundle:
 
     Attributes:
         kind: which family of runtimes loads it.
-        model: the model's name, for people.
         precision: how weights are stored: weights, group_size, lm_head, ...
         details: what only this kind has (nets of a bmodel, dialect of an ONNX graph).
         source: identity of the checkpoint it was made from.
-        made_by: version of bmqwen.
         files: every file of the folder but the manifest.
         tokenizer: folder of the tokenizer, where that is not the bundle's.
     """

@@ -91,9 +91,7 @@ class StepNets:
         context: rows of the K/V cache; a step writes all its `tokens` rows, so position + tokens <= context.
         cycles: predicted time of each shape in ns (cycles of 1 GHz), from the compiler's timing.
         half: "f16" or "bf16", the type of states, mask and K/V.
-        chip: what it was compiled for.
         toolchain: version of the compiler.
-        name: the net's name in the bmodel.
     """
 
     context: int

@@ -66,7 +66,6 @@ class ChipSpec:
     """A kind of chip.
 
     Attributes:
-        name: as bmodels, the driver and people call it.
         id: what libbmlib and the PCIe bus call it.
         cores: of matrix units that a net may use.
         bus: bytes a second over its memory bus at most.
@@ -81,7 +80,6 @@ class ChipSpec:
         wrong_boot_file: what guides for another chip, `wrong_chip`, name in its place.
         box: name of the usual SoC machine.
         board: that machine's memory, as delivered. A card with as much memory has a heap as large as its largest.
-        hosts: machines that it is in.
     """
 
     name: str

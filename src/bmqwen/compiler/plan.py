@@ -39,14 +39,9 @@ BMODEL_FACTOR = 1.06
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of a model that is to be compiled.
+    """Bytes of a model that is to be compiled: on the chip, in the file of weights, in the table on the host.
 
-    Attributes:
-        chip: what it takes of the chip's memory.
-        weight_file: of the file of weights that the compiler reads.
-        floats: whether most weights are not on a grid.
-        table: the embedding table on the host.
-        values: how many weights there are in the nets.
+    `floats` tells whether most weights are not on a grid, `values` how many there are in the nets.
     """
 
     chip: Footprint

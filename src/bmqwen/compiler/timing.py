@@ -75,11 +75,10 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command.
+    """One command, which serves a part of the model.
 
     Attributes:
         operation: the operation's name in the compiler's final text ("A16MatMul_107").
-        part: of the model that it serves.
         bus: it is one of the memory bus, else one of the compute units.
         start, end: cycles, the end not included. Commands of one kind never overlap.
         bytes: moved between device memory and the core, or inside device memory.

@@ -110,25 +110,21 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
     questions: list[Question] = []
     try:
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise InputError(
                 f"{path} lacks the column {missing[0]}: its first line must name id,question,A,B,C,D,answer "
                 "(C-Eval's test files have no answers; use the val ones)"
             )
         for row in reader:
             values = {name: (row[name] or "").strip() for name in COLUMNS}
-            empty = [name for name in COLUMNS if not values[name]]
-            if empty:
+            if empty := [name for name in COLUMNS if not values[name]]:
                 raise InputError(f"{path}, line {reader.line_num}: the column {empty[0]} is empty")
-            if values["answer"] not in LETTERS or len(values["answer"]) != 1:
-                raise InputError(
-                    f"{path}, line {reader.line_num}: the answer is {values['answer'][:20]!r}, not A, B, C or D"
-                )
+            answer, number = values["answer"], row.get("id") or str(len(questions))
+            if answer not in LETTERS or len(answer) != 1:
+                wrong = f"the answer is {answer[:20]!r}, not A, B, C or D"
+                raise InputError(f"{path}, line {reader.line_num}: {wrong}")
             choices = tuple(values[letter] for letter in LETTERS)
-            questions.append(
-                Question(row.get("id") or str(len(questions)), values["question"], choices, values["answer"])
-            )
+            questions.append(Question(number, values["question"], choices, answer))
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not a CSV file: {error}") from None
     if not questions:

@@ -105,9 +105,8 @@ def evaluate_text(
         raise InputError(f"the limit must be at least 2 tokens, not {limit}")
     ids = pair.tokenizer.encode(text)[:limit]
     if len(ids) < 2:
-        raise InputError(
-            f"the text has {len(ids)} tokens, but a perplexity needs at least 2: give a longer text"
-        )
+        got = f"the text has {len(ids)} tokens"
+        raise InputError(f"{got}, but a perplexity needs at least 2: give a longer text")
     spans = list(windows(len(ids), window, stride))
     total = sum(span.stop - span.first for span in spans)
     scores = Divergence()
