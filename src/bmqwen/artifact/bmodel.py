@@ -62,7 +62,7 @@ class NetDescription:
 
 @dataclass(frozen=True, slots=True)
 class BmodelDescription:
-    """A bmodel, for so many chips of a kind, compiled by a version of the compiler; nets by name, the file's bytes."""
+    """What a bmodel says: kind and number of its chips, version of its compiler, nets by name; and the file's size."""
 
     path: Path
     chip: str
