@@ -2,6 +2,7 @@
 
 import ctypes
 import struct
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -201,7 +202,7 @@ def test_ranges_outside_of_memory_are_refused() -> None:
 def test_refused_bmodel_leaves_nothing_open(tmp_path: Path) -> None:
     fake = FakeLibrary(loads=False)
     with (
-        Device(libraries(fake)) as device,
+        closing(Device(libraries(fake))) as device,
         pytest.raises(DeviceError, match="it was made for another chip or runtime"),
     ):
         BmrtBackend(device, bmodel(tmp_path / "a.bmodel"))

@@ -1,6 +1,7 @@
 """The vendor's libraries in a worker process, on nets compiled here."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def start(toolchain: Toolchain, bmodel: Path, memory: int = 1 << 30) -> Worker:
 @pytest.fixture(scope="module")
 def worker(toolchain: Toolchain, bmodel: Path) -> Iterator[Worker]:
     """One for all tests that do not break it."""
-    with start(toolchain, bmodel) as started:
+    with closing(start(toolchain, bmodel)) as started:
         yield started
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from support.processes import interrupted, runs, wait_for_end
 @pytest.fixture
 def worker() -> Iterator[Worker]:
     """A worker with an Echo."""
-    with Worker("support.bmrt_probe:echo", {}, what="the simulator") as started:
+    with closing(Worker("support.bmrt_probe:echo", {}, what="the simulator")) as started:
         yield started
 
 
@@ -73,7 +74,7 @@ def test_interrupted_call_does_not_answer_the_next_one(worker: Worker) -> None:
 
 def test_a_worker_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bmqwen.runtime.bmrt.worker.STOP_SECONDS", 100_000.0)
-    with Worker("support.bmrt_probe:echo", {}, what="the simulator") as worker:
+    with closing(Worker("support.bmrt_probe:echo", {}, what="the simulator")) as worker:
         pid = worker.call("wait", 0)
         with pytest.raises(KeyboardInterrupt), interrupted():
             worker.call("stop")

@@ -1,6 +1,7 @@
 """The stand-in for SAIL takes and refuses what the real module does: one table for both."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -91,7 +92,7 @@ def module(compiled: Callable[[Kind, Format, int], CompiledModel], simulator: To
     """It, in a process of the simulator."""
     bmodel = compiled("qwen1.5", "int4", 8).bundle.bmodel
     arguments = {"bmodel": bmodel, "folder": simulator.simulator_folder}
-    with Worker("support.sail_contract:conduct", arguments, what="the simulator") as worker:
+    with closing(Worker("support.sail_contract:conduct", arguments, what="the simulator")) as worker:
         yield worker
 
 

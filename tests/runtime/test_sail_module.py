@@ -19,6 +19,7 @@ from bmqwen.chip.libraries import find_sail
 from bmqwen.errors import DeviceError, MissingDependencyError
 from bmqwen.runtime import tpu
 from bmqwen.runtime.bmodel.step_runtime import open_bmodel
+from bmqwen.runtime.registry import Options
 from bmqwen.runtime.sail import backend, module
 from bmqwen.runtime.sail.backend import SailBackend
 from bmqwen.runtime.sail.module import load_sail, sail_installed, sail_version
@@ -209,7 +210,7 @@ def test_device_that_does_not_exist(
 ) -> None:
     install()
     with pytest.raises(DeviceError, match=r"there is no device 2: 2 found: .*devices 0 to 1"):
-        tpu.open_on_chip(bundle, device=2)
+        tpu.open_on_chip(bundle, Options(Path, device=2))
 
     def fail() -> int:
         ctypes.CDLL(None).puts(b"[error] bm_dev_getcount failed")
@@ -218,7 +219,7 @@ def test_device_that_does_not_exist(
     install(get_available_tpu_num=fail)
     capfd.readouterr()
     with pytest.raises(DeviceError, match="there is no device 0: 0 found"):
-        tpu.open_on_chip(bundle)
+        tpu.open_on_chip(bundle, Options(Path))
     assert not tpu.chip_answers()
     assert capfd.readouterr() == ("", "[error] bm_dev_getcount failed\n" * 2)
 
@@ -228,7 +229,7 @@ def test_memory_that_others_hold(install: Callable[..., None], bundle: Bundle) -
     with pytest.raises(
         DeviceError, match=r"qwen1\.5-0\.5b_int4_1dev\.bmodel needs .* but device 0 has only 0 MiB free: end"
     ):
-        tpu.open_on_chip(bundle)
+        tpu.open_on_chip(bundle, Options(Path))
 
 
 def test_memory_that_is_not_told_or_not_there(install: Callable[..., None], bundle: Bundle) -> None:
@@ -278,7 +279,7 @@ def test_room_for_the_files_that_sail_keeps_open(tmp_path: Path, monkeypatch: py
 def test_dead_device_and_refused_bmodel(install: Callable[..., None], bundle: Bundle) -> None:
     install(Handle=Dead)
     with pytest.raises(DeviceError, match="Handle of SAIL failed on device 0: init device failure"):
-        tpu.open_on_chip(bundle)
+        tpu.open_on_chip(bundle, Options(Path))
     # The simulator does not tell a chip's name, and of memory what happened to be there.
     install(Handle=Unnamed, get_dev_stat=lambda _: [9, 9, 0])
     with pytest.raises(DeviceError, match=r"loading qwen.* of SAIL failed on device 0: Engine related error"):
@@ -291,15 +292,15 @@ def test_old_sail_gives_way_to_libbmrt(
 ) -> None:
     install(EngineLLM=None)
     with pytest.raises(MissingDependencyError, match="is too old"):
-        tpu.open_on_chip(bundle)
+        tpu.open_on_chip(bundle, Options(Path))
     notes: list[str] = []
     monkeypatch.setattr(tpu, "find_libraries", lambda: Path("lib"))
     with pytest.raises(MissingDependencyError, match="no libbmrt"):
-        tpu.open_on_chip(bundle, note=notes.append)
+        tpu.open_on_chip(bundle, Options(Path, notes.append))
     assert len(notes) == 1
     assert notes[0].endswith("; libbmrt is used instead")
     with pytest.raises(MissingDependencyError, match="is too old"):
-        tpu.open_on_chip(bundle, library="sail")
+        tpu.open_on_chip(bundle, Options(Path), "sail")
 
 
 def test_what_c_code_prints_stays_out_of_the_output() -> None:

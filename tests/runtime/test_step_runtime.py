@@ -212,7 +212,7 @@ def test_interrupted_feed_leaves_no_trace(runtime: SimulatedRuntime) -> None:
 def test_killed_simulator_is_a_sentence(model: CompiledModel, simulator: Toolchain) -> None:
     runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder, context_length=16)
     assert runtime.context_length == 16
-    os.kill(runtime._worker.pid, signal.SIGKILL)
+    os.kill(runtime._worker._child.pid, signal.SIGKILL)
     with pytest.raises(
         DeviceError, match=r"^the simulator was killed \(SIGKILL\), as the system does when memory"
     ):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
     heaps, failure = [], ""
     try:
         folder = Path(arguments[1]) if len(arguments) > 1 else None
-        with Device(load_libraries(folder), int(arguments[0])) as device:
+        with closing(Device(load_libraries(folder), int(arguments[0]))) as device:
             heaps = [(int(heap.total), int(heap.available)) for heap in device.heaps()]
     except BmqwenError as error:
         failure = str(error)

@@ -77,13 +77,7 @@ def _open_simulator(bundle: "Bundle", options: Options) -> "Runtime":
 def _open_chip(bundle: "Bundle", options: Options, library: "Library | None" = None) -> "Runtime":
     from bmqwen.runtime.tpu import open_on_chip
 
-    return open_on_chip(
-        bundle,
-        device=options.device,
-        library=library,
-        context_length=options.context_length,
-        note=options.note,
-    )
+    return open_on_chip(bundle, options, library)
 
 
 def _open_chip_if_any(bundle: "Bundle", options: Options) -> "Runtime":

@@ -16,6 +16,7 @@ from bmqwen.runtime.bmrt.device import Device
 from bmqwen.runtime.bmrt.libraries import find_libraries, library_folders, load_libraries, load_simulator
 from bmqwen.runtime.c_output import c_output_on_stderr
 from bmqwen.runtime.device_check import check_heaps, require_device
+from bmqwen.runtime.registry import Options
 from bmqwen.runtime.sail.backend import SailBackend, available_devices
 from bmqwen.runtime.sail.module import load_sail, sail_installed
 
@@ -25,27 +26,24 @@ DEVICE_FILES = ("bm-sophon[0-9]*", "bm-tpu[0-9]*")
 
 
 def open_on_chip(
-    bundle: Bundle,
-    *,
-    device: int = 0,
-    library: Library | None = None,
-    context_length: int | None = None,
-    note: Callable[[str], None] = lambda _: None,
+    bundle: Bundle, options: Options, library: Library | None = None
 ) -> StepRuntime | PublishedRuntime | simulated.SimulatedRuntime:
     """Load a bundle of the kind "bmodel" on a chip, or on the simulator where that takes a chip's place.
 
     Args:
         bundle: what to load.
-        device: which chip, counted from 0.
+        options: which chip, and most tokens to keep; `note` is told why an installed SAIL is passed over.
         library: what opens it; None: SAIL where it can be loaded, else libbmrt by ctypes.
-        context_length: most tokens to keep; None: what the nets were compiled for.
-        note: is told why an installed SAIL is passed over.
 
     Raises:
         MissingDependencyError: the library is not there.
         BundleError, InputError, DeviceError: as `StepRuntime` does.
     """
-    chosen = library or _best_library(note)
+    chosen, device, context_length = (
+        library or _best_library(options.note),
+        options.device,
+        options.context_length,
+    )
     if not has_hardware():
         require_device(device, _count(chosen))
         opener = f"{__name__}:open_sail" if chosen == "sail" else f"{simulated.__name__}:open_target"

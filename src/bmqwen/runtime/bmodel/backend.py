@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import BundleError, DeviceError
 
+# What tensors may be, as bm_data_type_t numbers the types from 0 on and SAIL's Dtype names them, behind "BM_".
+# BF16 has no numpy type: its bits travel as uint16.
+BFLOAT16 = "bfloat16"
+TYPES = ("float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", BFLOAT16)
+NUMPY_TYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype("uint16" if name == BFLOAT16 else name) for name in TYPES
+}
+
 
 class Memory(Protocol):
     """A piece of device memory. Offsets and sizes are bytes; what lies outside of it is a DeviceError."""

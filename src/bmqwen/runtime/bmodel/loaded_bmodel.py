@@ -67,14 +67,7 @@ class LoadedBmodel(Generic[Nets]):
         context_length: int | None,
         find_nets: Callable[[DeviceBackend], Nets],
     ) -> None:
-        """Open the device, load the bmodel and find its nets.
-
-        Raises:
-            BundleError: its files do not fit together.
-            InputError: context length out of range.
-            MissingDependencyError: no libraries.
-            DeviceError: no device, not enough memory, or a refused bmodel.
-        """
+        """Open the device, load the bmodel and find its nets. Raises what `StepRuntime` does."""
         self._backend = backend = open_backend(bundle.bmodel, device_bytes(bundle))
         self.chip, self.library = backend.chip, backend.library
         self.name = f"{self.chip}, {backend}, {self.library}"

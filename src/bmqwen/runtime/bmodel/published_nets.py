@@ -147,13 +147,10 @@ class PublishedNets(DeviceNets):
         c = self._config
         length = block.inputs[0].shape[1] if len(block.inputs[0].shape) == 3 else 0
         rows = (c.num_key_value_heads, c.head_dim)
-        wanted = {
-            "block_0": [(1, length, c.hidden_size), (1, length, *rows), (1, length, *rows)],
-            "block_cache_0": [(1, 1, c.hidden_size), (1, 1, *rows), (1, 1, *rows)],
-        }
-        for stage, inputs in ((block, (2, 3)), (step, (4, 5))):
+        for stage, tokens, inputs in ((block, length, (2, 3)), (step, 1, (4, 5))):
             found = [port.shape for port in stage.outputs]
-            if found != wanted[stage.net] or len(stage.inputs) not in inputs:
+            wanted = [(1, tokens, c.hidden_size), (1, tokens, *rows), (1, tokens, *rows)]
+            if found != wanted or len(stage.inputs) not in inputs:
                 raise BundleError(
                     f"{self._backend.path}: net {stage.net} has the outputs {found}, which do not fit the model"
                 )

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from bmqwen.artifact.bmodel import check_bmodel
 from bmqwen.errors import DeviceError
-from bmqwen.runtime.bmodel.backend import Memory, Network, Port, Stage
+from bmqwen.runtime.bmodel.backend import BFLOAT16, NUMPY_TYPES, TYPES, Memory, Network, Port, Stage
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.launch import BFLOAT16, DTYPES, InputBlock, PreparedLaunch
+from bmqwen.runtime.bmrt.launch import InputBlock, PreparedLaunch
 from bmqwen.runtime.bmrt.libraries import DeviceMem, NetInfo, load_libraries
 
 
@@ -25,16 +25,9 @@ class BmrtBackend:
     library = "libbmrt"
 
     def __init__(self, device: Device, bmodel: Path, needed: int = 0) -> None:
-        """Load a bmodel.
+        """Load a bmodel that takes `needed` bytes (0: as many as the file has) on a device, which frees it with itself.
 
-        Args:
-            device: an open device, which frees the bmodel with itself.
-            bmodel: the file.
-            needed: bytes of device memory that it takes (0: as many as the file has).
-
-        Raises:
-            BundleError: no bmodel, or a truncated one.
-            DeviceError: not enough memory, or libbmrt refuses the file.
+        Raises BundleError for a file that is no bmodel or truncated; DeviceError if memory is short or libbmrt refuses.
         """
         check_bmodel(bmodel)
         device.reserve(needed or bmodel.stat().st_size, bmodel.name)
@@ -137,9 +130,9 @@ class BmrtBackend:
 
     def _port(self, index: int, names: Any, dtypes: Any, shapes: Any, memory: Any) -> Port:
         """An input or output, from the arrays that libbmrt describes them with."""
-        dtype = dtypes[index]
-        if dtype not in DTYPES:
-            raise DeviceError(f"{self.path.name} has a tensor of the unsupported type {dtype}")
+        if not 0 <= dtypes[index] < len(TYPES):
+            raise DeviceError(f"{self.path.name} has a tensor of the unsupported type {dtypes[index]}")
+        kind = TYPES[dtypes[index]]
         own = DeviceMemory(self.device, DeviceMem.from_buffer_copy(memory[index]), owned=False)
         name = (names[index] or b"").decode()
-        return Port(name, shapes[index].to_tuple(), DTYPES[dtype], dtype == BFLOAT16, own)
+        return Port(name, shapes[index].to_tuple(), NUMPY_TYPES[kind], kind == BFLOAT16, own)

@@ -110,12 +110,6 @@ class Device:
     def __str__(self) -> str:
         return f"{'simulated device' if self.libraries.simulated else 'device'} {self.index}"
 
-    def __enter__(self) -> "Device":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def handle(self) -> c.c_void_p:
         """For a call. Raises DeviceError after close."""

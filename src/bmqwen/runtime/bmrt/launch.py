@@ -7,18 +7,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.runtime.bmodel.backend import Port, Stage, check_fits
+from bmqwen.runtime.bmodel.backend import BFLOAT16, TYPES, Port, Stage, check_fits
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import DeviceMem, Tensor
 
-# bm_data_type_t. BF16 has no numpy type: its bits travel as uint16.
-DTYPES: dict[int, np.dtype[Any]] = {
-    number: np.dtype(name)
-    for number, name in enumerate(
-        ("float32", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "uint16")
-    )
-}
-BFLOAT16 = 8
 # A copy call costs the chip's host about as long as 64 KiB take: so much may lie unused between two inputs.
 LARGEST_GAP = 64 << 10
 ALIGNMENT = 128
@@ -121,7 +113,7 @@ def _tensors(stage: Stage, what: str, ports: tuple[Port, ...], memory: Sequence[
     check_fits(stage, what, ports, memory)
     made = (Tensor * len(ports))()
     for tensor, port, piece in zip(made, ports, memory, strict=True):
-        tensor.dtype = BFLOAT16 if port.bfloat16 else next(k for k, v in DTYPES.items() if v == port.dtype)
+        tensor.dtype = TYPES.index(BFLOAT16 if port.bfloat16 else port.dtype.name)
         tensor.shape.num_dims = len(port.shape)
         tensor.shape.dims[: len(port.shape)] = port.shape
         tensor.device_mem = piece.mem

@@ -66,12 +66,8 @@ class NetInfo(c.Structure):
         ("output_scales", c.POINTER(c.c_float)),
         ("stage_num", c.c_int),
         ("stages", c.POINTER(StageInfo)),
-        ("max_input_bytes", c.POINTER(c.c_size_t)),
-        ("max_output_bytes", c.POINTER(c.c_size_t)),
-        ("input_zero_point", c.POINTER(c.c_int)),
-        ("output_zero_point", c.POINTER(c.c_int)),
-        ("input_loc_devices", c.POINTER(c.c_int)),
-        ("output_loc_devices", c.POINTER(c.c_int)),
+        # Of inputs and of outputs: most bytes, zero points, devices.
+        ("pointers", c.c_void_p * 6),
         ("core_num", c.c_int),
         ("addr_mode", c.c_int32),
     )

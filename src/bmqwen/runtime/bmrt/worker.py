@@ -52,17 +52,6 @@ class Worker:
             self.close()
             raise
 
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        return self._child.pid
-
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method, or read an attribute that is none.
 

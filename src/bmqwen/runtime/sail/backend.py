@@ -23,27 +23,12 @@ OPEN_FILES, SPARE_FILES = 4, 256
 
 
 class SailBackend:
-    """A `DeviceBackend` on `sophon.sail.EngineLLM`.
-
-    Attributes:
-        chip: the chip's name.
-        library: "SAIL" and its version.
-        path: the bmodel's file.
-        networks: its nets by name.
-    """
+    """A `DeviceBackend` on `sophon.sail.EngineLLM`."""
 
     def __init__(self, bmodel: Path, needed: int = 0, *, index: int = 0) -> None:
-        """Open a device and load a bmodel.
+        """Open the device of a number and load a bmodel that takes `needed` bytes (0: as many as the file has).
 
-        Args:
-            bmodel: the file.
-            needed: bytes of device memory that it takes (0: as many as the file has).
-            index: which device.
-
-        Raises:
-            MissingDependencyError: no SAIL, or one that is too old.
-            BundleError: no bmodel, or a truncated one.
-            DeviceError: no such device, not enough memory, or a refused bmodel.
+        Raises MissingDependencyError without a SAIL that is new enough; else as a `BackendOpener`.
         """
         check_bmodel(bmodel)
         self._sail = sail = load_sail()

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from bmqwen.chip import problems
 from bmqwen.errors import DeviceError, MissingDependencyError
-from bmqwen.runtime.bmodel.backend import Port, check_range
-from bmqwen.runtime.sail.module import DTYPES, sail_errors, sail_version
+from bmqwen.runtime.bmodel.backend import NUMPY_TYPES, Port, check_range
+from bmqwen.runtime.sail.module import sail_errors, sail_version
 
 
 class Source:
@@ -53,7 +53,8 @@ class TensorMaker:
     def __init__(self, sail: Any, index: int, device: str) -> None:
         """Open the device. Raises DeviceError, or MissingDependencyError for a SAIL without views of tensors."""
         self.sail, self.device = sail, device
-        self._types = {getattr(sail.Dtype, n): kind for n, kind in DTYPES.items() if hasattr(sail.Dtype, n)}
+        members = {name: getattr(sail.Dtype, f"BM_{name.upper()}", None) for name in NUMPY_TYPES}
+        self._types = {member: NUMPY_TYPES[name] for name, member in members.items() if member is not None}
         self._sources: list[Source] = []
         with sail_errors("Handle", device):
             self._handle: Any = sail.Handle(index)

@@ -8,26 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import numpy as np
-
 from bmqwen.chip import problems
 from bmqwen.chip.libraries import find_sail, number
 from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError, DeviceError, MissingDependencyError
 
 NAME = "sophon.sail"
-# Members of its enum Dtype, and numpy's types; halves travel as bits.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BM_FLOAT32": np.dtype(np.float32),
-    "BM_FLOAT16": np.dtype(np.float16),
-    "BM_BFLOAT16": np.dtype(np.uint16),
-    "BM_INT32": np.dtype(np.int32),
-    "BM_UINT32": np.dtype(np.uint32),
-    "BM_INT16": np.dtype(np.int16),
-    "BM_UINT16": np.dtype(np.uint16),
-    "BM_INT8": np.dtype(np.int8),
-    "BM_UINT8": np.dtype(np.uint8),
-}
 
 
 def sail_installed() -> bool:
