@@ -27,7 +27,7 @@ class SavedCache:
     Attributes:
         position: tokens in it.
         rows: the runtime's own layout and type; never changed after it was saved.
-        tokens: the tokens themselves, from a runtime that reads them again.
+        tokens: the tokens themselves, where the runtime keeps them.
     """
 
     position: int

@@ -1,6 +1,7 @@
 """What every runtime of a bmodel has: the device that holds it, its limits, what it asked of the device."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
-from bmqwen.runtime.base import chosen_context
+from bmqwen.runtime.base import Output, SavedCache, check_saved, check_truncate, chosen_context
 from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
 from bmqwen.runtime.bmodel.device_nets import Counters, DeviceNets
 
@@ -49,8 +50,8 @@ class DeviceOutput:
             raise InputError("this output is no longer there: more tokens were fed since")
 
 
-class LoadedBmodel(Generic[Nets]):
-    """A bundle's bmodel on a device; how its nets are fed is each runtime's own.
+class LoadedBmodel(ABC, Generic[Nets]):
+    """A bundle's bmodel on a device, a `Runtime` but for how its nets are fed.
 
     Attributes:
         chip: the chip's name.
@@ -72,6 +73,7 @@ class LoadedBmodel(Generic[Nets]):
         self.chip, self.library = backend.chip, backend.library
         self.name = f"{self.chip}, {backend}, {self.library}"
         self.vocab_size = bundle.config.vocab_size
+        self._tokens: list[int] = []
         self._serial = 0
         self._interrupted = False
         try:
@@ -91,10 +93,33 @@ class LoadedBmodel(Generic[Nets]):
         """Bytes of device memory in use by all programs; None when the device does not tell."""
         return self._backend.memory_used()
 
+    @property
+    def position(self) -> int:
+        return len(self._tokens)
+
+    def truncate(self, position: int) -> None:
+        check_truncate(self, position)
+        del self._tokens[position:]
+
+    def save_cache(self) -> SavedCache:
+        """Copy the rows in use from the device, as that has them: [2 * layers, position, ...]."""
+        return SavedCache(self.position, self._device_nets.read_rows(0, self.position), tuple(self._tokens))
+
+    def restore_cache(self, saved: SavedCache, position: int) -> None:
+        check_saved(saved, position, self._device_nets.cache_shape(saved.position))
+        self._serial += 1
+        self._tokens.clear()
+        self._device_nets.write_rows(0, saved.rows[:, :position])
+        self._tokens.extend(saved.tokens[:position])
+
     def interrupt(self) -> None:
         """End a feed between two launches."""
         self._interrupted = True
 
+    @abstractmethod
+    def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]: ...
+    @abstractmethod
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> Output: ...
     def close(self) -> None:
         """Free everything. May be called twice."""
         self._backend.close()

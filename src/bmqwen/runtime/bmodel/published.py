@@ -6,13 +6,7 @@ from typing import cast
 import numpy as np
 
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.runtime.base import (
-    HostOutput,
-    SavedCache,
-    check_feed,
-    check_saved,
-    check_truncate,
-)
+from bmqwen.runtime.base import HostOutput, check_feed
 from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
@@ -32,11 +26,6 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
         super().__init__(
             bundle, open_backend, context_length, lambda backend: PublishedNets(backend, bundle.config)
         )
-        self._tokens: list[int] = []
-
-    @property
-    def position(self) -> int:
-        return len(self._tokens)
 
     def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
         """Append a prompt: all together where that pays, else one token at a time."""
@@ -62,21 +51,6 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
                 rows.append(nets.logits()[0])
         self._tokens.extend(tokens)
         return HostOutput(np.stack(rows)) if every_row else DeviceOutput(self, nets.token_id, nets.logits)
-
-    def truncate(self, position: int) -> None:
-        check_truncate(self, position)
-        del self._tokens[position:]
-
-    def save_cache(self) -> SavedCache:
-        """Copy the rows in use from the device: bytes [2 * layers, position, row bytes]."""
-        return SavedCache(self.position, self._device_nets.read_rows(0, self.position), tuple(self._tokens))
-
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
-        check_saved(saved, position, self._device_nets.cache_shape(saved.position))
-        self._serial += 1
-        self._tokens.clear()
-        self._device_nets.write_rows(0, saved.rows[:, :position])
-        self._tokens.extend(saved.tokens[:position])
 
 
 def _together(position: int, count: int) -> bool:

@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError
-from bmqwen.runtime.base import (
-    HostOutput,
-    SavedCache,
-    check_feed,
-    check_saved,
-    check_truncate,
-    chosen_context,
-)
+from bmqwen.runtime.base import HostOutput, check_feed, chosen_context
 from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
@@ -42,11 +35,7 @@ class StageResult:
 
 
 class StepRuntime(LoadedBmodel[StepStages]):
-    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process.
-
-    Attributes:
-        position: tokens in the cache.
-    """
+    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process."""
 
     def __init__(
         self, bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
@@ -72,7 +61,6 @@ class StepRuntime(LoadedBmodel[StepStages]):
         super().__init__(
             bundle, open_backend, context_length, lambda backend: StepStages(backend, nets, config)
         )
-        self.position = 0
 
     def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
         """Append a prompt, in as few launches as pay."""
@@ -81,8 +69,8 @@ class StepRuntime(LoadedBmodel[StepStages]):
         for shape, used in self._nets.plan(self.position, len(tokens)):
             self._begin_feed()
             self._launch(shape, self.position, tokens[done : done + used])
+            self._tokens.extend(tokens[done : done + used])
             done += used
-            self.position += used
             yield self._output(shape)
 
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> DeviceOutput | HostOutput:
@@ -97,24 +85,8 @@ class StepRuntime(LoadedBmodel[StepStages]):
             done += used
             if every_row:
                 rows.append(self._device_nets.logits(shape)[0])
-        self.position = position + done
+        self._tokens.extend(tokens)
         return HostOutput(np.stack(rows)) if every_row else self._output(shape)
-
-    def truncate(self, position: int) -> None:
-        """Forget all tokens from `position` on; their rows are overwritten later."""
-        check_truncate(self, position)
-        self.position = position
-
-    def save_cache(self) -> SavedCache:
-        """Copy the rows in use from the device: bits of halves [2 * layers, position, kv_heads, head_dim]."""
-        return SavedCache(self.position, self._device_nets.read_rows(0, self.position))
-
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
-        check_saved(saved, position, self._device_nets.cache_shape(saved.position))
-        self._serial += 1
-        self.position = 0
-        self._device_nets.write_rows(0, saved.rows[:, :position])
-        self.position = position
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
@@ -126,7 +98,7 @@ class StepRuntime(LoadedBmodel[StepStages]):
         """
         position, count = cache.shape[1], len(tokens)
         self._serial += 1
-        self.position = 0
+        self._tokens.clear()
         if position:
             self._device_nets.write_rows(0, to_half(cache, self._nets.half))
         self._launch(shape, position, tokens)

@@ -57,11 +57,6 @@ class Target:
         self._output = next(self._pieces)
         return self._runtime.position
 
-    def save_cache(self, position: int) -> SavedCache:
-        """As `Runtime.save_cache`, of the first `position` tokens."""
-        self._runtime.truncate(position)
-        return self._runtime.save_cache()
-
     def greedy(self) -> int:
         """As `Output.greedy`."""
         return self._output.greedy()
@@ -160,7 +155,8 @@ class SimulatedRuntime:
         self.position = position
 
     def save_cache(self) -> SavedCache:
-        return cast(SavedCache, self._worker.call("save_cache", self.position))
+        self._worker.call("truncate", self.position)
+        return cast(SavedCache, self._worker.call("save_cache"))
 
     def restore_cache(self, saved: SavedCache, position: int) -> None:
         self.position = 0
