@@ -12,31 +12,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.cli import interrupts
 from bmqwen.cli.app import run
 from bmqwen.runtime import registry
-from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from bmqwen.runtime.bmodel.step_runtime import StepRuntime
+from bmqwen.runtime.bmrt.simulated import SimulatedRuntime, Target
 
 VOCABULARY, CONTEXT = 300, 512
 
 
 class Hanging:
-    """Both a Runtime and what the simulator's process holds, as far as a first question needs them."""
+    """A Runtime, here or in the simulator's process, as far as a first question needs one."""
 
+    chip, library = "hanging chip", "libbmrt"
     name, vocab_size, context_length, position = "hanging", VOCABULARY, CONTEXT, 0
 
     def __init__(self) -> None:
         self._how, self._told = os.environ["HANG_HOW"], Path(os.environ["HANG_TOLD"])
-
-    def facts(self) -> tuple[str, int, int]:
-        return self.name, self.vocab_size, self.context_length
-
-    def plan(self, position: int, count: int) -> list[int]:
-        del position
-        return [count]
 
     def read(self, tokens: Sequence[int]) -> Iterator[Any]:
         self.feed(tokens)
@@ -61,10 +56,10 @@ class Hanging:
         pass
 
 
-def open_hanging(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Hanging:
+def open_hanging(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Target:
     """In the simulator's process."""
     del bundle, folder, context_length, device
-    return Hanging()
+    return Target(cast(StepRuntime, Hanging()))
 
 
 def _open_runtime(bundle: Bundle, *_: object) -> Any:

@@ -36,7 +36,6 @@ class SavedCache:
 
     @property
     def nbytes(self) -> int:
-        """Host memory that it takes."""
         return self.rows.nbytes
 
 
@@ -117,11 +116,9 @@ class HostOutput:
         self._rows = rows
 
     def greedy(self) -> int:
-        """The most likely token after the last one fed."""
         return int(self._rows[-1].argmax())
 
     def logits(self) -> NDArray[np.float32]:
-        """All rows."""
         return self._rows
 
 

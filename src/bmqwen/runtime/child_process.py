@@ -36,13 +36,7 @@ class ChildProcess:
     """
 
     def __init__(self, module: str, *, what: str, environment: Mapping[str, str] | None = None) -> None:
-        """Start it.
-
-        Args:
-            module: its name.
-            what: names it in messages: "the simulator".
-            environment: more variables for it.
-        """
+        """Start it, with `environment` besides this process's; messages name it `what`: "the simulator"."""
         self._what = what
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         self.socket, theirs = socket.socketpair()
@@ -65,7 +59,6 @@ class ChildProcess:
 
     @property
     def open(self) -> bool:
-        """Whether `close` was not called yet."""
         return self._process is not None
 
     def ended(self) -> DeviceError:
@@ -85,7 +78,10 @@ class ChildProcess:
             line for line in lines if any(word in line for word in ("ASSERT", "rror", "FATAL", "alloc"))
         ]
         cause = f": {textwrap.shorten(causes[0], MOST_CAUSE)}" if causes else ""
-        return DeviceError(f"{self._what} ended unexpectedly ({_exit(status)}{cause})")
+        how = "its connection was lost" if status is None else f"exit status {status}"
+        if status is not None and -status in set(signal.Signals):
+            how = signal.Signals(-status).name
+        return DeviceError(f"{self._what} ended unexpectedly ({how}{cause})")
 
     def log_output(self) -> list[str]:
         """Write the last lines that the process printed to the log, and return them.
@@ -130,13 +126,6 @@ class ChildProcess:
                     process.wait(KILL_SECONDS)
             self._log.close()
         return killed
-
-
-def _exit(status: int | None) -> str:
-    """How a process ended, for people; None: it did not, but its connection was lost."""
-    if status is None:
-        return "its connection was lost"
-    return signal.Signals(-status).name if -status in set(signal.Signals) else f"exit status {status}"
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -93,7 +93,8 @@ class CpuRuntime:
         self._tokens: list[int] = []
         self._inputs: dict[str, NDArray[Any]] = {}
         self._binding: Any = self._session.io_binding()
-        self._cache: list[NDArray[np.float32]] = []
+        empty = np.empty((1, self._config.num_key_value_heads, 0, self._config.head_dim), np.float32)
+        self._cache = [empty] * (2 * self._config.num_hidden_layers)
         self._grow(FIRST_ROWS)
 
     @property
@@ -160,7 +161,6 @@ class CpuRuntime:
         return HostOutput(logits[0])
 
     def truncate(self, position: int) -> None:
-        """Forget all tokens from `position` on; their rows are overwritten later."""
         check_truncate(self, position)
         del self._tokens[position:]
 
@@ -193,19 +193,15 @@ class CpuRuntime:
 
     def _grow(self, needed: int) -> None:
         """Give the cache `needed` rows or more, keeping what it holds; past and present are the same memory."""
-        rows = self._cache[0].shape[2] if self._cache else 0
+        rows = self._cache[0].shape[2]
         if needed <= rows:
             return
         rows = min(max(needed, 2 * rows), self.context_length)
         shape = (1, self._config.num_key_value_heads, rows, self._config.head_dim)
         kept = self.position
-        for index in range(2 * self._config.num_hidden_layers):
-            buffer = np.zeros(shape, np.float32)
-            if index < len(self._cache):
-                buffer[:, :, :kept] = self._cache[index][:, :, :kept]
-                self._cache[index] = buffer
-            else:
-                self._cache.append(buffer)
+        for index, old in enumerate(self._cache):
+            buffer = self._cache[index] = np.zeros(shape, np.float32)
+            buffer[:, :, :kept] = old[:, :, :kept]
             name = f"{index // 2}.{('key', 'value')[index % 2]}"
             args = ("cpu", 0, np.float32, shape, buffer.ctypes.data)
             self._binding.bind_input(f"past_key_values.{name}", *args)

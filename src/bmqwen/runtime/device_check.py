@@ -50,14 +50,9 @@ def opening_device(index: int) -> Iterator[None]:
 def require_memory(
     purpose: str, needed: int, free: int | None, index: int, device: str, system: System | None = None
 ) -> None:
-    """Raise DeviceError unless `needed` bytes are free (None: the device does not tell), naming who has the memory.
+    """Raise DeviceError unless the bytes that something needs are free, naming who has the memory.
 
-    Args:
-        purpose: what needs it.
-        needed, free: bytes.
-        index: the device.
-        device: its name in messages.
-        system: the machine; None: this one.
+    `free` is None where the device does not tell; `device` is its name in messages.
     """
     if free is None or needed <= free:
         return

@@ -41,9 +41,7 @@ Opener = Callable[["Bundle", Options], "Runtime"]
 def open_runtime(bundle: "Bundle", engine: EngineName, options: Options) -> "Runtime":
     """Open the runtime that an engine's name and a bundle's kind call for.
 
-    Raises:
-        InputError: the engine does not run such bundles, or a number out of range.
-        BundleError, DeviceError, MissingDependencyError: as the runtime does.
+    Raises InputError if the engine does not run such bundles, and what the runtime does.
     """
     opener = RUNTIMES[bundle.kind].get(engine)
     if opener is None:

@@ -30,32 +30,22 @@ def open_on_chip(
 ) -> StepRuntime | PublishedRuntime | simulated.SimulatedRuntime:
     """Load a bundle of the kind "bmodel" on a chip, or on the simulator where that takes a chip's place.
 
-    Args:
-        bundle: what to load.
-        options: which chip, and most tokens to keep; `note` is told why an installed SAIL is passed over.
-        library: what opens it; None: SAIL where it can be loaded, else libbmrt by ctypes.
-
-    Raises:
-        MissingDependencyError: the library is not there.
-        BundleError, InputError, DeviceError: as `StepRuntime` does.
+    The library is SAIL where that can be loaded, else libbmrt by ctypes, if none is named; `options.note` is told why
+    an installed SAIL is passed over. Raises what `StepRuntime` does.
     """
-    chosen, device, context_length = (
-        library or _best_library(options.note),
-        options.device,
-        options.context_length,
-    )
+    chosen, device = library or _best_library(options.note), options.device
     if not has_hardware():
         require_device(device, _count(chosen))
         opener = f"{__name__}:open_sail" if chosen == "sail" else f"{simulated.__name__}:open_target"
         return simulated.SimulatedRuntime(
-            bundle, None, context_length=context_length, device=device, opener=opener
+            bundle, None, context_length=options.context_length, device=device, opener=opener
         )
     open_backend: BackendOpener = (
         partial(SailBackend, index=device) if chosen == "sail" else partial(BmrtBackend.open, index=device)
     )
     check_heaps(bundle.bmodel, device)
     with c_output_on_stderr():
-        return open_bmodel(bundle, open_backend, context_length=context_length)
+        return open_bmodel(bundle, open_backend, context_length=options.context_length)
 
 
 def has_hardware() -> bool:

@@ -31,7 +31,6 @@ class DeviceOutput:
         self._serial = runtime._serial
 
     def greedy(self) -> int:
-        """The most likely token after the last one fed."""
         self._check()
         token = self._token_id()
         if not 0 <= token < self._runtime.vocab_size:
@@ -53,12 +52,7 @@ class DeviceOutput:
 class LoadedBmodel(ABC, Generic[Nets]):
     """A bundle's bmodel on a device, a `Runtime` but for how its nets are fed.
 
-    Attributes:
-        chip: the chip's name.
-        library: what opened the device, for people.
-        name: both, and the device.
-        vocab_size: width of a row of logits.
-        context_length: most tokens that the cache can hold.
+    `chip` is the chip's name, `library` what opened the device, for people.
     """
 
     def __init__(
@@ -90,7 +84,6 @@ class LoadedBmodel(ABC, Generic[Nets]):
 
     @property
     def memory_used(self) -> int | None:
-        """Bytes of device memory in use by all programs; None when the device does not tell."""
         return self._backend.memory_used()
 
     @property
@@ -121,7 +114,6 @@ class LoadedBmodel(ABC, Generic[Nets]):
     @abstractmethod
     def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> Output: ...
     def close(self) -> None:
-        """Free everything. May be called twice."""
         self._backend.close()
 
     def _begin_feed(self) -> None:

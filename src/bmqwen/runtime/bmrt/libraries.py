@@ -137,17 +137,14 @@ def library_folders() -> list[Path]:
 
 def find_libraries() -> Path | None:
     """The first folder that has both libraries; None where no driver is installed."""
-    for folder in library_folders():
-        if _first(folder, BMLIB_NAMES) and _first(folder, BMRT_NAMES):
-            return folder
-    return None
+    names = (BMLIB_NAMES, BMRT_NAMES)
+    return next((place for place in library_folders() if all(_first(place, each) for each in names)), None)
 
 
 def load_libraries(folder: Path | None = None) -> Libraries:
     """Load both libraries from one folder; a simulator's if it holds one of `SIMULATOR_NAMES`.
 
-    Raises:
-        MissingDependencyError: no such library, or one that does not fit this machine.
+    Raises MissingDependencyError for one that is not there, or does not fit this machine.
     """
     folder = folder or find_libraries()
     if folder is None:

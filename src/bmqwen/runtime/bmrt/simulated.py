@@ -27,20 +27,12 @@ class Target:
     """What the simulator's process holds: a runtime and its last output. What is not here is the runtime's own."""
 
     def __init__(self, runtime: StepRuntime | PublishedRuntime) -> None:
-        """Take the runtime over."""
         self._runtime = runtime
         self._output: Output
         self._pieces: Iterator[Output]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
-
-    def facts(self) -> tuple[str, int, int]:
-        """What it is called, vocabulary, context length."""
-        runtime = self._runtime
-        # By libbmrt it is as usual.
-        by = f", {runtime.library}" if runtime.library != BmrtBackend.library else ""
-        return f"simulator of a {runtime.chip}{by}", runtime.vocab_size, runtime.context_length
 
     def feed(self, position: int, tokens: Sequence[int], every_row: bool) -> None:
         """As `Runtime.feed`, after `position` tokens; later ones are forgotten first."""
@@ -58,11 +50,9 @@ class Target:
         return self._runtime.position
 
     def greedy(self) -> int:
-        """As `Output.greedy`."""
         return self._output.greedy()
 
     def logits(self) -> NDArray[np.float32]:
-        """As `Output.logits`."""
         return self._output.logits()
 
 
@@ -89,10 +79,6 @@ class SimulatedRuntime:
     """A `bmqwen.runtime.base.Runtime` on the simulator.
 
     The position is kept on this side and sent with every call: a call that was interrupted leaves no trace.
-
-    Attributes:
-        name: that it is the simulator, and of what.
-        vocab_size, context_length, position: as of `Runtime`.
     """
 
     def __init__(
@@ -104,17 +90,13 @@ class SimulatedRuntime:
         device: int = 0,
         opener: str = f"{__name__}:open_target",
     ) -> None:
-        """Start the simulator's process and load the bundle there.
+        """Start the simulator's process and load the bundle there. Raises what `StepRuntime` does.
 
         Args:
-            bundle: of the kind "bmodel".
+            bundle, context_length: as of `StepRuntime`.
             folder: the simulator's libraries; None: those in the place of a chip's.
-            context_length: most tokens to keep; None: what the nets were compiled for.
             device: which simulated chip.
             opener: what loads the bundle there, "module:function".
-
-        Raises:
-            BundleError, InputError, DeviceError, MissingDependencyError: as `StepRuntime` does.
         """
         self.position = 0
         self._worker = Worker(
@@ -123,7 +105,11 @@ class SimulatedRuntime:
             what="the simulator",
             environment={SIMULATOR_MEMORY: hex(device_bytes(bundle) + SPARE)},
         )
-        self.name, self.vocab_size, self.context_length = self._worker.call("facts")
+        chip, library = self._worker.call("chip"), self._worker.call("library")
+        # By libbmrt it is as usual.
+        self.name = f"simulator of a {chip}" + (f", {library}" if library != BmrtBackend.library else "")
+        self.vocab_size: int = bundle.config.vocab_size
+        self.context_length: int = self._worker.call("context_length")
 
     @property
     def counters(self) -> Counters:
@@ -167,7 +153,6 @@ class SimulatedRuntime:
         """A launch of the simulator cannot be interrupted; a feed runs to its end."""
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
-        """As `StepRuntime.run_stage`."""
         self.position = 0
         return cast(StageResult, self._worker.call("run_stage", shape, list(tokens), cache))
 

@@ -31,17 +31,10 @@ class Worker:
         what: str,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start the process and make the object there.
+        """Start the process and make the object there by `factory`, "package.module:function", with its arguments.
 
-        Args:
-            factory: "package.module:function", called in the process.
-            arguments: its keyword arguments.
-            what: names the object in messages: "the simulator".
-            environment: more variables for the process.
-
-        Raises:
-            BmqwenError: as the factory raises it.
-            DeviceError: the process ended.
+        Messages name the object `what`; the process gets `environment` besides this one's. Raises BmqwenError as the
+        factory does, and DeviceError if the process ends.
         """
         self._what, self._number, self._owes = what, 0, False
         self._child = ChildProcess(__name__, what=what, environment=environment)
@@ -55,9 +48,7 @@ class Worker:
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method, or read an attribute that is none.
 
-        Raises:
-            BmqwenError: as the method raises it.
-            DeviceError: the process ended during the call, or earlier.
+        Raises BmqwenError as the method does, and DeviceError if the process ended during the call or earlier.
         """
         if not self._child.open:
             raise DeviceError(f"{self._what} was used after it was closed or had failed")
