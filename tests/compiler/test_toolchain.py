@@ -215,14 +215,16 @@ def test_read_only_cache_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.
 def test_named_sdk_is_used_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_wheel(tmp_path / "wheels")
     unpack(next((tmp_path / "wheels").glob("*.whl")), tmp_path / "sdk", lambda _: True)
-    assert open_toolchain(tmp_path / "sdk").root == tmp_path / "sdk/tpu_mlir"
+    monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path / "sdk"))
+    assert open_toolchain().root == tmp_path / "sdk/tpu_mlir"
     monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path / "sdk/tpu_mlir"))
     assert open_toolchain().version == "external"
     (tmp_path / "sdk/tpu_mlir/lib/libppl_host.so").unlink()
     with pytest.raises(MissingDependencyError, match=r"lacks lib/libppl_host\.so"):
         open_toolchain()
+    monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path))
     with pytest.raises(InputError, match="has no BM1684X compiler"):
-        open_toolchain(tmp_path)
+        open_toolchain()
 
 
 def test_compiler_that_does_not_start_names_the_library(tmp_path: Path) -> None:

@@ -196,8 +196,8 @@ def test_why_pieces_do_not_go_in() -> None:
     assert why_too_large("m", [101 * MIB], heaps, "device 0") == larger_than_heap(
         "m", 101 * MIB, "npu", 100 * MIB
     )
-    assert why_too_large("m", [45 * MIB] * 3, heaps, "device 0", ["a"]) == too_little_memory(
-        "m", 135 * MIB, "device 0", 90 * MIB, ["a"]
+    assert why_too_large("m", [45 * MIB] * 3, heaps, "device 0") == too_little_memory(
+        "m", 135 * MIB, "device 0", 90 * MIB
     )
     # Enough is free, but in no heap at once.
     assert "as far as it is free" in str(why_too_large("m", [60 * MIB], heaps, "device 0"))

@@ -87,10 +87,8 @@ def place(pieces: Sequence[int], heaps: Sequence[Heap]) -> list[int] | None:
     return taken
 
 
-def why_too_large(
-    purpose: str, pieces: Sequence[int], heaps: Sequence[Heap], device: str, holders: Sequence[str] = ()
-) -> Problem | None:
-    """Return why allocations (bytes) do not go into a device's memory; None: they do. `holders`: who else uses it."""
+def why_too_large(purpose: str, pieces: Sequence[int], heaps: Sequence[Heap], device: str) -> Problem | None:
+    """Return why allocations (bytes) do not go into a device's memory; None: they do."""
     if place(pieces, heaps) is not None:
         return None
     largest, most = max(pieces), max(heaps, key=lambda heap: heap.total)
@@ -100,7 +98,7 @@ def why_too_large(
     if free >= sum(pieces):
         most = max(heaps, key=lambda heap: heap.free)
         return larger_than_heap(purpose, largest, f"{most.name}, as far as it is free", most.free)
-    return too_little_memory(purpose, sum(pieces), device, free, holders)
+    return too_little_memory(purpose, sum(pieces), device, free)
 
 
 def read_board(system: System) -> Board | None:

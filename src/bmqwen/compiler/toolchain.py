@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,12 +152,8 @@ class Toolchain:
         }
 
 
-def open_toolchain(
-    named: Path | None = None, *, report: Report = lambda _: None, wheel: PinnedWheel = WHEEL
-) -> Toolchain:
-    """Return the compiler, fetched once into the cache unless the user has one.
-
-    `named`: folder of an installed SDK (else the environment variable BMQWEN_TOOLCHAIN; else the cache).
+def open_toolchain(*, report: Report = lambda _: None, wheel: PinnedWheel = WHEEL) -> Toolchain:
+    """Return the compiler, fetched once into the cache unless BMQWEN_TOOLCHAIN names the folder of an installed SDK.
 
     Raises:
         MissingDependencyError: the host cannot run it, or lacks a program that it calls.
@@ -165,9 +161,8 @@ def open_toolchain(
         StorageError, DownloadError: it could not be fetched.
     """
     check_host()
-    named = named or named_toolchain()
     cache = cache_folder("toolchain")
-    if named is not None:
+    if (named := named_toolchain()) is not None:
         toolchain = Toolchain(sdk_root(named.expanduser().absolute()), "external", cache / "external")
     else:
         folder = cache / wheel.version
@@ -238,8 +233,8 @@ def steps(report: Report) -> Callable[[int], None]:
     return advance
 
 
-def check_host(programs: Sequence[tuple[str, ...]] = PROGRAMS) -> None:
-    """Raise MissingDependencyError unless this host can run the compiler and has one of each row of `programs`."""
+def check_host() -> None:
+    """Raise MissingDependencyError unless this host can run the compiler and has what it calls."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) not in (("Linux", "x86_64"), ("Linux", "AMD64")):
         raise MissingDependencyError(
@@ -252,7 +247,7 @@ def check_host(programs: Sequence[tuple[str, ...]] = PROGRAMS) -> None:
             f"the {DEFAULT_CHIP.name} compiler needs glibc {GLIBC[0]}.{GLIBC[1]} or newer (Ubuntu 22.04, Debian 12), "
             f"this system has {version}"
         )
-    missing = [names[-1] for names in programs if not any(map(shutil.which, names))]
+    missing = [names[-1] for names in PROGRAMS if not any(map(shutil.which, names))]
     if missing:
         raise MissingDependencyError(
             f"the {DEFAULT_CHIP.name} compiler needs {', '.join(missing)} on this machine: "
