@@ -26,7 +26,6 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="Short name (qwen1.5-0.5b-chat), hub id, folder, GGUF file or bundle; default: the demo model.",
-        show_default=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
@@ -44,50 +43,30 @@ Device = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, max=256, help="CPU threads; default: all cores.", show_default=False),
+    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; default: all cores.")
 ]
 Context = Annotated[
-    int | None,
-    typer.Option(
-        "--context", min=1, help="Context length in tokens; default: the model's.", show_default=False
-    ),
+    int | None, typer.Option("--context", min=1, help="Context length in tokens; default: the model's.")
 ]
-Quant = Annotated[
-    Format,
-    typer.Option("--quant", help="Weight format; a bundle keeps its own."),
-]
+Quant = Annotated[Format, typer.Option("--quant", help="Weight format; a bundle keeps its own.")]
 GroupSize = Annotated[
     int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128 or 256.")
 ]
 LmHead = Annotated[
-    Format | None,
-    typer.Option(
-        "--lm-head", help="Weight format of the output layer; default: as --quant.", show_default=False
-    ),
+    Format | None, typer.Option("--lm-head", help="Weight format of the output layer; default: as --quant.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Never use the network.")]
-Output = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.", show_default=False)
-]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")]
 # How a model would be compiled, for questions about it.
 ChipQuant = Annotated[
-    ChipFormat,
-    typer.Option("--quant", help="Weight format on the chip; a bundle keeps its own."),
+    ChipFormat, typer.Option("--quant", help="Weight format on the chip; a bundle keeps its own.")
 ]
 ChipHead = Annotated[
     ChipFormat | None,
-    typer.Option(
-        "--lm-head",
-        help="Format of the output layer on the chip; default: as --quant.",
-        show_default=False,
-    ),
+    typer.Option("--lm-head", help="Format of the output layer on the chip; default: as --quant."),
 ]
 SeqLen = Annotated[
-    int | None,
-    typer.Option(
-        "--seq-len", help="Context length on the chip, in tokens; default: 512.", show_default=False
-    ),
+    int | None, typer.Option("--seq-len", help="Context length on the chip, in tokens; default: 512.")
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in BF16 instead of F16.")]
 Jobs = Annotated[
@@ -97,7 +76,6 @@ Jobs = Annotated[
         min=1,
         max=256,
         help="Nets to compile in parallel; default: as many as memory and processors allow.",
-        show_default=False,
     ),
 ]
 

@@ -18,7 +18,6 @@ def bench(
             "--prompt",
             metavar="TEXT",
             help="Question to ask; default: the one in the published tables.",
-            show_default=False,
         ),
     ] = None,
     new_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Most tokens of an answer.")] = 128,

@@ -17,17 +17,11 @@ def chat(
     prompt: Annotated[
         str | None,
         typer.Option(
-            "-p",
-            "--prompt",
-            metavar="TEXT",
-            help="Ask this question and exit; `-` reads it from stdin.",
-            show_default=False,
+            "-p", "--prompt", metavar="TEXT", help="Ask this question and exit; `-` reads it from stdin."
         ),
     ] = None,
     engine: options.Engine = "auto",
-    system: Annotated[
-        str | None, typer.Option("--system", metavar="TEXT", help="System message.", show_default=False)
-    ] = None,
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message.")] = None,
     *,
     sampling: options.Sampling,
     quant: options.Quant = "int4",
@@ -38,10 +32,7 @@ def chat(
     context: options.Context = None,
     offline: options.Offline = False,
     load_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--load", metavar="FILE", help="Continue a conversation saved with /save.", show_default=False
-        ),
+        Path | None, typer.Option("--load", metavar="FILE", help="Continue a conversation saved with /save.")
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -20,18 +20,11 @@ def compile_(
     group_size: options.GroupSize = 64,
     lm_head: Annotated[
         ChipFormat | None,
-        typer.Option(
-            "--lm-head",
-            help="Weight format of the output layer; default: as --quant.",
-            show_default=False,
-        ),
+        typer.Option("--lm-head", help="Weight format of the output layer; default: as --quant."),
     ] = None,
     bf16: options.Bf16 = False,
     layers: Annotated[
-        int | None,
-        typer.Option(
-            "--layers", metavar="N", help="Compile only the first N layers, for trials.", show_default=False
-        ),
+        int | None, typer.Option("--layers", metavar="N", help="Compile only the first N layers, for trials.")
     ] = None,
     jobs: options.Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,

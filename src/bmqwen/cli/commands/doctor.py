@@ -17,15 +17,10 @@ _MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 def doctor(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[MODEL_OR_BUNDLE]",
-            help="Model to check against the chip's memory.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[MODEL_OR_BUNDLE]", help="Model to check against the chip's memory."),
     ] = None,
     device: Annotated[
-        int | None,
-        typer.Option("--device", min=0, help="Examine only this chip; default: all.", show_default=False),
+        int | None, typer.Option("--device", min=0, help="Examine only this chip; default: all.")
     ] = None,
     quant: options.ChipQuant = "int4",
     group_size: options.GroupSize = 64,

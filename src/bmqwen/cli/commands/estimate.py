@@ -23,10 +23,7 @@ def estimate(
     new_tokens: Annotated[
         int | None,
         typer.Option(
-            "--new-tokens",
-            metavar="N",
-            help="Tokens of the answer; default: 350, or as many as fit.",
-            show_default=False,
+            "--new-tokens", metavar="N", help="Tokens of the answer; default: 350, or as many as fit."
         ),
     ] = None,
     history: Annotated[
@@ -42,7 +39,6 @@ def estimate(
             "--host-op-ms",
             metavar="X",
             help="Milliseconds that a call of the device library takes; default: as measured for --host.",
-            show_default=False,
         ),
     ] = None,
     chart: Annotated[
@@ -51,7 +47,6 @@ def estimate(
             "--chart",
             metavar="FILE",
             help="Plot shares, cost by history and timelines to FILE.svg, FILE.png or FILE.pdf.",
-            show_default=False,
         ),
     ] = None,
     trace: Annotated[
@@ -60,7 +55,6 @@ def estimate(
             "--trace",
             metavar="FILE",
             help="Write the nets' timelines as Chrome trace events, for chrome://tracing or Perfetto.",
-            show_default=False,
         ),
     ] = None,
     jobs: options.Jobs = None,

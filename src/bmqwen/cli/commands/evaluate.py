@@ -18,13 +18,7 @@ _Meter = Callable[[int, int, str], None]
 def evaluate(
     model: options.Model = None,
     text: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--text",
-            metavar="FILE",
-            help="UTF-8 text to score; repeatable.",
-            show_default=False,
-        ),
+        list[Path] | None, typer.Option("--text", metavar="FILE", help="UTF-8 text to score; repeatable.")
     ] = None,
     choices: Annotated[
         list[Path] | None,
@@ -32,7 +26,6 @@ def evaluate(
             "--choices",
             metavar="FILE",
             help="Questions in C-Eval's CSV layout (id,question,A,B,C,D,answer); repeatable.",
-            show_default=False,
         ),
     ] = None,
     dev: Annotated[
@@ -42,7 +35,6 @@ def evaluate(
             metavar="FILE|FOLDER",
             help="Solved examples to show first: a file in the same layout, or a folder with "
             "SUBJECT_dev.csv.",
-            show_default=False,
         ),
     ] = None,
     against: Annotated[
@@ -52,7 +44,6 @@ def evaluate(
             metavar="MODEL",
             help="Float model to compare with: another checkpoint, or the one a bundle was made from; "
             "default: MODEL itself.",
-            show_default=False,
         ),
     ] = None,
     arithmetic: Annotated[
@@ -70,18 +61,13 @@ def evaluate(
     group_size: options.GroupSize = 64,
     lm_head: options.LmHead = None,
     window: Annotated[
-        int | None,
-        typer.Option("--context-window", help="Window length in tokens; default: 512.", show_default=False),
+        int | None, typer.Option("--context-window", help="Window length in tokens; default: 512.")
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(
-            "--stride", help="Tokens from one window to the next; default: half a window.", show_default=False
-        ),
+        typer.Option("--stride", help="Tokens from one window to the next; default: half a window."),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Score at most N tokens of each text.", show_default=False)
-    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Score at most N tokens of each text.")] = None,
     threads: options.Threads = None,
     offline: options.Offline = False,
     json: options.Json = False,

@@ -32,14 +32,10 @@ def serve(
             metavar="KEY",
             help="API key that clients must send; repeatable. Other users can see it in the process list: prefer "
             f"{KEY_VARIABLE} or --api-key-file.",
-            show_default=False,
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--api-key-file", metavar="FILE", help="File with API keys, one per line.", show_default=False
-        ),
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="File with API keys, one per line.")
     ] = None,
     insecure_no_key: Annotated[
         bool,
@@ -54,19 +50,14 @@ def serve(
             metavar="ORIGIN",
             help="Origin of another web page that may use the server, such as https://chat.example.org; "
             "repeatable.",
-            show_default=False,
         ),
     ] = None,
     name: Annotated[
-        str | None,
-        typer.Option("--name", help="Name of the model in requests; default: its own.", show_default=False),
+        str | None, typer.Option("--name", help="Name of the model in requests; default: its own.")
     ] = None,
     engine: options.Engine = "auto",
     device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", metavar="LIST", help="Chips to serve on, such as 0,1,2.", show_default=False
-        ),
+        str | None, typer.Option("--device", metavar="LIST", help="Chips to serve on, such as 0,1,2.")
     ] = None,
     replicas: Annotated[
         int,
@@ -102,9 +93,7 @@ def serve(
     load_seconds: Annotated[
         float,
         typer.Option(
-            "--load-seconds",
-            min=1,
-            help="Seconds that an engine may take to load before it is restarted.",
+            "--load-seconds", min=1, help="Seconds that an engine may take to load before it is restarted."
         ),
     ] = 900.0,
     *,
@@ -148,11 +137,7 @@ def serve(
     with server.bind(host, port) as listener:
         with progress_bar() as bar:
             bundle = resolve_bundle(
-                model,
-                Precision.choose(quant, group_size, lm_head),
-                offline=offline,
-                progress=bar,
-                chats=True,
+                model, Precision.choose(quant, group_size, lm_head), offline=offline, progress=bar, chats=True
             )
         config = EngineConfig(
             str(bundle.place.absolute()),

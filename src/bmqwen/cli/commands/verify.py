@@ -18,17 +18,13 @@ PATIENCE_SECONDS = 3600
 
 
 def verify(
-    bundle: Annotated[
-        Path,
-        typer.Argument(metavar="BUNDLE", help="Bundle made by `bmqwen compile`.", show_default=False),
-    ],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle made by `bmqwen compile`.")],
     against: Annotated[
         str | None,
         typer.Option(
             "--against",
             metavar="MODEL",
             help="Checkpoint that it was compiled from; default: the one that the bundle names.",
-            show_default=False,
         ),
     ] = None,
     tokens: Annotated[
@@ -40,7 +36,6 @@ def verify(
             "--stages",
             metavar="LIST",
             help='Check only these nets: "1,8x512" means all of 1 token, and the one of 8 tokens after 512.',
-            show_default=False,
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Start even if it will take hours.")] = False,
