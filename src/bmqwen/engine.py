@@ -42,8 +42,7 @@ class Engine:
         self.runtime = runtime
         self.tokenizer = Tokenizer.from_folder(bundle.tokenizer_folder)
         self.params = params_of(bundle)
-        saved = ConversationCache(saved_bytes) if saved_bytes else None
-        self.session = Session(runtime, self.tokenizer, saved=saved)
+        self.session = Session(runtime, self.tokenizer, saved=ConversationCache(saved_bytes))
 
     @cached_property
     def template(self) -> ChatTemplate:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate import transcript
@@ -11,6 +12,9 @@ from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.session import Cancelled, Progress, Session
 from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.text_stream import tokens_showing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _RESERVE = 512  # tokens, where the context allows it
 
@@ -28,6 +32,14 @@ class Turn:
     answer_ids: tuple[int, ...] = ()
 
 
+class Asking(TypedDict, total=False):
+    """How to answer: `params` in place of the conversation's; the others as for `Session.generate`."""
+
+    params: SamplingParams | None
+    on_prefill: Progress | None
+    cancelled: Cancelled | None
+
+
 class Conversation:
     """Turns of a user and a model.
 
@@ -37,6 +49,13 @@ class Conversation:
 
     A turn is kept once its answer is complete or, if the answer was interrupted, once any of it was shown;
     else the conversation is as it was before.
+
+    Attributes:
+        params: of answers that are given none.
+        system: the system message, set by `set_system`.
+        turns: all of them, those included that the model no longer sees.
+        dropped_turns: how many of the oldest turns the model no longer sees.
+        last: the newest complete answer with its usage; None after an interrupted one.
     """
 
     def __init__(
@@ -59,110 +78,63 @@ class Conversation:
         self.params = params or SamplingParams()
         self.on_drop = on_drop
         self._reserve = reserve
-        self._system: str | None = None
-        self._turns: tuple[Turn, ...] = ()
-        self._dropped = 0
-        self._last: Completion | None = None
         self.set_system(system)
-
-    @property
-    def system(self) -> str | None:
-        """The system message."""
-        return self._system
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
-        """All turns, the dropped ones included."""
-        return self._turns
-
-    @property
-    def dropped_turns(self) -> int:
-        """How many of the oldest turns the model no longer sees."""
-        return self._dropped
+        self.reset()
 
     @property
     def messages(self) -> list[Message]:
         """The whole conversation as messages."""
-        return self._messages(self._turns)
+        return self._messages(self.turns)
 
-    @property
-    def last(self) -> Completion | None:
-        """The newest complete answer with its usage; None after an interrupted one."""
-        return self._last
-
-    def stream(
-        self,
-        text: str,
-        *,
-        params: SamplingParams | None = None,
-        on_prefill: Progress | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Iterator[str]:
+    def stream(self, text: str, **asking: "Unpack[Asking]") -> Iterator[str]:
         """Yield the text of the answer to `text` as it comes. Raises as `reply` does."""
-        with closing(self.reply(text, params=params, on_prefill=on_prefill, cancelled=cancelled)) as pieces:
+        with closing(self.reply(text, **asking)) as pieces:
             for piece in pieces:
                 if piece.text:
                     yield piece.text
 
-    def reply(
-        self,
-        text: str,
-        *,
-        params: SamplingParams | None = None,
-        on_prefill: Progress | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Generator[Piece, None, Completion]:
-        """Answer `text` as a new turn, from the first `next` on; arguments as for `Session.generate`.
+    def reply(self, text: str, **asking: "Unpack[Asking]") -> Generator[Piece, None, Completion]:
+        """Answer `text` as a new turn, from the first `next` on.
 
         Raises:
             InputError: `text` is empty or blank, or the template refuses it.
             ContextLengthError: it does not fit, even without any older turn.
             DeviceError: the runtime failed.
         """
-        return self._answer(self._turns, text, params, on_prefill, cancelled)
+        return self._answer(self.turns, text, **asking)
 
-    def regenerate(
-        self,
-        *,
-        params: SamplingParams | None = None,
-        on_prefill: Progress | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Generator[Piece, None, Completion]:
+    def regenerate(self, **asking: "Unpack[Asking]") -> Generator[Piece, None, Completion]:
         """Answer the last turn's text again, in place of its answer. Raises InputError without a turn."""
-        if not self._turns:
+        if not self.turns:
             raise InputError("there is no answer yet that could be given again")
-        return self._answer(self._turns[:-1], self._turns[-1].user, params, on_prefill, cancelled)
+        return self._answer(self.turns[:-1], self.turns[-1].user, **asking)
 
     def edit(
-        self,
-        turn_index: int,
-        text: str,
-        *,
-        params: SamplingParams | None = None,
-        on_prefill: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        self, turn_index: int, text: str, **asking: "Unpack[Asking]"
     ) -> Generator[Piece, None, Completion]:
         """Put `text` in place of what the user wrote in a turn (from 0), forget all after it, and answer.
 
         Raises InputError for a turn that does not exist; else as `reply`.
         """
-        if not 0 <= turn_index < len(self._turns):
-            count = len(self._turns)
+        count = len(self.turns)
+        if not 0 <= turn_index < count:
             raise InputError(f"there is no turn {turn_index}; the conversation has {count}, counted from 0")
-        return self._answer(self._turns[:turn_index], text, params, on_prefill, cancelled)
+        return self._answer(self.turns[:turn_index], text, **asking)
 
     def reset(self) -> None:
         """Forget all turns; the system message stays."""
-        self._turns, self._dropped, self._last = (), 0, None
+        self.turns: tuple[Turn, ...] = ()
+        self.dropped_turns = 0
+        self.last: Completion | None = None
 
     def set_system(self, text: str | None) -> None:
         """Change the system message; None or blank for none of our own (a template may have a default)."""
-        self._system = text if text and text.strip() else None
+        self.system = text if text and text.strip() else None
 
     def save(self, path: str | Path) -> None:
         """Write the conversation as JSON. Raises StorageError if it cannot be written."""
-        turns = [(turn.user, turn.answer) for turn in self._turns]
-        transcript.write(Path(path), transcript.Transcript(self._system, turns, self._dropped))
+        turns = [(turn.user, turn.answer) for turn in self.turns]
+        transcript.write(Path(path), transcript.Transcript(self.system, turns, self.dropped_turns))
 
     def load(self, path: str | Path) -> None:
         """Take over a saved conversation in place of this one.
@@ -171,21 +143,21 @@ class Conversation:
         """
         saved = transcript.read(Path(path))
         self.set_system(saved.system)
-        self._turns = tuple(Turn(user, answer) for user, answer in saved.turns)
-        self._dropped, self._last = saved.dropped, None
+        self.turns = tuple(Turn(user, answer) for user, answer in saved.turns)
+        self.dropped_turns, self.last = saved.dropped, None
 
     def _answer(
         self,
         before: tuple[Turn, ...],
         text: str,
-        params: SamplingParams | None,
-        on_prefill: Progress | None,
-        cancelled: Cancelled | None,
+        params: SamplingParams | None = None,
+        on_prefill: Progress | None = None,
+        cancelled: Cancelled | None = None,
     ) -> Generator[Piece, None, Completion]:
         if not text.strip():
             raise InputError("the message is empty; write something")
         params = params or self.params
-        kept_dropped = min(self._dropped, len(before))
+        kept_dropped = min(self.dropped_turns, len(before))
         dropped, prompt = self._fit(before, text, kept_dropped, params)
         if dropped > kept_dropped and self.on_drop is not None:
             self.on_drop(dropped - kept_dropped)
@@ -202,11 +174,11 @@ class Conversation:
                 yield piece
         except BaseException:
             pieces.close()
-            self._last = None
+            self.last = None
             if any(shown):
                 self._keep(before, dropped, text, "".join(shown), self.session.tokens[len(prompt) :])
             raise
-        self._last = completion
+        self.last = completion
         if completion.text or completion.finish_reason != "cancelled":
             self._keep(before, dropped, text, completion.text, completion.token_ids)
         return completion
@@ -215,10 +187,10 @@ class Conversation:
         self, before: tuple[Turn, ...], dropped: int, text: str, answer: str, sampled: Sequence[int]
     ) -> None:
         ids = tokens_showing(self.session.tokenizer, sampled, answer)
-        self._turns, self._dropped = (*before, Turn(text, answer, tuple(ids))), dropped
+        self.turns, self.dropped_turns = (*before, Turn(text, answer, tuple(ids))), dropped
 
     def _messages(self, turns: Sequence[Turn], text: str | None = None) -> list[Message]:
-        messages = [] if self._system is None else [Message("system", self._system)]
+        messages = [] if self.system is None else [Message("system", self.system)]
         for turn in turns:
             messages += [Message("user", turn.user), Message("assistant", turn.answer, turn.answer_ids)]
         return messages if text is None else [*messages, Message("user", text)]
@@ -239,9 +211,7 @@ class Conversation:
             return dropped, prompt
         shortest = prompt if dropped == len(turns) else prompt_without(len(turns))
         if len(shortest) > self.session.longest_prompt:
-            hint = (
-                "shorten the message" if self._system is None else "shorten the message or the system message"
-            )
+            hint = "shorten the message" + ("" if self.system is None else " or the system message")
             raise ContextLengthError(self.session.longest_prompt, len(shortest), hint)
         target = context - (2 * reserve if len(shortest) + 2 * reserve <= context else reserve)
         low, high, prompt = dropped, len(turns), shortest  # with `high` left out it fits, or nothing does

@@ -52,25 +52,16 @@ class PrefixStore(Generic[Kept]):
         """Return whether an entry of the owner begins with all of `tokens`."""
         return self.find(owner, tokens)[1] == len(tokens)
 
-    def fits(self, weight: int) -> bool:
-        """Return whether something of that weight can be kept at all."""
-        return weight <= self.budget
-
     def put(self, owner: str, tokens: Sequence[int], kept: Kept, weight: int) -> None:
         """Keep something, unless it is over the budget alone; entries that only begin it are left out from now on."""
-        added = as_tokens(tokens)
-        if not self.fits(weight):
+        if weight > self.budget:
             return
-        begun = [
-            entry
-            for entry in self._entries.values()
-            if entry.owner == owner and shared_length(entry.tokens, added) == len(entry.tokens)
-        ]
-        for entry in begun:
-            self.remove(entry)
+        added = Entry(owner, as_tokens(tokens), kept, weight)
+        for entry in list(self._entries.values()):
+            if entry.owner == owner and shared_length(entry.tokens, added.tokens) == len(entry.tokens):
+                self.remove(entry)
         self.make_room(weight)
-        entry = Entry(owner, added, kept, weight)
-        self._entries[id(entry)] = entry
+        self._entries[id(added)] = added
         self.weight += weight
 
     def touch(self, entry: Entry[Kept]) -> None:
@@ -112,58 +103,45 @@ FEWEST = 16
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """What is kept now, and what happened since the start.
+    """What is kept now, and what happened since the start."""
 
-    Attributes:
-        conversations: saved now, beside the one in the runtime.
-        nbytes: host memory that they take.
-        saved: conversations put away.
-        restored: conversations taken back.
-    """
-
-    conversations: int
-    nbytes: int
-    saved: int
-    restored: int
+    conversations: int  # saved now, beside the one in the runtime
+    nbytes: int  # host memory that they take
+    saved: int  # conversations put away
+    restored: int  # conversations taken back
 
 
-class ConversationCache:
+class ConversationCache(PrefixStore[SavedCache]):
     """Saved caches of one runtime, within a budget of bytes; those that were used longest ago make room."""
 
     def __init__(self, budget: int) -> None:
-        """`budget` is in bytes."""
-        self._store: PrefixStore[SavedCache] = PrefixStore(budget)
+        """`budget` is in bytes; with 0 nothing is saved."""
+        super().__init__(budget)
         self._row_bytes = 0
         self._saved = self._restored = 0
 
     @property
     def state(self) -> CacheState:
         """Sizes and counts."""
-        return CacheState(len(self._store), self._store.weight, self._saved, self._restored)
-
-    def find(self, owner: str, tokens: Sequence[int]) -> tuple[Entry[SavedCache] | None, int]:
-        """As `PrefixStore.find`."""
-        return self._store.find(owner, tokens)
+        return CacheState(len(self), self.weight, self._saved, self._restored)
 
     def save(self, owner: str, tokens: Sequence[int], runtime: Runtime) -> None:
         """Keep what the runtime has cached, which are these tokens of this owner, if it is worth it and fits.
 
         Raises DeviceError if the device failed.
         """
-        if len(tokens) < FEWEST or self._store.covers(owner, tokens):
-            return
         expected = self._row_bytes * len(tokens)
-        if not self._store.fits(expected):
+        if not self.budget or expected > self.budget or len(tokens) < FEWEST or self.covers(owner, tokens):
             return
         # First, so that both are never there at once.
-        self._store.make_room(expected)
+        self.make_room(expected)
         try:
             cache = runtime.save_cache()
         except MemoryError:
-            self._store.clear()
+            self.clear()
             return
         self._row_bytes = -(-cache.nbytes // len(tokens))
-        self._store.put(owner, tokens, cache, cache.nbytes)
+        self.put(owner, tokens, cache, cache.nbytes)
         self._saved += 1
 
     def restore(self, entry: Entry[SavedCache], count: int, runtime: Runtime) -> None:
@@ -173,11 +151,7 @@ class ConversationCache:
         """
         runtime.restore_cache(entry.kept, count)
         self._restored += 1
-        self._store.touch(entry)
+        self.touch(entry)
         if count == len(entry.tokens):
             # All of it is in the runtime now, and is saved again when another conversation takes its place.
-            self._store.remove(entry)
-
-    def clear(self) -> None:
-        """Let go of all."""
-        self._store.clear()
+            self.remove(entry)

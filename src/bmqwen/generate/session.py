@@ -34,7 +34,7 @@ class Session:
         """`saved` keeps conversations that others take the place of; `clock` returns seconds."""
         self.runtime = runtime
         self.tokenizer = tokenizer
-        self.saved = saved
+        self.saved = ConversationCache(0) if saved is None else saved
         self._grammars = GrammarMaker(tokenizer)
         self._clock = clock
         self._tokens: list[int] = []
@@ -81,7 +81,11 @@ class Session:
             raise ContextLengthError(self.longest_prompt, len(prompt_ids), "shorten it")
         self._busy = True
         try:
-            return (yield from self._run(list(prompt_ids), params, on_prefill, cancelled or _never, owner))
+            return (
+                yield from self._run(
+                    list(prompt_ids), params, on_prefill or _ignore, cancelled or (lambda: False), owner
+                )
+            )
         finally:
             self._busy = False
 
@@ -89,21 +93,19 @@ class Session:
         """Empty the KV cache, and forget what was saved."""
         self.runtime.truncate(0)
         self._tokens.clear()
-        if self.saved is not None:
-            self.saved.clear()
+        self.saved.clear()
 
     def close(self) -> None:
         """Close the runtime. May be called twice."""
         self._tokens.clear()
-        if self.saved is not None:
-            self.saved.clear()
+        self.saved.clear()
         self.runtime.close()
 
     def _run(
         self,
         prompt: list[int],
         params: SamplingParams,
-        on_prefill: Progress | None,
+        on_prefill: Progress,
         cancelled: Cancelled,
         owner: str,
     ) -> Generator[Piece, None, Completion]:
@@ -164,10 +166,10 @@ class Session:
         shared = 0
         if owner == self._owner:
             shared = shared_length(as_tokens(self._tokens), as_tokens(wanted))
-        entry, longer = (None, 0) if self.saved is None else self.saved.find(owner, wanted)
-        if self.saved is not None and shared < len(self._tokens):
+        entry, longer = self.saved.find(owner, wanted)
+        if shared < len(self._tokens):
             self.saved.save(self._owner, self._tokens, self.runtime)
-        if self.saved is not None and entry is not None and longer > shared:
+        if entry is not None and longer > shared:
             self._tokens.clear()
             self.saved.restore(entry, longer, self.runtime)
             self._tokens.extend(wanted[:longer])
@@ -176,13 +178,12 @@ class Session:
         self._owner = owner
         return shared
 
-    def _prefill(self, tokens: list[int], on_prefill: Progress | None, cancelled: Cancelled) -> Output | None:
+    def _prefill(self, tokens: list[int], on_prefill: Progress, cancelled: Cancelled) -> Output | None:
         """Read tokens in the runtime's pieces; None if cancelled in between."""
         start, done, output = len(self._tokens), 0, None
         pieces = self.runtime.read(tokens)
         while done < len(tokens):
-            if on_prefill is not None:
-                on_prefill(done, len(tokens))
+            on_prefill(done, len(tokens))
             if cancelled():
                 return None
             try:
@@ -194,8 +195,7 @@ class Session:
                 raise DeviceError(f"the runtime is at fault: it read {read} of {len(tokens)} tokens")
             self._tokens.extend(tokens[done:read])
             done = read
-        if on_prefill is not None:
-            on_prefill(done, len(tokens))
+        on_prefill(done, len(tokens))
         return None if cancelled() else output
 
     def _feed(self, token: int) -> Output | None:
@@ -219,5 +219,5 @@ class Session:
         del self._tokens[self.runtime.position :]
 
 
-def _never() -> bool:
-    return False
+def _ignore(_done: int, _total: int) -> None:
+    pass

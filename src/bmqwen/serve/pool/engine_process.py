@@ -170,12 +170,10 @@ class EngineProcess:
         return usable
 
     def _state(self) -> EngineState:
-        sizes = EngineState(_resident_bytes(), _device_bytes(self._engine.runtime))
-        if self._engine.session.saved is None:
-            return sizes
         kept = self._engine.session.saved.state
-        return replace(
-            sizes,
+        return EngineState(
+            _resident_bytes(),
+            _device_bytes(self._engine.runtime),
             conversations=kept.conversations,
             saved_bytes=kept.nbytes,
             saved=kept.saved,
