@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from bmqwen.runtime.registry import EngineName
 
 if TYPE_CHECKING:
     from bmqwen.engine import Engine as LoadedEngine
-    from bmqwen.quant.precision import Precision
+    from bmqwen.quant.precision import Precision as Precision
 
 _DEVICE_LIMIT = 4096
 
@@ -80,39 +81,50 @@ Jobs = Annotated[
 ]
 
 
-# What the command gets in place of the options: the sampling parameters that were given, by name.
+# What a command gets in place of the options: the sampling parameters that were given, by name.
 Sampling = dict[str, Any]
 
 
-def with_sampling(*, server: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Put an option for each sampling parameter in the place of a command's argument `sampling`.
+def grouped(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Put options in the place of a command's arguments: those that the function of an argument's name takes.
 
-    With `server` they are what requests get that leave them open.
+    The command gets what the function returns.
     """
-    rows = [row for row in PARAMETERS if not (server and row.per_answer)]
-    panel = "Sampling of requests that leave it open" if server else "Sampling"
+    signatures = {name: inspect.signature(group).parameters for name, group in groups.items()}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
-            given: Sampling = {}
-            for row in rows:
-                value = values.pop(row.name)
-                if row.kind == "texts":
-                    value = tuple(argument_text(text, row.option) for text in value or ()) or None
-                if value is not None:
-                    given[row.name] = value
-            command(**values, sampling=given)
+            for name, group in groups.items():
+                values[name] = group(**{option: values.pop(option) for option in signatures[name]})
+            command(**values)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
-            here = parameter.name == "sampling"
-            parameters += [_sampling_option(row, panel) for row in rows] if here else [parameter]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+            parameters += signatures.get(parameter.name, {parameter.name: parameter}).values()
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
     return decorate
+
+
+def sampling_options(*, server: bool = False) -> Callable[..., Sampling]:
+    """Return a group of an option for each sampling parameter; with `server`, of requests that leave them open."""
+    rows = {row.name: row for row in PARAMETERS if not (server and row.per_answer)}
+    panel = "Sampling of requests that leave it open" if server else "Sampling"
+
+    def given(**values: Any) -> Sampling:
+        for name, texts in values.items():
+            if rows[name].kind == "texts":
+                values[name] = tuple(argument_text(text, rows[name].option) for text in texts or ()) or None
+        return {name: value for name, value in values.items() if value is not None}
+
+    options = [_sampling_option(row, panel) for row in rows.values()]
+    given.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    return given
 
 
 def _sampling_option(row: Parameter, panel: str) -> inspect.Parameter:
@@ -148,30 +160,49 @@ def one_device(text: str) -> int:
     return ids[0]
 
 
-def load_model(
-    model: str | None,
-    engine: EngineName,
-    precision: "Precision",
-    *,
-    device: int,
-    threads: int | None,
-    context: int | None,
-    offline: bool,
-) -> "LoadedEngine":
-    """Load MODEL; download, conversion and loading are shown on stderr. Raises what `bmqwen.engine.load` raises."""
-    from bmqwen.engine import load
-    from bmqwen.generate.sandbox import SANDBOX
+def precision(quant: Quant = "int4", group_size: GroupSize = 64, lm_head: LmHead = None) -> "Precision":
+    """Return the precision to convert to."""
+    from bmqwen.quant.precision import Precision
 
-    SANDBOX.start()  # by the time the model is loaded, it is ready
-    with left_by_force(), progress_bar() as bar:
-        return load(
-            model,
-            engine,
-            precision=precision,
-            threads=threads,
-            context_length=context,
-            offline=offline,
-            progress=bar,
-            chats=True,
-            device=device,
-        )
+    return Precision.choose(quant, group_size, lm_head)
+
+
+def chip_precision(
+    quant: ChipQuant = "int4", group_size: GroupSize = 64, lm_head: ChipHead = None
+) -> "Precision":
+    """Return the precision to compile in."""
+    return precision(quant, group_size, lm_head)
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How a model is loaded."""
+
+    quant: Quant = "int4"
+    group_size: GroupSize = 64
+    lm_head: LmHead = None
+    device: Device = "0"
+    threads: Threads = None
+    context: Context = None
+    offline: Offline = False
+
+    def load(self, model: str | None, engine: EngineName) -> "LoadedEngine":
+        """Load MODEL, showing download, conversion and loading on stderr. Raises what `bmqwen.engine.load` raises."""
+        from bmqwen.engine import load
+        from bmqwen.generate.sandbox import SANDBOX
+
+        device = one_device(self.device)
+        chosen = precision(self.quant, self.group_size, self.lm_head)
+        SANDBOX.start()  # by the time the model is loaded, it is ready
+        with left_by_force(), progress_bar() as bar:
+            return load(
+                model,
+                engine,
+                precision=chosen,
+                threads=self.threads,
+                context_length=self.context,
+                offline=self.offline,
+                progress=bar,
+                chats=True,
+                device=device,
+            )

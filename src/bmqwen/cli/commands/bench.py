@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.options import load_model, one_device
 from bmqwen.cli.terminal import STDERR, print_json
 
 
+@options.grouped(loading=options.Loading)
 def bench(
     model: options.Model = None,
     prompt: Annotated[
@@ -26,31 +26,15 @@ def bench(
     ] = 5,
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before the measured ones.")] = 1,
     engine: options.Engine = "auto",
-    quant: options.Quant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.LmHead = None,
-    device: options.Device = "0",
-    threads: options.Threads = None,
-    context: options.Context = None,
-    offline: options.Offline = False,
+    *,
+    loading: options.Loading,
     json: options.Json = False,
 ) -> None:
     """Measure first-token latency and tokens/s; print a row of the published table in Markdown."""
     from bmqwen.evaluation.bench import PUBLISHED_PROMPT
     from bmqwen.evaluation.bench import bench as measure
-    from bmqwen.quant.precision import Precision
 
-    chip = one_device(device)
-    loaded = load_model(
-        model,
-        engine,
-        Precision.choose(quant, group_size, lm_head),
-        device=chip,
-        threads=threads,
-        context=context,
-        offline=offline,
-    )
-    with loaded, STDERR.status("measuring") as status:
+    with loading.load(model, engine) as loaded, STDERR.status("measuring") as status:
 
         def step(done: int, total: int) -> None:
             status.update(f"run {done + 1} of {total}")

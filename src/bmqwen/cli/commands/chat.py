@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.options import load_model, one_device
 
 
-@options.with_sampling()
+@options.grouped(sampling=options.sampling_options(), loading=options.Loading)
 def chat(
     model: options.Model = None,
     prompt: Annotated[
@@ -24,13 +23,7 @@ def chat(
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message.")] = None,
     *,
     sampling: options.Sampling,
-    quant: options.Quant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.LmHead = None,
-    device: options.Device = "0",
-    threads: options.Threads = None,
-    context: options.Context = None,
-    offline: options.Offline = False,
+    loading: options.Loading,
     load_file: Annotated[
         Path | None, typer.Option("--load", metavar="FILE", help="Continue a conversation saved with /save.")
     ] = None,
@@ -43,10 +36,8 @@ def chat(
     from bmqwen.cli.terminal import argument_text, keep_typeahead, read_stdin
     from bmqwen.errors import InputError
     from bmqwen.generate.params import SamplingParams, choose_params
-    from bmqwen.quant.precision import Precision
 
     choose_params(SamplingParams(), sampling)  # a wrong value is refused before anything is loaded
-    chip = one_device(device)
     system = system and argument_text(system, "--system")
     script = None
     if prompt is None and (sys.stdin is None or not sys.stdin.isatty()):
@@ -59,24 +50,14 @@ def chat(
         raise InputError("the prompt is empty: give a question with -p, or pipe one in")
     if json and prompt is None:
         raise InputError("--json needs one question: give it with -p, or pipe it in")
-    with keep_typeahead() if prompt is None else nullcontext():
-        loaded = load_model(
-            model,
-            engine,
-            Precision.choose(quant, group_size, lm_head),
-            device=chip,
-            threads=threads,
-            context=context,
-            offline=offline,
-        )
-        with loaded:
-            conversation = loaded.chat(system=system, params=choose_params(loaded.params, sampling))
-            if load_file is not None:
-                conversation.load(load_file)
-                conversation.set_system(conversation.system if system is None else system)
-            if prompt is None:
-                Repl(loaded, conversation).run(script)
-            else:
-                answer_once(
-                    conversation, prompt.strip("\n"), json=json, name=loaded.runtime.name, model=loaded.model
-                )
+    with keep_typeahead() if prompt is None else nullcontext(), loading.load(model, engine) as loaded:
+        conversation = loaded.chat(system=system, params=choose_params(loaded.params, sampling))
+        if load_file is not None:
+            conversation.load(load_file)
+            conversation.set_system(conversation.system if system is None else system)
+        if prompt is None:
+            Repl(loaded, conversation).run(script)
+        else:
+            answer_once(
+                conversation, prompt.strip("\n"), json=json, name=loaded.runtime.name, model=loaded.model
+            )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
 
+@options.grouped(precision=options.chip_precision)
 def doctor(
     model: Annotated[
         str | None,
@@ -22,9 +23,8 @@ def doctor(
     device: Annotated[
         int | None, typer.Option("--device", min=0, help="Examine only this chip; default: all.")
     ] = None,
-    quant: options.ChipQuant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.ChipHead = None,
+    *,
+    precision: "options.Precision",
     seq_len: options.SeqLen = None,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -35,11 +35,9 @@ def doctor(
     """
     from bmqwen.chip.system import System
     from bmqwen.doctor.examination import examine, find_request
-    from bmqwen.quant.precision import Precision
 
     request = None
     if model is not None:
-        precision = Precision.choose(quant, group_size, lm_head)
         with progress_bar() as bar:
             request = find_request(model, precision, seq_len, offline=offline, progress=bar)
     result = examine(System(), device=device, request=request)

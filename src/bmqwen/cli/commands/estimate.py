@@ -10,11 +10,11 @@ from bmqwen.cli import options
 from bmqwen.cli.terminal import print_json, progress_bar
 
 
+@options.grouped(precision=options.chip_precision)
 def estimate(
     model: options.Model = None,
-    quant: options.ChipQuant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.ChipHead = None,
+    *,
+    precision: "options.Precision",
     seq_len: options.SeqLen = None,
     bf16: options.Bf16 = False,
     prompt_tokens: Annotated[
@@ -74,13 +74,11 @@ def estimate(
     from bmqwen.estimate.forecast import Question, custom_host
     from bmqwen.estimate.trace import write_trace
     from bmqwen.hub.known_config import known_config
-    from bmqwen.quant.precision import Precision
 
     machine = (
         DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(DEFAULT_CHIP.hosts[host], host_op_ms)
     )
     question = Question(prompt_tokens, new_tokens, history)
-    precision = Precision.choose(quant, group_size, lm_head)
     path = Path(model).expanduser() if model else None
     bundle = read_bundle(path) if path is not None and is_bundle(path) else None
     if every and model is not None:

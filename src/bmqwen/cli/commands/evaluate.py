@@ -15,6 +15,7 @@ from bmqwen.cli.terminal import STDERR, print_json, progress_bar
 _Meter = Callable[[int, int, str], None]
 
 
+@options.grouped(precision=options.precision)
 def evaluate(
     model: options.Model = None,
     text: Annotated[
@@ -57,9 +58,8 @@ def evaluate(
     alone: Annotated[
         bool, typer.Option("--alone", help="Skip the float model: half the memory and time.")
     ] = False,
-    quant: options.Quant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.LmHead = None,
+    *,
+    precision: "options.Precision",
     window: Annotated[
         int | None, typer.Option("--context-window", help="Window length in tokens; default: 512.")
     ] = None,
@@ -80,7 +80,6 @@ def evaluate(
     from bmqwen.evaluation.model_pair import open_pair
     from bmqwen.evaluation.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of
     from bmqwen.evaluation.text_score import evaluate_text, read_text
-    from bmqwen.quant.precision import Precision
 
     if not text and not choices:
         raise InputError("nothing to evaluate on: give a text with --text or questions with --choices")
@@ -90,7 +89,6 @@ def evaluate(
         path: (read_questions(path), read_examples(dev, path) if dev is not None else ())
         for path in choices or ()
     }
-    precision = Precision.choose(quant, group_size, lm_head)
     result: dict[str, Any] = {"texts": [], "choices": []}
     with progress_bar() as bar:
         opening = open_pair(

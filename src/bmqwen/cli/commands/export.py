@@ -8,12 +8,12 @@ from bmqwen.cli import options
 from bmqwen.cli.terminal import print_json, progress_bar, size_text
 
 
+@options.grouped(precision=options.precision)
 def export(
     output: options.Output,
     model: options.Model = None,
-    quant: options.Quant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.LmHead = None,
+    *,
+    precision: "options.Precision",
     plain: Annotated[
         bool, typer.Option("--plain", help="Use standard ONNX operations only (opset 21), for other tools.")
     ] = False,
@@ -22,10 +22,8 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Export MODEL to ONNX: a folder with graph, weights and tokenizer, for `bmqwen chat` and other tools."""
-    from bmqwen.quant.precision import Precision
     from bmqwen.resolve import export_model
 
-    precision = Precision.choose(quant, group_size, lm_head)
     with progress_bar() as bar:
         bundle = export_model(
             model, output, precision, plain=plain, replace=force, offline=offline, progress=bar

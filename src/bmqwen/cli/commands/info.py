@@ -24,14 +24,14 @@ _LABELS = {
 }
 
 
+@options.grouped(precision=options.chip_precision)
 def info(
     model: options.Model = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check every file of a bundle against its hash.")
     ] = False,
-    quant: options.ChipQuant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.ChipHead = None,
+    *,
+    precision: "options.Precision",
     seq_len: options.SeqLen = None,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -45,7 +45,6 @@ def info(
     from bmqwen.doctor.examination import find_request
     from bmqwen.errors import InputError
     from bmqwen.hub.hub import Hub
-    from bmqwen.quant.precision import Precision
     from bmqwen.util.progress import Silent
     from bmqwen.weights.checkpoint import open_checkpoint
 
@@ -66,7 +65,6 @@ def info(
             facts = describe_checkpoint(checkpoint)
     found = None
     if facts["kind"] != "onnx":
-        precision = Precision.choose(quant, group_size, lm_head)
         found = find_request(str(path), precision, seq_len, offline=True, progress=Silent())
     if json:
         print_json(facts if found is None else {**facts, "chip_memory": found.to_dict()})

@@ -18,7 +18,7 @@ from bmqwen.util.installation import install_command
 KEY_VARIABLE = "BMQWEN_API_KEY"
 
 
-@options.with_sampling(server=True)
+@options.grouped(sampling=options.sampling_options(server=True), precision=options.precision)
 def serve(
     model: options.Model = None,
     host: Annotated[
@@ -98,9 +98,7 @@ def serve(
     ] = 900.0,
     *,
     sampling: options.Sampling,
-    quant: options.Quant = "int4",
-    group_size: options.GroupSize = 64,
-    lm_head: options.LmHead = None,
+    precision: "options.Precision",
     threads: options.Threads = None,
     context: options.Context = None,
     offline: options.Offline = False,
@@ -111,7 +109,6 @@ def serve(
     server = _server()
     from bmqwen.engine import params_of, precision_of
     from bmqwen.generate.params import SamplingParams, choose_params
-    from bmqwen.quant.precision import Precision
     from bmqwen.resolve import resolve_bundle
     from bmqwen.serve.defaults import Limits
     from bmqwen.serve.http.keys import ApiKeys
@@ -136,9 +133,7 @@ def serve(
         raise InputError("give either --device or --replicas")
     with server.bind(host, port) as listener:
         with progress_bar() as bar:
-            bundle = resolve_bundle(
-                model, Precision.choose(quant, group_size, lm_head), offline=offline, progress=bar, chats=True
-            )
+            bundle = resolve_bundle(model, precision, offline=offline, progress=bar, chats=True)
         config = EngineConfig(
             str(bundle.place.absolute()),
             engine,
