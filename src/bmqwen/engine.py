@@ -18,10 +18,11 @@ from bmqwen.resolve import resolve_bundle
 from bmqwen.runtime import registry
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.registry import EngineName, Options
+from bmqwen.util.closing import Closing
 from bmqwen.util.progress import Progress, Silent
 
 
-class Engine:
+class Engine(Closing):
     """A runtime with its tokenizer and chat template. Close it, or use it in a `with` statement.
 
     Attributes:
@@ -69,12 +70,6 @@ class Engine:
     def close(self) -> None:
         """Free the runtime. May be called twice."""
         self.session.close()
-
-    def __enter__(self) -> "Engine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def params_of(bundle: Bundle) -> SamplingParams:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.util.closing import Closing
+
 MLIR_TYPES: dict[str, str] = {"float32": "f32", "int32": "si32", "uint8": "ui8"}
 
 
@@ -24,7 +26,7 @@ class Value:
         return f"tensor<{'x'.join(map(str, self.shape))}x{self.type}>" if self.shape else "none"
 
 
-class WeightFile:
+class WeightFile(Closing):
     """The npz that Top-MLIR files take their weights from; several nets can share one."""
 
     def __init__(self, path: Path) -> None:
@@ -47,12 +49,6 @@ class WeightFile:
     def close(self) -> None:
         """Finish the file."""
         self._zip.close()
-
-    def __enter__(self) -> "WeightFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class MlirFile:

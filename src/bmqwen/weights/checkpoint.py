@@ -11,6 +11,7 @@ from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.packing import read_packing
 from bmqwen.model.registry import parse_config
+from bmqwen.util.closing import Closing
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.util.paths import model_name
 from bmqwen.weights.gguf import GgufWeights, gguf_config
@@ -31,7 +32,7 @@ Reader = SafetensorsWeights | GgufWeights
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Closing):
     """An open model. Close it, or use it in a `with` statement.
 
     Attributes:
@@ -109,12 +110,6 @@ class Checkpoint:
     def close(self) -> None:
         """Close the files. May be called twice."""
         self._reader.close()
-
-    def __enter__(self) -> "Checkpoint":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _tokenizer_paths(self) -> list[Path]:
         """The tokenizer's files beside the weights; a GGUF file has it inside."""

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import CheckpointError
+from bmqwen.util.closing import Closing
 
 
-class RawFile:
+class RawFile(Closing):
     """A file open for reading at any position, from several threads.
 
     Reading copies instead of mapping: pages of a map would count as the process's memory, and a file
@@ -60,12 +61,6 @@ class RawFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def __enter__(self) -> "RawFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()

@@ -14,6 +14,7 @@ from bmqwen.errors import DeviceError
 from bmqwen.runtime.bmodel.backend import check_range
 from bmqwen.runtime.bmrt.libraries import DeviceMem, HeapStat, Libraries
 from bmqwen.runtime.device_check import opening_device, require_device, require_memory
+from bmqwen.util.closing import Closing
 
 STATUS = {
     1: "the device is not ready",
@@ -83,7 +84,7 @@ class DeviceMemory:
                 self._device._free(self)
 
 
-class Device:
+class Device(Closing):
     """One chip, or the simulator. Closing it closes what was opened on it, the youngest first."""
 
     def __init__(self, libraries: Libraries, index: int = 0) -> None:
