@@ -95,18 +95,18 @@ class Store:
 
     def has(self, release: Release, file: RemoteFile) -> bool:
         """Whether a file is there, complete."""
-        path = self.place(release.model, release.revision) / file.name
-        return path.is_file() and file.size in (0, path.stat().st_size)
+        return _has(self.place(release.model, release.revision) / file.name, file)
 
     def has_content(self, release: Release, file: RemoteFile) -> bool:
-        """Whether the content of a file is there, so that `add` needs no download."""
-        del release, file
-        return False
+        """Whether what `part` would grow to is there, so that `add` needs no download."""
+        return _has(self.part(release, file).with_suffix(""), file)
 
     def add(self, release: Release, file: RemoteFile) -> None:
         """Take in what has grown at `part`, complete and verified. Raises StorageError."""
+        part = self.part(release, file)
         with storage_errors(self.folder):
-            self.part(release, file).replace(self.place(release.model, release.revision) / file.name)
+            if not self.has_content(release, file):
+                part.replace(part.with_suffix(""))
 
 
 class Cache(Store):
@@ -123,7 +123,6 @@ class Cache(Store):
         super().__init__(cache_folder("models") if folder is None else folder)
 
     def place(self, model: Model, revision: str) -> Path:
-        """Return the model's folder."""
         del revision  # nothing here has more than one
         return self.folder / model.name
 
@@ -138,6 +137,10 @@ class Cache(Store):
     def parts(self, folder: Path) -> list[Path]:
         """Return all files: what is here is ours, so that it is unfinished unless it is complete."""
         return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _has(path: Path, file: RemoteFile) -> bool:
+    return path.is_file() and file.size in (0, path.stat().st_size)
 
 
 def _complete(model: Model, folder: Path) -> CachedModel | None:

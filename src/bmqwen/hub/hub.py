@@ -178,8 +178,7 @@ class Hub:
             InputError: there is none, or another process downloads it now.
             StorageError: it cannot be deleted.
         """
-        found = self.named(name)
-        if not found:
+        if not (found := self.named(name)):
             known = ", ".join(model.name for model in self.models()) or "nothing"
             raise InputError(f"{name[:200]} is not in the cache {self.cache.folder}, which holds {known}")
         with contextlib.ExitStack() as locks:
@@ -267,8 +266,7 @@ class Hub:
                 progress.advance(before)
             if not all(store.has(release, file) for file in release.files):
                 raise DownloadError(f"{title} changed on {place.title} meanwhile: run the command again")
-            found = store.find(release.model)
-            return found.path if found else folder
+            return found.path if (found := store.find(release.model)) else folder
         except StorageError as error:
             raise StorageError(str(error).replace(self.cache.variable, store.variable)) from error
         finally:

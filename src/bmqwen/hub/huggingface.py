@@ -136,18 +136,12 @@ class HuggingFaceCache(Store):
         blobs = self._storage(release.model) / "blobs"
         return blobs / f"{file.sha256 or file.git_sha1}{self.ending}"
 
-    def has_content(self, release: Release, file: RemoteFile) -> bool:
-        """Whether another state of the repository has the content."""
-        return self.part(release, file).with_suffix("").is_file()
-
     def add(self, release: Release, file: RemoteFile) -> None:
         """Take in a file; the library finds the content under its hash and downloads nothing."""
         from huggingface_hub import hf_hub_download
 
-        part = self.part(release, file)
+        super().add(release, file)
         with storage_errors(self.folder):
-            if not self.has_content(release, file):
-                part.replace(part.with_suffix(""))
             try:
                 hf_hub_download(
                     release.repo,

@@ -78,11 +78,7 @@ class ModelScope(Source):
 
 
 class ModelScopeCache(Store):
-    """The cache that programs with ModelScope's packages share. The ending of unfinished files is the packages' own.
-
-    Args:
-        folder: see ModelScope.
-    """
+    """The cache that programs with ModelScope's packages share. The ending of unfinished files is the packages' own."""
 
     variable = "MODELSCOPE_CACHE"
 

@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -191,8 +192,8 @@ class Sophgo(Source):
             return InputError(f"{self.title} has no {path}")
         if "No available server found" in log:
             return UnreachableError(f"{self.title} could not be reached (dfss found none of its addresses)")
-        errors = [line for line in log.splitlines() if "ERROR" in line]
-        cause = errors[-1].partition("ERROR")[2].strip(" :")[:200] if errors else "it does not say why"
+        *_, cause = ["it does not say why", *re.findall("ERROR(.*)", log)]
+        cause = cause.strip(" :")[:200]
         return DownloadError(f"dfss could not fetch {path} ({cause}): run the command again")
 
 

@@ -45,10 +45,9 @@ class UnreachableError(DownloadError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a source.
+    """A file at a source, by its name without folders.
 
     Attributes:
-        name: its name, without folders.
         size: bytes; 0 where the source does not say.
         sha256: of the content, where the source says it.
         git_sha1: Git's id of the content, what hubs know of small files.
@@ -72,13 +71,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Release:
-    """The files of a model at one source, at one state.
+    """The files wanted of a model at one source, at one state.
 
     Attributes:
-        model: what was asked for.
-        repo: id there.
         revision: what pins the state, usable in a file name.
-        files: all files wanted.
         scratch: bytes that the download needs beside them.
     """
 

@@ -27,8 +27,6 @@ class WebFile:
     """A file at an address. Address and headers may hold a password and are never shown.
 
     Attributes:
-        url: its address.
-        headers: what has to be sent for it.
         client: what asks; None for a plain one.
         seconds: how long the server may be silent.
     """
@@ -82,9 +80,7 @@ def download(source: WebFile, file: RemoteFile, target: Path, report: Report, ti
     it is downloaded once more from the start.
 
     Args:
-        source: where it is.
         file: what is downloaded; a size of 0 is taken from the answer.
-        target: where to.
         report: receives the number of bytes that are there.
         title: the source's name, for messages.
 

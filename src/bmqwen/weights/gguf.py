@@ -71,10 +71,9 @@ def _shortest(value: object) -> object:
 
 
 class GgufWeights:
-    """The tensors of a GGUF file. Keeps the `Weights` protocol."""
+    """The tensors of a GGUF file, which is closed with them. Keeps the `Weights` protocol."""
 
     def __init__(self, file: GgufFile, config: ModelConfig) -> None:
-        """Serve the tensors of `file`, which is closed with them."""
         self.file = file
         self._gguf = gguf_package()
         names = {tensor.gguf: tensor.name for tensor in config.network.tensors()}
