@@ -152,7 +152,11 @@ def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
         return Model(name, {SOPHGO: folder}, file=f"{name}.bmodel")
     match = _HUB_ID.fullmatch(text.strip())
     if match is None:
-        raise InputError(_unknown(text, models))
+        close = difflib.get_close_matches(text.lower(), [*models, *ALIASES, *PUBLISHED], n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(models)}"
+        raise InputError(
+            f"unknown model {text[:80]!r}: {hint} (a hub id, owner/name, a folder or a GGUF file will do as well)"
+        )
     repo, variant, revision = match["repo"], match["variant"], match["revision"]
     if revision is None:
         for model in models.values():
@@ -200,11 +204,3 @@ def existing_path(name: str | None) -> Path | None:
             path = Path(name).expanduser()
             return path if path.exists() else None
     return None
-
-
-def _unknown(text: str, models: Mapping[str, Model]) -> str:
-    close = difflib.get_close_matches(text.lower(), [*models, *ALIASES, *PUBLISHED], n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(models)}"
-    return (
-        f"unknown model {text[:80]!r}: {hint} (a hub id, owner/name, a folder or a GGUF file will do as well)"
-    )

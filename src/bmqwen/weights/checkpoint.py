@@ -177,7 +177,15 @@ def _weights_file(folder: Path) -> Path:
     for name in ("model.safetensors", "model.safetensors.index.json"):
         if (folder / name).is_file():
             return folder / name
-    _refuse_adapter(folder)
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():  # it holds what was trained on top of a model, in place of one
+        stated = read_json_object(adapter, CheckpointError)
+        kind = "a LoRA adapter" if stated.get("peft_type", "LORA") == "LORA" else "an adapter"
+        base = str(stated.get("base_model_name_or_path") or "another model")[:200]
+        raise CheckpointError(
+            f"{folder} holds {kind} of {base}, not a model: merge the two first (peft: merge_and_unload, then "
+            "save_pretrained), then name the merged model's folder"
+        )
     fixes = {"*.safetensors": "download model.safetensors.index.json as well", "*.gguf": "name one of them"}
     for pattern, fix in fixes.items():
         found = sorted(folder.glob(pattern))
@@ -192,16 +200,3 @@ def _weights_file(folder: Path) -> Path:
             "model's safetensors files, or convert it where you trust it with transformers' save_pretrained"
         )
     raise CheckpointError(f"{folder} holds no weights: expected *.safetensors or *.gguf")
-
-
-def _refuse_adapter(folder: Path) -> None:
-    """Raise CheckpointError for a folder that holds what was trained on top of a model, in place of one."""
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        adapter = read_json_object(path, CheckpointError)
-        kind = "a LoRA adapter" if adapter.get("peft_type", "LORA") == "LORA" else "an adapter"
-        base = str(adapter.get("base_model_name_or_path") or "another model")[:200]
-        raise CheckpointError(
-            f"{folder} holds {kind} of {base}, not a model: merge the two first (peft: merge_and_unload, then "
-            "save_pretrained), then name the merged model's folder"
-        )

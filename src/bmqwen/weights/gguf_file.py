@@ -77,7 +77,11 @@ class GgufFile:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 header = _Cursor(view, path)
                 self.metadata, infos = _read_header(header)
-                alignment = self._alignment(path)
+                alignment = self.metadata.get("general.alignment", 32)
+                if type(alignment) is not int or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
+                    raise CheckpointError(
+                        f"{path}: general.alignment = {str(alignment)[:40]} is no power of two"
+                    )
                 self.header_hash = hashlib.sha256(view[: header.position]).hexdigest()
                 start = -(-header.position // alignment) * alignment
             self.tensors = self._place(infos, start, alignment)
@@ -95,12 +99,6 @@ class GgufFile:
             return [value.decode() for value in values if isinstance(value, bytes)]
         except UnicodeDecodeError:
             raise CheckpointError(f"{self.raw.path}: {key} holds text that is not UTF-8") from None
-
-    def _alignment(self, path: Path) -> int:
-        value = self.metadata.get("general.alignment", 32)
-        if type(value) is not int or not 1 <= value <= 1 << 20 or value & (value - 1):
-            raise CheckpointError(f"{path}: general.alignment = {str(value)[:40]} is no power of two")
-        return value
 
     def _place(self, infos: dict[str, _Info], start: int, alignment: int) -> dict[str, GgufTensor]:
         tensors: dict[str, GgufTensor] = {}

@@ -57,6 +57,9 @@ class _Vocabulary:
                 f"{self._source}: tokenizer.ggml.token_type does not match the {len(tokens):,} tokens"
             )
         self.tokens, self.types = tokens, types
+        # Ids of tokens that are found as whole texts; true for control tokens.
+        found = (_USER_DEFINED, _CONTROL, _UNKNOWN)
+        self.added = {index: kind != _USER_DEFINED for index, kind in enumerate(types) if kind in found}
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -65,20 +68,11 @@ class _Vocabulary:
             "generation_config.json": json.dumps(self._generation_config()).encode(),
         }
 
-    def _added(self) -> dict[int, bool]:
-        """Ids of tokens that are found as whole texts; true for control tokens."""
-        special = (_CONTROL, _UNKNOWN)
-        return {
-            index: kind in special
-            for index, kind in enumerate(self.types)
-            if kind == _USER_DEFINED or kind in special
-        }
-
     def _tokenizer(self) -> str:
         """The text of tokenizer.json."""
         from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
-        added = self._added()
+        added = self.added
         normal = [i for i, kind in enumerate(self.types) if kind != _UNUSED and i not in added]
         # Added tokens after the vocabulary get the next ids; those in its midst must be part of it.
         end = max(normal, default=-1) + 1
@@ -89,12 +83,8 @@ class _Vocabulary:
         pairs = (merge.partition(" ") for merge in self._file.strings("tokenizer.ggml.merges") or [])
         try:
             tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[(left, right) for left, _, right in pairs]))
-            tokenizer.add_tokens(
-                [
-                    AddedToken(self.tokens[i], special=special, normalized=False)
-                    for i, special in added.items()
-                ]
-            )
+            whole = [AddedToken(self.tokens[i], special=s, normalized=False) for i, s in added.items()]
+            tokenizer.add_tokens(whole)
         except Exception as error:  # the library raises plain Exception
             raise CheckpointError(f"{self._source}: the tokenizer is damaged ({first_line(error)})") from None
         for index in added:
@@ -108,7 +98,7 @@ class _Vocabulary:
         return str(tokenizer.to_str())
 
     def _tokenizer_config(self) -> dict[str, object]:
-        special = [self.tokens[index] for index, special in self._added().items() if special]
+        special = [self.tokens[index] for index, special in self.added.items() if special]
         arch = self._file.metadata.get("general.architecture")
         config: dict[str, object] = {
             "add_bos_token": bool(self._file.metadata.get("tokenizer.ggml.add_bos_token", False)),
@@ -128,10 +118,9 @@ class _Vocabulary:
         return config
 
     def _generation_config(self) -> dict[str, object]:
-        added = self._added()
         ends = [self._id("eos_token_id"), self._id("eot_token_id")]
         # Files name one of the two only, yet a chat model may end with either.
-        ends += [i for i in added if self.tokens[i] in ("<|im_end|>", "<|endoftext|>")]
+        ends += [i for i in self.added if self.tokens[i] in ("<|im_end|>", "<|endoftext|>")]
         return {
             "bos_token_id": self._id("bos_token_id"),
             "eos_token_id": list(dict.fromkeys(index for index in ends if index is not None)),

@@ -114,10 +114,16 @@ class SafetensorsWeights:
 
     def _open(self, path: Path) -> dict[str, tuple[RawFile, _Entry]]:
         file = RawFile(path)
-        header, data_start = _read_header(file)
+        length = int.from_bytes(file.read(0, 8).tobytes(), "little")
+        if length > min(_MOST_HEADER_BYTES, file.size - 8):
+            raise CheckpointError(
+                f"{path} is truncated or no safetensors file: its header would have {length:,} bytes of "
+                f"the file's {file.size:,}"
+            )
+        header = file.read(8, length).tobytes()
         self._hash.update(header)
         self._files.append(file)
-        return {name: (file, entry) for name, entry in _entries(header, data_start, file).items()}
+        return {name: (file, entry) for name, entry in _entries(header, 8 + length, file).items()}
 
     def _open_shards(self, index: Path) -> None:
         weight_map = read_json_object(index, CheckpointError, _MOST_HEADER_BYTES).get("weight_map")
@@ -136,17 +142,6 @@ class SafetensorsWeights:
             if name not in opened[file_name]:
                 raise CheckpointError(f"{index} places {name} in {file_name}, which has no such tensor")
             self._tensors[name] = opened[file_name][name]
-
-
-def _read_header(file: RawFile) -> tuple[bytes, int]:
-    """The JSON header of a safetensors file and where the data begin."""
-    length = int.from_bytes(file.read(0, 8).tobytes(), "little")
-    if length > min(_MOST_HEADER_BYTES, file.size - 8):
-        raise CheckpointError(
-            f"{file.path} is truncated or no safetensors file: its header would have {length:,} bytes of "
-            f"the file's {file.size:,}"
-        )
-    return file.read(8, length).tobytes(), 8 + length
 
 
 def _entries(header: bytes, data_start: int, file: RawFile) -> dict[str, _Entry]:
