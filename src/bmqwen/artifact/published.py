@@ -99,6 +99,9 @@ def open_published(path: Path, downloaded: Callable[[], Sequence[Path]] = list) 
     config = published_model(bmodel)
     tokenizer = _tokenizer(path, downloaded)
     name = _NAME.match(path.name)
+    # Memory for keys and values, where the nets do not bring it themselves.
+    cache = 4 * config.num_hidden_layers * config.max_position_embeddings * config.kv_size
+    brought = bmodel.nets["block_cache_0"].address_mode == IO_ALONE
     return Bundle(
         folder=path.parent,
         kind="bmodel",
@@ -115,7 +118,7 @@ def open_published(path: Path, downloaded: Callable[[], Sequence[Path]] = list) 
             "context": config.max_position_embeddings,
             "half": bmodel.nets["block_0"].stages[0].inputs[0].dtype,
             "logits": config.vocab_size > 0,
-            "device_bytes": bmodel.device_bytes + _cache_bytes(bmodel, config),
+            "device_bytes": bmodel.device_bytes + (0 if brought else cache),
         },
         files={path.name: FileEntry(bmodel.bytes, "")},
         tokenizer=tokenizer,
@@ -128,13 +131,6 @@ def published_in(folder: Path) -> Path | None:
         return None
     found = list(folder.glob("*.bmodel"))
     return found[0] if len(found) == 1 else None
-
-
-def _cache_bytes(bmodel: BmodelDescription, config: ModelConfig) -> int:
-    """Memory for keys and values where the nets do not bring it themselves."""
-    if bmodel.nets["block_cache_0"].address_mode == IO_ALONE:
-        return 0
-    return 4 * config.num_hidden_layers * config.max_position_embeddings * config.kv_size
 
 
 def _tokenizer(path: Path, downloaded: Callable[[], Sequence[Path]]) -> Path:

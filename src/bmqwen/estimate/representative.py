@@ -63,18 +63,18 @@ def time_nets(
         clock = NetClock(len(missing), jobs, 2 * (largest.size.chip.weights / BYTES_A_SECOND + 2), progress)
         with store.working(lambda path: largest.write_weights(path, RandomBlocks(largest.config))):
             found |= run_nets(missing, timed, clock)
-    return {shape: _whole(pair, plan.config.num_hidden_layers) for shape, pair in found.items()}
+    layers = plan.config.num_hidden_layers
+    # The timeline is that of one layer.
+    return {
+        shape: replace(made[1], profile=made[1].profile.extended(made[max(made)].profile, layers))
+        for shape, made in found.items()
+    }
 
 
 def _cut(plan: Plan, layers: int) -> Plan:
     """The same plan for a model of fewer layers."""
     config = replace(plan.config, num_hidden_layers=layers)
     return replace(plan, config=config, size=sizes(config, plan.precision, plan.context))
-
-
-def _whole(nets: Mapping[int, NetTiming], layers: int) -> NetTiming:
-    one = nets[1]
-    return replace(one, profile=one.profile.extended(nets[2].profile, layers)) if 2 in nets else one
 
 
 class RandomWeights:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def verify(
     precision = Precision(**bundle.precision)
     cached = {shape: cached_rows(shape, nets.context, tokens) for shape in shapes}
     ends = sorted({cached[shape] + shape.tokens for shape in shapes})
-    text = _text(bundle, ends[-1])
+    text = list(islice(cycle(Tokenizer.from_folder(bundle.folder).encode(TEXT)), ends[-1]))
     report(f"computing {ends[-1]} tokens in float32")
     floats = _reference(checkpoint.weights, bundle.config, text, ends)
     grid = None
@@ -192,12 +193,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return counted(round(seconds), "second")
     return counted(round(seconds / 60), "minute") if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _text(bundle: Bundle, count: int) -> list[int]:
-    """Tokens of a text that is repeated as often as it takes."""
-    ids = Tokenizer.from_folder(bundle.folder).encode(TEXT)
-    return (ids * (count // len(ids) + 1))[:count]
 
 
 def _reference(weights: Weights, config: ModelConfig, text: Sequence[int], ends: Sequence[int]) -> _Reference:
