@@ -17,14 +17,14 @@ import json, typer
 from bmqwen.cli.app import app
 from bmqwen.cli.repl.commands import SETTINGS
 from bmqwen.generate.params import PARAMETERS, SamplingParams
-from bmqwen.serve.defaults import chat_params
+from bmqwen.serve.defaults import sampling_of
 from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
 from bmqwen.serve.http.info import _setting
 
 commands = typer.main.get_command(app).commands
 asked = {row.name: ["x"] if row.kind == "texts" else row.high for row in PARAMETERS}
 request = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], **asked})
-params = chat_params(request, SamplingParams(), 10)
+params = sampling_of(request, SamplingParams(), 10)
 table = [row.name for row in PARAMETERS]
 print(json.dumps({
     "table": table,

@@ -1,6 +1,6 @@
 """What a request gets where it says nothing, and how much it may ask for."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from bmqwen.errors import RequestError
@@ -10,7 +10,6 @@ from bmqwen.serve.http.protocol import (
     ChatRequest,
     CompletionRequest,
     JsonSchemaFormat,
-    ResponseFormat,
     TextFormat,
 )
 
@@ -25,32 +24,37 @@ class Limits:
     queue: int = 128
     seconds: float = 600.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Names and values."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
-
-def chat_params(request: ChatRequest, defaults: SamplingParams, vocab_size: int) -> SamplingParams:
-    """Return a chat request's sampling. Raises InputError for values that do not fit together."""
-    given = _given(request)
-    if request.top_logprobs is not None and not request.logprobs:
-        raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
-    if request.max_completion_tokens is not None:
-        if "max_tokens" in given:
-            raise RequestError(
-                "max_tokens and max_completion_tokens mean the same thing: leave one out", "max_tokens"
-            )
-        given["max_tokens"] = request.max_completion_tokens
-    given["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
-    return _params(request, defaults, given, vocab_size)
-
-
-def completion_params(
-    request: CompletionRequest, defaults: SamplingParams, vocab_size: int
+def sampling_of(
+    request: ChatRequest | CompletionRequest, defaults: SamplingParams, vocab_size: int
 ) -> SamplingParams:
-    """Return a completion request's sampling. Raises InputError for values that do not fit together."""
-    given = {"max_tokens": 16, "logprobs": request.logprobs} | _given(request)
-    return _params(request, defaults, given, vocab_size)
+    """Return a request's sampling. Raises InputError for values that do not fit together."""
+    given = _given(request)
+    if isinstance(request, CompletionRequest):
+        given = {"max_tokens": 16, "logprobs": request.logprobs} | given
+    else:
+        if request.top_logprobs is not None and not request.logprobs:
+            raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
+        if request.max_completion_tokens is not None:
+            if "max_tokens" in given:
+                raise RequestError(
+                    "max_tokens and max_completion_tokens mean the same thing: leave one out", "max_tokens"
+                )
+            given["max_tokens"] = request.max_completion_tokens
+        given["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options needs stream to be true", "stream_options")
+    bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
+    if bias and max(bias) >= vocab_size:
+        raise RequestError(
+            f"logit_bias names token {max(bias)}, but the last one is {vocab_size - 1}", "logit_bias"
+        )
+    form, schema = request.response_format, None
+    if form is not None and not isinstance(form, TextFormat):
+        schema = schema_text(
+            form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else {"type": "object"}
+        )
+    return choose_params(defaults, given | {"logit_bias": bias, "json_schema": schema})
 
 
 def _given(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
@@ -65,23 +69,3 @@ def _given(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
         elif row.wraps:
             given[row.name] = value % (row.high + 1)
     return given
-
-
-def _params(
-    request: ChatRequest | CompletionRequest, defaults: SamplingParams, given: dict[str, Any], vocab_size: int
-) -> SamplingParams:
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("stream_options needs stream to be true", "stream_options")
-    bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
-    if bias and max(bias) >= vocab_size:
-        raise RequestError(
-            f"logit_bias names token {max(bias)}, but the last one is {vocab_size - 1}", "logit_bias"
-        )
-    given |= {"logit_bias": bias, "json_schema": _schema(request.response_format)}
-    return choose_params(defaults, given)
-
-
-def _schema(form: ResponseFormat | None) -> str | None:
-    if form is None or isinstance(form, TextFormat):
-        return None
-    return schema_text(form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else {"type": "object"})

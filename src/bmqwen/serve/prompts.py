@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from bmqwen.errors import ContextLengthError, RequestError
@@ -11,45 +11,22 @@ from bmqwen.generate.text_stream import tokens_showing
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.protocol import ChatMessage, CompletionRequest
+from bmqwen.serve.pool.wire import EngineFacts
 
 _MOST_ANSWERS = 1000
-
-
-class AnswerMemory:
-    """Which tokens the model itself sampled for an answer: encoding its text again may give others than are cached.
-
-    Owners never see each other's answers.
-    """
-
-    def __init__(self) -> None:
-        self._ids: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
-
-    def keep(self, owner: str, text: str, ids: Sequence[int]) -> None:
-        """Remember an answer, and forget the oldest of too many."""
-        self._ids[_key(owner, text)] = tuple(ids)
-        while len(self._ids) > _MOST_ANSWERS:
-            self._ids.popitem(last=False)
-
-    def find(self, owner: str, text: str) -> tuple[int, ...]:
-        """Return its tokens; none for a text that was no answer."""
-        return self._ids.get(_key(owner, text), ())
 
 
 class Prompts:
     """Makes prompts of requests, within limits. Safe to call from several threads, as the tokenizer is."""
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        template: ChatTemplate,
-        limits: Limits,
-        *,
-        context_length: int,
-        vocab_size: int,
+        self, tokenizer: Tokenizer, template: ChatTemplate, limits: Limits, facts: Callable[[], EngineFacts]
     ) -> None:
-        self.tokenizer, self.template = tokenizer, template
-        self._limits, self._context_length, self._vocab_size = limits, context_length, vocab_size
-        self._answers = AnswerMemory()
+        """`facts` returns what the engine can read, or raises NotReadyError."""
+        self._tokenizer, self._template, self._limits, self._facts = tokenizer, template, limits, facts
+        # The tokens that the model itself sampled for an answer, by owner and text: encoding its text again may give
+        # others than are cached.
+        self._answers: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
 
     def of_chat(self, messages: Sequence[ChatMessage], owner: str, *, fitting: bool = True) -> list[int]:
         """Return the prompt's token ids.
@@ -60,17 +37,17 @@ class Prompts:
             InputError: the template refuses the messages.
         """
         chat = [
-            Message(role, content, self._answers.find(owner, content) if role == "assistant" else ())
+            Message(role, content, self._answers.get(_key(owner, content), ()) if role == "assistant" else ())
             for role, content in self._plain(messages)
         ]
-        ids = self.template.encode(chat, self.tokenizer)
+        ids = self._template.encode(chat, self._tokenizer)
         if fitting:
             self._check_length(ids)
         return ids
 
     def text_of_chat(self, messages: Sequence[ChatMessage]) -> str:
         """Return the prompt as text. Raises as `of_chat` does."""
-        return self.template.render([Message(role, content) for role, content in self._plain(messages)])
+        return self._template.render([Message(role, content) for role, content in self._plain(messages)])
 
     def of_completion(self, request: CompletionRequest) -> list[list[int]]:
         """Return the token ids of each prompt of a request. Raises as `of_chat` does."""
@@ -94,19 +71,21 @@ class Prompts:
     def of_tokens(self, ids: Sequence[int]) -> str:
         """Return the text that tokens show. Raises RequestError for one that the model does not have."""
         self._check_ids(ids, "tokens")
-        return self.tokenizer.decode(ids)
+        return self._tokenizer.decode(ids)
 
     def of_text(self, text: str, param: str) -> list[int]:
         """Return the token ids of plain text. Raises RequestError for too much of it, and for invalid Unicode."""
         self._check_characters(len(text), param)
         _check_unicode(text, param)
-        return self.tokenizer.encode(text)
+        return self._tokenizer.encode(text)
 
     def keep_answer(self, owner: str, text: str, ids: Sequence[int]) -> None:
         """Remember the tokens of an answer that was given, for when it comes back as part of a prompt."""
-        shown = tokens_showing(self.tokenizer, ids, text)
+        shown = tokens_showing(self._tokenizer, ids, text)
         if shown:
-            self._answers.keep(owner, text, shown)
+            self._answers[_key(owner, text)] = tuple(shown)
+            while len(self._answers) > _MOST_ANSWERS:
+                self._answers.popitem(last=False)
 
     def _plain(self, messages: Sequence[ChatMessage]) -> list[tuple[Role, str]]:
         """Roles and texts."""
@@ -131,13 +110,12 @@ class Prompts:
             )
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:
-        if ids and max(ids) >= self._vocab_size:
-            raise RequestError(
-                f"{param} has the token {max(ids)}, but the last one is {self._vocab_size - 1}", param
-            )
+        last = self._facts().vocab_size - 1
+        if ids and max(ids) > last:
+            raise RequestError(f"{param} has the token {max(ids)}, but the last one is {last}", param)
 
     def _check_length(self, ids: Sequence[int]) -> None:
-        longest = self._context_length - 1
+        longest = self._facts().context_length - 1
         if len(ids) > longest:
             raise ContextLengthError(longest, len(ids), "shorten the messages or leave old ones out")
 

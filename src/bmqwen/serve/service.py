@@ -1,7 +1,6 @@
 """What all endpoints share: the model's name, prompts, engines, counters."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -63,22 +62,7 @@ class Service:
     def __init__(self, model: Model, scheduler: Scheduler) -> None:
         self.model, self.scheduler = model, scheduler
         self.metrics = Metrics(scheduler)
-        self._prompts: Prompts | None = None
-
-    @property
-    def prompts(self) -> Prompts:
-        """Prompts for the loaded model. Raises NotReadyError before it is loaded."""
-        facts = self.scheduler.check()
-        if self._prompts is None:
-            model = self.model
-            self._prompts = Prompts(
-                model.tokenizer,
-                model.template,
-                model.limits,
-                context_length=facts.context_length,
-                vocab_size=facts.vocab_size,
-            )
-        return self._prompts
+        self.prompts = Prompts(model.tokenizer, model.template, model.limits, scheduler.check)
 
     @property
     def fingerprint(self) -> str:
@@ -125,8 +109,3 @@ class Service:
             raise
         finally:
             self.scheduler.cancel(job)
-
-
-def now() -> int:
-    """Return seconds since 1970."""
-    return int(time.time())

@@ -9,18 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob
-from bmqwen.serve.defaults import chat_params, completion_params
+from bmqwen.serve.defaults import sampling_of
 from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
 from bmqwen.serve.http.responses import (
     STREAM,
     ChatAnswer,
-    ChatChoice,
-    ChatChunkChoice,
-    ChatDelta,
     Finish,
     TextAnswer,
-    TextChoice,
-    TextChunkChoice,
     Totals,
     chat_logprobs,
     identity,
@@ -65,7 +60,7 @@ class Answering:
         return await unless_left(self._whole(), self._request.receive)
 
     async def _whole(self) -> dict[str, Any]:
-        choices: list[ChatChoice | TextChoice] = []
+        choices: list[dict[str, Any]] = []
         for index, prompt, params in self._tasks():
             async with aclosing(self._service.generate(prompt, params, self._caller)) as events:
                 choices += [
@@ -107,27 +102,21 @@ class Answering:
             self._service.prompts.keep_answer(self._caller.owner, completion.text, completion.token_ids)
         return completion
 
-    def _choice(self, index: int, completion: Completion) -> ChatChoice | TextChoice:
-        logprobs, finish, text = self._logprobs(completion.logprobs), _finish(completion), completion.text
-        if not self._chat:
-            return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": logprobs,
-            "finish_reason": finish,
-        }
+    def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
+        shown: dict[str, Any] = {"text": completion.text}
+        if self._chat:
+            shown = {"message": {"role": "assistant", "content": completion.text, "refusal": None}}
+        return self._entry(index, shown, self._logprobs(completion.logprobs), _finish(completion))
 
     def _part(
-        self, index: int, delta: ChatDelta, logprobs: Any = None, finish: Finish | None = None
+        self, index: int, delta: dict[str, str], logprobs: Any = None, finish: Finish | None = None
     ) -> bytes:
-        choice: ChatChunkChoice | TextChunkChoice
-        if self._chat:
-            choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        else:
-            text = delta.get("content", "")
-            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        shown = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
+        choice = self._entry(index, shown, logprobs, finish)
         return event_of({**self._head, "choices": [choice], **self._tail})
+
+    def _entry(self, index: int, shown: Any, logprobs: Any, finish: Finish | None) -> dict[str, Any]:
+        return {"index": index, **shown, "logprobs": logprobs, "finish_reason": finish}
 
     def _logprobs(self, items: tuple[TokenLogprob, ...], offset: int = 0) -> Any:
         """None where none are asked for."""
@@ -151,7 +140,7 @@ def generation_api(service: Service) -> APIRouter:
     async def chat(body: ChatRequest, request: Request) -> Any:
         service.check_model(body.model)
         caller = Caller.of(request, body.user or body.safety_identifier)
-        params = chat_params(body, service.model.defaults, service.scheduler.check().vocab_size)
+        params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompt = await asyncio.to_thread(service.prompts.of_chat, body.messages, caller.owner)
         return await Answering(service, request, caller, body, [prompt], params).respond()
 
@@ -159,7 +148,7 @@ def generation_api(service: Service) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Any:
         service.check_model(body.model)
         caller = Caller.of(request, body.user)
-        params = completion_params(body, service.model.defaults, service.scheduler.check().vocab_size)
+        params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompts = await asyncio.to_thread(service.prompts.of_completion, body)
         return await Answering(service, request, caller, body, prompts, params).respond()
 

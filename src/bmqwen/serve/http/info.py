@@ -1,7 +1,8 @@
 """Everything beside the answers: models, tokens, health, metrics, and what the page asks for."""
 
 import asyncio
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
@@ -17,7 +18,6 @@ from bmqwen.serve.http.responses import (
     Info,
     ModelEntry,
     ModelList,
-    Setting,
     TextAnswerOfTokens,
     TokensAnswer,
 )
@@ -82,7 +82,7 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             "ready": service.scheduler.ready,
             "engines": len(service.scheduler.replicas),
             "sampling": [_setting(row, model.defaults) for row in PARAMETERS],
-            "limits": model.limits.to_dict(),
+            "limits": asdict(model.limits),
         }
 
     @api.post("/tokenize", summary="Text, or messages, to token ids")
@@ -105,24 +105,12 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
     @api.post("/apply-template", summary="Messages to the prompt that the model reads")
     async def apply_template(body: TemplateRequest) -> TextAnswerOfTokens:
         service.check_model(body.model)
+        service.scheduler.check()
         return {"prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages)}
 
     return api
 
 
-def _setting(row: Parameter, defaults: SamplingParams) -> Setting:
+def _setting(row: Parameter, defaults: SamplingParams) -> Any:
     """Return a sampling parameter as the page needs it for a field."""
-    return {
-        "name": row.name,
-        "kind": row.kind,
-        "default": getattr(defaults, row.name),
-        "low": row.low,
-        "high": row.high,
-        "above": row.above,
-        "step": row.step,
-        "slider": row.slider,
-        "words": {
-            "en": {"label": row.en.label, "help": row.en.help},
-            "zh": {"label": row.zh.label, "help": row.zh.help},
-        },
-    }
+    return {**asdict(row), "default": getattr(defaults, row.name), "words": {"en": row.en, "zh": row.zh}}

@@ -1,14 +1,14 @@
 """The bodies of answers: the OpenAPI document describes them, and they are what is sent."""
 
 import secrets
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from bmqwen.generate.params import Completion, TokenLogprob
-from bmqwen.serve.service import now
+from bmqwen.generate.params import Completion, TokenLogprob, Words
 
 Count = Annotated[int, Field(ge=0)]
 Finish = Literal["stop", "length"]
@@ -115,22 +115,6 @@ class ChatAnswer(Identity, Counts):
     choices: list[ChatChoice]
 
 
-class ChatDelta(TypedDict, total=False):
-    """What a part of a streamed answer adds."""
-
-    role: Literal["assistant"]
-    content: str
-
-
-class ChatChunkChoice(TypedDict):
-    """A part of one of the answers."""
-
-    index: Count
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None
-    finish_reason: Finish | None
-
-
 class TextLogprobs(TypedDict):
     """Log-probabilities of a continuation's tokens."""
 
@@ -154,15 +138,6 @@ class TextAnswer(Identity, Counts):
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
-
-
-class TextChunkChoice(TypedDict):
-    """A part of one of the continuations."""
-
-    index: Count
-    text: str
-    logprobs: TextLogprobs | None
-    finish_reason: Finish | None
 
 
 class ModelEntry(TypedDict):
@@ -190,13 +165,6 @@ class Health(TypedDict):
     problem: str | None
 
 
-class SettingWords(TypedDict):
-    """What a parameter is called and does."""
-
-    label: str
-    help: str
-
-
 class Setting(TypedDict):
     """A sampling parameter: this server's default, and its range, which leaves `low` itself out if `above`."""
 
@@ -208,7 +176,7 @@ class Setting(TypedDict):
     above: bool
     step: float
     slider: bool
-    words: dict[Literal["en", "zh"], SettingWords]
+    words: dict[Literal["en", "zh"], Words]
 
 
 class Info(TypedDict):
@@ -287,7 +255,7 @@ def identity(prefix: str, model: str, fingerprint: str) -> Identity:
     """Return what a new answer begins with; `prefix` is of its id."""
     return {
         "id": prefix + secrets.token_hex(12),
-        "created": now(),
+        "created": int(time.time()),
         "model": model,
         "system_fingerprint": fingerprint,
     }

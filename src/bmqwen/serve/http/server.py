@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from bmqwen.serve.http.connection import ClientConnection
 from bmqwen.serve.http.middleware import AccessRules
 from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.pool.wire import EngineConfig
-from bmqwen.serve.service import Model, Service, now
+from bmqwen.serve.service import Model, Service
 
 KEEP_ALIVE_SECONDS = 75
 # After the running answers were told that they end.
@@ -80,7 +81,7 @@ def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
         ChatTemplate.from_folder(bundle.tokenizer_folder),
         settings.defaults,
         settings.limits,
-        now(),
+        int(time.time()),
         bundle.config.vocab_size,
     )
 

@@ -55,32 +55,19 @@ class EventStream(Response):
         await unless_left(self._send_all(scope, receive, send), receive)
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
-        source, opened = self._source, False
+        opened = False
+        waiting = asyncio.ensure_future(anext(self._source))
         try:
-            waiting = asyncio.create_task(_next(source))
-            try:
-                while True:
-                    done, _ = await asyncio.wait([waiting], timeout=PING_SECONDS if opened else OPEN_SECONDS)
-                    if not opened:
-                        if done:
-                            waiting.result()
-                        opened = True
-                        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-                    if done:
-                        break
-                    await send(_chunk(PING))
-                event = waiting.result()
-            finally:
-                # The source can be closed only once nothing waits in it any more.
-                if not waiting.done():
-                    waiting.cancel()
-                    await asyncio.wait([waiting])
             while True:
+                done, _ = await asyncio.wait([waiting], timeout=PING_SECONDS if opened else OPEN_SECONDS)
+                event = waiting.result() if done else PING
+                if not opened:
+                    opened = True
+                    await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
                 if event:
                     await send(_chunk(event))
-                    # Neither sending nor the next event has to wait: let others run, who may know that the client left.
-                    await asyncio.sleep(0)
-                event = await anext(source)
+                if done:
+                    waiting = asyncio.ensure_future(anext(self._source))
         except StopAsyncIteration:
             await send(_chunk(DONE))
         except BmqwenError as error:
@@ -89,7 +76,11 @@ class EventStream(Response):
                 return
             await send(_chunk(event_of(error_body(error))))
         finally:
-            await source.aclose()
+            # The source can be closed only once nothing waits in it any more.
+            if not waiting.done():
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            await self._source.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -100,10 +91,6 @@ def event_of(body: Any) -> bytes:
 
 def _chunk(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": True}
-
-
-async def _next(source: AsyncGenerator[bytes, None]) -> bytes:
-    return await anext(source)
 
 
 async def _disconnect(receive: Receive) -> None:
