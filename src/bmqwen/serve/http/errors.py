@@ -58,8 +58,7 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
     if place[:1] == ["body"]:
         place = place[1:]
     if detail["type"] == "json_invalid":
-        reason = ctx.get("error", "it cannot be read")
-        return RequestError(f"the request is not valid JSON: {reason}")
+        return RequestError(f"the request is not valid JSON: {ctx.get('error', 'it cannot be read')}")
     # An unknown field may have any name.
     unknown = place[-1:] if detail["type"] == "extra_forbidden" else []
     names = [*_names(place[: len(place) - len(unknown)]), *unknown]
@@ -76,12 +75,9 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         given = value.get(tag) if isinstance(value, dict) else None
         param = f"{param}.{tag}" if param else tag
         return RequestError(f"{param} is {_short(given)}, but must be one of {known}", param)
-    neutral_only = (
-        kind in _NEUTRAL_ONLY or field == "best_of" or (kind == "too_long" and not ctx["max_length"])
-    )
     if field == "type" and "content" in names:
         return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
-    if neutral_only:
+    if kind in _NEUTRAL_ONLY or field == "best_of" or (kind == "too_long" and not ctx["max_length"]):
         return UnsupportedFieldError(
             f"{param} is {_short(value)}, which this server does not support; leave it out", param
         )

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from bmqwen.errors import NotOfferedError
 from bmqwen.generate.params import PARAMETERS, Parameter, SamplingParams
-from bmqwen.serve.http.protocol import DetokenizeRequest, TemplateRequest, TokenizeChat, TokenizeRequest
+from bmqwen.serve.http.protocol import DetokenizeRequest, TokenizeChat, TokenizeRequest
 from bmqwen.serve.http.responses import (
     LOADING,
     METRICS,
@@ -103,7 +103,7 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
         return {"prompt": service.prompts.of_tokens(body.tokens)}
 
     @api.post("/apply-template", summary="Messages to the prompt that the model reads")
-    async def apply_template(body: TemplateRequest) -> TextAnswerOfTokens:
+    async def apply_template(body: TokenizeChat) -> TextAnswerOfTokens:
         service.check_model(body.model)
         service.scheduler.check()
         return {"prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages)}

@@ -51,11 +51,9 @@ def _shape(value: Any) -> str:
     if not isinstance(value, list):
         return "a string"
     first = value[0] if value else ""
-    return (
-        "lists of ids"
-        if isinstance(first, list)
-        else f"list of {'strings' if isinstance(first, str) else 'ids'}"
-    )
+    if isinstance(first, list):
+        return "lists of ids"
+    return "list of strings" if isinstance(first, str) else "list of ids"
 
 
 def _parts(value: Any) -> str:
@@ -93,7 +91,6 @@ _CHAT_RULES: JsonDict = {
         },
     ]
 }
-_COMPLETION_RULES: JsonDict = {"allOf": [_STREAM_RULE]}
 
 
 class Strict(BaseModel):
@@ -199,52 +196,55 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 
 
 @_with_sampling
-class ChatRequest(Strict):
-    """POST /v1/chat/completions."""
+class GenerationRequest(Strict):
+    """What chat and completion requests share."""
 
-    model_config = ConfigDict(json_schema_extra=_CHAT_RULES)
+    model_config = ConfigDict(json_schema_extra={"allOf": [_STREAM_RULE]})
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
-    audio: Nothing = None
-    function_call: Literal["none", "auto"] | None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
     logit_bias: Bias | None = None
-    logprobs: bool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
-    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
-    parallel_tool_calls: bool | None = None
-    prediction: Nothing = None
-    prompt_cache_key: Nothing = None
-    reasoning_effort: Nothing = None
     response_format: ResponseFormat | None = None
-    safety_identifier: Annotated[str, Field(max_length=256)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Off | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     user: (
         Annotated[
             str, Field(max_length=256, description="Of one address's users, each gets a turn in the queue.")
         ]
         | None
     ) = None
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    model_config = ConfigDict(json_schema_extra=_CHAT_RULES)
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    audio: Nothing = None
+    function_call: Literal["none", "auto"] | None = None
+    functions: Annotated[list[Any], Field(max_length=0)] | None = None
+    logprobs: bool | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+    parallel_tool_calls: bool | None = None
+    prediction: Nothing = None
+    prompt_cache_key: Nothing = None
+    reasoning_effort: Nothing = None
+    safety_identifier: Annotated[str, Field(max_length=256)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Off | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     verbosity: Literal["medium"] | None = None
     web_search_options: Nothing = None
 
 
-@_with_sampling
-class CompletionRequest(Strict):
+class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
-    model_config = ConfigDict(json_schema_extra=_COMPLETION_RULES)
-
-    model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
     prompt: Annotated[
         Annotated[Text, Tag("a string")]
         | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS), Tag("list of strings")]
@@ -255,14 +255,8 @@ class CompletionRequest(Strict):
     ]
     best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     echo: Off | None = None
-    logit_bias: Bias | None = None
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     suffix: Nothing = None
-    user: Annotated[str, Field(max_length=256)] | None = None
-    response_format: ResponseFormat | None = None
 
 
 class TokenizeText(Strict):
@@ -273,7 +267,7 @@ class TokenizeText(Strict):
 
 
 class TokenizeChat(Strict):
-    """POST /tokenize of the prompt that messages become."""
+    """POST /apply-template, or /tokenize of the prompt that messages become."""
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -294,7 +288,3 @@ class DetokenizeRequest(Strict):
 
     model: str | None = None
     tokens: list[TokenId]
-
-
-class TemplateRequest(TokenizeChat):
-    """POST /apply-template."""
