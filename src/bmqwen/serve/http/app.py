@@ -1,6 +1,7 @@
 """The application: all addresses, and one place for all errors."""
 
 import json
+import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, RequestError
@@ -17,11 +19,14 @@ from bmqwen.serve.http.completions import generation_api
 from bmqwen.serve.http.errors import error_response, refused
 from bmqwen.serve.http.info import model_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules, with_cors
-from bmqwen.serve.http.page_files import add_page
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
 from bmqwen.serve.service import Service
 from bmqwen.version import __version__
+
+# What a system's own table may lack.
+for _suffix, _type in {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml"}.items():
+    mimetypes.add_type(_type, _suffix)
 
 
 def create_app(service: Service, rules: AccessRules) -> ASGIApp:
@@ -45,10 +50,35 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     )
     app.include_router(generation_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
-    add_page(app)
+    _add_page(app)
     _describe(app, service.model.vocab_size)
     guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.requests)
     return with_cors(guarded, rules.origins)
+
+
+class _PageFiles(StaticFiles):
+    """Files that browsers ask for each time, whether their copies are the newest."""
+
+    def file_response(self, *arguments: Any, **named: Any) -> Response:
+        """Answer as StaticFiles does, but let no browser use a copy unasked."""
+        response = super().file_response(*arguments, **named)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+def _add_page(app: FastAPI) -> None:
+    """Serve the page and its icon at `/`, and all that it loads below `/page/`."""
+    files = _PageFiles(packages=[("bmqwen.serve", "page")], follow_symlink=True)
+
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return await files.get_response("index.html", request.scope)
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon(request: Request) -> Response:
+        return await files.get_response("favicon.svg", request.scope)
+
+    app.mount("/page", files)
 
 
 async def _expected(_: Request, error: BmqwenError) -> Response:

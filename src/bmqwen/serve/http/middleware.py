@@ -76,12 +76,11 @@ class AccessMiddleware:
         headers = dict(scope["headers"])
         origin = headers.get(b"origin", b"").decode("latin-1")
         status = 0
-        sent = False
 
         async def send_more(message: Message) -> None:
-            nonlocal status, sent
+            nonlocal status
             if message["type"] == "http.response.start":
-                sent, status = True, message["status"]
+                status = message["status"]
                 message["headers"] = [*message["headers"], *HEADERS]
             await send(message)
 
@@ -91,19 +90,17 @@ class AccessMiddleware:
                 path = scope["path"]
                 public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
                 scope["owner"] = "" if public else self._rules.keys.owner(headers.get(b"authorization"))
-                self._check_size(headers)
-                if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-                    self._check_type(headers)
+                self._check_body(headers)
                 await self._app(scope, self._limited(receive), send_more)
             except BmqwenError as error:
-                if sent:
+                if status:
                     raise
                 await error_response(error)(scope, receive, send_more)
         except ClientDisconnect:
             pass
         except Exception as error:
             LOG.error("%s %s failed: %r", scope["method"], _path(scope), error, exc_info=error)
-            if not sent:
+            if not status:
                 internal = BmqwenError("the server failed; its log says why")
                 await error_response(internal)(scope, receive, send_more)
         finally:
@@ -115,9 +112,8 @@ class AccessMiddleware:
     def _check_place(self, headers: dict[bytes, bytes], origin: str) -> None:
         """Refuse web pages that are not ours: those of other origins, and those that took our address for theirs."""
         host = headers.get(b"host", b"").decode("latin-1")
-        name = urlsplit(f"//{host}").hostname or "" if _is_host(host) else ""
         hosts = self._rules.hosts
-        if hosts is not None and host and name not in hosts:
+        if hosts is not None and host and _name_of(host) not in hosts:
             raise OriginRefusedError(
                 f"this server does not answer as {host[:100]}: call it by the address that it printed"
             )
@@ -128,23 +124,20 @@ class AccessMiddleware:
                 f"web pages of {origin[:100]} may not use this server: allow them with --cors-origin"
             )
 
-    def _check_size(self, headers: dict[bytes, bytes]) -> None:
+    def _check_body(self, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 18:
             raise RequestError("the header Content-Length is not a number")
         if int(length) > self._rules.body_bytes:
             raise self._too_large()
-
-    def _check_type(self, headers: dict[bytes, bytes]) -> None:
-        """Only JSON: a browser asks first before it sends that to another origin."""
+        # Only JSON: a browser asks first before it sends that to another origin.
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
+        if (length != b"0" or b"transfer-encoding" in headers) and kind != b"application/json":
             raise MediaTypeError("send the request as JSON, with the header Content-Type: application/json")
 
     def _limited(self, receive: Receive) -> Receive:
         """`receive` that gives up on bodies that are too large or too slow."""
-        got = 0
-        complete = False
+        got, complete = 0, False
         end = time.monotonic() + BODY_SECONDS
 
         async def receive_some() -> Message:
@@ -182,12 +175,14 @@ def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     )
 
 
-def _is_host(host: str) -> bool:
+def _name_of(host: str) -> str:
+    """The name in a Host header; empty where that is none."""
     try:
-        urlsplit(f"//{host}").port  # noqa: B018  (raises for one that is not a number)
+        parts = urlsplit(f"//{host}")
+        parts.port  # noqa: B018  (raises for one that is not a number)
     except ValueError:
-        return False
-    return not set(host) & set("/@\\ ?#")
+        return ""
+    return "" if set(host) & set("/@\\ ?#") else parts.hostname or ""
 
 
 def _path(scope: Scope) -> str:

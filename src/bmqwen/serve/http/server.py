@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -135,25 +136,23 @@ async def _serve(
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     server = _Server(config)
     loop = asyncio.get_running_loop()
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    # The first signal lets running answers finish, the second one does not wait for them.
+    signals: list[asyncio.Future[None]] = [loop.create_future(), loop.create_future()]
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _heard, stop, hurry)
+        loop.add_signal_handler(number, _note_signal, signals)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     watcher = asyncio.create_task(_report(scheduler, on_ready))
-    stopping, hurrying = asyncio.create_task(stop.wait()), asyncio.create_task(hurry.wait())
-    first: list[asyncio.Future[Any]] = [running, stopping, scheduler.failure]
+    first: list[asyncio.Future[Any]] = [running, signals[0], scheduler.failure]
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     watcher.cancel()
-    if stop.is_set():
+    if signals[0].done():
         LOG.info("stopping: no new requests, running answers may take %g more seconds", settings.stop_seconds)
         draining = asyncio.create_task(scheduler.drain(settings.stop_seconds))
-        await asyncio.wait([draining, running, hurrying], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([draining, running, signals[1]], return_when=asyncio.FIRST_COMPLETED)
         draining.cancel()
         await scheduler.drain(0)
     server.should_exit = True
     await running
-    stopping.cancel()
-    hurrying.cancel()
     if scheduler.failure.done():
         raise scheduler.failure.result()
 
@@ -164,11 +163,11 @@ async def _report(scheduler: Scheduler, on_ready: Callable[[str], None]) -> None
     on_ready(facts.name)
 
 
-def _heard(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """The first signal lets running answers finish, the second one does not wait for them."""
-    if stop.is_set():
-        hurry.set()
-    stop.set()
+def _note_signal(signals: list[asyncio.Future[None]]) -> None:
+    for awaited in signals:
+        if not awaited.done():
+            awaited.set_result(None)
+            return
 
 
 class _Server(uvicorn.Server):
@@ -195,8 +194,4 @@ def is_local(host: str) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    return bool(found) and all(
-        address[0].startswith("127.") or address[0] == "::1"
-        for *_, address in found
-        if isinstance(address[0], str)
-    )
+    return all(ipaddress.ip_address(str(address[0])).is_loopback for *_, address in found)
