@@ -3,7 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from bmqwen.errors import ContextLengthError, RequestError
 from bmqwen.generate.template import ChatTemplate, Message, Role
@@ -51,12 +51,8 @@ class Prompts:
 
     def of_completion(self, request: CompletionRequest) -> list[list[int]]:
         """Return the token ids of each prompt of a request. Raises as `of_chat` does."""
-        given = request.prompt
-        prompts: list[str | list[int]]
-        if isinstance(given, str) or (given and isinstance(given[0], int)):
-            prompts = [cast("Any", given)]
-        else:
-            prompts = list(cast("Any", given))
+        given: Any = request.prompt
+        prompts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
         found = []
         for place, prompt in enumerate(prompts):
             param = "prompt" if len(prompts) == 1 else f"prompt[{place}]"

@@ -16,10 +16,7 @@ class ApiKeys:
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         """Take the keys; none: everybody is welcome. Raises InputError for one that cannot be sent or is too short."""
-        self._digests: list[bytes] = []
-        for key in keys:
-            _check(key)
-            self._digests.append(_digest(key.encode()))
+        self._digests = [_digest(_check(key).encode()) for key in keys]
 
     @classmethod
     def read(cls, keys: Iterable[str], file: Path | None) -> "ApiKeys":
@@ -27,7 +24,7 @@ class ApiKeys:
 
         Raises InputError for a file that cannot be read or has none.
         """
-        found = list(keys)
+        read: list[str] = []
         if file is not None:
             try:
                 if file.stat().st_size > _LONGEST_FILE:
@@ -36,14 +33,13 @@ class ApiKeys:
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not text"
                 raise InputError(f"the file of API keys {file} cannot be read: {reason}") from error
-            numbered = [(number, line.strip()) for number, line in enumerate(lines, 1)]
-            read = [(number, key) for number, key in numbered if key and not key.startswith("#")]
+            for number, line in enumerate(lines, 1):
+                if (key := line.strip()) and not key.startswith("#"):
+                    _check(key, f" ({file}, line {number})")
+                    read.append(key)
             if not read:
                 raise InputError(f"{file} has no API key: write one per line")
-            for number, key in read:
-                _check(key, f" ({file}, line {number})")
-                found.append(key)
-        return cls(found)
+        return cls([*keys, *read])
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -66,12 +62,13 @@ class ApiKeys:
         return digest.hex()[:16]
 
 
-def _check(key: str, place: str = "") -> None:
-    """Raise InputError, which must not show the key, unless it can be one."""
+def _check(key: str, place: str = "") -> str:
+    """Return a key. Raises InputError, which must not show it, for one that cannot be sent or is too short."""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise InputError(f"an API key must consist of printable ASCII characters without blanks{place}")
     if len(key) < SHORTEST:
         raise InputError(f"an API key must have at least {SHORTEST} characters{place}")
+    return key
 
 
 def _digest(key: bytes) -> bytes:

@@ -74,7 +74,10 @@ Stops = Annotated[
 ]
 Bias = Annotated[
     dict[Annotated[str, Field(pattern=BIAS_PATTERN)], Annotated[float, Field(ge=-100, le=100)]],
-    Field(description="Token ids and what is added to their logits."),
+    Field(
+        description="Token ids and what is added to their logits.",
+        json_schema_extra={"additionalProperties": False},
+    ),
 ]
 
 

@@ -255,11 +255,8 @@ class Replica:
             return
         if job is not None:
             kind = EngineHungError if isinstance(error, EngineHungError) else EngineLostError
-            job.publish(
-                kind(
-                    f"the engine stopped while it was answering and is being started again; try again ({error})"
-                )
-            )
+            reason = "the engine stopped while it was answering and is being started again; try again"
+            job.publish(kind(f"{reason} ({error})"))
         self._on_change(None)
 
 

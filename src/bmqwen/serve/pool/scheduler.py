@@ -11,6 +11,7 @@ from bmqwen.serve.pool.replica import Replica
 from bmqwen.serve.pool.wire import EngineConfig, EngineFacts
 
 LONGEST_RETRY = 120
+SHUTTING_DOWN = "the server is shutting down; try another one"
 
 
 class FairQueue:
@@ -44,8 +45,8 @@ class FairQueue:
 
     def remove(self, job: Job) -> bool:
         """Take a job out that is not to be run; returns whether it was there."""
-        jobs = self._clients.get(job.client)
-        if jobs is None or job not in jobs:
+        jobs = self._clients.get(job.client, deque())
+        if job not in jobs:
             return False
         jobs.remove(job)
         if not jobs:
@@ -116,7 +117,7 @@ class Scheduler:
         """Return the engines' facts. Raises NotReadyError while none was loaded yet, or when the server shuts down."""
         facts = self.facts
         if self.draining:
-            raise NotReadyError("the server is shutting down; try another one")
+            raise NotReadyError(SHUTTING_DOWN)
         if facts is None:
             raise NotReadyError("the model is still being loaded; try again in a few seconds")
         return facts
@@ -130,10 +131,7 @@ class Scheduler:
         """
         self.check()
         if len(self._queue) >= self.queue_limit and not any(replica.idle for replica in self.replicas):
-            seconds = self._retry_after()
-            raise BusyError(
-                f"{len(self._queue)} requests are waiting already; try again in {seconds} seconds", seconds
-            )
+            raise self._busy(f"{len(self._queue)} requests are waiting already")
         job.state = "queued"
         self._queue.put(job)
         self._timers[job] = asyncio.get_running_loop().call_later(self.seconds, self._expire, job)
@@ -159,15 +157,15 @@ class Scheduler:
         self.draining = True
         for job in list(self._queue):
             self._queue.remove(job)
-            job.publish(NotReadyError("the server is shutting down; try another one"))
+            job.publish(NotReadyError(SHUTTING_DOWN))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while self._awaited() and loop.time() < end:
             await asyncio.sleep(0.05)
         for replica in self.replicas:
-            if (job_now := replica.current) is not None:
-                job_now.publish(NotReadyError("the server is shutting down; this answer was cut"))
-                replica.cancel(job_now)
+            if replica.current is not None:
+                replica.current.publish(NotReadyError("the server is shutting down; this answer was cut"))
+                replica.cancel(replica.current)
 
     async def close(self) -> None:
         """End the engines."""
@@ -188,15 +186,15 @@ class Scheduler:
         if not self.failure.done():
             self.failure.set_result(error)
 
-    def _retry_after(self) -> int:
-        """Seconds in which the engines, as fast as they were lately, have answered those that wait."""
+    def _busy(self, why: str) -> BusyError:
+        """Whoever gets it comes back when the engines, as fast as they were lately, have answered those that wait."""
         rate = sum(1 / max(replica.answer_s, 1e-3) for replica in self.replicas)
-        return min(LONGEST_RETRY, max(1, round(len(self._queue) / rate)))
+        seconds = min(LONGEST_RETRY, max(1, round(len(self._queue) / rate)))
+        return BusyError(f"{why}; try again in {seconds} seconds", seconds)
 
     def _awaited(self) -> bool:
         """Whether somebody waits for a running answer."""
-        jobs = [replica.current for replica in self.replicas]
-        return any(job is not None and job.state != "over" for job in jobs)
+        return any(replica.current and replica.current.state != "over" for replica in self.replicas)
 
     def _expire(self, job: Job) -> None:
         """A job's time is up: it ends as soon as its engine does so, with the text that there is."""
@@ -212,10 +210,7 @@ class Scheduler:
     def _waited_in_vain(self) -> BmqwenError:
         """For a job that no engine took."""
         if self.ready:
-            seconds = self._retry_after()
-            return BusyError(
-                f"no engine was free within {self.seconds:g} seconds; try again in {seconds} seconds", seconds
-            )
+            return self._busy(f"no engine was free within {self.seconds:g} seconds")
         return NotReadyError(
             f"no engine was ready within {self.seconds:g} seconds, try again later ({self.problem or 'loading'})"
         )
