@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from fastapi import Request
 
@@ -79,25 +78,18 @@ class Service:
     async def generate(
         self, prompt: list[int], params: SamplingParams, caller: Caller
     ) -> AsyncGenerator[Started | Piece | tuple[Completion, float], None]:
-        """Yield an answer as it comes, then the Completion (with its text) and the seconds it waited in the queue.
+        """Yield an answer as it comes, then the Completion and the seconds it waited in the queue.
 
         Closing this cancels the answer. Raises as `Scheduler.submit` does, and what the engine raises.
         """
         job = Job(prompt, params, caller.owner, caller.client)
-        shown: list[str] = []
-        logprobs: list[Any] = []
         try:
             self.scheduler.submit(job)
             async with aclosing(job.events()) as events:
                 async for event in events:
-                    if isinstance(event, Piece):
-                        shown.append(event.text)
-                        logprobs.extend(event.logprobs)
-                        yield event
-                    elif isinstance(event, Completion):
+                    if isinstance(event, Completion):
                         self.metrics.answered(event.finish_reason, event.usage, job.queue_s)
-                        whole = replace(event, text="".join(shown), logprobs=tuple(logprobs))
-                        yield whole, job.queue_s
+                        yield event, job.queue_s
                     else:
                         yield event
         except BmqwenError as error:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -18,7 +19,7 @@ from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, Reques
 from bmqwen.serve.http.completions import generation_api
 from bmqwen.serve.http.errors import error_response, refused
 from bmqwen.serve.http.info import model_api
-from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules, with_cors
+from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
 from bmqwen.serve.service import Service
@@ -53,7 +54,17 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     _add_page(app)
     _describe(app, service.model.vocab_size)
     guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.requests)
-    return with_cors(guarded, rules.origins)
+    if not rules.origins:
+        return guarded
+    # Web pages of these origins may read answers. Keys are sent in a header, no cookies: what else a page that may call
+    # sends does no harm.
+    return CORSMiddleware(
+        guarded,
+        rules.origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("Retry-After",),
+    )
 
 
 class _PageFiles(StaticFiles):

@@ -1,6 +1,8 @@
 """/v1/chat/completions and /v1/completions."""
 
 import asyncio
+import secrets
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,11 +16,9 @@ from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
 from bmqwen.serve.http.responses import (
     STREAM,
     ChatAnswer,
-    Finish,
     TextAnswer,
     Totals,
     chat_logprobs,
-    identity,
     text_logprobs,
 )
 from bmqwen.serve.http.streaming import EventStream, event_of, unless_left
@@ -48,7 +48,10 @@ class Answering:
         prefix, name = ("chatcmpl-", "chat.completion") if self._chat else ("cmpl-", "text_completion")
         part = ".chunk" if self._chat and self._stream else ""
         self._head = {
-            **identity(prefix, service.model.name, service.fingerprint),
+            "id": prefix + secrets.token_hex(12),
+            "created": int(time.time()),
+            "model": service.model.name,
+            "system_fingerprint": service.fingerprint,
             "object": name + part,
         }
         self._tail = {"usage": None} if self._with_usage else {}
@@ -83,7 +86,7 @@ class Answering:
                         offset += len(event.text)
                         yield self._part(index, {"content": event.text}, logprobs)
                     else:
-                        yield self._part(index, {}, finish=_finish(self._ended(*event)))
+                        yield self._part(index, {}, finish=self._ended(*event).finish_reason)
         if self._with_usage:
             yield event_of({**self._head, "choices": [], **self._totals.counts(len(self._prompts))})
 
@@ -106,16 +109,16 @@ class Answering:
         shown: dict[str, Any] = {"text": completion.text}
         if self._chat:
             shown = {"message": {"role": "assistant", "content": completion.text, "refusal": None}}
-        return self._entry(index, shown, self._logprobs(completion.logprobs), _finish(completion))
+        return self._entry(index, shown, self._logprobs(completion.logprobs), completion.finish_reason)
 
     def _part(
-        self, index: int, delta: dict[str, str], logprobs: Any = None, finish: Finish | None = None
+        self, index: int, delta: dict[str, str], logprobs: Any = None, finish: str | None = None
     ) -> bytes:
         shown = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
         choice = self._entry(index, shown, logprobs, finish)
         return event_of({**self._head, "choices": [choice], **self._tail})
 
-    def _entry(self, index: int, shown: Any, logprobs: Any, finish: Finish | None) -> dict[str, Any]:
+    def _entry(self, index: int, shown: Any, logprobs: Any, finish: str | None) -> dict[str, Any]:
         return {"index": index, **shown, "logprobs": logprobs, "finish_reason": finish}
 
     def _logprobs(self, items: tuple[TokenLogprob, ...], offset: int = 0) -> Any:
@@ -123,11 +126,6 @@ class Answering:
         if self._params.logprobs is None:
             return None
         return chat_logprobs(items) if self._chat else text_logprobs(items, offset)
-
-
-def _finish(completion: Completion) -> Finish:
-    """Why it ended; who cancelled it gets no answer."""
-    return "stop" if completion.finish_reason == "stop" else "length"
 
 
 def generation_api(service: Service) -> APIRouter:

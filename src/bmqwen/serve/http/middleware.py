@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from prometheus_client import Counter
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -163,16 +162,6 @@ class AccessMiddleware:
         return LargeRequestError(
             f"the request is larger than this server takes, {self._rules.body_bytes:,} bytes"
         )
-
-
-def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Wrap the application so that web pages of these origins may read its answers."""
-    if not origins:
-        return app
-    # Keys are sent in a header, no cookies: what else a page that may call sends does no harm.
-    return CORSMiddleware(
-        app, origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=("Retry-After",)
-    )
 
 
 def _name_of(host: str) -> str:

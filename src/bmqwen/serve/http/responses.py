@@ -1,7 +1,5 @@
 """The bodies of answers: the OpenAPI document describes them, and they are what is sent."""
 
-import secrets
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -249,16 +247,6 @@ class Totals:
         """Return tokens read and written, for the log."""
         usages = [completion.usage for completion in self._completions]
         return f"{sum(u.prompt_tokens for u in usages)}+{sum(u.completion_tokens for u in usages)} tokens"
-
-
-def identity(prefix: str, model: str, fingerprint: str) -> Identity:
-    """Return what a new answer begins with; `prefix` is of its id."""
-    return {
-        "id": prefix + secrets.token_hex(12),
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": fingerprint,
-    }
 
 
 def chat_logprobs(items: Sequence[TokenLogprob]) -> ChatLogprobs:

@@ -34,7 +34,7 @@ class Job:
         started: when an engine got it.
         begun: whether the engine began to read it.
         returned: whether it was put back into the queue, for its engine ended before.
-        has_text: whether any text came.
+        pieces: that came.
         expired: the error for a job whose time was up before any text came; None while there is time.
     """
 
@@ -50,7 +50,7 @@ class Job:
     started: float | None = None
     begun: bool = False
     returned: bool = False
-    has_text: bool = False
+    pieces: list[Piece] = field(default_factory=list)
     expired: BmqwenError | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
@@ -69,20 +69,24 @@ class Job:
         return self.clock() - (self.created if self.started is None else self.started)
 
     def publish(self, event: Event) -> None:
-        """Pass on what happened; after the end nothing is.
+        """Pass on what happened, a Completion with the text of its pieces; after the end nothing is.
 
         An answer that was cut because its time was up is as one that reached its length, or an error if it is empty.
         """
         if self.state == "over":
             return
-        if isinstance(event, Completion) and event.finish_reason == "cancelled" and self.expired is not None:
-            event = replace(event, finish_reason="length") if self.has_text else self.expired
         if isinstance(event, Started):
             self.begun = True
         elif isinstance(event, Piece):
-            self.has_text = True
+            self.pieces.append(event)
         else:
             self.state = "over"
+        if isinstance(event, Completion):
+            text = "".join(piece.text for piece in self.pieces)
+            logprobs = tuple(item for piece in self.pieces for item in piece.logprobs)
+            event = replace(event, text=text, logprobs=logprobs)
+            if event.finish_reason == "cancelled" and self.expired is not None:
+                event = replace(event, finish_reason="length") if self.pieces else self.expired
         self._events.put_nowait(event)
 
     async def events(self) -> AsyncGenerator[Started | Piece | Completion, None]:

@@ -68,7 +68,6 @@ class Replica:
         self.cached_prefixes: PrefixStore[None] = PrefixStore(1)
         self.read_rate, self.answer_s = 200.0, 5.0
         self.served = self.restarts = self.hangs = 0
-        self.pid: int | None = None
         self._failures = 0
         self._refused = False
         self._child: ChildProcess | None = None
@@ -175,7 +174,7 @@ class Replica:
         """Start the process, hear it until it ends, and say why it did."""
         self._refused = False
         child = await asyncio.to_thread(ChildProcess, ENGINE_MODULE, what=f"engine {self.index}")
-        self.pid, self._child, self._hung = child.pid, child, None
+        self._child, self._hung = child, None
         self._loading.start()
         try:
             reader, self._writer = await asyncio.open_connection(sock=child.socket, limit=LINE_BYTES)
@@ -196,7 +195,7 @@ class Replica:
             self._lose(error)
             return error
         finally:
-            self.pid = self._child = None
+            self._child = None
             self._ending.stop()
             self._loading.stop()
             if self._writer is not None:
