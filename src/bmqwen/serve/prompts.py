@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bmqwen.errors import ContextLengthError, RequestError
-from bmqwen.generate.template import ChatTemplate, Message, Role
+from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.text_stream import tokens_showing
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
@@ -36,18 +36,14 @@ class Prompts:
             ContextLengthError: it leaves no room for an answer (only with `fitting`).
             InputError: the template refuses the messages.
         """
-        chat = [
-            Message(role, content, self._answers.get(_key(owner, content), ()) if role == "assistant" else ())
-            for role, content in self._plain(messages)
-        ]
-        ids = self._template.encode(chat, self._tokenizer)
+        ids = self._template.encode(self._checked(messages, owner), self._tokenizer)
         if fitting:
             self._check_length(ids)
         return ids
 
     def text_of_chat(self, messages: Sequence[ChatMessage]) -> str:
         """Return the prompt as text. Raises as `of_chat` does."""
-        return self._template.render([Message(role, content) for role, content in self._plain(messages)])
+        return self._template.render(self._checked(messages, ""))
 
     def of_completion(self, request: CompletionRequest) -> list[list[int]]:
         """Return the token ids of each prompt of a request. Raises as `of_chat` does."""
@@ -83,21 +79,21 @@ class Prompts:
             while len(self._answers) > _MOST_ANSWERS:
                 self._answers.popitem(last=False)
 
-    def _plain(self, messages: Sequence[ChatMessage]) -> list[tuple[Role, str]]:
-        """Roles and texts."""
+    def _checked(self, messages: Sequence[ChatMessage], owner: str) -> list[Message]:
         if len(messages) > self._limits.messages:
             raise RequestError(
                 f"{len(messages):,} messages are more than this server takes, {self._limits.messages:,}",
                 "messages",
             )
-        plain: list[tuple[Role, str]] = []
+        chat = []
         for place, message in enumerate(messages):
             content = message.content
             text = content if isinstance(content, str) else "".join(part.text for part in content)
             _check_unicode(text, f"messages[{place}].content")
-            plain.append(("system" if message.role == "developer" else message.role, text))
-        self._check_characters(sum(len(text) for _, text in plain), "messages")
-        return plain
+            known = self._answers.get(_key(owner, text), ()) if message.role == "assistant" else ()
+            chat.append(Message("system" if message.role == "developer" else message.role, text, known))
+        self._check_characters(sum(len(message.content) for message in chat), "messages")
+        return chat
 
     def _check_characters(self, count: int, param: str) -> None:
         if count > self._limits.characters:

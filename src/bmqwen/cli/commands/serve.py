@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -113,7 +114,6 @@ def serve(
     from bmqwen.serve.defaults import Limits
     from bmqwen.serve.http.keys import ApiKeys
     from bmqwen.serve.http.middleware import LOCAL_NAMES, AccessRules
-    from bmqwen.serve.pool.replica import engine_configs
     from bmqwen.serve.pool.wire import EngineConfig
 
     choose_params(SamplingParams(), sampling)  # a wrong value is refused before anything is loaded
@@ -145,7 +145,7 @@ def serve(
         )
         settings = server.ServerSettings(
             name or bundle.model,
-            engine_configs(config, chips, replicas),
+            [replace(config, device=chip) for chip in chips] or [config] * replicas,
             rules,
             choose_params(params_of(bundle), sampling),
             Limits(queue=queue, seconds=time_limit),

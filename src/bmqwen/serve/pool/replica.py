@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -257,10 +256,3 @@ class Replica:
             reason = "the engine stopped while it was answering and is being started again; try again"
             job.publish(kind(f"{reason} ({error})"))
         self._on_change(None)
-
-
-def engine_configs(config: EngineConfig, devices: list[int], replicas: int) -> list[EngineConfig]:
-    """Return one for each device, or for each of several engines on the same one."""
-    if devices:
-        return [replace(config, device=device) for device in devices]
-    return [config] * replicas
