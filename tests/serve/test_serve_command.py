@@ -13,7 +13,7 @@ from bmqwen.cli.app import run
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
 from bmqwen.serve.http import server
-from bmqwen.serve.http.server import ServerSettings
+from bmqwen.serve.pool.wire import EngineConfig
 from bmqwen.util.progress import Silent
 from support.bmodel_files import FakeBmodel, published_nets
 
@@ -74,8 +74,8 @@ def test_engines_that_cannot_be_loaded(
 def test_engines_are_given_the_published_bmodel_that_was_named(
     talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
 ) -> None:
-    served: list[ServerSettings] = []
-    monkeypatch.setattr(server, "serve", lambda _bundle, settings, _listener, **_: served.append(settings))
+    served: list[EngineConfig] = []
+    monkeypatch.setattr(server, "serve", lambda _model, engines, *_, **__: served.extend(engines))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(talker / name, tmp_path / name)
     path = FakeBmodel(published_nets()).write(tmp_path / "qwen1.5-1.8b_int4_1dev.bmodel")
@@ -83,7 +83,7 @@ def test_engines_are_given_the_published_bmodel_that_was_named(
         shutil.copy(path, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert run(["serve", path.name, "--port", "0"]) == 0
-    (engine,) = served[0].engines
+    (engine,) = served
     assert resolve_bundle(engine.model, Precision(), progress=Silent()).bmodel == path
 
 

@@ -108,7 +108,7 @@ def serve(
     """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C lets running answers finish, then stops."""
     # First, for the rooms of the server need the same packages.
     server = _server()
-    from bmqwen.engine import params_of, precision_of
+    from bmqwen.engine import params_of
     from bmqwen.generate.params import SamplingParams, choose_params
     from bmqwen.resolve import resolve_bundle
     from bmqwen.serve.defaults import Limits
@@ -143,22 +143,18 @@ def serve(
             hang_seconds=hang_seconds,
             load_seconds=load_seconds,
         )
-        settings = server.ServerSettings(
-            name or bundle.model,
-            [replace(config, device=chip) for chip in chips] or [config] * replicas,
-            rules,
-            choose_params(params_of(bundle), sampling),
-            Limits(queue=queue, seconds=time_limit),
-            stop_seconds,
-        )
+        engines = [replace(config, device=chip) for chip in chips] or [config] * replicas
+        defaults = choose_params(params_of(bundle), sampling)
+        limits = Limits(queue=queue, seconds=time_limit)
+        served = server.model_of(bundle, name or bundle.model, defaults, limits)
         _log(quiet)
         address = server.url(listener)
-        note(f"{settings.name} \u00b7 {precision_of(bundle)} \u00b7 loading ...")
+        note(f"{served.name} \u00b7 {served.precision} \u00b7 loading ...")
 
         def ready(engine_name: str) -> None:
             note(f"{engine_name} \u00b7 page {address} \u00b7 API {address}/v1 \u00b7 Ctrl-C stops")
 
-        server.serve(bundle, settings, listener, on_ready=ready)
+        server.serve(served, engines, rules, listener, stop_seconds=stop_seconds, on_ready=ready)
     note("stopped")
 
 

@@ -7,8 +7,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -33,25 +32,6 @@ LAST_SECONDS = 3
 LOG = logging.getLogger("bmqwen.serve")
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """How to serve.
-
-    Attributes:
-        name: what requests call the model.
-        engines: one configuration for each.
-        defaults: sampling of an answer where its request leaves it open.
-        stop_seconds: how long running answers may go on when the server is told to stop.
-    """
-
-    name: str
-    engines: list[EngineConfig]
-    rules: AccessRules
-    defaults: SamplingParams
-    limits: Limits
-    stop_seconds: float = 30.0
-
-
 def bind(host: str, port: int) -> socket.socket:
     """Return a bound socket, before anything is loaded. Raises InputError for an address that cannot be used."""
     try:
@@ -73,17 +53,13 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def model_of(bundle: Bundle, settings: ServerSettings) -> Model:
+def model_of(bundle: Bundle, name: str, defaults: SamplingParams, limits: Limits) -> Model:
     """Read what the server itself needs of a bundle. Raises ConfigError for an unusable tokenizer or template."""
+    tokenizer = Tokenizer.from_folder(bundle.tokenizer_folder)
+    template = ChatTemplate.from_folder(bundle.tokenizer_folder)
+    vocab_size = bundle.config.vocab_size
     return Model(
-        settings.name,
-        precision_of(bundle),
-        Tokenizer.from_folder(bundle.tokenizer_folder),
-        ChatTemplate.from_folder(bundle.tokenizer_folder),
-        settings.defaults,
-        settings.limits,
-        int(time.time()),
-        bundle.config.vocab_size,
+        name, precision_of(bundle), tokenizer, template, defaults, limits, int(time.time()), vocab_size
     )
 
 
@@ -94,31 +70,38 @@ def url(listener: socket.socket) -> str:
 
 
 def serve(
-    bundle: Bundle,
-    settings: ServerSettings,
+    model: Model,
+    engines: Sequence[EngineConfig],
+    rules: AccessRules,
     listener: socket.socket,
     *,
-    on_ready: Callable[[str], None] = lambda _: None,
+    stop_seconds: float,
+    on_ready: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_ready` gets the engine's name once it is loaded.
+
+    When told to stop, running answers may go on for `stop_seconds`.
 
     Raises:
         BmqwenError: the engine cannot be loaded.
     """
     try:
-        asyncio.run(_serve(model_of(bundle, settings), settings, listener, on_ready))
+        asyncio.run(_serve(model, engines, rules, listener, stop_seconds, on_ready))
     except OSError as error:
         # Two servers may have bound the port before either listened.
         raise InputError(f"cannot listen on {url(listener)}: {error.strerror or error}") from error
 
 
 async def _serve(
-    model: Model, settings: ServerSettings, listener: socket.socket, on_ready: Callable[[str], None]
+    model: Model,
+    engines: Sequence[EngineConfig],
+    rules: AccessRules,
+    listener: socket.socket,
+    stop_seconds: float,
+    on_ready: Callable[[str], None],
 ) -> None:
-    scheduler = Scheduler(
-        settings.engines, queue_limit=settings.limits.queue, seconds=settings.limits.seconds
-    )
-    app = create_app(Service(model, scheduler), settings.rules)
+    scheduler = Scheduler(engines, queue_limit=model.limits.queue, seconds=model.limits.seconds)
+    app = create_app(Service(model, scheduler), rules)
     config = uvicorn.Config(
         app,
         http=ClientConnection,
@@ -146,8 +129,8 @@ async def _serve(
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     watcher.cancel()
     if signals[0].done():
-        LOG.info("stopping: no new requests, running answers may take %g more seconds", settings.stop_seconds)
-        draining = asyncio.create_task(scheduler.drain(settings.stop_seconds))
+        LOG.info("stopping: no new requests, running answers may take %g more seconds", stop_seconds)
+        draining = asyncio.create_task(scheduler.drain(stop_seconds))
         await asyncio.wait([draining, running, signals[1]], return_when=asyncio.FIRST_COMPLETED)
         draining.cancel()
         await scheduler.drain(0)
