@@ -10,15 +10,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob
+from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob, Usage
 from bmqwen.serve.defaults import sampling_of
 from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
 from bmqwen.serve.http.responses import (
     STREAM,
     ChatAnswer,
     TextAnswer,
-    Totals,
     chat_logprobs,
+    counts,
     text_logprobs,
 )
 from bmqwen.serve.http.streaming import EventStream, event_of, unless_left
@@ -44,7 +44,8 @@ class Answering:
         self._stream = bool(body.stream)
         options = body.stream_options
         self._with_usage = bool(options and options.include_usage)
-        self._totals = Totals()
+        self._usages: list[Usage] = []
+        self._queue_s = 0.0
         prefix, name = ("chatcmpl-", "chat.completion") if self._chat else ("cmpl-", "text_completion")
         part = ".chunk" if self._chat and self._stream else ""
         self._head = {
@@ -71,7 +72,7 @@ class Answering:
                     async for event in events
                     if isinstance(event, tuple)
                 ]
-        return {**self._head, "choices": choices, **self._totals.counts(len(self._prompts))}
+        return {**self._head, "choices": choices, **counts(self._usages, len(self._prompts), self._queue_s)}
 
     async def _events(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events, each with a part of one choice."""
@@ -88,7 +89,9 @@ class Answering:
                     else:
                         yield self._part(index, {}, finish=self._ended(*event).finish_reason)
         if self._with_usage:
-            yield event_of({**self._head, "choices": [], **self._totals.counts(len(self._prompts))})
+            yield event_of(
+                {**self._head, "choices": [], **counts(self._usages, len(self._prompts), self._queue_s)}
+            )
 
     def _tasks(self) -> Iterator[tuple[int, list[int], SamplingParams]]:
         """Index, prompt and sampling of each choice; of several answers to one prompt each has a seed of its own."""
@@ -99,8 +102,11 @@ class Answering:
                 yield place * self._choices + choice, prompt, replace(self._params, seed=own)
 
     def _ended(self, completion: Completion, queue_s: float) -> Completion:
-        self._totals.add(completion, queue_s)
-        self._request.scope["note"] = self._totals.note()
+        self._usages.append(completion.usage)
+        self._queue_s += queue_s
+        read = sum(usage.prompt_tokens for usage in self._usages)
+        written = sum(usage.completion_tokens for usage in self._usages)
+        self._request.scope["note"] = f"{read}+{written} tokens"
         if self._chat:
             self._service.prompts.keep_answer(self._caller.owner, completion.text, completion.token_ids)
         return completion

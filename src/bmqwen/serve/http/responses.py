@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from bmqwen.generate.params import Completion, TokenLogprob, Words
+from bmqwen.generate.params import TokenLogprob, Words
+from bmqwen.generate.params import Usage as AnswerUsage
 
 Count = Annotated[int, Field(ge=0)]
 Finish = Literal["stop", "length"]
@@ -206,47 +207,29 @@ class TextAnswerOfTokens(TypedDict):
     prompt: str
 
 
-class Totals:
-    """Tokens and times of all choices of one request."""
-
-    def __init__(self) -> None:
-        self._completions: list[Completion] = []
-        self._queue_s = 0.0
-
-    def add(self, completion: Completion, queue_s: float) -> None:
-        """Count a choice."""
-        self._completions.append(completion)
-        self._queue_s += queue_s
-
-    def counts(self, prompts: int) -> Counts:
-        """Return tokens and times, where each of the first `prompts` prompts counts once."""
-        usages = [completion.usage for completion in self._completions]
-        first = usages[:: max(1, len(usages) // prompts)]
-        prompt = sum(usage.prompt_tokens for usage in first)
-        cached = sum(usage.cached_tokens for usage in first)
-        answer = sum(usage.completion_tokens for usage in usages)
-        seconds = sum(usage.decode_s for usage in usages)
-        decoded = sum(max(0, usage.completion_tokens - 1) for usage in usages)
-        return {
-            "usage": {
-                "prompt_tokens": prompt,
-                "completion_tokens": answer,
-                "total_tokens": prompt + answer,
-                "prompt_tokens_details": {"cached_tokens": cached},
-            },
-            "timings": {
-                "first_token_s": round(usages[0].first_token_s, 6) if usages else None,
-                "tokens_per_s": round(decoded / seconds, 3) if seconds else 0.0,
-                "prompt_tokens": prompt,
-                "cached_tokens": cached,
-                "queue_s": round(self._queue_s, 6),
-            },
-        }
-
-    def note(self) -> str:
-        """Return tokens read and written, for the log."""
-        usages = [completion.usage for completion in self._completions]
-        return f"{sum(u.prompt_tokens for u in usages)}+{sum(u.completion_tokens for u in usages)} tokens"
+def counts(usages: Sequence[AnswerUsage], prompts: int, queue_s: float) -> Counts:
+    """Return tokens and times of all choices of a request, where each of the first `prompts` prompts counts once."""
+    first = usages[:: max(1, len(usages) // prompts)]
+    prompt = sum(usage.prompt_tokens for usage in first)
+    cached = sum(usage.cached_tokens for usage in first)
+    answer = sum(usage.completion_tokens for usage in usages)
+    seconds = sum(usage.decode_s for usage in usages)
+    decoded = sum(max(0, usage.completion_tokens - 1) for usage in usages)
+    return {
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        },
+        "timings": {
+            "first_token_s": round(usages[0].first_token_s, 6) if usages else None,
+            "tokens_per_s": round(decoded / seconds, 3) if seconds else 0.0,
+            "prompt_tokens": prompt,
+            "cached_tokens": cached,
+            "queue_s": round(queue_s, 6),
+        },
+    }
 
 
 def chat_logprobs(items: Sequence[TokenLogprob]) -> ChatLogprobs:
