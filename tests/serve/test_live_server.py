@@ -11,6 +11,15 @@ import pytest
 from support.live_server import KEY, LiveServer, content, error_of, live_server, until
 from support.talker import SAYS
 
+# A schema that no UTF-8 can hold, but JSON can.
+HALF_A_PAIR = {
+    "messages": [{"role": "user", "content": "a"}],
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"const": "\ud800"}},
+    },
+}
+
 
 def test_a_client_that_leaves_frees_the_engine(endless: LiveServer) -> None:
     stream = endless.stream("talk")
@@ -224,9 +233,10 @@ def test_the_page_has_its_headers(talking: LiveServer) -> None:
             "context_length_exceeded",
         ),
         (b'{"messages": [{"role": "user", "content": "' + b"a" * 1_100_000 + b'"}]}', 400, "invalid_request"),
+        (json.dumps(HALF_A_PAIR).encode(), 400, "invalid_schema"),
         (b"x" * (5 << 20), 413, "request_too_large"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_bodies_that_are_no_requests(talking: LiveServer, body: bytes, status: int, code: str | None) -> None:
     headers = {"content-type": "application/json"}

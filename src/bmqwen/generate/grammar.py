@@ -98,6 +98,6 @@ class _Vocabulary:
 def schema_text(schema: dict[str, Any]) -> str:
     """Return a schema as JSON. Raises SchemaError for one that is nested too deep."""
     try:
-        return json.dumps(schema, ensure_ascii=False)
+        return json.dumps(schema)
     except RecursionError:
         raise SchemaError("the JSON schema is nested too deep") from None
