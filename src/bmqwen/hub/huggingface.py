@@ -23,31 +23,25 @@ class HuggingFace(Source):
         folder: the library's cache; None for the user's (HF_HUB_CACHE, HF_HOME).
     """
 
-    name, title = HUGGINGFACE, "Hugging Face"
+    name, title, mirror = HUGGINGFACE, "Hugging Face", "HF_ENDPOINT"
 
     def __init__(self, endpoint: str | None = None, folder: Path | None = None) -> None:
         self._endpoint = endpoint
         self.store = HuggingFaceCache(endpoint, folder)
 
     def find(self, model: Model, patience: float) -> Release:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HFValidationError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub import HfApi, errors
 
         repo = model.repos[HUGGINGFACE]
         where = f"{repo} on {self.title}"
         api = HfApi(endpoint=self._endpoint, library_name="bmqwen")
         try:
             info = api.model_info(repo, revision=model.revision, timeout=patience, files_metadata=True)
-        except GatedRepoError as error:
+        except errors.GatedRepoError as error:
             raise InputError(f"{where} is gated: accept its terms on its page, and set HF_TOKEN") from error
-        except RevisionNotFoundError as error:
+        except errors.RevisionNotFoundError as error:
             raise InputError(f"{where} has no revision {model.revision!r}") from error
-        except (RepositoryNotFoundError, HFValidationError) as error:
+        except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
             raise InputError(f"there is no {where} (a private one needs HF_TOKEN)") from error
         # Older and newer clients raise errors of different families when the network fails.
         except Exception as error:

@@ -26,7 +26,7 @@ class ModelScope(Source):
         folder: the package's cache; None for the user's (MODELSCOPE_CACHE).
     """
 
-    name, title = MODELSCOPE, "ModelScope"
+    name, title, mirror = MODELSCOPE, "ModelScope", "MODELSCOPE_ENDPOINT"
 
     def __init__(self, endpoint: str | None = None, folder: Path | None = None) -> None:
         self._endpoint = endpoint

