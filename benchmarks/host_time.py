@@ -93,9 +93,7 @@ class SilentModel(BmrtBackend):
     def _ports(self, ports: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> tuple[Port, ...]:
         made = []
         for name, (shape, dtype) in ports.items():
-            memory = DeviceMemory(
-                self.device, DeviceMem(size=int(np.prod(shape)) * dtype.itemsize), owned=False
-            )
+            memory = DeviceMemory(self.device, DeviceMem(size=int(np.prod(shape)) * dtype.itemsize))
             made.append(Port(name, shape, dtype, False, memory))
         return tuple(made)
 

@@ -133,7 +133,7 @@ class Bench:
         ports: list[Port] = []
         for name, dims, dtype in (*inputs, *outputs):
             size = int(np.prod(dims)) * dtype.itemsize
-            memory = DeviceMemory(self.device, DeviceMem(address=address, size=size), owned=False)
+            memory = DeviceMemory(self.device, DeviceMem(address=address, size=size))
             ports.append(Port(name, dims, dtype, bfloat16 and dtype == half, memory))
             # The same places at every length: the longest decides.
             address += 2048 + (gap if name == "input_states" else 0)

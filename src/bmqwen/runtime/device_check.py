@@ -72,7 +72,7 @@ def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
     machine = look(system)
     chip = machine.chip(index)
     heaps = chip.heaps if chip else ()
-    if chip is None or not heaps:
+    if not heaps:
         return
     largest = max(heaps, key=lambda heap: heap.total)
     said = read_description(bmodel)
@@ -83,8 +83,4 @@ def check_heaps(bmodel: Path, index: int, system: System | None = None) -> None:
         return
     # Such a runtime ends the process where memory runs out.
     needed, free = said.device_bytes + sum(said.further_stages), sum(heap.free for heap in heaps)
-    if needed > free:
-        holders = memory_holders(system, chip)
-        raise DeviceError(
-            str(problems.too_little_memory(bmodel.name, needed, f"device {index}", free, holders))
-        )
+    require_memory(bmodel.name, needed, free, index, f"device {index}", system)

@@ -7,9 +7,9 @@ from typing import Literal
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import MissingDependencyError
+from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.published import PublishedRuntime
-from bmqwen.runtime.bmodel.step_runtime import StepRuntime, open_bmodel
+from bmqwen.runtime.bmodel.step_runtime import open_bmodel
 from bmqwen.runtime.bmrt import simulated
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device
@@ -25,9 +25,7 @@ Library = Literal["sail", "bmrt"]
 DEVICE_FILES = ("bm-sophon[0-9]*", "bm-tpu[0-9]*")
 
 
-def open_on_chip(
-    bundle: Bundle, options: Options, library: Library | None = None
-) -> StepRuntime | PublishedRuntime | simulated.SimulatedRuntime:
+def open_on_chip(bundle: Bundle, options: Options, library: Library | None = None) -> Runtime:
     """Load a bundle of the kind "bmodel" on a chip, or on the simulator where that takes a chip's place.
 
     The library is SAIL where that can be loaded, else libbmrt by ctypes, if none is named; `options.note` is told why

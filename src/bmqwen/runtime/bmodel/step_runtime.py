@@ -77,16 +77,16 @@ class StepRuntime(LoadedBmodel[StepStages]):
         """Append tokens: as few launches as pay, or one a token with `every_row`."""
         check_feed(self, tokens)
         self._begin_feed()
-        position, count, rows = self.position, len(tokens), []
-        done = 0
+        position, count, done = self.position, len(tokens), 0
+        rows = np.empty((count if every_row else 0, self.vocab_size), np.float32)
         for shape, used in self._singly(position, count) if every_row else self._nets.plan(position, count):
             self._check_interrupt()
             self._launch(shape, position + done, tokens[done : done + used])
-            done += used
             if every_row:
-                rows.append(self._device_nets.logits(shape)[0])
+                rows[done] = self._device_nets.logits(shape)[0]
+            done += used
         self._tokens.extend(tokens)
-        return HostOutput(np.stack(rows)) if every_row else self._output(shape)
+        return HostOutput(rows) if every_row else self._output(shape)
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """Launch one stage with a cache of the caller's; the tokens cached so far are lost.

@@ -133,6 +133,6 @@ class BmrtBackend:
         if not 0 <= dtypes[index] < len(TYPES):
             raise DeviceError(f"{self.path.name} has a tensor of the unsupported type {dtypes[index]}")
         kind = TYPES[dtypes[index]]
-        own = DeviceMemory(self.device, DeviceMem.from_buffer_copy(memory[index]), owned=False)
+        own = DeviceMemory(self.device, DeviceMem.from_buffer_copy(memory[index]))
         name = (names[index] or b"").decode()
         return Port(name, shapes[index].to_tuple(), NUMPY_TYPES[kind], kind == BFLOAT16, own)

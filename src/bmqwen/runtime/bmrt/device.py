@@ -37,10 +37,10 @@ LARGEST = (1 << 32) - 1
 
 
 class DeviceMemory:
-    """A piece of device memory, owned or a view of an owned one."""
+    """A piece of device memory: from `Device.allocate`, a net's own, or a view of either."""
 
-    def __init__(self, device: "Device", mem: DeviceMem, *, owned: bool) -> None:
-        self._device, self._mem, self._owned, self._open = device, mem, owned, True
+    def __init__(self, device: "Device", mem: DeviceMem) -> None:
+        self._device, self._mem, self._open = device, mem, True
 
     @property
     def size(self) -> int:
@@ -65,7 +65,7 @@ class DeviceMemory:
         part = DeviceMem.from_buffer_copy(self.mem)
         part.address += offset
         part.size = size
-        return DeviceMemory(self._device, part, owned=False)
+        return DeviceMemory(self._device, part)
 
     def write(self, array: NDArray[Any], offset: int = 0) -> None:
         array = np.ascontiguousarray(array)
@@ -77,11 +77,10 @@ class DeviceMemory:
         self._device.call("bm_memcpy_d2s_partial_offset", array.ctypes.data, self.mem, array.nbytes, offset)
 
     def close(self) -> None:
-        """Free the memory if owned. May be called twice."""
-        if self._open:
-            self._open = False
-            if self._owned:
-                self._device._free(self)
+        """Free it if `Device.allocate` gave it. May be called twice."""
+        self._open = False
+        if self._device._owned.pop(id(self), None) is not None:
+            self._device.libraries.bmlib.bm_free_device(self._device.handle, self._mem)
 
 
 class Device(Closing):
@@ -172,7 +171,7 @@ class Device(Closing):
         self._require(size, "an allocation")
         mem = DeviceMem()
         self.call("bm_malloc_device_byte", c.byref(mem), size)
-        memory = DeviceMemory(self, mem, owned=True)
+        memory = DeviceMemory(self, mem)
         self._owned[id(memory)] = memory
         return memory
 
@@ -195,10 +194,6 @@ class Device(Closing):
         finally:
             handle, self._handle = self._handle, None
             self.libraries.bmlib.bm_dev_free(handle)
-
-    def _free(self, memory: DeviceMemory) -> None:
-        if self._owned.pop(id(memory), None) is not None and self._handle is not None:
-            self.libraries.bmlib.bm_free_device(self._handle, memory._mem)
 
     def _check(self, name: str, status: int) -> None:
         if status:

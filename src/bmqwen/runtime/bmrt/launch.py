@@ -2,6 +2,7 @@
 
 import ctypes as c
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
@@ -33,16 +34,13 @@ class InputBlock:
         taken = [own_memory(port) for port in avoid or ()]
         clear = all(end <= other.address or other.address + other.size <= start for other in taken)
         if avoid is None or unused > LARGEST_GAP or not clear:
-            offsets, size = [], 0
-            for port in ports:
-                offsets.append(size)
-                size += -(-port.nbytes // ALIGNMENT) * ALIGNMENT
+            *offsets, size = accumulate((-(-p.nbytes // ALIGNMENT) * ALIGNMENT for p in ports), initial=0)
             self._block = device.allocate(size)
         else:
             offsets, size = [home.address - start for home in homes], end - start
             first = DeviceMem.from_buffer_copy(min(homes, key=lambda home: home.address).mem)
             first.size = size
-            self._block = DeviceMemory(device, first, owned=False)
+            self._block = DeviceMemory(device, first)
         self._bytes: NDArray[np.uint8] = np.zeros(size, np.uint8)
         self.arrays: dict[str, NDArray[Any]] = {}
         self.memory: dict[str, DeviceMemory] = {}
