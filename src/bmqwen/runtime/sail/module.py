@@ -25,11 +25,7 @@ def sail_installed() -> bool:
 
 
 def load_sail() -> Any:
-    """The module.
-
-    Raises:
-        MissingDependencyError: it is not installed, too old, cannot be loaded, or has no EngineLLM.
-    """
+    """The module. Raises MissingDependencyError if it is absent, too old, cannot be loaded, or has no EngineLLM."""
     if not sail_installed():
         package, python = find_sail(System()), sys.version_info[:2]
         absent = problems.NO_SAIL
@@ -54,8 +50,7 @@ def load_sail() -> Any:
 
 def sail_version(sail: Any) -> str:
     """Its version, where it tells: the module itself knows only the day on which it was built."""
-    said = str(getattr(sail, "__version__", ""))
-    if re.match(r"\d+\.\d", said):
+    if re.match(r"\d+\.\d", said := str(getattr(sail, "__version__", ""))):
         return said
     package = find_sail(System())
     return "" if package is None else package.version
