@@ -14,6 +14,7 @@ from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError
 from bmqwen.util.paths import cache_folder, named_toolchain
+from bmqwen.util.storage import existing_above
 
 AREA = "software"
 _ok, _warning, _error = (partial(Finding, AREA, level) for level in LEVELS)
@@ -36,15 +37,11 @@ class Environment:
     python: tuple[int, int, int] = field(default_factory=lambda: sys.version_info[:3])
     machine: str = field(default_factory=platform.machine)
     cache: Path = field(default_factory=lambda: cache_folder("models").parent)
-    free: int = field(default_factory=lambda: shutil.disk_usage(_existing()).free)
-    writable: bool = field(default_factory=lambda: os.access(f"{_existing()}/.", os.W_OK | os.X_OK))
+    free: int = field(default_factory=lambda: shutil.disk_usage(existing_above(cache_folder("models"))).free)
+    writable: bool = field(
+        default_factory=lambda: os.access(f"{existing_above(cache_folder('models'))}/.", os.W_OK | os.X_OK)
+    )
     toolchain: Path | None = field(default_factory=named_toolchain)
-
-
-def _existing() -> Path:
-    """What there is of the cache's path."""
-    folder = cache_folder("models")
-    return next(p for p in (folder, *folder.parents) if p.exists())
 
 
 def check_software(system: System, host: Environment, *, has_chip: bool) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from bmqwen.hub.source import RemoteFile
 from bmqwen.hub.transfer import WebFile, describe, download
 from bmqwen.util.progress import Report
 from bmqwen.util.storage import storage_errors
+from bmqwen.util.text import first_line
 
 if TYPE_CHECKING:
     from unearth import Link
@@ -81,9 +82,7 @@ def pip_settings() -> dict[str, str]:
         try:
             parser.read(files, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError) as error:
-            raise DownloadError(
-                f"pip's configuration cannot be read: {str(error).splitlines()[0]}"
-            ) from error
+            raise DownloadError(f"pip's configuration cannot be read: {first_line(error)}") from error
     settings: dict[str, str] = {}
     for section in ("global", "download"):
         if parser.has_section(section):

@@ -140,14 +140,18 @@ def write_file(path: Path, content: bytes) -> None:
 
 def require_free(folder: Path, needed: int, purpose: str, variable: str = "BMQWEN_CACHE") -> None:
     """Raise StorageError unless the disk below `folder`, which `variable` names, has `needed` bytes free."""
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     with storage_errors(folder):
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(existing_above(folder)).free
     if free < needed:
         raise StorageError(
             f"{purpose} needs {needed / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free: "
             f"free some space or choose a larger disk ({variable} names the cache)"
         )
+
+
+def existing_above(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def file_sha256(path: Path) -> str:
