@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -142,7 +142,7 @@ class Bar:
     """
 
     def __init__(self, *, sizes: bool = True) -> None:
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -157,15 +157,15 @@ class Bar:
     def start(self, label: str, total: int | None) -> None:
         """Show a new stretch in place of the one before."""
         if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(label, total=total)
+            self.progress.remove_task(self._task)
+        self._task = self.progress.add_task(label, total=total)
         if not STDERR.is_terminal:
             STDERR.print(f"{label} ...", markup=False, soft_wrap=True)
 
     def advance(self, done: int) -> None:
         """Move the bar."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done)
+            self.progress.update(self._task, completed=done)
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -173,27 +173,28 @@ class Bar:
 
     def close(self) -> None:
         """Take the bar off the screen."""
-        self._progress.stop()
-
-    def open(self) -> None:
-        """Put the bar on the screen."""
-        self._progress.start()
+        self.progress.stop()
 
 
 @contextmanager
 def progress_bar(*, sizes: bool = True) -> Iterator[Bar]:
     """Show a Bar while the body runs."""
     bar = Bar(sizes=sizes)
-    bar.open()
-    try:
+    with bar.progress:
         yield bar
-    finally:
-        bar.close()
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout."""
     put(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_result(value: Any, lines: Iterable[object], *, as_json: bool) -> None:
+    """Print a result on stdout: as one JSON document, or as lines for people."""
+    if as_json:
+        print_json(value)
+    else:
+        put("".join(f"{line}\n" for line in lines))
 
 
 def size_text(count: float) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import STDERR, print_json
+from bmqwen.cli.terminal import STDERR, print_result
 
 
 @options.grouped(loading=options.Loading)
@@ -47,7 +47,4 @@ def bench(
             warmup=warmup,
             step=step,
         )
-    if json:
-        print_json(result.to_dict())
-    else:
-        typer.echo(result.markdown())
+    print_result(result.to_dict(), [result.markdown()], as_json=json)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_json, progress_bar, size_text
+from bmqwen.cli.terminal import print_result, progress_bar, size_text
 from bmqwen.quant import ChipFormat
 from bmqwen.util.text import counted
 
@@ -67,14 +67,12 @@ def compile_(
         "precision": bundle.precision,
         "details": bundle.details,
     }
-    if json:
-        print_json(facts)
-        return
     details = bundle.details
     decode = max((s for s in details["stages"] if s["tokens"] == 1), key=lambda s: s["history"])
-    typer.echo(
+    text = (
         f"{output}: {bundle.model}, {precision}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
         f"{details['context']} tokens, {size_text(bundle.total_bytes)}; "
         f"on the chip {size_text(details['device_bytes'])}, "
         f"about {decode['cycles'] / 1e6:.1f} ms a token at a full history"
     )
+    print_result(facts, [text], as_json=json)

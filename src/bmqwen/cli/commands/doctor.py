@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_json, progress_bar
+from bmqwen.cli.terminal import print_result, progress_bar
+from bmqwen.util.text import counted
 
 if TYPE_CHECKING:
     from bmqwen.chip.problems import Finding
@@ -41,11 +42,7 @@ def doctor(
         with progress_bar() as bar:
             request = find_request(model, precision, seq_len, offline=offline, progress=bar)
     result = examine(System(), device=device, request=request)
-    if json:
-        print_json(result.to_dict())
-    else:
-        for line in _lines(result.findings):
-            typer.echo(line)
+    print_result(result.to_dict(), _lines(result.findings), as_json=json)
     if not result.healthy:
         raise typer.Exit(1)
 
@@ -63,11 +60,7 @@ def _lines(findings: "Sequence[Finding]") -> Iterator[str]:
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     if errors or warnings:
-        parts = [
-            f"{count} {noun}{'' if count == 1 else 's'}"
-            for count, noun in ((errors, "error"), (warnings, "warning"))
-            if count
-        ]
-        yield f"\n{' and '.join(parts)}"
+        counts = ((errors, "error"), (warnings, "warning"))
+        yield "\n" + " and ".join(counted(count, noun) for count, noun in counts if count)
     else:
         yield "\neverything is ready"

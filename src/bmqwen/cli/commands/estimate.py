@@ -99,10 +99,7 @@ def estimate(
         if every:
             rows = estimate_published(machine, question, jobs=jobs, progress=bar)
             bar.close()
-            if json:
-                print_json([result.to_dict() for _, result in rows])
-            else:
-                show(table_lines(rows, machine))
+            print_json([row.to_dict() for _, row in rows]) if json else show(table_lines(rows, machine))
             return
         if bundle is not None:
             found = estimate_bundle(bundle, machine, question)

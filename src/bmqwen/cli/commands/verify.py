@@ -1,12 +1,13 @@
 """`bmqwen verify`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import STDERR, print_json, progress_bar
+from bmqwen.cli.terminal import STDERR, print_result, progress_bar
 from bmqwen.errors import InputError
 from bmqwen.util.text import counted
 
@@ -82,31 +83,28 @@ def verify(
                 result = compare(opened, checkpoint, runtime, shapes, tokens=tokens, report=show)
         finally:
             runtime.close()
-    if json:
-        print_json(result.to_dict())
-    else:
-        _print(result)
+    print_result(result.to_dict(), _lines(result), as_json=json)
     if not result.passed:
         raise typer.Exit(1)
 
 
-def _print(result: "VerifyReport") -> None:
+def _lines(result: "VerifyReport") -> Iterator[str]:
     quantised = any(stage.to_grid for stage in result.stages)
     wide = f"{'to its grid':>22}" if quantised else ""
-    typer.echo(f"{'':16}{wide}{'to float32':>22}")
+    yield f"{'':16}{wide}{'to float32':>22}"
     columns = f"{'logits':>13}{'K/V':>9}"
-    typer.echo(f"{'net':>9}{'cached':>7}{columns * (2 if quantised else 1)}   error  token")
+    yield f"{'net':>9}{'cached':>7}{columns * (2 if quantised else 1)}   error  token"
     for stage in result.stages:
         deciding = stage.to_grid or stage.to_float
         cosines = "".join(
             f"{s.logits_cosine:13.6f}{s.cache_cosine:9.6f}" for s in (stage.to_grid, stage.to_float) if s
         )
-        typer.echo(
+        yield (
             f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{cosines}{deciding.logits_error:8.4f}  "
             f"{'same' if deciding.same_token else 'differs'}{'' if stage.passed else '  FAILED'}"
         )
     against = "the float result of the same grid" if quantised else "float32"
-    typer.echo(
+    yield (
         f"{result.model}, {result.precision}: {'passed' if result.passed else 'FAILED'}; "
         f"{len(result.stages)} of {counted(result.nets, 'net')}, cosine to {against} at least {result.threshold}"
     )

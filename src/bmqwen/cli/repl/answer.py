@@ -2,11 +2,9 @@
 
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import typer
 
@@ -20,13 +18,8 @@ _WORTH_SHOWING = 64  # tokens to read; fewer are read before anyone could see ho
 _ERASE_LINE = "\r\x1b[2K"
 
 
-class Ask(Protocol):
-    """A question ready to be asked: `Conversation.reply`, `regenerate` or `edit` with its text bound."""
-
-    def __call__(
-        self, *, on_prefill: Callable[[int, int], None], cancelled: Callable[[], bool]
-    ) -> Generator[Piece, None, Completion]:
-        """Start to answer."""
+# A question ready to be asked: `Conversation.reply`, `regenerate` or `edit` with its text bound.
+Ask = Callable[..., Generator[Piece, None, Completion]]
 
 
 def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
@@ -147,33 +140,16 @@ def drop_note(count: int) -> None:
     note(f"the {what} into the context: the model answers without")
 
 
-@dataclass(slots=True)
-class AnswerTotals:
-    """Sums over answers: tokens, and seconds of decoding."""
-
-    answers: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    decoded: int = 0
-    decode_s: float = 0.0
-
-    def add(self, usage: Usage) -> None:
-        """Count one answer."""
-        self.answers += 1
-        self.prompt_tokens += usage.prompt_tokens
-        self.cached_tokens += usage.cached_tokens
-        self.completion_tokens += usage.completion_tokens
-        self.decoded += max(0, usage.completion_tokens - 1)
-        self.decode_s += usage.decode_s
-
-    def line(self) -> str:
-        """Return "3 answers · 120 prompt tokens, of which 80 cached · 210 out · 41.2 tokens/s"."""
-        parts = [
-            counted(self.answers, "answer"),
-            f"{counted(self.prompt_tokens, 'prompt token')}, of which {self.cached_tokens:,} cached",
-            f"{self.completion_tokens:,} out",
-        ]
-        if self.decoded and self.decode_s > 0:
-            parts.append(speed_text(self.decoded / self.decode_s))
-        return " · ".join(parts)
+def totals_line(usages: Sequence[Usage]) -> str:
+    """Return "3 answers · 120 prompt tokens, of which 80 cached · 210 out · 41.2 tokens/s"."""
+    cached = sum(usage.cached_tokens for usage in usages)
+    parts = [
+        counted(len(usages), "answer"),
+        f"{counted(sum(usage.prompt_tokens for usage in usages), 'prompt token')}, of which {cached:,} cached",
+        f"{sum(usage.completion_tokens for usage in usages):,} out",
+    ]
+    decoded = sum(max(0, usage.completion_tokens - 1) for usage in usages)
+    seconds = sum(usage.decode_s for usage in usages)
+    if decoded and seconds > 0:
+        parts.append(speed_text(decoded / seconds))
+    return " · ".join(parts)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +9,14 @@ import typer
 
 from bmqwen.cli.interrupts import Insisted, Terminated
 from bmqwen.cli.repl import commands, entry
-from bmqwen.cli.repl.answer import AnswerTotals, Ask, drop_note, print_end, stats_line, stream
+from bmqwen.cli.repl.answer import Ask, drop_note, print_end, stats_line, stream, totals_line
 from bmqwen.cli.repl.entry import Entry, Interrupted, LineSource, PlainTerminal, Script
 from bmqwen.cli.terminal import can_edit, note, print_error, put
 from bmqwen.engine import Engine
 from bmqwen.errors import BmqwenError, InputError
 from bmqwen.generate import transcript
 from bmqwen.generate.conversation import Conversation
-from bmqwen.generate.params import Completion
+from bmqwen.generate.params import Completion, Usage
 from bmqwen.util.text import counted
 
 PROMPT, MORE = ">>> ", "... "
@@ -31,20 +30,7 @@ class Repl:
         self._conversation = conversation
         self._conversation.on_drop = drop_note
         self._source: LineSource = Script("")
-        self._totals = AnswerTotals()
-        self._actions: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: _say(commands.help_text()),
-            "/show": lambda _: self._show(),
-            "/reset": lambda _: self._reset(),
-            "/system": self._system,
-            "/regen": lambda _: self._regenerate(),
-            "/edit": self._edit,
-            "/set": self._set,
-            "/stats": lambda _: self._stats(),
-            "/save": self._save,
-            "/load": self._load,
-            "/exit": lambda _: self._exit(),
-        }
+        self._usages: list[Usage] = []
 
     def run(self, script: str | None = None) -> None:
         """Talk until the user leaves. With `script`, its lines are taken as if they were typed.
@@ -100,19 +86,23 @@ class Repl:
 
     def _do(self, given: Entry) -> None:
         if given.command:
-            self._actions[commands.find(given.command, given.text).name](given.text)
+            name = commands.find(given.command, given.text).name
+            getattr(self, f"_{name[1:]}")(given.text)  # what follows is a method for each command
         else:
             self._answer(partial(self._conversation.reply, given.text))
 
     def _answer(self, ask: Ask) -> Completion:
         completion = stream(ask)
-        self._totals.add(completion.usage)
+        self._usages.append(completion.usage)
         print_end(completion, self._conversation.params.max_tokens)
         if completion.finish_reason == "cancelled" and isinstance(self._source, Script):
             raise typer.Exit(128 + signal.SIGINT)
         return completion
 
-    def _show(self) -> None:
+    def _help(self, _: str) -> None:
+        _say(commands.help_text())
+
+    def _show(self, _: str) -> None:
         conversation = self._conversation
         blocks = [] if conversation.system is None else [f"system: {conversation.system}"]
         for number, turn in enumerate(conversation.turns, 1):
@@ -120,7 +110,7 @@ class Repl:
             blocks += [f"[{number}] {turn.user}{unseen}", turn.answer.rstrip()]
         _say("\n\n".join(blocks) if conversation.turns else "\n".join([*blocks, "nothing was said yet"]))
 
-    def _reset(self) -> None:
+    def _reset(self, _: str) -> None:
         self._conversation.reset()
         note("new conversation" + ("" if self._conversation.system is None else ", same system message"))
 
@@ -131,7 +121,7 @@ class Repl:
         else:
             _say(self._conversation.system or "no system message of your own")
 
-    def _regenerate(self) -> None:
+    def _regen(self, _: str) -> None:
         conversation = self._conversation
         before = conversation.turns[-1].answer if conversation.turns else None
         again = self._answer(conversation.regenerate)
@@ -168,7 +158,7 @@ class Repl:
         )
         note(line)
 
-    def _stats(self) -> None:
+    def _stats(self, _: str) -> None:
         session = self._conversation.session
         _say(f"  model       {self._engine.model}, {self._engine.precision}")
         _say(f"  engine      {self._engine.runtime.name}")
@@ -177,8 +167,8 @@ class Repl:
         _say(f"  turns       {turns}" + (f", of which {dropped} no longer fit" if dropped else ""))
         if self._conversation.last is not None:
             _say(f"  last        {stats_line(self._conversation.last.usage)}")
-        if self._totals.answers:
-            _say(f"  all         {self._totals.line()}")
+        if self._usages:
+            _say(f"  all         {totals_line(self._usages)}")
 
     def _save(self, text: str) -> None:
         path = _path(text)
@@ -195,7 +185,7 @@ class Repl:
         self._conversation.load(path)
         note(f"loaded {counted(len(self._conversation.turns), 'turn')} from {path}; /show prints them")
 
-    def _exit(self) -> None:
+    def _exit(self, _: str) -> None:
         raise EOFError
 
 
