@@ -21,10 +21,8 @@ def bench(
         ),
     ] = None,
     new_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Most tokens of an answer.")] = 128,
-    repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Measured runs; the median is reported.")
-    ] = 5,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before the measured ones.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured runs; the median is reported.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before the measured ones.")] = 1,
     engine: options.Engine = "auto",
     *,
     loading: options.Loading,

@@ -20,7 +20,7 @@ def chat(
         ),
     ] = None,
     engine: options.Engine = "auto",
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System message.")] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message.")] = None,
     *,
     sampling: options.Sampling,
     loading: options.Loading,

@@ -13,18 +13,15 @@ from bmqwen.util.text import counted
 def compile_(
     output: options.Output,
     model: options.Model = None,
-    quant: Annotated[ChipFormat, typer.Option("--quant", help="Weight format.")] = "int4",
-    seq_len: Annotated[
-        int, typer.Option("--seq-len", help="Context length in tokens, a multiple of 8.")
-    ] = 512,
+    quant: Annotated[ChipFormat, typer.Option(help="Weight format.")] = "int4",
+    seq_len: Annotated[int, typer.Option(help="Context length in tokens, a multiple of 8.")] = 512,
     group_size: options.GroupSize = 64,
     lm_head: Annotated[
-        ChipFormat | None,
-        typer.Option("--lm-head", help="Weight format of the output layer; default: as --quant."),
+        ChipFormat | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
     ] = None,
     bf16: options.Bf16 = False,
     layers: Annotated[
-        int | None, typer.Option("--layers", metavar="N", help="Compile only the first N layers, for trials.")
+        int | None, typer.Option(metavar="N", help="Compile only the first N layers, for trials.")
     ] = None,
     jobs: options.Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,

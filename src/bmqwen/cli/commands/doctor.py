@@ -21,9 +21,7 @@ def doctor(
         str | None,
         typer.Argument(metavar="[MODEL_OR_BUNDLE]", help="Model to check against the chip's memory."),
     ] = None,
-    device: Annotated[
-        int | None, typer.Option("--device", min=0, help="Examine only this chip; default: all.")
-    ] = None,
+    device: Annotated[int | None, typer.Option(min=0, help="Examine only this chip; default: all.")] = None,
     *,
     precision: "options.Precision",
     seq_len: options.SeqLen = None,

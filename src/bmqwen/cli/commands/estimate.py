@@ -17,26 +17,18 @@ def estimate(
     precision: "options.Precision",
     seq_len: options.SeqLen = None,
     bf16: options.Bf16 = False,
-    prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", metavar="N", help="Tokens of the prompt.")
-    ] = 26,
+    prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt.")] = 26,
     new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--new-tokens", metavar="N", help="Tokens of the answer; default: 350, or as many as fit."
-        ),
+        int | None, typer.Option(metavar="N", help="Tokens of the answer; default: 350, or as many as fit.")
     ] = None,
-    history: Annotated[
-        int, typer.Option("--history", metavar="N", help="Tokens already cached before the prompt.")
-    ] = 0,
+    history: Annotated[int, typer.Option(metavar="N", help="Tokens already cached before the prompt.")] = 0,
     every: Annotated[
         bool, typer.Option("--all", help="Show all published figures next to the predicted ones.")
     ] = False,
-    host: Annotated[HostName, typer.Option("--host", help="Machine that the chip is in.")] = DEFAULT_HOST,
+    host: Annotated[HostName, typer.Option(help="Machine that the chip is in.")] = DEFAULT_HOST,
     host_op_ms: Annotated[
         float | None,
         typer.Option(
-            "--host-op-ms",
             metavar="X",
             help="Milliseconds that a call of the device library takes; default: as measured for --host.",
         ),
@@ -44,7 +36,6 @@ def estimate(
     chart: Annotated[
         Path | None,
         typer.Option(
-            "--chart",
             metavar="FILE",
             help="Plot shares, cost by history and timelines to FILE.svg, FILE.png or FILE.pdf.",
         ),
@@ -52,7 +43,6 @@ def estimate(
     trace: Annotated[
         Path | None,
         typer.Option(
-            "--trace",
             metavar="FILE",
             help="Write the nets' timelines as Chrome trace events, for chrome://tracing or Perfetto.",
         ),

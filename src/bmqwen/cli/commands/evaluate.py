@@ -19,20 +19,17 @@ _Meter = Callable[[int, int, str], None]
 def evaluate(
     model: options.Model = None,
     text: Annotated[
-        list[Path] | None, typer.Option("--text", metavar="FILE", help="UTF-8 text to score; repeatable.")
+        list[Path] | None, typer.Option(metavar="FILE", help="UTF-8 text to score; repeatable.")
     ] = None,
     choices: Annotated[
         list[Path] | None,
         typer.Option(
-            "--choices",
-            metavar="FILE",
-            help="Questions in C-Eval's CSV layout (id,question,A,B,C,D,answer); repeatable.",
+            metavar="FILE", help="Questions in C-Eval's CSV layout (id,question,A,B,C,D,answer); repeatable."
         ),
     ] = None,
     dev: Annotated[
         Path | None,
         typer.Option(
-            "--dev",
             metavar="FILE|FOLDER",
             help="Solved examples to show first: a file in the same layout, or a folder with "
             "SUBJECT_dev.csv.",
@@ -41,7 +38,6 @@ def evaluate(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against",
             metavar="MODEL",
             help="Float model to compare with: another checkpoint, or the one a bundle was made from; "
             "default: MODEL itself.",
@@ -64,10 +60,9 @@ def evaluate(
         int | None, typer.Option("--context-window", help="Window length in tokens; default: 512.")
     ] = None,
     stride: Annotated[
-        int | None,
-        typer.Option("--stride", help="Tokens from one window to the next; default: half a window."),
+        int | None, typer.Option(help="Tokens from one window to the next; default: half a window.")
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="Score at most N tokens of each text.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Score at most N tokens of each text.")] = None,
     threads: options.Threads = None,
     offline: options.Offline = False,
     json: options.Json = False,

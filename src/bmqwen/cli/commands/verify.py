@@ -23,18 +23,16 @@ def verify(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against",
             metavar="MODEL",
             help="Checkpoint that it was compiled from; default: the one that the bundle names.",
         ),
     ] = None,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=0, help="Longest history to run the nets after, in tokens.")
+        int, typer.Option(min=0, help="Longest history to run the nets after, in tokens.")
     ] = 64,
     stages: Annotated[
         str | None,
         typer.Option(
-            "--stages",
             metavar="LIST",
             help='Check only these nets: "1,8x512" means all of 1 token, and the one of 8 tokens after 512.',
         ),
