@@ -7,9 +7,4 @@ class EndlessTokenizer(Tokenizer):
     """Another tokenizer, whose content it shares, without the tokens that end an answer."""
 
     def __init__(self, other: Tokenizer) -> None:
-        self.__dict__.update(vars(other))
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """None: every answer goes on to its full length."""
-        return frozenset()
+        self.__dict__.update(vars(other), stop_ids=frozenset())

@@ -3,14 +3,14 @@
 import json
 import re
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.sandbox import SANDBOX
-from bmqwen.generate.tokenizer import Tokenizer, read_config
+from bmqwen.generate.tokenizer import Tokenizer, read_config, token_text
 
 Role = Literal["system", "user", "assistant"]
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -33,9 +33,8 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
-            raise InputError(
-                f"a message has the role {self.role!r}, but must have one of {', '.join(get_args(Role))}"
-            )
+            roles = ", ".join(get_args(Role))
+            raise InputError(f"a message has the role {self.role!r}, but must have one of {roles}")
         if not isinstance(self.content, str):
             raise InputError(f"a message's content is a {type(self.content).__name__}, but must be text")
 
@@ -78,13 +77,9 @@ class ChatTemplate:
         """
         if source is None:
             source = _choose(config.get("chat_template"), origin)
-        tokens = {}
-        for name in _SPECIAL_TOKENS:
-            value = config.get(name)
-            text = value.get("content") if isinstance(value, Mapping) else value
-            if isinstance(text, str):
-                tokens[name] = text
-        return cls(source, special_tokens=tokens, origin=origin)
+        tokens = {name: token_text(config.get(name)) for name in _SPECIAL_TOKENS}
+        special_tokens = {name: text for name, text in tokens.items() if text is not None}
+        return cls(source, special_tokens=special_tokens, origin=origin)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ChatTemplate":
@@ -133,29 +128,28 @@ class ChatTemplate:
         for mark, place in answers.items():
             contents[place] = mark
         roles = [message.role for message in messages]
-        text = self._render(list(zip(roles, contents, strict=True)), add_generation_prompt)
+        text = self._render(zip(roles, contents, strict=True), add_generation_prompt)
         lost = [mark for mark in answers if text.count(mark) != 1]
         if lost:  # a template that rewrites answers: those are encoded from their text
             for mark in lost:
                 place = answers.pop(mark)
                 contents[place] = messages[place].content.translate(hide)
-            text = self._render(list(zip(roles, contents, strict=True)), add_generation_prompt)
+            text = self._render(zip(roles, contents, strict=True), add_generation_prompt)
         ids: list[int] = []
         for part in tokenizer.split_control(text):
             if isinstance(part, int):
                 ids.append(part)
                 continue
-            for stretch in _cut(part, answers):
+            for stretch in re.split(f"([{''.join(answers)}])", part) if answers else [part]:
                 if stretch in answers:
                     ids.extend(kept[answers[stretch]])
-                else:
+                elif stretch:
                     ids.extend(tokenizer.encode(stretch.translate(show)))
         return ids
 
     def _render(self, messages: Iterable[tuple[str, str]], add_generation_prompt: bool) -> str:
         chat = [{"role": role, "content": content} for role, content in messages]
-        variables = {
-            **self._special_tokens,
+        variables = self._special_tokens | {
             "messages": chat,
             "add_generation_prompt": add_generation_prompt,
             "tools": None,
@@ -201,13 +195,6 @@ def _unused_characters(count: int, texts: Sequence[str]) -> Iterator[str]:
     found: set[str] = set()
     while len(found) < count:
         mark = chr(secrets.choice(_PRIVATE_USE))
-        if mark not in used and mark not in found:
+        if mark not in used:
             found.add(mark)
     return iter(found)
-
-
-def _cut(text: str, marks: Collection[str]) -> list[str]:
-    """Text cut before and after each mark."""
-    if not marks:
-        return [text]
-    return [stretch for stretch in re.split(f"([{''.join(marks)}])", text) if stretch]

@@ -87,10 +87,8 @@ class StopStrings:
 
 def _overlap(text: str, stop: str) -> int:
     """Return the length of the longest end of `text` that begins `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+    lengths = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)
 
 
 @dataclass(slots=True)
@@ -128,8 +126,7 @@ class AnswerText:
 
     def end_of_text(self) -> None:
         """End the text where the model ended it: a character that it left unfinished is shown as U+FFFD."""
-        text, self.stopped = self._stops.push(self._detokenizer.finish())
-        self._tail = text
+        self._tail, self.stopped = self._stops.push(self._detokenizer.finish())
 
     def rest(self) -> Piece | None:
         """Return what was held back, and the log-probabilities that no piece carried."""

@@ -20,6 +20,11 @@ class Tokenizer:
 
     Control tokens are the added tokens of tokenizer.json, such as <|im_end|> and <tool_call>.
     Only a chat template may write them (see `split_control`); `encode` takes them for plain text.
+
+    Attributes:
+        control_tokens: these, and their ids.
+        stop_ids: tokens that end an answer.
+        vocab_size: the highest token id plus one; a model's logits may be wider.
     """
 
     def __init__(
@@ -40,18 +45,20 @@ class Tokenizer:
         inner.no_truncation()
         inner.no_padding()
         added = inner.get_added_tokens_decoder()
-        self._control = {token.content: token_id for token_id, token in added.items() if token.content}
-        self._control_ids = frozenset(self._control.values())
+        self.control_tokens = {token.content: token_id for token_id, token in added.items() if token.content}
+        self._control_ids = frozenset(self.control_tokens.values())
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._control_pattern = _pattern(added.values())
         # The library leaves out of its matching only tokens marked as special, so all are marked so.
-        inner.add_special_tokens([_as_special(token) for token in added.values()])
+        for token in added.values():
+            token.special = True
+        inner.add_special_tokens(list(added.values()))
         inner.encode_special_tokens = True
-        self._vocab_size = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._bytes: dict[int, bytes] = {}
-        names = (self._control[name] for name in _STOP_NAMES if name in self._control)
-        self._stop_ids = frozenset(stop_ids) | frozenset(names)
-        for content, token_id in self._control.items():
+        names = (self.control_tokens[name] for name in _STOP_NAMES if name in self.control_tokens)
+        self.stop_ids = frozenset(stop_ids) | frozenset(names)
+        for content, token_id in self.control_tokens.items():
             if token_id in inner.encode(content, add_special_tokens=False).ids:
                 raise ConfigError(f"{origin} makes the control token {content} out of plain text")
 
@@ -76,9 +83,8 @@ class Tokenizer:
                 raise
             raise ConfigError(f"{origin} is not a tokenizer: {error}; download the model again") from error
         stop_ids = _eos_ids(generation_config or {})
-        eos = (tokenizer_config or {}).get("eos_token")
-        eos_text = eos.get("content") if isinstance(eos, Mapping) else eos
-        eos_id = inner.token_to_id(eos_text) if isinstance(eos_text, str) else None
+        eos = token_text((tokenizer_config or {}).get("eos_token"))
+        eos_id = None if eos is None else inner.token_to_id(eos)
         return cls(inner, stop_ids=stop_ids if eos_id is None else [*stop_ids, eos_id], origin=origin)
 
     @classmethod
@@ -102,21 +108,6 @@ class Tokenizer:
             origin=str(path),
         )
 
-    @property
-    def vocab_size(self) -> int:
-        """The highest token id plus one; a model's logits may be wider."""
-        return self._vocab_size
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        return self._stop_ids
-
-    @property
-    def control_tokens(self) -> Mapping[str, int]:
-        """Control tokens and their ids."""
-        return self._control
-
     def encode(self, text: str) -> list[int]:
         """Return token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""
         try:
@@ -137,7 +128,7 @@ class Tokenizer:
         for match in self._control_pattern.finditer(text):
             if match.start() > end:
                 parts.append(text[end : match.start()])
-            parts.append(self._control[match[match.lastindex or 0]])
+            parts.append(self.control_tokens[match[match.lastindex or 0]])
             end = match.end()
         if end < len(text):
             parts.append(text[end:])
@@ -153,11 +144,10 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return a token's bytes, a special token's name included; nothing for an id that no token has."""
-        known = self._bytes.get(token_id)
-        if known is None:
+        if token_id not in self._bytes:
             token = self._inner.id_to_token(token_id)
-            known = self._bytes[token_id] = b"" if token is None else _to_bytes(token)
-        return known
+            self._bytes[token_id] = b"" if token is None else _to_bytes(token)
+        return self._bytes[token_id]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -173,23 +163,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
+def token_text(value: Any) -> str | None:
+    """Return a token's text out of what a config may have for it: text, or an object with its content."""
+    text = value.get("content") if isinstance(value, Mapping) else value
+    return text if isinstance(text, str) else None
+
+
 def _eos_ids(generation_config: Mapping[str, Any]) -> list[int]:
     value = generation_config.get("eos_token_id")
     ids: Sequence[Any] = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
         raise ConfigError(f"generation_config.json has eos_token_id {value!r}, which is no token id")
     return list(ids)
-
-
-def _as_special(token: AddedToken) -> AddedToken:
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=True,
-    )
 
 
 def _pattern(tokens: Iterable[AddedToken]) -> re.Pattern[str] | None:
@@ -203,14 +188,12 @@ def _pattern(tokens: Iterable[AddedToken]) -> re.Pattern[str] | None:
     return re.compile("|".join(choices)) if choices else None
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Return the characters that stand for bytes (GPT-2): printable Latin-1 for itself, the rest from U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}
-
-
-_ALPHABET = _byte_alphabet()
+# The characters that stand for bytes (GPT-2): printable Latin-1 for itself, the rest from U+0100 on.
+_PLAIN = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_REST = (byte for byte in range(256) if byte not in _PLAIN)
+_ALPHABET = {chr(byte): byte for byte in _PLAIN} | {
+    chr(0x100 + place): byte for place, byte in enumerate(_REST)
+}
 
 
 def _to_bytes(token: str) -> bytes:

@@ -61,7 +61,7 @@ def read(path: Path) -> Transcript:
 
 def _parse(path: Path, content: dict[str, Any]) -> Transcript:
     system, dropped, turns = content.get("system"), content.get("dropped"), content.get("turns")
-    good = (
+    if (
         (system is None or isinstance(system, str))
         and isinstance(turns, list)
         and all(isinstance(turn, dict) and turn.keys() == {"user", "answer"} for turn in turns)
@@ -69,10 +69,9 @@ def _parse(path: Path, content: dict[str, Any]) -> Transcript:
         and isinstance(dropped, int)
         and not isinstance(dropped, bool)
         and 0 <= dropped <= len(turns)
-    )
-    if not good or not isinstance(turns, list) or not isinstance(dropped, int):
-        raise InputError(f"{path} is not a saved conversation of bmqwen: a field has the wrong type")
-    return Transcript(system, [(turn["user"], turn["answer"]) for turn in turns], dropped)
+    ):
+        return Transcript(system, [(turn["user"], turn["answer"]) for turn in turns], dropped)
+    raise InputError(f"{path} is not a saved conversation of bmqwen: a field has the wrong type")
 
 
 def _digest(content: dict[str, Any]) -> str:
