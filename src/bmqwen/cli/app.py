@@ -139,12 +139,8 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         # Every file is opened by its name; what has none is stdout.
-        if error.filename is not None or error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EIO,
-            errno.EBADF,
-        ):
+        unwritable = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
+        if error.filename is not None or error.errno not in unwritable:
             raise
         discard_stdout()
         _say(f"bmqwen: the output cannot be written: {error.strerror}")

@@ -45,14 +45,7 @@ class Sandbox:
 
     def check(self, source: str) -> None:
         """Raise InputError with the reason, unless `source` is a template."""
-        self._ask(source, None)
-
-    def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        """The template's text. Variables are what JSON can hold.
-
-        Raises InputError with the reason: what the template raised, or the limit that it exceeded.
-        """
-        return self._ask(source, variables)
+        self.render(source, None)
 
     def close(self) -> None:
         """End the process. It is started again when it is needed."""
@@ -69,7 +62,11 @@ class Sandbox:
             self._ready = False
         return self._child
 
-    def _ask(self, source: str, variables: Mapping[str, Any] | None) -> str:
+    def render(self, source: str, variables: Mapping[str, Any] | None) -> str:
+        """Return the template's text; nothing without variables, which are what JSON can hold.
+
+        Raises InputError with the reason: what the template raised, or the limit that it exceeded.
+        """
         request = json.dumps({"source": source, "variables": variables}).encode() + b"\n"
         if len(request) > MOST_BYTES:
             raise InputError(f"the messages are longer than the {LONGEST_TEXT:,} characters that fit")

@@ -42,6 +42,7 @@ def lines(estimate: Estimate) -> Iterator[Text]:
         f"predicted on a {f.chip.name}, {_host(f.host)}"
     )
     yield Text("")
+    idle = f", idle {f.answer.bus_idle_ns / f.answer.device_ns:.1%} of the chip's time"
     after = f" after {f.history:,} cached" if f.history else ""
     launches = ", ".join(_launches(f))
     yield Text(
@@ -54,9 +55,14 @@ def lines(estimate: Estimate) -> Iterator[Text]:
     )
     yield Text(
         f"memory bus    {f.bandwidth / 1e9:8.1f} GB/s       {f.bandwidth / f.chip.bus:.0%} of "
-        f"{f.chip.bus / 1e9:.1f}, {size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token{_idle(f)}"
+        f"{f.chip.bus / 1e9:.1f}, {size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token"
+        + (idle if f.answer.part_ns else "")
     )
-    yield from _published(estimate.published, f.first_token_s, f.tokens_per_s)
+    if row := estimate.published:
+        yield Text(
+            f"published     {row.first_token_s:8.3f} s          {row.tokens_per_s:.3f} tokens/s: predicted is "
+            f"{row.first_token_s / f.first_token_s:.2f} and {f.tokens_per_s / row.tokens_per_s:.2f} times as fast"
+        )
     yield Text("")
     yield from _shares(f)
     yield Text("")
@@ -78,14 +84,6 @@ def _launches(f: Forecast) -> Iterator[str]:
         yield f"{count} x {shape}" if count > 1 else f"{shape} ({used} used)"
 
 
-def _idle(f: Forecast) -> str:
-    return (
-        f", idle {f.answer.bus_idle_ns / f.answer.device_ns:.1%} of the chip's time"
-        if f.answer.part_ns
-        else ""
-    )
-
-
 def _shares(f: Forecast) -> Iterator[Text]:
     """Return a bar for each part of a token's time."""
     yield Text(
@@ -95,16 +93,11 @@ def _shares(f: Forecast) -> Iterator[Text]:
         moved = f" {f.byte_shares[part]:6.1%} of bytes" if part in f.byte_shares else ""
         yield Text.assemble(
             f"  {PART_LABELS[part]:22}{share * f.token_s * 1e3:8.2f} ms {share:6.1%}  ",
-            (_bar(share, WIDTH), STYLES[part]),
+            (("█" * round(share * WIDTH)).ljust(WIDTH, "·"), STYLES[part]),
             moved,
         )
     if not f.byte_shares:
         yield Text("  (bundles made by an older version do not say how the chip's time divides)")
-
-
-def _bar(share: float, width: int) -> str:
-    filled = round(share * width)
-    return "█" * filled + "·" * (width - filled)
 
 
 def _curve(f: Forecast) -> Iterator[Text]:
@@ -134,14 +127,6 @@ def _nets(f: Forecast) -> Iterator[Text]:
         yield Text(
             f"{shape.tokens:8}{shape.history:9}{profile.cycles / 1e6:10.3f} ms"
             f"{profile.cycles / 1e6 / shape.tokens:9.3f} ms{size_text(profile.bytes_moved):>10}{idle:>10}"
-        )
-
-
-def _published(row: Published | None, first_token_s: float, tokens_per_s: float) -> Iterator[Text]:
-    if row:
-        yield Text(
-            f"published     {row.first_token_s:8.3f} s          {row.tokens_per_s:.3f} tokens/s: predicted is "
-            f"{row.first_token_s / first_token_s:.2f} and {tokens_per_s / row.tokens_per_s:.2f} times as fast"
         )
 
 

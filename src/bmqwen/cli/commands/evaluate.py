@@ -12,8 +12,6 @@ from rich.markup import escape
 from bmqwen.cli import options
 from bmqwen.cli.terminal import STDERR, print_json, progress_bar
 
-_Meter = Callable[[int, int, str], None]
-
 
 @options.grouped(precision=options.precision)
 def evaluate(
@@ -102,25 +100,15 @@ def evaluate(
             if not json:
                 typer.echo(str(pair))
             for path, content in texts.items():
-                with _meter(path.name) as meter:
-
-                    def scored(done: int, total: int, perplexity: float, meter: _Meter = meter) -> None:
-                        meter(done, total, f"tokens, perplexity {perplexity:.3f}")
-
-                    score = evaluate_text(
-                        pair, content, window=window, stride=stride, limit=limit, step=scored
-                    )
+                with _meter(path.name, "tokens, perplexity {:.3f}") as step:
+                    score = evaluate_text(pair, content, window=window, stride=stride, limit=limit, step=step)
                 result["texts"].append({"file": str(path)} | score.to_dict())
                 if not json:
                     typer.echo(f"\n{path}: {score}")
             for path, (questions, examples) in papers.items():
-                with _meter(path.name) as meter:
-
-                    def answered(done: int, total: int, right: int, meter: _Meter = meter) -> None:
-                        meter(done, total, f"questions, {right:,} right")
-
+                with _meter(path.name, "questions, {:,} right") as step:
                     paper = evaluate_choices(
-                        pair, questions, subject=subject_of(path), examples=examples, step=answered
+                        pair, questions, subject=subject_of(path), examples=examples, step=step
                     )
                 result["choices"].append({"file": str(path)} | paper.to_dict())
                 if not json:
@@ -130,16 +118,16 @@ def evaluate(
 
 
 @contextmanager
-def _meter(name: str) -> Iterator[_Meter]:
-    """Shows how far a file is and how long it will take: (done, all, what and how it looks so far)."""
+def _meter(name: str, figures: str) -> Iterator[Callable[[int, int, Any], None]]:
+    """Shows how far a file is and how long it will take: (done, all, what `figures` says of it so far)."""
     if not STDERR.is_terminal:
         STDERR.print(f"evaluating on {name} ...", markup=False, soft_wrap=True)
     began = time.monotonic()
     name = escape(name)
     with STDERR.status(f"{name}: starting") as status:
 
-        def show(done: int, total: int, figure: str) -> None:
+        def show(done: int, total: int, figure: Any) -> None:
             left = (time.monotonic() - began) * (total - done) / done
-            status.update(f"{name}: {done:,} of {total:,} {figure}, {left:.0f} s left")
+            status.update(f"{name}: {done:,} of {total:,} {figures.format(figure)}, {left:.0f} s left")
 
         yield show

@@ -43,20 +43,11 @@ def read(line: Callable[[], str], more: Callable[[], str]) -> str:
 def parse(text: str) -> Entry:
     """Take an entry apart. `//` at its start stands for a message's own slash."""
     opening = _OPENING.match(text)
-    if opening is not None:
-        return parse_head(opening["head"], unwrap(text))
-    text = text.strip()
-    if text.startswith("//"):
-        return Entry("", text[1:])
-    if text.startswith("/"):
-        return parse_head(text, "")
-    return Entry("", text)
-
-
-def parse_head(head: str | None, content: str) -> Entry:
-    """Return `/command` with what follows it, then a block's content; no head: a message."""
-    if head is None:
-        return Entry("", content)
+    head, content = (text.strip(), "") if opening is None else (opening["head"] or "", unwrap(text))
+    if head.startswith("//"):
+        return Entry("", head[1:])
+    if not head.startswith("/"):
+        return Entry("", head + content)
     command, *rest = head.split(maxsplit=1)
     return Entry(command, "".join([*rest, content]))
 

@@ -44,16 +44,13 @@ class Repl:
                 raise typer.Exit(code)
             return
         self._source = _terminal()
-        note(self.banner(), dim=False)
-        self._talk(scripted=False)
-
-    def banner(self) -> str:
-        """Return what is loaded: model and precision, then engine and context."""
         runtime = self._engine.runtime
-        return (
+        note(
             f"{self._engine.model} · {self._engine.precision}\n"
-            f"{runtime.name} · context {runtime.context_length:,} tokens · /help for commands\n"
+            f"{runtime.name} · context {runtime.context_length:,} tokens · /help for commands\n",
+            dim=False,
         )
+        self._talk(scripted=False)
 
     def _talk(self, *, scripted: bool) -> int:
         """Take entries until the end; the exit code of the first error, or 0."""
