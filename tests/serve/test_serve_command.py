@@ -75,7 +75,11 @@ def test_engines_are_given_the_published_bmodel_that_was_named(
     talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
 ) -> None:
     served: list[EngineConfig] = []
-    monkeypatch.setattr(server, "serve", lambda _model, engines, *_, **__: served.extend(engines))
+
+    async def note(_model: object, engines: list[EngineConfig], *_: object, **__: object) -> None:
+        served.extend(engines)
+
+    monkeypatch.setattr(server, "serve", note)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(talker / name, tmp_path / name)
     path = FakeBmodel(published_nets()).write(tmp_path / "qwen1.5-1.8b_int4_1dev.bmodel")

@@ -92,6 +92,8 @@ def serve(
     """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C lets running answers finish, then stops."""
     # First, for the rooms of the server need the same packages.
     server = _server()
+    import asyncio
+
     from bmqwen.engine import params_of
     from bmqwen.generate.params import SamplingParams, choose_params
     from bmqwen.resolve import resolve_bundle
@@ -138,7 +140,7 @@ def serve(
         def ready(engine_name: str) -> None:
             note(f"{engine_name} \u00b7 page {address} \u00b7 API {address}/v1 \u00b7 Ctrl-C stops")
 
-        server.serve(served, engines, rules, listener, stop_seconds=stop_seconds, on_ready=ready)
+        asyncio.run(server.serve(served, engines, rules, listener, stop_seconds=stop_seconds, on_ready=ready))
     note("stopped")
 
 

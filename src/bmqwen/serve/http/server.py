@@ -69,7 +69,7 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(
+async def serve(
     model: Model,
     engines: Sequence[EngineConfig],
     rules: AccessRules,
@@ -85,21 +85,6 @@ def serve(
     Raises:
         BmqwenError: the engine cannot be loaded.
     """
-    try:
-        asyncio.run(_serve(model, engines, rules, listener, stop_seconds, on_ready))
-    except OSError as error:
-        # Two servers may have bound the port before either listened.
-        raise InputError(f"cannot listen on {url(listener)}: {error.strerror or error}") from error
-
-
-async def _serve(
-    model: Model,
-    engines: Sequence[EngineConfig],
-    rules: AccessRules,
-    listener: socket.socket,
-    stop_seconds: float,
-    on_ready: Callable[[str], None],
-) -> None:
     scheduler = Scheduler(engines, queue_limit=model.limits.queue, seconds=model.limits.seconds)
     app = create_app(Service(model, scheduler), rules)
     config = uvicorn.Config(
@@ -135,7 +120,11 @@ async def _serve(
         draining.cancel()
         await scheduler.drain(0)
     server.should_exit = True
-    await running
+    try:
+        await running
+    except OSError as error:
+        # Two servers may have bound the port before either listened.
+        raise InputError(f"cannot listen on {url(listener)}: {error.strerror or error}") from error
     if scheduler.failure.done():
         raise scheduler.failure.result()
 
