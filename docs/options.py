@@ -58,7 +58,7 @@ def meaning(command: str, option: Any, language: str) -> str:
 def translation(command: str, option: Any) -> str:
     """The Chinese text of an option; that of a sampling parameter stands in its table."""
     row = SAMPLING.get(option.opts[-1])
-    if row is not None:
+    if row is not None and command in ("chat", "serve"):
         default = f"默认为 {MAX_TOKENS}" if row.name == "max_tokens" else "默认取自模型"
         parts = [row.zh.help, "可重复" * (row.kind == "texts"), default * (not row.per_answer)]
         return "；".join(filter(None, parts))
