@@ -33,50 +33,32 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Engine = Annotated[
     EngineName,
     typer.Option(
-        "--engine",
-        help="What runs the model; tpu: the chip, through SAIL if it is installed, else through libbmrt.",
+        help="What runs the model; tpu: the chip, through SAIL if it is installed, else through libbmrt."
     ),
 ]
 Device = Annotated[
-    str,
-    typer.Option(
-        "--device", metavar="N", help="Chip to use, numbered from 0 as in `bm-smi`.", show_default=False
-    ),
+    str, typer.Option(metavar="N", help="Chip to use, numbered from 0 as in `bm-smi`.", show_default=False)
 ]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; default: all cores.")
-]
-Context = Annotated[
-    int | None, typer.Option("--context", min=1, help="Context length in tokens; default: the model's.")
-]
-Quant = Annotated[Format, typer.Option("--quant", help="Weight format; a bundle keeps its own.")]
-GroupSize = Annotated[
-    int, typer.Option("--group-size", help="Columns that share a scale: 16, 32, 64, 128 or 256.")
-]
+Threads = Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads; default: all cores.")]
+Context = Annotated[int | None, typer.Option(min=1, help="Context length in tokens; default: the model's.")]
+Quant = Annotated[Format, typer.Option(help="Weight format; a bundle keeps its own.")]
+GroupSize = Annotated[int, typer.Option(help="Columns that share a scale: 16, 32, 64, 128 or 256.")]
 LmHead = Annotated[
-    Format | None, typer.Option("--lm-head", help="Weight format of the output layer; default: as --quant.")
+    Format | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Never use the network.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")]
 # How a model would be compiled, for questions about it.
-ChipQuant = Annotated[
-    ChipFormat, typer.Option("--quant", help="Weight format on the chip; a bundle keeps its own.")
-]
+ChipQuant = Annotated[ChipFormat, typer.Option(help="Weight format on the chip; a bundle keeps its own.")]
 ChipHead = Annotated[
-    ChipFormat | None,
-    typer.Option("--lm-head", help="Format of the output layer on the chip; default: as --quant."),
+    ChipFormat | None, typer.Option(help="Format of the output layer on the chip; default: as --quant.")
 ]
-SeqLen = Annotated[
-    int | None, typer.Option("--seq-len", help="Context length on the chip, in tokens; default: 512.")
-]
+SeqLen = Annotated[int | None, typer.Option(help="Context length on the chip, in tokens; default: 512.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in BF16 instead of F16.")]
 Jobs = Annotated[
     int | None,
     typer.Option(
-        "--jobs",
-        min=1,
-        max=256,
-        help="Nets to compile in parallel; default: as many as memory and processors allow.",
+        min=1, max=256, help="Nets to compile in parallel; default: as many as memory and processors allow."
     ),
 ]
 

@@ -1,5 +1,6 @@
 """A chat of many turns on one session."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,8 +24,7 @@ _RESERVE = 512  # tokens, where the context allows it
 class Turn:
     """What the user wrote and exactly what was shown as the answer.
 
-    `answer_ids` show `answer`; they are the sampled tokens wherever possible, so that the cache holds them
-    already.
+    `answer_ids` show `answer`; they are the sampled tokens wherever possible: the cache holds them already.
     """
 
     user: str
@@ -214,15 +214,10 @@ class Conversation:
             hint = "shorten the message" + ("" if self.system is None else " or the system message")
             raise ContextLengthError(self.session.longest_prompt, len(shortest), hint)
         target = context - (2 * reserve if len(shortest) + 2 * reserve <= context else reserve)
-        low, high, prompt = dropped, len(turns), shortest  # with `high` left out it fits, or nothing does
-        while high - low > 1:
-            middle = (low + high) // 2
-            candidate = prompt_without(middle)
-            if len(candidate) <= target:
-                high, prompt = middle, candidate
-            else:
-                low = middle
-        return high, prompt
+        fewest = bisect_left(
+            range(len(turns)), True, lo=dropped, key=lambda count: len(prompt_without(count)) <= target
+        )
+        return fewest, prompt_without(fewest)
 
     def _room(self, params: SamplingParams) -> int:
         if self._reserve is not None:

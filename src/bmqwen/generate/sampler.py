@@ -51,9 +51,9 @@ class Sampler:
     @property
     def needs_logits(self) -> bool:
         """False if only the most likely token is asked for: then no logits need to leave the device."""
-        changed = bool(self._params.logit_bias) or self._repeats or self._counts
-        changed = changed or self._grammar is not None
-        return changed or self._params.temperature >= _GREEDY_BELOW or self._params.logprobs is not None
+        params = self._params
+        changed = bool(params.logit_bias) or self._repeats or self._counts or self._grammar is not None
+        return changed or params.temperature >= _GREEDY_BELOW or params.logprobs is not None
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Choose from one row of logits, float32 [vocab_size], which stays as it is.

@@ -174,7 +174,9 @@ class Session:
             self.saved.restore(entry, longer, self.runtime)
             self._tokens.extend(wanted[:longer])
             shared = longer
-        self._truncate(shared)
+        if shared < len(self._tokens):
+            self.runtime.truncate(shared)
+            del self._tokens[shared:]
         self._owner = owner
         return shared
 
@@ -206,11 +208,6 @@ class Session:
             return None
         self._tokens.append(token)
         return output
-
-    def _truncate(self, position: int) -> None:
-        if position < len(self._tokens):
-            self.runtime.truncate(position)
-            del self._tokens[position:]
 
     def _sync_tokens(self) -> None:
         """Make list and runtime agree: an interrupt may leave the runtime a call ahead, a failure behind."""

@@ -58,10 +58,9 @@ class ChatTemplate:
         self.source = source
         self._origin = origin
         self._special_tokens = dict(special_tokens or {})
-        if len(source) > _LONGEST_SOURCE:
-            raise ConfigError(
-                f"the chat template in {origin} has {len(source):,} characters, too many for one"
-            )
+        count = len(source)
+        if count > _LONGEST_SOURCE:
+            raise ConfigError(f"the chat template in {origin} has {count:,} characters, too many for one")
         try:
             SANDBOX.check(source)
         except InputError as error:

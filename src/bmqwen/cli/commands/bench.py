@@ -33,16 +33,12 @@ def bench(
     from bmqwen.evaluation.bench import bench as measure
 
     with loading.load(model, engine) as loaded, STDERR.status("measuring") as status:
-
-        def step(done: int, total: int) -> None:
-            status.update(f"run {done + 1} of {total}")
-
         result = measure(
             loaded,
             prompt=prompt or PUBLISHED_PROMPT,
             new_tokens=new_tokens,
             repeats=repeats,
             warmup=warmup,
-            step=step,
+            step=lambda done, total: status.update(f"run {done + 1} of {total}"),
         )
     print_result(result.to_dict(), [result.markdown()], as_json=json)

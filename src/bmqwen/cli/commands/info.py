@@ -123,7 +123,8 @@ def _nets(stages: list[dict[str, Any]]) -> Iterator[str]:
 
 def _text(key: str, value: Any) -> str:
     if key == "precision" and isinstance(value, dict):
-        return _precision(value)
+        groups = f" in groups of {value['group_size']}" if value.get("weights") == "int4" else ""
+        return f"{value.get('weights')}{groups}, head {value.get('lm_head')}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
@@ -131,9 +132,3 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, int) and "bytes" in key:
         return size_text(value) if value < 1000 else f"{size_text(value)} ({value:,} bytes)"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _precision(parts: dict[str, Any]) -> str:
-    """Return a precision as text: "int4 in groups of 64, head int8"."""
-    groups = f" in groups of {parts['group_size']}" if parts.get("weights") == "int4" else ""
-    return f"{parts.get('weights')}{groups}, head {parts.get('lm_head')}"

@@ -53,18 +53,19 @@ def find(name: str, argument: str) -> Command:
 
 def is_script(text: str) -> bool:
     """Return whether piped text is to be taken line by line: some line is a known command."""
-    return any(_is_command(line) for line in text.splitlines() if line.startswith("/"))
-
-
-def _is_command(line: str) -> bool:
-    name, _, argument = line.rstrip().partition(" ")
-    command = _BY_NAME.get(name)
-    return command is not None and re.fullmatch(command.argument, argument.strip()) is not None
+    for line in text.splitlines():
+        name, _, argument = line.rstrip().partition(" ")
+        if name in _BY_NAME and re.fullmatch(_BY_NAME[name].argument, argument.strip()):
+            return True
+    return False
 
 
 def help_text() -> str:
     """Return all commands and keys, for people."""
-    rows = [(f"{command.name} {command.usage}".rstrip(), _summary(command)) for command in COMMANDS]
+    rows = []
+    for command in COMMANDS:
+        also = f" (also {', '.join(command.aliases)})" if command.aliases else ""
+        rows.append((f"{command.name} {command.usage}".rstrip(), command.summary + also))
     rows += [
         ('"""', 'a line of """ begins a text of many lines, another ends it'),
         ("//text", "send text that begins with /"),
@@ -74,10 +75,6 @@ def help_text() -> str:
         ("Ctrl-D", "leave"),
     ]
     return "\n".join(f"  {left:<20}{right}" for left, right in rows)
-
-
-def _summary(command: Command) -> str:
-    return command.summary + (f" (also {', '.join(command.aliases)})" if command.aliases else "")
 
 
 _ROWS = {row.name: row for row in PARAMETERS}
