@@ -44,7 +44,7 @@ def test_typed_control_tokens_stay_text(tokenizer: Tokenizer, library: tokenizer
     assert tokenizer.decode(ids) == text
 
 
-def test_markers_that_are_not_special_stay_text(folder: Path) -> None:
+def test_markers_that_are_not_special_stay_text(folder: Path, tmp_path: Path) -> None:
     content = json.loads((folder / "tokenizer.json").read_bytes())
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     content["added_tokens"] += [
@@ -54,7 +54,8 @@ def test_markers_that_are_not_special_stay_text(folder: Path) -> None:
     library.encode_special_tokens = True  # what the library offers leaves these two
     text = "".join(MARKERS) + "<|im_end|>"
     assert {151646, 151647} <= set(library.encode(text).ids)
-    tokenizer = Tokenizer.from_json(json.dumps(content))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = Tokenizer.from_folder(tmp_path)
     ids = tokenizer.encode(text)
     assert max(ids) < 151643
     assert tokenizer.decode(ids) == text

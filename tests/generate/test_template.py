@@ -98,14 +98,14 @@ def test_templates_that_rewrite_answers_get_their_text(source: str) -> None:
     assert template.encode(messages, TOKENIZER) == TOKENIZER.encode(template.render(messages))
 
 
-def test_what_a_template_sees() -> None:
+def test_what_a_template_sees(tmp_path: Path) -> None:
     source = (
         "{{ bos_token }}|{{ eos_token }}|{{ tools is none }}|{{ add_generation_prompt }}|{{ messages | tojson }}"
         "|{{ strftime_now('%Y') | length }}"
     )
-    template = ChatTemplate.from_config(
-        {"chat_template": source, "bos_token": "<b>", "eos_token": {"content": "<e>"}, "pad_token": None}
-    )
+    config = {"chat_template": source, "bos_token": "<b>", "eos_token": {"content": "<e>"}, "pad_token": None}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    template = ChatTemplate.from_folder(tmp_path)
     assert template.render([Message("user", "é<&'")]) == (
         '<b>|<e>|True|True|[{"role": "user", "content": "é<&\'"}]|4'
     )

@@ -116,13 +116,14 @@ def test_other_kinds_of_tokenizer_are_refused() -> None:
         Tokenizer(inner)
 
 
-def test_merges_that_spell_a_control_token_are_refused() -> None:
+def test_merges_that_spell_a_control_token_are_refused(tmp_path: Path) -> None:
     content = json.loads(toy_library_tokenizer().to_str())
     marker = content["added_tokens"][-1]
     content["model"]["vocab"]["hello"], marker["content"] = 256 + 3, "hello"
     marker["id"] = 256 + 3
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="plain text"):
-        Tokenizer.from_json(json.dumps(content))
+        Tokenizer.from_folder(tmp_path)
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.sandbox import SANDBOX
@@ -67,34 +67,24 @@ class ChatTemplate:
             raise ConfigError(f"the chat template in {origin} cannot be used: {error}") from error
 
     @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], *, source: str | None = None, origin: str = "tokenizer_config.json"
-    ) -> "ChatTemplate":
-        """Make one from the content of tokenizer_config.json; `source` takes the place of its chat_template.
-
-        Raises ConfigError if there is no usable template.
-        """
-        if source is None:
-            source = _choose(config.get("chat_template"), origin)
-        tokens = {name: token_text(config.get(name)) for name in _SPECIAL_TOKENS}
-        special_tokens = {name: text for name, text in tokens.items() if text is not None}
-        return cls(source, special_tokens=special_tokens, origin=origin)
-
-    @classmethod
     def from_folder(cls, folder: str | Path) -> "ChatTemplate":
         """Read one from a checkpoint's folder: chat_template.jinja if there is one, else tokenizer_config.json.
 
         Raises ConfigError for a missing or damaged file.
         """
-        config_path = Path(folder) / "tokenizer_config.json"
+        config_path = origin = Path(folder) / "tokenizer_config.json"
         config = read_config(config_path)
         path = Path(folder) / "chat_template.jinja"
         try:
-            return cls.from_config(config, source=path.read_text(encoding="utf-8"), origin=str(path))
+            source = path.read_text(encoding="utf-8")
+            origin = path
         except FileNotFoundError:
-            return cls.from_config(config, origin=str(config_path))
+            source = _choose(config.get("chat_template"), str(config_path))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}; download the model again") from error
+        tokens = {name: token_text(config.get(name)) for name in _SPECIAL_TOKENS}
+        special_tokens = {name: text for name, text in tokens.items() if text is not None}
+        return cls(source, special_tokens=special_tokens, origin=str(origin))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """Return the prompt as text, for people: typed control tokens look like real ones (`encode` knows better).

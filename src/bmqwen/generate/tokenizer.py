@@ -63,36 +63,10 @@ class Tokenizer:
                 raise ConfigError(f"{origin} makes the control token {content} out of plain text")
 
     @classmethod
-    def from_json(
-        cls,
-        text: str,
-        *,
-        tokenizer_config: Mapping[str, Any] | None = None,
-        generation_config: Mapping[str, Any] | None = None,
-        origin: str = "tokenizer.json",
-    ) -> "Tokenizer":
-        """From the content of tokenizer.json; the two configs (may be absent) name further stop tokens.
-
-        Raises ConfigError for content that is no tokenizer, or an eos_token_id that is none.
-        """
-        try:
-            inner = tokenizers.Tokenizer.from_str(text)
-        except BaseException as error:
-            # The library raises plain Exception, and a Rust panic (no Exception) for some inconsistent merges.
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise ConfigError(f"{origin} is not a tokenizer: {error}; download the model again") from error
-        stop_ids = _eos_ids(generation_config or {})
-        eos = token_text((tokenizer_config or {}).get("eos_token"))
-        eos_id = None if eos is None else inner.token_to_id(eos)
-        return cls(inner, stop_ids=stop_ids if eos_id is None else [*stop_ids, eos_id], origin=origin)
-
-    @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
-        """From a checkpoint's folder: tokenizer.json and, if there, both tokenizer_config and
-        generation_config.
+        """From a checkpoint's folder: tokenizer.json; tokenizer_config and generation_config name more stop tokens.
 
-        Raises ConfigError for a missing or damaged file.
+        Raises ConfigError for a missing or damaged file, or an eos_token_id that is no token.
         """
         path = Path(folder) / "tokenizer.json"
         try:
@@ -101,12 +75,17 @@ class Tokenizer:
             raise ConfigError(f"{path} does not exist; download the model again, it is part of it") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
-        return cls.from_json(
-            text,
-            tokenizer_config=read_config(Path(folder) / "tokenizer_config.json"),
-            generation_config=read_config(Path(folder) / "generation_config.json"),
-            origin=str(path),
-        )
+        stop_ids = _eos_ids(read_config(Path(folder) / "generation_config.json"))
+        eos = token_text(read_config(Path(folder) / "tokenizer_config.json").get("eos_token"))
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
+        except BaseException as error:
+            # The library raises plain Exception, and a Rust panic (no Exception) for some inconsistent merges.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise ConfigError(f"{path} is not a tokenizer: {error}; download the model again") from error
+        eos_id = None if eos is None else inner.token_to_id(eos)
+        return cls(inner, stop_ids=stop_ids if eos_id is None else [*stop_ids, eos_id], origin=str(path))
 
     def encode(self, text: str) -> list[int]:
         """Return token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""
