@@ -17,7 +17,7 @@ from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
 from bmqwen.util.storage import path_lock, storage_errors
-from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 
 def export_model(
@@ -30,19 +30,21 @@ def export_model(
     offline: bool = False,
     progress: Progress,
 ) -> Bundle:
-    """Export a model to a folder.
-
-    Raises what `Hub.resolve` and `export_onnx` raise, and InputError for a bundle as MODEL.
-    """
+    """Export a model to a folder. Raises what `open_model` and `export_onnx` raise."""
     from bmqwen.emit.export import export_onnx
 
-    path = Hub(offline=offline or None).resolve(model, progress=progress)
-    if is_bundle(path):
-        raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
-    with open_checkpoint(path) as checkpoint:
+    with open_model(model, offline=offline, progress=progress) as checkpoint:
         label = f"converting {checkpoint.name} to {precision}"
         advance = counting(progress, label, checkpoint.parameters)
         return export_onnx(checkpoint, folder, precision, plain=plain, replace=replace, advance=advance)
+
+
+def open_model(model: str | None, *, offline: bool, progress: Progress) -> Checkpoint:
+    """Open the checkpoint that MODEL names. Raises what `Hub.resolve` raises, and InputError for a bundle."""
+    path = Hub(offline=offline or None).resolve(model, progress=progress)
+    if is_bundle(path):
+        raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
+    return open_checkpoint(path)
 
 
 def resolve_bundle(

@@ -81,11 +81,8 @@ class Session:
             raise ContextLengthError(self.longest_prompt, len(prompt_ids), "shorten it")
         self._busy = True
         try:
-            return (
-                yield from self._run(
-                    list(prompt_ids), params, on_prefill or _ignore, cancelled or (lambda: False), owner
-                )
-            )
+            on_prefill, cancelled = on_prefill or _ignore, cancelled or (lambda: False)
+            return (yield from self._run(list(prompt_ids), params, on_prefill, cancelled, owner))
         finally:
             self._busy = False
 

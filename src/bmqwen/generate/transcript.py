@@ -56,10 +56,6 @@ def read(path: Path) -> Transcript:
     digest = content.pop("sha256", None)
     if digest != _digest(content):
         raise InputError(f"{path} was changed or damaged after it was saved (its sha256 differs)")
-    return _parse(path, content)
-
-
-def _parse(path: Path, content: dict[str, Any]) -> Transcript:
     system, dropped, turns = content.get("system"), content.get("dropped"), content.get("turns")
     if (
         (system is None or isinstance(system, str))

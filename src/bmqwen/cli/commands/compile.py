@@ -32,39 +32,32 @@ def compile_(
 
     If interrupted, run the same command again: nets that are finished are kept.
     """
-    from bmqwen.artifact.bundle import is_bundle
     from bmqwen.compiler.pipeline import compile_model
-    from bmqwen.errors import InputError
-    from bmqwen.hub.hub import Hub
     from bmqwen.quant.precision import Precision
-    from bmqwen.weights.checkpoint import open_checkpoint
+    from bmqwen.resolve import open_model
 
     precision = Precision.choose(quant, group_size, lm_head)
-    with progress_bar(sizes=False) as bar:
-        path = Hub(offline=offline or None).resolve(model, progress=bar)
-        if is_bundle(path):
-            raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
-        with open_checkpoint(path) as checkpoint:
-            bundle = compile_model(
-                checkpoint,
-                output,
-                precision,
-                seq_len=seq_len,
-                half="bf16" if bf16 else "f16",
-                layers=layers,
-                jobs=jobs,
-                replace=force,
-                progress=bar,
-            )
+    with progress_bar(sizes=False) as bar, open_model(model, offline=offline, progress=bar) as checkpoint:
+        bundle = compile_model(
+            checkpoint,
+            output,
+            precision,
+            seq_len=seq_len,
+            half="bf16" if bf16 else "f16",
+            layers=layers,
+            jobs=jobs,
+            replace=force,
+            progress=bar,
+        )
+    details = bundle.details
     facts = {
         "path": str(output),
         "model": bundle.model,
         "bytes": bundle.total_bytes,
         "layers": bundle.config.num_hidden_layers,
         "precision": bundle.precision,
-        "details": bundle.details,
+        "details": details,
     }
-    details = bundle.details
     decode = max((s for s in details["stages"] if s["tokens"] == 1), key=lambda s: s["history"])
     text = (
         f"{output}: {bundle.model}, {precision}, {counted(bundle.config.num_hidden_layers, 'layer')}, "

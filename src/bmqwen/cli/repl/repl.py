@@ -39,8 +39,7 @@ class Repl:
         """
         if script is not None:
             self._source = Script(script)
-            code = self._talk(scripted=True)
-            if code:
+            if code := self._talk(scripted=True):
                 raise typer.Exit(code)
             return
         self._source = _terminal()
