@@ -16,7 +16,7 @@ from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
-from bmqwen.util.storage import path_lock, storage_errors
+from bmqwen.util.storage import path_lock, storage_errors, sweep
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -90,6 +90,8 @@ def resolve_bundle(
         templated = partial(require_template, place=path) if chats else None
         # A second process waits here and then finds the bundle made.
         with path_lock(folder):
+            # Of any model: nobody may ask for that one again.
+            sweep(folder.parent, ".*.part")
             return export_onnx(checkpoint, folder, precision, replace=True, advance=advance, check=templated)
 
 

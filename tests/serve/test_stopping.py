@@ -51,7 +51,9 @@ def test_stopping_lets_short_answers_finish(talker: Path, serve_folder: Path, nu
         stream = server.stream("say it")
         first = [next(stream)]
         server.process.send_signal(number)
-        assert content(first + list(stream)) == SAYS
+        rest = list(stream)
+        assert content(first + rest) == SAYS
+        assert rest[-1]["choices"][0]["finish_reason"] == "stop"
         assert server.process.wait(40) == 0
         assert "Traceback" not in server.log
         assert server.log.strip().endswith("stopped")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.errors import StorageError
-from bmqwen.util.storage import path_lock
+from bmqwen.util.storage import path_lock, sweep
 
 # Without the lock, two of them would read the same number.
 COUNT = """
@@ -82,3 +82,12 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot write .*/file: "), path_lock(tmp_path / "file" / "key"):
         pass
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("work-left", "work-held", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "work-file").touch()
+    with path_lock(tmp_path / "work-held"):
+        sweep(tmp_path, "work-*")
+        assert left(tmp_path) == ["other", "work-file", "work-held", "work-held.lock"]

@@ -139,6 +139,7 @@ def test_unsupported_metadata(values: dict[str, str | int | float], words: str, 
     ("values", "words"),
     [
         ({"qwen2.embedding_length": 128, "qwen2.attention.key_length": 16}, r"\[320, 64\].*\[320, 128\]"),
+        ({"split.count": 2}, r"one of 2 parts of a model: join them first"),
         ({"qwen2.block_count": 3}, r"lacks tensor model\.layers\.2\."),
         ({"qwen2.block_count": 1}, r"holds tensor blk\.1\."),
     ],

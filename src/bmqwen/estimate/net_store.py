@@ -16,7 +16,7 @@ from bmqwen.compiler.tpuc import LOG, Recipe, compile_net
 from bmqwen.compiler.work_folder import ADDRESSES, WEIGHTS, begin_net, end_orphans
 from bmqwen.errors import CompileError
 from bmqwen.util.paths import cache_folder
-from bmqwen.util.storage import path_lock, storage_errors, write_file
+from bmqwen.util.storage import path_lock, storage_errors, sweep, write_file
 
 # Raised when what is read from a compilation changes, so that older timings are not used.
 READER = 1
@@ -65,6 +65,7 @@ class NetStore:
     @contextmanager
     def working(self, write_weights: Callable[[Path], None]) -> Iterator[None]:
         """Make the folder for compilations, with the weights that `write_weights` puts there; remove it afterwards."""
+        sweep(self.folder, "work-*")
         waits = "another process compiles the same nets: waiting for it"
         with path_lock(self._work, lambda: self._note(waits)):
             try:

@@ -71,6 +71,12 @@ class TextScore:
         return "\n".join(lines)
 
 
+def check_limit(limit: int | None) -> None:
+    """Raise InputError unless so many tokens can be scored."""
+    if limit is not None and limit < 2:
+        raise InputError(f"the limit must be at least 2 tokens, not {limit}")
+
+
 def evaluate_text(
     pair: ModelPair,
     text: str,
@@ -101,8 +107,7 @@ def evaluate_text(
     if not 1 <= stride <= window:
         limits = f"between 1 and the context window's {window:,} tokens"
         raise InputError(f"the stride must be {limits}, not {stride:,}")
-    if limit is not None and limit < 2:
-        raise InputError(f"the limit must be at least 2 tokens, not {limit}")
+    check_limit(limit)
     ids = pair.tokenizer.encode(text)[:limit]
     if len(ids) < 2:
         got = f"the text has {len(ids)} tokens"

@@ -86,7 +86,8 @@ def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     _refuse_existing(final, replace=replace)
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(final)
+        for ending in ("part", "old"):
+            sweep(final.parent, f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.{ending}")
         beside = _beside(final, "part")
     with path_lock(beside), storage_errors(final):
         try:
@@ -114,13 +115,12 @@ def _refuse_existing(final: Path, *, replace: bool) -> None:
         raise InputError(f"{final} exists already: remove it or choose another name")
 
 
-def _sweep(final: Path) -> None:
-    """Remove what killed processes left beside `final`: folders whose lock nobody holds."""
-    for ending in ("part", "old"):
-        for left in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.{ending}"):
-            with path_lock(left, wait=False) as abandoned:
-                if abandoned:
-                    shutil.rmtree(left, ignore_errors=True)
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove the folders in `folder` that killed processes left: those that match, and whose lock nobody holds."""
+    for left in [path for path in folder.glob(pattern) if path.is_dir()]:
+        with path_lock(left, wait=False) as abandoned:
+            if abandoned:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

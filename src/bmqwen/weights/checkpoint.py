@@ -186,7 +186,10 @@ def _weights_file(folder: Path) -> Path:
             f"{folder} holds {kind} of {base}, not a model: merge the two first (peft: merge_and_unload, then "
             "save_pretrained), then name the merged model's folder"
         )
-    fixes = {"*.safetensors": "download model.safetensors.index.json as well", "*.gguf": "name one of them"}
+    fixes = {
+        "*.safetensors": "download model.safetensors.index.json as well",
+        "*.gguf": "name one of them, or join the parts of one model",
+    }
     for pattern, fix in fixes.items():
         found = sorted(folder.glob(pattern))
         if len(found) == 1:

@@ -28,6 +28,12 @@ def gguf_config(file: GgufFile) -> ModelConfig:
     """Read the model's configuration from the metadata. Raises ConfigError."""
     source = str(file.raw.path)
     architecture = gguf_architecture(file.metadata.get("general.architecture"), source)
+    parts = file.metadata.get("split.count", 1)
+    if isinstance(parts, int) and parts > 1:
+        raise CheckpointError(
+            f"{source} is one of {parts} parts of a model: join them first "
+            "(`llama-gguf-split --merge FIRST_PART WHOLE`)"
+        )
     table = file.tensors.get("token_embd.weight")
     if table is None:
         raise CheckpointError(f"{source} has no tensor token_embd.weight")

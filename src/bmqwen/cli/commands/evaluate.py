@@ -72,10 +72,11 @@ def evaluate(
     from bmqwen.errors import InputError
     from bmqwen.evaluation.model_pair import open_pair
     from bmqwen.evaluation.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of
-    from bmqwen.evaluation.text_score import evaluate_text, read_text
+    from bmqwen.evaluation.text_score import check_limit, evaluate_text, read_text
 
     if not text and not choices:
         raise InputError("nothing to evaluate on: give a text with --text or questions with --choices")
+    check_limit(limit)
     # Files are read before anything large is downloaded or converted.
     texts = {path: read_text(path) for path in text or ()}
     papers = {
