@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     with progress_bar() as bar:
         path = Hub().resolve(options.model, progress=bar)
         if path.suffix != ".gguf":
-            raise InputError(f"{path} is no GGUF file, which llama.cpp needs: name one with --model")
+            raise InputError(f"{path} is not a GGUF file, which llama.cpp needs: name one with --model")
         bundle = resolve_bundle(str(path), Precision(), progress=bar)
         with open_checkpoint(path) as checkpoint:
             name, shipped = checkpoint.name, checkpoint.precision

@@ -31,7 +31,9 @@ def q4_0_file(checkpoint: Checkpoint, making: Callable[[], None] = lambda: None)
         StorageError: no room in the cache.
     """
     if checkpoint.path.suffix != ".gguf":
-        raise InputError(f"{checkpoint.path} is no GGUF file, which llama.cpp needs: name one with --model")
+        raise InputError(
+            f"{checkpoint.path} is not a GGUF file, which llama.cpp needs: name one with --model"
+        )
     name = f"{checkpoint.path.stem}-q4_0-{checkpoint.identity()[:12]}.gguf"
     final = cache_folder("benchmarks") / name
     with storage_errors(final):

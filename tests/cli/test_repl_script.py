@@ -131,7 +131,7 @@ def test_save_and_load(say: Run, tmp_path: Path) -> None:
     assert done.stderr.count(f"saved 1 turn to {saved}") == 2
     assert f"loaded 1 turn from {saved}" in done.stderr
     assert foreign.read_text() == "mine"
-    assert f"{foreign} exists and is no saved conversation" in done.stderr
+    assert f"{foreign} exists and is not a saved conversation" in done.stderr
     assert done.stderr.count("bmqwen: ") == 7
     assert "Traceback" not in done.stderr
     assert "turns       1\n" in done.stdout

@@ -278,7 +278,7 @@ def test_a_cache_and_a_compiler_that_cannot_be_used(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "file"))
     monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path / "sdk"))
     errors = told(examined("bare", tmp_path / "machine", Environment(machine="x86_64")), "error")
-    assert f"the cache {tmp_path}/file is no folder that you may write to" in errors
+    assert f"the cache {tmp_path}/file is not a folder that you may write to" in errors
     assert f"BMQWEN_TOOLCHAIN: {tmp_path}/sdk has no BM1684X compiler" in errors
     assert "name the folder of an unpacked tpu_mlir" in errors
 

@@ -318,7 +318,7 @@ def test_a_file_that_was_not_saved_by_us_is_refused(tmp_path: Path) -> None:
     saved = json.loads(path.read_text(encoding="utf-8"))
     foreign: dict[str, bytes] = {
         "no JSON": b"{",
-        "it is no JSON": b"\xff\xfe",
+        "it is not JSON": b"\xff\xfe",
         "not a saved": b"[]",
         "not a saved conversation": b'{"messages": []}',
         "changed or damaged": json.dumps({**saved, "turns": []}).encode(),

@@ -106,7 +106,7 @@ def test_values_of_the_option() -> None:
     assert device_ids(" 2, 0") == [2, 0]
     assert one_device("7") == 7
     for text in ("", "x", "-1", "0,", "1.5", "٣", "99999999999"):
-        with pytest.raises(InputError, match="is no list of chips"):
+        with pytest.raises(InputError, match="is not a list of chips"):
             device_ids(text)
     with pytest.raises(InputError, match="names a chip twice"):
         device_ids("1,1")

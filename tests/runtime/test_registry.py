@@ -21,22 +21,25 @@ def test_the_engines_are_those_of_the_table() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "engine", "fix"),
-    [("onnx", "sim", "compile the model"), ("bmodel", "cpu", "name the model that it was made from")],
+    [
+        ("onnx", "sim", "runs compiled models only: `bmqwen compile` it, then name the bundle"),
+        ("bmodel", "cpu", "cannot run a compiled model: name the model that it was made from"),
+    ],
 )
 def test_an_engine_for_other_bundles_is_refused_with_the_way_out(kind: Kind, engine: Any, fix: str) -> None:
-    bundle: Any = SimpleNamespace(kind=kind, place="here")
-    with pytest.raises(InputError, match=f"engine {engine} cannot run a bundle of the kind {kind}: {fix}"):
+    bundle: Any = SimpleNamespace(kind=kind, place="here", model="toy")
+    with pytest.raises(InputError, match=f"engine {engine} {fix}"):
         open_runtime(bundle, engine, OPTIONS)
 
 
 @pytest.mark.parametrize(("kind", "engine"), [("onnx", "auto"), ("onnx", "cpu"), ("bmodel", "sim")])
 def test_a_device_is_chosen_for_chips_only(kind: Kind, engine: Any) -> None:
-    bundle: Any = SimpleNamespace(kind=kind, place="here")
-    with pytest.raises(InputError, match="no device 1 to choose: here does not run on a chip"):
+    bundle: Any = SimpleNamespace(kind=kind, place="here", model="toy")
+    with pytest.raises(InputError, match="no device 1 to choose: toy does not run on a chip"):
         open_runtime(bundle, engine, OPTIONS)
 
 
 def test_a_checkpoint_is_for_the_cpu() -> None:
     check_checkpoint("auto")
-    with pytest.raises(InputError, match="engine tpu cannot run a bundle of the kind onnx"):
+    with pytest.raises(InputError, match="engine tpu runs compiled models only"):
         check_checkpoint("tpu")

@@ -228,9 +228,9 @@ def test_engines_that_do_not_fit(model: CompiledModel, monkeypatch: pytest.Monke
     monkeypatch.setenv("LD_LIBRARY_PATH", "")
     with pytest.raises(DeviceError, match=r"this machine has none.*--engine sim"):
         load(model.bundle.folder, engine="auto")
-    with pytest.raises(InputError, match="engine cpu cannot run a bundle of the kind bmodel"):
+    with pytest.raises(InputError, match="engine cpu cannot run a compiled model"):
         load(model.bundle.folder, engine="cpu")
-    with pytest.raises(InputError, match="engine sim cannot run a bundle of the kind onnx"):
+    with pytest.raises(InputError, match="engine sim runs compiled models only"):
         load(model.cpu.folder, engine="sim")
     with pytest.raises(InputError, match="between 1 and the bundle's 96"):
         load(model.bundle.folder, engine="sim", context_length=97)

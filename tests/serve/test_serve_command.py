@@ -59,7 +59,7 @@ def test_one_sentence_and_exit_code_2(
     [
         (("--device", "7"), 2, "no device 7"),
         (("--context", "999999"), 2, "context length"),
-        (("--engine", "tpu"), 2, "cannot run a bundle of the kind onnx"),
+        (("--engine", "tpu"), 2, "runs compiled models only"),
     ],
 )
 def test_engines_that_cannot_be_loaded(

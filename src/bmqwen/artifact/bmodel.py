@@ -209,10 +209,10 @@ def check_bmodel(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     if len(head) < HEADER.size:
-        raise BundleError(f"{path} is no bmodel: it has only {size} bytes")
+        raise BundleError(f"{path} is not a bmodel: it has only {size} bytes")
     magic, header, description, data = HEADER.unpack(head)
     if magic != MAGIC:
-        raise BundleError(f"{path} is no bmodel: it starts with {head[:4].hex()}")
+        raise BundleError(f"{path} is not a bmodel: it starts with {head[:4].hex()}")
     # The data's size is stored in 32 bits.
     expected = header + description + data
     if size < expected or (size - expected) % (1 << 32):

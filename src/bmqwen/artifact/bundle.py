@@ -152,7 +152,7 @@ def read_bundle(folder: Path) -> Bundle:
             files={str(n): FileEntry(int(e["bytes"]), str(e["sha256"])) for n, e in content["files"].items()},
         )
     except FileNotFoundError as error:
-        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from error
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except ConfigError as error:

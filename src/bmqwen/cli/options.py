@@ -127,7 +127,9 @@ def device_ids(text: str) -> list[int]:
     """Return the ids in "0" or "0,1,2". Raises InputError for anything else, and for an id that stands there twice."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part[:9]) < _DEVICE_LIMIT for part in parts):
-        raise InputError(f"--device {text[:40]!r} is no list of chips: write a number, or several as in 0,1")
+        raise InputError(
+            f"--device {text[:40]!r} is not a list of chips: write a number, or several as in 0,1"
+        )
     ids = [int(part) for part in parts]
     if len(set(ids)) < len(ids):
         raise InputError(f"--device {text[:40]} names a chip twice")

@@ -128,7 +128,7 @@ def _check_place(folder: Path, plan: Plan, name: str) -> None:
         parent = next(p for p in folder.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise StorageError(
-            f"cannot write {folder}: {parent} is no folder that you may write to; choose another"
+            f"cannot write {folder}: {parent} is not a folder that you may write to; choose another"
         )
     require_free(parent, plan.size.bundle, f"the bundle of {name}")
 

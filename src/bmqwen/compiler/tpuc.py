@@ -114,7 +114,7 @@ def describe(toolchain: Toolchain, bmodel: Path) -> str:
     """Return what `model_tool --info` says of a bmodel. Raises CompileError for a file that is none."""
     result = toolchain.run(toolchain.model_tool, "--info", bmodel.absolute())
     if result.returncode or "net 0:" not in result.stdout:
-        raise CompileError(f"{bmodel} is no bmodel that model_tool can read: it is truncated or foreign")
+        raise CompileError(f"{bmodel} is not a bmodel that model_tool can read: it is truncated or foreign")
     return result.stdout
 
 

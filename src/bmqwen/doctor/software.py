@@ -57,7 +57,7 @@ def check_software(system: System, host: Environment, *, has_chip: bool) -> Iter
     free = f"{host.free / 1e9:,.1f} GB free in {host.cache}"
     if not host.writable:
         fix = "fix its permissions, or name another folder in BMQWEN_CACHE"
-        yield _error(f"the cache {host.cache} is no folder that you may write to", fix)
+        yield _error(f"the cache {host.cache} is not a folder that you may write to", fix)
     elif host.free < SMALL_DISK:
         yield _warning(free, "`bmqwen remove NAME` frees some, or set BMQWEN_CACHE to a larger disk")
     else:

@@ -34,7 +34,7 @@ PROMPT_TOKENS, NEW_TOKENS = 26, 350
 def custom_host(host: Host, op_ms: float) -> Host:
     """Return the machine with calls that take so many milliseconds. Raises InputError for a time that no call takes."""
     if not 0 <= op_ms <= LONGEST_OP_MS:
-        raise InputError(f"--host-op-ms {op_ms:g} is no time of a call: choose 0 to {LONGEST_OP_MS:g}")
+        raise InputError(f"--host-op-ms {op_ms:g} is not a time of a call: choose 0 to {LONGEST_OP_MS:g}")
     return replace(host, name=f"{op_ms:g} ms a call", op_ms=op_ms)
 
 

@@ -172,7 +172,7 @@ def _choose(value: object, origin: str) -> str:
     if value is None or value == "":
         beside = ", or put a chat_template.jinja beside it" if origin.endswith(".json") else ""
         raise ConfigError(
-            f"{origin} has no chat_template, which makes a prompt of messages: take the chat or instruct version of "
+            f"{origin} has no chat_template, which turns messages into a prompt: take the chat or instruct version of "
             f"the model{beside}"
         )
     raise ConfigError(f"{origin} has a chat_template that is neither text nor a list of named templates")

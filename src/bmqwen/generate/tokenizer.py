@@ -152,7 +152,7 @@ def _eos_ids(generation_config: Mapping[str, Any]) -> list[int]:
     value = generation_config.get("eos_token_id")
     ids: Sequence[Any] = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
-        raise ConfigError(f"generation_config.json has eos_token_id {value!r}, which is no token id")
+        raise ConfigError(f"generation_config.json has eos_token_id {value!r}, which is not a token id")
     return list(ids)
 
 

@@ -46,7 +46,7 @@ def read(path: Path) -> Transcript:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a saved conversation: it is no JSON") from error
+        raise InputError(f"{path} is not a saved conversation: it is not JSON") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"{path} is not a saved conversation of bmqwen")
     if content.get("version") != _VERSION:

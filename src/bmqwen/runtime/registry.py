@@ -104,10 +104,15 @@ RUNTIMES: "Mapping[Kind, Mapping[EngineName, Opener]]" = {
 def _require_no_device(bundle: "Bundle", options: Options) -> None:
     if options.device:
         raise InputError(
-            f"there is no device {options.device} to choose: {bundle.place} does not run on a chip here"
+            f"there is no device {options.device} to choose: {bundle.model} does not run on a chip here"
         )
 
 
 def _unfit(engine: EngineName, kind: str) -> InputError:
-    fix = "compile the model for it first" if kind == "onnx" else "name the model that it was made from"
-    return InputError(f"the engine {engine} cannot run a bundle of the kind {kind}: {fix}")
+    if kind == "onnx":
+        return InputError(
+            f"the engine {engine} runs compiled models only: `bmqwen compile` it, then name the bundle"
+        )
+    return InputError(
+        f"the engine {engine} cannot run a compiled model: name the model that it was made from"
+    )

@@ -73,14 +73,14 @@ class GgufFile:
         self.raw = RawFile(path)
         try:
             if self.raw.size < 24:
-                raise CheckpointError(f"{path} is no GGUF file: it has only {self.raw.size:,} bytes")
+                raise CheckpointError(f"{path} is not a GGUF file: it has only {self.raw.size:,} bytes")
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 header = _Cursor(view, path)
                 self.metadata, infos = _read_header(header)
                 alignment = self.metadata.get("general.alignment", 32)
                 if type(alignment) is not int or not 1 <= alignment <= 1 << 20 or alignment & (alignment - 1):
                     raise CheckpointError(
-                        f"{path}: general.alignment = {str(alignment)[:40]} is no power of two"
+                        f"{path}: general.alignment = {str(alignment)[:40]} is not a power of two"
                     )
                 self.header_hash = hashlib.sha256(view[: header.position]).hexdigest()
                 start = -(-header.position // alignment) * alignment
@@ -94,7 +94,7 @@ class GgufFile:
         if values is None or values == []:
             return None
         if not isinstance(values, list) or not isinstance(values[0], bytes):
-            raise CheckpointError(f"{self.raw.path}: {key} is no list of strings")
+            raise CheckpointError(f"{self.raw.path}: {key} is not a list of strings")
         try:
             return [value.decode() for value in values if isinstance(value, bytes)]
         except UnicodeDecodeError:
@@ -194,7 +194,7 @@ class _Cursor:
 def _read_header(header: _Cursor) -> tuple[dict[str, Value], dict[str, _Info]]:
     magic = header.take("4s")
     if magic != _MAGIC:
-        raise CheckpointError(f"{header.path} is no GGUF file: it does not begin with GGUF")
+        raise CheckpointError(f"{header.path} is not a GGUF file: it does not begin with GGUF")
     version = header.take("I")
     if version not in _VERSIONS:
         raise header.error(f"its GGUF version is {version}, but only 2 and 3 (little-endian) are supported")

@@ -130,7 +130,7 @@ class _Vocabulary:
     def _id(self, key: str) -> int | None:
         value = self._file.metadata.get(f"tokenizer.ggml.{key}")
         if value is not None and not (type(value) is int and 0 <= value < len(self.tokens)):
-            raise CheckpointError(f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]} is no token")
+            raise CheckpointError(f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]} is not a token")
         return value if isinstance(value, int) else None
 
     def _token(self, key: str) -> str | None:

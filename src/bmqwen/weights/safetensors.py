@@ -117,7 +117,7 @@ class SafetensorsWeights:
         length = int.from_bytes(file.read(0, 8).tobytes(), "little")
         if length > min(_MOST_HEADER_BYTES, file.size - 8):
             raise CheckpointError(
-                f"{path} is truncated or no safetensors file: its header would have {length:,} bytes of "
+                f"{path} is truncated or not a safetensors file: its header would have {length:,} bytes of "
                 f"the file's {file.size:,}"
             )
         header = file.read(8, length).tobytes()
@@ -133,7 +133,7 @@ class SafetensorsWeights:
         for name, file_name in weight_map.items():
             if not isinstance(file_name, str) or not _SHARD_NAME.fullmatch(file_name):
                 raise CheckpointError(
-                    f"{index} places {name} in {str(file_name)[:80]!r}, which is no safetensors file"
+                    f"{index} places {name} in {str(file_name)[:80]!r}, which is not a safetensors file"
                 )
             if file_name not in opened:
                 if not (index.parent / file_name).exists():

@@ -52,7 +52,7 @@ def info(
     with progress_bar() as bar:
         path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
     if check and not is_bundle(path):
-        raise InputError(f"{path} is no bundle: --check compares a bundle's files with its manifest")
+        raise InputError(f"{path} is not a bundle: --check compares a bundle's files with its manifest")
     if path.suffix == ".bmodel":
         facts = describe_bmodel(read_description(path))
     elif is_bundle(path):

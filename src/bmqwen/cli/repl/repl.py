@@ -158,7 +158,8 @@ class Repl:
         session = self._conversation.session
         _say(f"  model       {self._engine.model}, {self._engine.precision}")
         _say(f"  engine      {self._engine.runtime.name}")
-        _say(f"  context     {len(session.tokens):,} of {session.runtime.context_length:,} tokens used")
+        used = len(session.tokens) if self._conversation.turns else 0
+        _say(f"  context     {used:,} of {session.runtime.context_length:,} tokens used")
         turns, dropped = len(self._conversation.turns), self._conversation.dropped_turns
         _say(f"  turns       {turns}" + (f", of which {dropped} no longer fit" if dropped else ""))
         if self._conversation.last is not None:
@@ -172,7 +173,9 @@ class Repl:
             try:
                 transcript.read(path)
             except InputError:
-                raise InputError(f"{path} exists and is no saved conversation: choose another name") from None
+                raise InputError(
+                    f"{path} exists and is not a saved conversation: choose another name"
+                ) from None
         self._conversation.save(path)
         note(f"saved {counted(len(self._conversation.turns), 'turn')} to {path}")
 
