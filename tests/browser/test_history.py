@@ -154,8 +154,8 @@ def conversation(*turns: Any, **fields: Any) -> dict[str, Any]:
     ("content", "message"),
     [
         ("no json", "This file is not JSON."),
-        ("[]", "holds no conversations of this page"),
-        ('{"format": "other", "conversations": []}', "holds no conversations of this page"),
+        ("[]", "contains no conversations from this page"),
+        ('{"format": "other", "conversations": []}', "contains no conversations from this page"),
         ({"format": "bmqwen-conversations", "version": 2, "conversations": []}, "newer version"),
         (conversation(turn("a", "missing")), "This file is damaged"),
         (conversation(turn("a", "b"), turn("b", "a", "assistant")), "This file is damaged"),

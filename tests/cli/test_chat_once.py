@@ -172,7 +172,7 @@ def test_an_unknown_engine_names_those_there_are(bmqwen: Run, talker: Path) -> N
 
 
 def test_an_engine_that_cannot_run_a_checkpoint_is_wrong_usage(bmqwen: Run, talker: Path) -> None:
-    assert_refused(bmqwen("chat", talker, "-p", "hi", "--engine", "sim"), "engine sim", "compile the model")
+    assert_refused(bmqwen("chat", talker, "-p", "hi", "--engine", "sim"), "engine sim", "bmqwen compile")
 
 
 @pytest.mark.parametrize("model", [(), ("qwen1.5-0.5b-chat",), ("someone/some-model",)])
@@ -181,7 +181,7 @@ def test_what_cannot_be_run_here_is_not_downloaded(
 ) -> None:
     # Where it is not in the cache, a look at a hub would be told as "offline".
     refused = bmqwen("chat", *model, "-p", "hi", "--offline", "--engine", "tpu", BMQWEN_CACHE=str(tmp_path))
-    assert_refused(refused, "engine tpu", "compile the model")
+    assert_refused(refused, "engine tpu", "`bmqwen compile` it")
     (tmp_path / "onnxruntime.py").write_text("raise ImportError")
     path = os.pathsep.join([str(tmp_path), *filter(None, [environment.get("PYTHONPATH")])])
     bare = bmqwen("chat", *model, "-p", "hi", "--offline", BMQWEN_CACHE=str(tmp_path), PYTHONPATH=path)

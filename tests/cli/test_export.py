@@ -34,7 +34,7 @@ def test_export_info_and_doing_it_again(bmqwen: Run, checkpoint: Path, tmp_path:
     assert (bundle / "model.onnx").stat().st_mtime_ns == before
     facts = document(bmqwen("info", bundle, "--check", "--json"))
     assert facts["files_checked"] is True
-    assert_refused(bmqwen("info", checkpoint, "--check"), "no bundle")
+    assert_refused(bmqwen("info", checkpoint, "--check"), "not a bundle")
     assert facts["kind"] == "onnx"
     assert facts["layers"] == 2
     assert_refused(bmqwen("export", checkpoint, "-o", bundle, "--quant", "int4"), "--force")

@@ -254,7 +254,7 @@ def test_stages_lost_by_the_joining_program_are_noticed(model: Path, tmp_path: P
 
 def test_place_that_cannot_be_written_is_said_before_work_starts(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot write .*/file/bundle: .* is no folder"):
+    with pytest.raises(StorageError, match=r"cannot write .*/file/bundle: .* is not a folder"):
         run(model, tmp_path / "file/bundle", stand_in(tmp_path))
     assert compiled(tmp_path) == []
 

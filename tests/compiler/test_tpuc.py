@@ -144,7 +144,7 @@ def test_wrong_text_names_the_operation(toolchain: Toolchain, tmp_path: Path) ->
 @pytest.mark.simulator
 def test_no_bmodel(toolchain: Toolchain, tmp_path: Path) -> None:
     (tmp_path / "x.bmodel").write_bytes(b"nothing" * 100)
-    with pytest.raises(CompileError, match=r"x\.bmodel is no bmodel"):
+    with pytest.raises(CompileError, match=r"x\.bmodel is not a bmodel"):
         describe(toolchain, tmp_path / "x.bmodel")
     with pytest.raises(CompileError, match=r"joining 1 net: .*is broken"):
         combine(toolchain, [tmp_path / "x.bmodel"], tmp_path / "all.bmodel")

@@ -317,7 +317,7 @@ def test_a_file_that_was_not_saved_by_us_is_refused(tmp_path: Path) -> None:
     of.save(path)
     saved = json.loads(path.read_text(encoding="utf-8"))
     foreign: dict[str, bytes] = {
-        "no JSON": b"{",
+        "not JSON": b"{",
         "it is not JSON": b"\xff\xfe",
         "not a saved": b"[]",
         "not a saved conversation": b'{"messages": []}',
