@@ -16,7 +16,9 @@ pytestmark = pytest.mark.simulator
 def test_what_is_no_bmodel_is_refused_in_one_line(content: bytes, bmqwen: Run, tmp_path: Path) -> None:
     (tmp_path / "foreign.bmodel").write_bytes(content)
     for options in ([], ["--json"]):
-        assert_refused(bmqwen("info", tmp_path / "foreign.bmodel", *options), "foreign.bmodel is not a bmodel")
+        assert_refused(
+            bmqwen("info", tmp_path / "foreign.bmodel", *options), "foreign.bmodel is not a bmodel"
+        )
 
 
 def test_nets_shapes_and_memory_and_a_cut_file(bmqwen: Run, tmp_path: Path) -> None:
