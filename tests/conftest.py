@@ -37,9 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run one worker more than there are cores, since tests wait a lot; named tests run in this process."""
+    """Let each core run tests; those that are named run in this process, which starts at once."""
     named = config.args_source is pytest.Config.ArgsSource.ARGS
-    return 0 if named else min(MOST_WORKERS, len(os.sched_getaffinity(0)) + 1)
+    return 0 if named else min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
