@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from unearth import Link
     from unearth.fetchers.sync import PyPIClient
 
-_DEFAULT_INDEX = "https://pypi.org/simple"
+# The finder asks its own default where it is given no place.
+_DEFAULT_INDEX = ""
 _TITLE = "the package index"
 _EXECUTABLE = 0o111
 
@@ -113,7 +114,7 @@ def _client(settings: dict[str, str]) -> Iterator["PyPIClient"]:
         mounts={f"all://{host}": httpx2.HTTPTransport(verify=False, proxy=proxy) for host in trusted},
         follow_redirects=True,
     ) as client:
-        client.auth = MultiDomainBasicAuth(prompting=False, index_urls=_indexes(settings))
+        client.auth = MultiDomainBasicAuth(prompting=False, index_urls=[*filter(None, _indexes(settings))])
         yield client
 
 
@@ -137,7 +138,7 @@ def _find(
     from unearth import PackageFinder, TargetPython
 
     places = [{"find_links": [link]} for link in settings.get("find-links", "").split()]
-    places += [{"index_urls": [url]} for url in _indexes(settings)]
+    places += [{"index_urls": [url] if url else []} for url in _indexes(settings)]
     failure: Exception | None = None
     for place in places:
         # The finder's own type of a client is too narrow for the client that it comes with.
