@@ -22,7 +22,7 @@ from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress, Silent, counting
-from bmqwen.util.storage import path_lock, storage_errors
+from bmqwen.util.storage import path_lock, storage_errors, sweep
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 Arithmetic = Literal["float", "int8"]
@@ -98,7 +98,7 @@ def open_pair(
     if arithmetic not in get_args(Arithmetic):
         raise InputError(f"unknown arithmetic {arithmetic!r}: choose float or int8")
     progress = progress or Silent()
-    _remove_left_behind()
+    sweep(cache_folder("evaluate"), "*")
     with ExitStack() as stack:
         path = Hub(offline=offline or None).resolve(model, progress=progress)
         other = None if against is None else Hub(offline=offline or None).resolve(against, progress=progress)
@@ -166,14 +166,6 @@ def _scratch() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_left_behind() -> None:
-    """Remove the scratch folders of processes that were killed: nobody holds their locks any more."""
-    for folder in {path.with_suffix("") for path in cache_folder("evaluate").glob("*")}:
-        with path_lock(folder, wait=False) as free:
-            if free:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_memory(name: str, needed: int, free: int | None, progress: Progress) -> None:

@@ -116,8 +116,8 @@ def _refuse_existing(final: Path, *, replace: bool) -> None:
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Remove the folders in `folder` that killed processes left: those that match, and whose lock nobody holds."""
-    for left in [path for path in folder.glob(pattern) if path.is_dir()]:
+    """Remove the folders in `folder` that killed processes left, and their locks: what matches and nobody holds."""
+    for left in {path.with_suffix("") if path.suffix == ".lock" else path for path in folder.glob(pattern)}:
         with path_lock(left, wait=False) as abandoned:
             if abandoned:
                 shutil.rmtree(left, ignore_errors=True)
