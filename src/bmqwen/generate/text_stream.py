@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bmqwen.generate.params import Piece, SamplingParams, TokenLogprob
 from bmqwen.generate.sampler import token_logprob
 from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.util.text import overlap
 
 
 class Detokenizer:
@@ -75,7 +76,7 @@ class StopStrings:
         if found:
             self._held = ""
             return text[: min(found)[1]], True
-        keep = max(_overlap(text, stop) for stop in self._stops)
+        keep = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
@@ -83,12 +84,6 @@ class StopStrings:
         """Return text held back, once no more can follow."""
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that begins `stop`."""
-    lengths = range(min(len(text), len(stop) - 1), 0, -1)
-    return next((length for length in lengths if text.endswith(stop[:length])), 0)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Numbers in plain English."""
+"""Numbers in plain English, and small questions about text."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -17,3 +17,9 @@ def speed_text(tokens_per_s: float) -> str:
         return f"{tokens_per_s:.1f} tokens/s"
     seconds = 1 / tokens_per_s if tokens_per_s > 0 else 0
     return f"about {seconds:,.1f} s a token" if seconds < 10 else f"about {seconds:,.0f} s a token"
+
+
+def overlap(text: str, other: str) -> int:
+    """Return the length of the longest end of `text` that begins `other` and is not all of it."""
+    lengths = range(min(len(text), len(other) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(other[:length])), 0)
