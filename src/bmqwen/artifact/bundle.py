@@ -11,6 +11,7 @@ from bmqwen.errors import BundleError, ConfigError, InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.registry import parse_config
 from bmqwen.util.storage import file_sha256, write_file
+from bmqwen.util.text import first_line
 
 MANIFEST = "bmqwen.json"
 FORMAT = 1
@@ -152,13 +153,16 @@ def read_bundle(folder: Path) -> Bundle:
             files={str(n): FileEntry(int(e["bytes"]), str(e["sha256"])) for n, e in content["files"].items()},
         )
     except FileNotFoundError as error:
+        if not folder.exists():
+            raise BundleError(f"{folder} does not exist: name the folder of a bundle") from error
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST}") from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except ConfigError as error:
         raise BundleError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BundleError(f"{path} is damaged ({error!r}): make the bundle again") from error
+        said = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise BundleError(f"{path} is damaged ({said}): make the bundle again") from error
     if bundle.kind not in ("onnx", "bmodel"):
         raise BundleError(f"{path}: unknown kind {bundle.kind!r}")
     if any("/" in name or name.startswith(".") for name in bundle.files):

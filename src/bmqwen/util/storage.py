@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bmqwen.errors import InputError, StorageError
+from bmqwen.util.paths import cache_folder
 
 POLL_SECONDS = 0.2
 
@@ -28,9 +29,10 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"no space left while writing {path}: free some disk space and try again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            in_cache = path.absolute().is_relative_to(cache_folder("."))
+            named = " (BMQWEN_CACHE names the cache)" if in_cache else ""
             raise StorageError(
-                f"cannot write {path}: {error.strerror}; fix its permissions or choose another folder "
-                "(BMQWEN_CACHE names the cache)"
+                f"cannot write {path}: {error.strerror}; fix its permissions or choose another folder{named}"
             ) from error
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 

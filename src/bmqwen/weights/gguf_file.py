@@ -154,8 +154,10 @@ class _Cursor:
     def count(self, what: str, item_bytes: int, most: int) -> int:
         """Read a number of items that need at least `item_bytes` each."""
         value: int = self.take("Q")
-        if value > most or value * item_bytes > len(self._view) - self.position:
-            raise self.error(f"it names {value:,} {what}, which cannot be")
+        if value > most:
+            raise self.error(f"it names {value:,} {what}, at most {most:,} are possible")
+        if value * item_bytes > len(self._view) - self.position:
+            raise self.error(f"it is too short for the {value:,} {what} that it names")
         return value
 
     def raw_string(self) -> bytes:

@@ -41,7 +41,7 @@ def find(name: str, argument: str) -> Command:
     """Return the command called `name`. Raises InputError for an unknown name or an argument that it does not take."""
     command = _BY_NAME.get(name.lower())
     if command is None:
-        near = difflib.get_close_matches(name.lower(), _BY_NAME, n=1)
+        near = [name for name in difflib.get_close_matches(name.lower(), _BY_NAME, n=1) if len(name) > 2]
         hint = f"did you mean {near[0]}?" if near else "/help lists them"
         raise InputError(f"unknown command {name[:40]}: {hint} (to send text that begins with /, write //)")
     if not re.fullmatch(command.argument, argument):
