@@ -1,5 +1,6 @@
 """The emitted graphs against transformers: float32 logits on tiny checkpoints of every supported kind."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.emit.export import MODEL_FILE, estimated_bytes, export_onnx
 from bmqwen.errors import CheckpointError
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.rope import Yarn
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
@@ -26,6 +28,7 @@ KINDS = {
     "llama (no biases)": tiny_config("llama"),
     "qwen3 (head norms, tied)": tiny_config("qwen3"),
     "qwen3 untied, multi-head": tiny_config("qwen3", kv_heads=4, tied=False),
+    "qwen3 stretched by YaRN": replace(tiny_config("qwen3"), yarn=Yarn(4.0, 64, 1.1)),
     "wide heads": tiny_config("qwen2.5", head_dim=32, layers=3),
 }
 TOKENS = np.random.default_rng(7).integers(0, 300, 50).tolist()

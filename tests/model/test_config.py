@@ -1,6 +1,7 @@
 """config.json, read strictly."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bmqwen.model.llama import Llama
 from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.qwen3 import Qwen3
 from bmqwen.model.registry import parse_config, read_config
+from bmqwen.model.rope import Yarn
 from support.checkpoints import Kind, tiny_config
 
 # As published with Qwen1.5-1.8B-Chat.
@@ -93,6 +95,21 @@ def test_to_dict_round_trips_through_json(kind: Kind) -> None:
     assert parse_config(json.loads(json.dumps(config.to_dict())), "config.json") == config
 
 
+def test_yarn_as_qwen_recommends_it_and_as_deepseek_has_it() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    config = parse_config(QWEN15 | {"rope_scaling": scaling}, "c")
+    assert config.max_position_embeddings == 131072
+    assert config.yarn == Yarn(4.0, 32768, 0.1 * math.log(4) + 1)
+    assert parse_config(json.loads(json.dumps(config.to_dict())), "c") == config
+    # transformers passes over attn_factor, so that the result is the same.
+    deepseek = scaling | {"attn_factor": 0.8782488562869419}
+    assert parse_config(QWEN15 | {"rope_scaling": deepseek}, "c") == config
+    newer = scaling | {"rope_theta": 1e6, "attention_factor": 1.0}
+    assert parse_config(QWEN15 | {"rope_parameters": newer}, "c").yarn == Yarn(4.0, 32768, 1.0)
+    with pytest.raises(ConfigError, match="given twice and differs"):
+        parse_config(QWEN15 | {"rope_scaling": scaling, "rope_parameters": newer}, "c")
+
+
 def test_newer_spelling_of_rope_gives_the_same() -> None:
     newer = {key: value for key, value in QWEN15.items() if key != "rope_theta"}
     newer["rope_parameters"] = {"rope_theta": 1000000.0, "rope_type": "default"}
@@ -117,7 +134,8 @@ def test_llama_without_key_value_heads_is_multi_head() -> None:
         ({"architectures": None}, ("architectures", "None")),
         ({"model_type": "llama"}, ("model_type", "llama", "contradicts")),
         ({"hidden_act": "gelu"}, ("hidden_act", "gelu", "silu")),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ("rope_scaling", "yarn")),
+        ({"rope_scaling": {"type": "yarn"}}, ("rope_scaling", "factor is missing")),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 1.0}}, ("rope_scaling", "mscale")),
         ({"rope_scaling": {"rope_type": "llama3"}}, ("rope_scaling", "llama3")),
         ({"rope_scaling": {"factor": 2.0}}, ("rope_scaling", "factor", "2.0")),
         ({"rope_scaling": "yarn"}, ("rope_scaling", "yarn")),

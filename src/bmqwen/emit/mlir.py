@@ -14,7 +14,8 @@ from bmqwen.emit.mlir_file import MlirFile, Value, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.ops import Heads, rope_angles
+from bmqwen.model.ops import Heads
+from bmqwen.model.rope import rope_tables
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.precision import Precision
 
@@ -259,9 +260,8 @@ class MlirOps:
 
     def _rope_tables(self) -> dict[str, Value]:
         """Cosines and sines [context, 1, head_dim], both halves alike."""
-        half = rope_angles(self.config, self.context)
-        angles = np.concatenate([half, half], axis=1)[:, None]
-        tables = {"rope.cos": np.cos(angles), "rope.sin": np.sin(angles)}
+        halves = dict(zip(("rope.cos", "rope.sin"), rope_tables(self.config, self.context), strict=True))
+        tables = {name: np.concatenate([half, half], axis=1)[:, None] for name, half in halves.items()}
         for name, table in tables.items():
             self._store(name, np.float32, table.shape, partial(_given, [table]))
         return {name: self.file.weight(name, table.shape) for name, table in tables.items()}

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.ops import Heads, rope_angles
+from bmqwen.model.ops import Heads
+from bmqwen.model.rope import rope_tables
 
 Rows = NDArray[np.float32]
 
@@ -26,8 +27,8 @@ class NumpyOps:
         """`tokens` start at position 0; `wanted` are the rows whose logits are computed."""
         self.config, self.cache = config, list[Rows]()
         self._blocks, self._tokens, self._wanted = blocks, tokens, wanted
-        angles = rope_angles(config, len(tokens))
-        self._cos, self._sin = (np.concatenate([f(angles)] * 2, 1)[:, None] for f in (np.cos, np.sin))
+        tables = rope_tables(config, len(tokens))
+        self._cos, self._sin = (np.concatenate([table] * 2, 1)[:, None] for table in tables)
 
     def embed(self, weight: str) -> Rows:
         """Read the tokens' rows of the table."""

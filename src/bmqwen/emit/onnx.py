@@ -5,7 +5,7 @@ import numpy as np
 from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
-from bmqwen.model.ops import rope_angles
+from bmqwen.model.rope import rope_tables
 from bmqwen.quant.formats import FloatFormat, Part
 from bmqwen.quant.precision import Precision
 
@@ -104,12 +104,11 @@ class OnnxOps:
         return key, value
 
     def rope_tables(self) -> tuple[str, str]:
-        """Store cosines and sines of all positions, float32 [max_position_embeddings, head_dim / 2]."""
-        angles = rope_angles(self.config, self.config.max_position_embeddings)
-        shape = angles.shape
+        """Store cosines and sines of all positions, float32 [max_position_embeddings, rotary_dim / 2]."""
+        cos, sin = rope_tables(self.config, self.config.max_position_embeddings)
         return (
-            self.file.weight("rope.cos", FLOAT, shape, [np.cos(angles)]),
-            self.file.weight("rope.sin", FLOAT, shape, [np.sin(angles)]),
+            self.file.weight("rope.cos", FLOAT, cos.shape, [cos]),
+            self.file.weight("rope.sin", FLOAT, sin.shape, [sin]),
         )
 
     def _ints(self, name: str, *values: int) -> str:

@@ -67,6 +67,11 @@ class Architecture:
         head_dim = values.integer("head_dim", 1024, cls.default_head_dim or hidden // heads)
         if head_dim < 2 or head_dim % 2:
             raise ConfigError(f"{values.source}: head_dim is {head_dim}, but RoPE needs an even number")
+        theta, yarn = values.rope()
+        positions = values.integer("max_position_embeddings", 1 << 24)
+        if yarn is not None:
+            # Qwen's own instructions for longer contexts leave max_position_embeddings as it was.
+            positions = max(positions, int(yarn.factor * yarn.original_max_position_embeddings))
         return ModelConfig(
             architecture=cls,
             vocab_size=values.integer("vocab_size", 1 << 20),
@@ -77,9 +82,10 @@ class Architecture:
             num_key_value_heads=kv_heads,
             head_dim=head_dim,
             rms_norm_eps=values.number("rms_norm_eps", 0.0, 0.1),
-            rope_theta=values.rope_theta(),
-            max_position_embeddings=values.integer("max_position_embeddings", 1 << 24),
+            rope_theta=theta,
+            max_position_embeddings=positions,
             tie_word_embeddings=values.flag("tie_word_embeddings"),
+            yarn=yarn,
         )
 
     def sampling(self) -> dict[str, float]:

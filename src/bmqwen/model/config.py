@@ -1,10 +1,11 @@
 """What a model's config.json says, read strictly: nothing that changes the result is ignored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from bmqwen.errors import ConfigError
+from bmqwen.model.rope import Yarn, yarn_attention_factor
 
 if TYPE_CHECKING:
     from bmqwen.model.architecture import Architecture
@@ -26,6 +27,7 @@ class ModelConfig:
     rope_theta: float
     max_position_embeddings: int
     tie_word_embeddings: bool
+    yarn: Yarn | None = None  # how RoPE is scaled for long contexts
 
     @property
     def group(self) -> int:
@@ -43,6 +45,11 @@ class ModelConfig:
         return self.num_key_value_heads * self.head_dim
 
     @property
+    def rotary_dim(self) -> int:
+        """Elements of a head that RoPE rotates."""
+        return self.head_dim
+
+    @property
     def network(self) -> "Architecture":
         """The network of these sizes: its tensors and what it computes."""
         return self.architecture(self)
@@ -55,6 +62,8 @@ class ModelConfig:
             "hidden_act": "silu",
         }
         values |= {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        if yarn := values.pop("yarn"):
+            values["rope_scaling"] = {"rope_type": "yarn"} | asdict(yarn)
         return values | dict.fromkeys(self.architecture.stated_switches, False)
 
 
@@ -99,9 +108,10 @@ class ConfigValues:
             if self.flag(key):
                 raise self.error(key, "which is unsupported")
 
-    def rope_theta(self) -> float:
-        """Return RoPE's base, from either spelling: rope_theta and rope_scaling, or the newer rope_parameters."""
+    def rope(self) -> tuple[float, Yarn | None]:
+        """Return RoPE's base and scaling, from either spelling: rope_theta and rope_scaling, or rope_parameters."""
         given: list[tuple[str, float]] = []
+        scaled: list[tuple[str, Yarn | None]] = []
         if "rope_theta" in self.values:
             given.append(("rope_theta", self.number("rope_theta", 1.0, 1e12)))
         for key in ("rope_scaling", "rope_parameters"):
@@ -111,17 +121,41 @@ class ConfigValues:
             if not isinstance(entry, dict):
                 raise self.error(key, "but it must be an object or null")
             inner = ConfigValues(entry, f"{self.source}, {key}")
-            for kind in ("rope_type", "type"):
-                if entry.get(kind, "default") != "default":
-                    raise inner.error(kind, "which is unsupported; only unscaled RoPE is supported")
-            for name in entry.keys() - {"rope_type", "type", "rope_theta"}:
-                if not (name == "partial_rotary_factor" and entry[name] == 1.0):
-                    raise inner.error(str(name), "which is unsupported; only unscaled RoPE is supported")
             if "rope_theta" in entry:
                 given.append((key, inner.number("rope_theta", 1.0, 1e12)))
+            scaled.append((key, inner.yarn(self)))
         if len({theta for _, theta in given}) > 1:
             raise ConfigError(f"{self.source}: rope_theta is given twice and differs: {_show(given)}")
-        return given[0][1] if given else 10000.0  # Hugging Face's default for all these model types
+        if len({yarn for _, yarn in scaled}) > 1:
+            raise ConfigError(f"{self.source}: RoPE's scaling is given twice and differs: {_show(scaled)}")
+        # Hugging Face's default for all these model types.
+        return given[0][1] if given else 10000.0, scaled[0][1] if scaled else None
+
+    def yarn(self, whole: "ConfigValues") -> Yarn | None:
+        """Return the scaling that this entry of a configuration, the `whole`, describes; None for none."""
+        names = {"rope_type", "type", "rope_theta"}
+        kinds = {self.values[key] for key in ("rope_type", "type") if self.values.get(key) is not None}
+        if kinds == {"yarn"}:
+            # transformers does not know attn_factor, which DeepSeek-R1-0528-Qwen3-8B has, and passes it over.
+            names |= {field.name for field in fields(Yarn)} | {"attn_factor"}
+        elif kinds - {"default"}:
+            key = "rope_type" if self.values.get("rope_type") not in (None, "default") else "type"
+            raise self.error(key, "which is unsupported; only unscaled RoPE and yarn are supported")
+        for name in self.values.keys() - names:
+            if not (name == "partial_rotary_factor" and self.values[name] == 1.0):
+                raise self.error(str(name), "which is unsupported; only unscaled RoPE and yarn are supported")
+        if kinds != {"yarn"}:
+            return None
+        factor, most = self.number("factor", 0.0, 1e4), 1 << 24
+        given = {
+            key: self.number(key, 0.0, 1e4)
+            for key in ("attention_factor", "beta_fast", "beta_slow")
+            if self.values.get(key) is not None
+        }
+        trained = self.integer(
+            "original_max_position_embeddings", most, whole.integer("max_position_embeddings", most)
+        )
+        return Yarn(factor, trained, given.pop("attention_factor", yarn_attention_factor(factor)), **given)
 
     def error(self, key: str, why: str) -> ConfigError:
         """Return a ConfigError about a key's value."""

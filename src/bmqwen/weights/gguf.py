@@ -56,7 +56,7 @@ def _config_values(
         "num_key_value_heads": metadata.get(f"{arch}.attention.head_count_kv", values["num_attention_heads"]),
         "rms_norm_eps": _shortest(metadata.get(f"{arch}.attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(metadata.get(f"{arch}.rope.freq_base", 10000.0)),
-        "rope_scaling": None if scaling == "none" else {"rope_type": scaling},
+        "rope_scaling": None if scaling == "none" else _rope_scaling(metadata, arch, scaling),
     }
     head_dim, hidden, heads = (values[key] for key in ("head_dim", "hidden_size", "num_attention_heads"))
     if head_dim is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
@@ -69,6 +69,13 @@ def _config_values(
     if experts != 0:
         raise ConfigError(f"{source}: {arch}.expert_count = {str(experts)[:40]}, but experts are unsupported")
     return values
+
+
+def _rope_scaling(metadata: Mapping[str, Value], arch: str, kind: Value) -> dict[str, object]:
+    """The scaling of RoPE in the words of config.json."""
+    names = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
+    given = {ours: metadata.get(f"{arch}.rope.scaling.{theirs}") for ours, theirs in names.items()}
+    return {"rope_type": kind} | {key: _shortest(value) for key, value in given.items() if value is not None}
 
 
 def _shortest(value: object) -> object:
