@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bmqwen.errors import InputError
+from bmqwen.model.registry import PUBLISHED_CONFIGS
 
 HUGGINGFACE = "huggingface"
 MODELSCOPE = "modelscope"
@@ -105,14 +106,8 @@ _DEMO_SIBLING = _gguf(
     ),
 )
 
-_REPOS = (
-    *(f"Qwen/Qwen1.5-{size}-Chat" for size in ("0.5B", "1.8B", "4B", "7B")),
-    *(f"Qwen/Qwen2-{size}-Instruct" for size in ("0.5B", "1.5B", "7B")),
-    *(f"Qwen/Qwen2.5-{size}-Instruct" for size in ("0.5B", "1.5B", "3B", "7B")),
-    *(f"Qwen/Qwen2.5-Coder-{size}-Instruct" for size in ("0.5B", "1.5B")),
-)
 MODELS: Mapping[str, Model] = {
-    model.name: model for model in (DEMO, _DEMO_SIBLING, *(_chat(repo) for repo in _REPOS))
+    model.name: model for model in (DEMO, _DEMO_SIBLING, *map(_chat, PUBLISHED_CONFIGS))
 }
 """All short names, the demo model first."""
 

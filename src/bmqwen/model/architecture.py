@@ -1,5 +1,6 @@
 """What an architecture has to say, and what the models of Llama's kind have in common."""
 
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, TypeVar
 
 from bmqwen.errors import ConfigError
@@ -28,6 +29,7 @@ class Architecture:
         model_type: its name in config.json, and in GGUF's general.architecture.
         unsupported: switches of config.json that would change the network.
         stated_switches: those that a config.json written here states as off.
+        published: the models that have a short name, by their hub ids, and what their config.json files say.
         default_head_dim: where config.json may lack head_dim; None: hidden_size / num_attention_heads.
         default_kv_heads: whether config.json may lack num_key_value_heads, there being as many as query heads.
         rotates_neighbours: whether GGUF has the rows of q_proj and k_proj in an order in which RoPE pairs neighbours
@@ -38,6 +40,7 @@ class Architecture:
     model_type: ClassVar[str]
     unsupported: ClassVar[tuple[str, ...]]
     stated_switches: ClassVar[tuple[str, ...]]
+    published: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     default_head_dim: ClassVar[int | None] = None
     default_kv_heads: ClassVar[bool] = False
     rotates_neighbours: ClassVar[bool] = False
@@ -171,6 +174,24 @@ class Architecture:
         qkv = ops.linear(h, f"{place}.q_proj", f"{place}.k_proj", f"{place}.v_proj")
         heads = ops.rope(ops.heads(qkv, layer))
         return ops.linear(ops.attend(heads), f"{place}.o_proj")
+
+
+def sizes(
+    hidden: int, inner: int, layers: int, heads: int, kv_heads: int, **others: object
+) -> Mapping[str, object]:
+    """Return the values of a published config.json, for `Architecture.published`; `others` are named as there."""
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": 151_936,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 32_768,
+        "tie_word_embeddings": False,
+    } | others
 
 
 def block_prefix(layer: int) -> str:

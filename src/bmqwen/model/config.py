@@ -62,8 +62,9 @@ class ModelConfig:
             "hidden_act": "silu",
         }
         values |= {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        if yarn := values.pop("yarn"):
-            values["rope_scaling"] = {"rope_type": "yarn"} | asdict(yarn)
+        del values["yarn"]
+        if self.yarn is not None:
+            values["rope_scaling"] = {"rope_type": "yarn"} | asdict(self.yarn)
         return values | dict.fromkeys(self.architecture.stated_switches, False)
 
 

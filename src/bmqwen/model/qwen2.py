@@ -1,12 +1,21 @@
 """Qwen1.5, Qwen2 and Qwen2.5: biases at the projections to queries, keys and values."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
 
-from bmqwen.model.architecture import Architecture, Tensor
+from bmqwen.model.architecture import Architecture, Tensor, sizes
 from bmqwen.model.ops import Ops
 
 T = TypeVar("T")
 H = TypeVar("H")
+
+_0_5B = sizes(896, 4864, 24, 14, 2, tie_word_embeddings=True)
+_1_5B = sizes(1536, 8960, 28, 12, 2, tie_word_embeddings=True)
+_3B = sizes(2048, 11008, 36, 16, 2, tie_word_embeddings=True)
+_7B = sizes(3584, 18944, 28, 28, 4, vocab_size=152_064)
+_14B = sizes(5120, 13824, 48, 40, 8, vocab_size=152_064, rms_norm_eps=1e-5)
+# Distilled into Qwen2.5-Math and Qwen2.5.
+_R1 = {"max_position_embeddings": 131_072, "tie_word_embeddings": False}
 
 
 class Qwen2(Architecture):
@@ -16,6 +25,25 @@ class Qwen2(Architecture):
     model_type = "qwen2"
     unsupported = ("use_sliding_window", "mlp_bias")
     stated_switches = ("use_sliding_window",)
+
+    published: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "Qwen/Qwen1.5-0.5B-Chat": sizes(1024, 2816, 24, 16, 16, tie_word_embeddings=True),
+        "Qwen/Qwen1.5-1.8B-Chat": sizes(2048, 5504, 24, 16, 16),
+        "Qwen/Qwen1.5-4B-Chat": sizes(2560, 6912, 40, 20, 20, rope_theta=5e6),
+        "Qwen/Qwen1.5-7B-Chat": sizes(4096, 11008, 32, 32, 32),
+        "Qwen/Qwen2-0.5B-Instruct": _0_5B,
+        "Qwen/Qwen2-1.5B-Instruct": _1_5B,
+        "Qwen/Qwen2-7B-Instruct": _7B,
+        "Qwen/Qwen2.5-0.5B-Instruct": _0_5B,
+        "Qwen/Qwen2.5-1.5B-Instruct": _1_5B,
+        "Qwen/Qwen2.5-3B-Instruct": _3B,
+        "Qwen/Qwen2.5-7B-Instruct": _7B,
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct": _0_5B,
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct": _1_5B,
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {**_1_5B, **_R1, "rope_theta": 1e4},
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": {**_7B, **_R1, "rope_theta": 1e4},
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": {**_14B, **_R1},
+    }
 
     def sampling(self) -> dict[str, float]:
         """Return what the generation_config.json files of Qwen2, Qwen2.5 and Qwen2.5-Coder say.

@@ -1,12 +1,17 @@
 """Qwen3, the dense models: a norm of each query and key head before the rotation, and no biases."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, TypeVar
 
-from bmqwen.model.architecture import Architecture, Tensor
+from bmqwen.model.architecture import Architecture, Tensor, sizes
 from bmqwen.model.ops import Ops
 
 T = TypeVar("T")
 H = TypeVar("H")
+
+_4B = sizes(2560, 9728, 36, 32, 8, tie_word_embeddings=True, max_position_embeddings=40_960)
+_8B = sizes(4096, 12288, 36, 32, 8, max_position_embeddings=40_960)
+_2507 = {"rope_theta": 5e6, "max_position_embeddings": 262_144}
 
 
 class Qwen3(Architecture):
@@ -17,6 +22,25 @@ class Qwen3(Architecture):
     unsupported = ("attention_bias", "use_sliding_window", "mlp_bias")
     stated_switches = ("attention_bias", "use_sliding_window")
     default_head_dim = 128
+
+    published: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "Qwen/Qwen3-0.6B": sizes(
+            1024, 3072, 28, 16, 8, tie_word_embeddings=True, max_position_embeddings=40_960
+        ),
+        "Qwen/Qwen3-1.7B": sizes(
+            2048, 6144, 28, 16, 8, tie_word_embeddings=True, max_position_embeddings=40_960
+        ),
+        "Qwen/Qwen3-4B": _4B,
+        "Qwen/Qwen3-8B": _8B,
+        "Qwen/Qwen3-14B": sizes(5120, 17408, 40, 40, 8, max_position_embeddings=40_960),
+        "Qwen/Qwen3-4B-Instruct-2507": {**_4B, **_2507},
+        "Qwen/Qwen3-4B-Thinking-2507": {**_4B, **_2507},
+        "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B": {
+            **_8B,
+            "max_position_embeddings": 131_072,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768},
+        },
+    }
 
     def sampling(self) -> dict[str, float]:
         """Return what the generation_config.json files of Qwen3 say."""

@@ -14,6 +14,13 @@ from bmqwen.util.json_file import read_json_object
 
 ARCHITECTURES: tuple[type[Architecture], ...] = (Qwen2, Qwen3, Llama)
 
+# Of all models that have a short name, by hub id.
+PUBLISHED_CONFIGS: Mapping[str, Mapping[str, object]] = {
+    repo: {"architectures": [architecture.class_name], **values}
+    for architecture in ARCHITECTURES
+    for repo, values in architecture.published.items()
+}
+
 
 def gguf_architecture(name: object, source: str) -> type[Architecture]:
     """Find the architecture that GGUF's general.architecture names. Raises ConfigError."""

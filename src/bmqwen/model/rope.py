@@ -62,4 +62,7 @@ def _slowed_share(config: "ModelConfig", yarn: Yarn) -> NDArray[np.float32]:
 
     low, high = max(math.floor(pair(yarn.beta_fast)), 0), min(math.ceil(pair(yarn.beta_slow)), dim - 1)
     span = high - low or 0.001
-    return np.clip((np.arange(dim // 2, dtype=np.float32) - low) / span, 0, 1).astype(np.float32)
+    share: NDArray[np.float32] = np.clip(
+        (np.arange(dim // 2, dtype=np.float32) - low) / np.float32(span), 0, 1
+    )
+    return share
