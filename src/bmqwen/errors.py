@@ -126,8 +126,8 @@ class SchemaError(RequestError):
 
     code = "invalid_schema"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "response_format")
+    def __init__(self, message: str, param: str = "response_format") -> None:
+        super().__init__(message, param)
 
 
 class UnsupportedFieldError(RequestError):

@@ -1,6 +1,8 @@
 """Answers that keep to a JSON schema: which tokens may come next."""
 
 import json
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,18 @@ from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.util.installation import install_command
 
 # Room for indented JSON, but no endless blanks, which small models fall into.
-_BLANKS = r"[\x20\x0A]{1,40}"
+BLANKS = r"[\x20\x0A]{1,40}"
+_MOST_KEPT = 32
 
 
 class Grammar:
-    """One answer's way through its schema."""
+    """One answer's way through its schema, or through those of the tools that it calls."""
 
-    def __init__(self, matcher: Any) -> None:
-        self._matcher = matcher
+    holds = True
+
+    def __init__(self, matcher: Any, param: str = "response_format") -> None:
+        """`param` is the request's field that has the schema. Raises SchemaError if it cannot be used."""
+        self._matcher, self._param = matcher, param
         self._check()
 
     def allowed(self, size: int) -> NDArray[np.bool_]:
@@ -32,7 +38,7 @@ class Grammar:
         known = np.unpackbits(bits, bitorder="little", count=min(size, 8 * len(bits)))
         found[: len(known)] = known
         if not found.any():
-            raise SchemaError("the JSON schema leads to a place where nothing can follow")
+            raise SchemaError("the JSON schema leads to a place where nothing can follow", self._param)
         return found
 
     def accept(self, token_id: int) -> None:
@@ -40,18 +46,24 @@ class Grammar:
         self._matcher.consume_token(token_id)
         self._check()
 
+    def follow(self, ids: Sequence[int]) -> bool:
+        """Go on by several tokens; False, and nowhere, if not all of them are allowed."""
+        return bool(self._matcher.try_consume_tokens(list(ids)) == len(ids))
+
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = " ".join(str(self._matcher.get_error()).split())[:300]
-            raise SchemaError(f"the JSON schema cannot be used: {reason}")
+            raise SchemaError(f"the JSON schema cannot be used: {reason}", self._param)
 
 
 class GrammarMaker:
     """Makes grammars for one tokenizer; the tokenizer's tables are made with the first."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._tables: Any = None
+        # Conversations with tools have the same ones in each request.
+        self._matchers: OrderedDict[str, Any] = OrderedDict()
 
     def of_schema(self, schema: str) -> Grammar:
         """Return a grammar of a JSON schema, given as JSON.
@@ -60,24 +72,49 @@ class GrammarMaker:
             SchemaError: it is none, or has something that is not supported.
             MissingDependencyError: llguidance is not installed.
         """
-        try:
-            import llguidance
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"answers that keep to a JSON schema need llguidance: {install_command('schema')}"
-            ) from error
-        if self._tables is None:
-            self._tables = llguidance.LLTokenizer(
-                llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer)),
-                eos_token=sorted(self._tokenizer.stop_ids),
-            )
+        llguidance = _library("answers that keep to a JSON schema")
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                schema, overrides={"whitespace_pattern": _BLANKS}
+                schema, overrides={"whitespace_pattern": BLANKS}
             )
         except (ValueError, RecursionError) as error:
             raise SchemaError(f"the JSON schema cannot be used: {error}") from error
-        return Grammar(llguidance.LLMatcher(self._tables, grammar, log_level=0))
+        return self._begin(llguidance, grammar, "response_format")
+
+    def of_lark(self, text: str, param: str) -> Grammar:
+        """Return a grammar given in Lark's language, as llguidance has it; `param` is the field that has its schemas.
+
+        Raises as `of_schema` does.
+        """
+        llguidance = _library("calls of tools")
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_lark(text)
+        except (ValueError, RecursionError) as error:
+            raise SchemaError(f"the JSON schema cannot be used: {error}", param) from error
+        return self._begin(llguidance, grammar, param)
+
+    def _begin(self, llguidance: Any, grammar: str, param: str) -> Grammar:
+        if self._tables is None:
+            self._tables = llguidance.LLTokenizer(
+                llguidance.TokenizerWrapper(_Vocabulary(self.tokenizer)),
+                eos_token=sorted(self.tokenizer.stop_ids),
+            )
+        matcher = self._matchers.pop(grammar, None) or llguidance.LLMatcher(
+            self._tables, grammar, log_level=0
+        )
+        made = Grammar(matcher.deep_copy(), param)
+        self._matchers[grammar] = matcher
+        if len(self._matchers) > _MOST_KEPT:
+            self._matchers.popitem(last=False)
+        return made
+
+
+def _library(purpose: str) -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise MissingDependencyError(f"{purpose} need llguidance: {install_command('schema')}") from error
+    return llguidance
 
 
 class _Vocabulary:

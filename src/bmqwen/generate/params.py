@@ -88,6 +88,27 @@ class Parameter:
         return " ".join(shlex.quote(text) for text in value) if self.kind == "texts" else f"{value}"
 
 
+@dataclass(frozen=True, slots=True)
+class ToolRule:
+    """A tool that an answer may call: its name, and the JSON schema that its arguments keep to, as JSON.
+
+    What cannot be held of a schema is an error where it is strict; else the arguments keep to the rest of it.
+    """
+
+    name: str
+    schema: str
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRules:
+    """Which calls an answer may have: `required` ones begin it, `parallel` ones may be several."""
+
+    tools: tuple[ToolRule, ...]
+    required: bool = False
+    parallel: bool = True
+
+
 def _parameter(row: Parameter, en: Words, zh: Words) -> Any:
     return field(default=row.default, metadata={"row": replace(row, en=en, zh=zh)})
 
@@ -155,6 +176,7 @@ class SamplingParams:
     logit_bias: dict[int, float] = field(default_factory=dict)
     logprobs: int | None = None  # None: off; n: the n most likely alternatives beside the token itself
     json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
+    tools: ToolRules | None = None  # calls that the answer may have, or has in place of JSON
 
     def __post_init__(self) -> None:
         for parameter in PARAMETERS:

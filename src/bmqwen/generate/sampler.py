@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import DeviceError, InputError
+from bmqwen.generate.call_grammar import CallGrammar
 from bmqwen.generate.grammar import Grammar
 from bmqwen.generate.params import SamplingParams, TokenLogprob
 from bmqwen.generate.tokenizer import Tokenizer
@@ -28,7 +29,7 @@ class Sampler:
         params: SamplingParams,
         vocab_size: int,
         prompt: Sequence[int] = (),
-        grammar: Grammar | None = None,
+        grammar: Grammar | CallGrammar | None = None,
     ) -> None:
         """`vocab_size` is the width of a row of logits; only tokens that `grammar` allows are chosen.
 
@@ -50,9 +51,10 @@ class Sampler:
 
     @property
     def needs_logits(self) -> bool:
-        """False if only the most likely token is asked for: then no logits need to leave the device."""
+        """False if only the most likely token is asked for next: then no logits need to leave the device."""
         params = self._params
-        changed = bool(params.logit_bias) or self._repeats or self._counts or self._grammar is not None
+        held = self._grammar is not None and self._grammar.holds
+        changed = bool(params.logit_bias) or self._repeats or self._counts or held
         return changed or params.temperature >= _GREEDY_BELOW or params.logprobs is not None
 
     def sample(self, logits: NDArray[np.float32]) -> int:
@@ -64,7 +66,7 @@ class Sampler:
         """
         check_logits(logits)
         logits = self._adjust(logits)
-        if self._grammar is not None:
+        if self._grammar is not None and self._grammar.holds:
             logits = np.where(self._grammar.allowed(len(logits)), logits, np.float32(-np.inf))
         if self._params.temperature < _GREEDY_BELOW:
             return int(np.argmax(logits))

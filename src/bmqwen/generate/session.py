@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 
 from bmqwen.errors import ContextLengthError, DeviceError, FeedInterruptedError, InputError
+from bmqwen.generate.call_grammar import answer_grammar
 from bmqwen.generate.conversation_cache import ConversationCache, as_tokens, shared_length
 from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
@@ -107,7 +108,7 @@ class Session:
         owner: str,
     ) -> Generator[Piece, None, Completion]:
         start = self._clock()
-        grammar = None if params.json_schema is None else self._grammars.of_schema(params.json_schema)
+        grammar = answer_grammar(params, self._grammars)
         sampler = Sampler(params, self.runtime.vocab_size, prompt, grammar)
         answer = AnswerText(self.tokenizer, params)
         cached = self._reuse_prefix(prompt, owner)
@@ -145,12 +146,13 @@ class Session:
         return Completion("".join(answer.shown), tuple(answer.ids), finish, usage, tuple(answer.logprobs))
 
     def _choose(self, output: Output, sampler: Sampler, answer: AnswerText) -> int:
-        if not sampler.needs_logits:
-            return output.greedy()
-        row = output.logits()[-1]
-        token = sampler.sample(row)
+        if sampler.needs_logits:
+            row = output.logits()[-1]
+            token = sampler.sample(row)
+            answer.note(row, token)
+        else:
+            token = output.greedy()
         sampler.record(token)
-        answer.note(row, token)
         return token
 
     def _reuse_prefix(self, prompt: list[int], owner: str) -> int:

@@ -1,0 +1,140 @@
+"""Calls of tools that keep to their schemas: from an answer's first token, or from where a call begins.
+
+Calls have Hermes' form, which the templates of Qwen2.5 and Qwen3 ask for: `{"name": ..., "arguments": {...}}` between
+<tool_call> and </tool_call>. Coder models write the same object in a fence for JSON, or as all of their answer.
+"""
+
+import json
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.generate.answer_parts import TAGS
+from bmqwen.generate.grammar import BLANKS, Grammar, GrammarMaker
+from bmqwen.generate.params import SamplingParams, ToolRules
+from bmqwen.generate.tokenizer import Tokenizer
+
+_OPEN, _CLOSE = TAGS["tool_call"]
+_THINK, _END_THINK = (tag.encode() for tag in TAGS["thought"])
+
+
+class CallGrammar:
+    """Leaves an answer free until it begins a call, and holds it to its tools' schemas from there.
+
+    Attributes:
+        holds: whether the answer is held now.
+    """
+
+    def __init__(self, rules: ToolRules, maker: GrammarMaker) -> None:
+        """Make the grammar of a call. Raises SchemaError for a schema that answers cannot be held to."""
+        self._rules, self._maker = rules, maker
+        self._tokenizer = maker.tokenizer
+        self._grammar = maker.of_lark(tagged_calls(rules, maker.tokenizer), "tools")
+        names = b"|".join(re.escape(_json(tool.name).encode()) for tool in rules.tools)
+        self._call = re.compile(
+            rb'(?:(?:\A|\n)[ \n]*(?P<fence>```(?:json)?)[ \n]*|\A[ \n]*)\{[ \n]*"name"[ \n]*:[ \n]*(?P<name>'
+            + names
+            + rb")"
+        )
+        self.holds = False
+        self._ids: list[int] = []
+        self._ends: list[int] = []  # where the tokens' bytes end
+        self._shown = bytearray()
+
+    def allowed(self, size: int) -> NDArray[np.bool_]:
+        """Return which of `size` tokens may come next. Raises as `Grammar.allowed` does."""
+        return self._grammar.allowed(size)
+
+    def accept(self, token_id: int) -> None:
+        """Take the answer's next token. Raises as `Grammar.accept` does."""
+        if self.holds:
+            self._grammar.accept(token_id)
+            return
+        before = len(self._shown)
+        self._shown += self._tokenizer.shown_bytes(token_id)
+        self._ids.append(token_id)
+        self._ends.append(len(self._shown))
+        if _THINK in self._shown and _END_THINK not in self._shown:
+            return
+        if token_id == self._tokenizer.control_tokens.get(_OPEN):
+            self._grammar.accept(token_id)
+            self.holds = True
+        elif b'"' in self._shown[before:] and (found := self._call.search(self._shown)):
+            self._hold_from(found)
+
+    def _hold_from(self, found: re.Match[bytes]) -> None:
+        """Hold an object that names a tool, unless what the newest token has after the name makes it none."""
+        # A grammar takes whole tokens: it begins with the one in which the object begins.
+        first = next(place for place, end in enumerate(self._ends) if end > found.start())
+        start = self._ends[first - 1] if first else 0
+        begun = self._shown[start : found.end()].decode("utf-8", "replace")
+        text = bare_calls(self._rules, json.loads(found["name"]), begun, fenced=found["fence"] is not None)
+        grammar = self._maker.of_lark(text, "tools")
+        if grammar.follow(self._ids[first:]):
+            self._grammar, self.holds = grammar, True
+
+
+def answer_grammar(params: SamplingParams, maker: GrammarMaker) -> Grammar | CallGrammar | None:
+    """Return what an answer is to be held to; None where it is free. Raises as `GrammarMaker` does."""
+    if params.tools is None:
+        return None if params.json_schema is None else maker.of_schema(params.json_schema)
+    if params.tools.required or params.json_schema is not None:
+        schema = None if params.tools.required else params.json_schema
+        return maker.of_lark(tagged_calls(params.tools, maker.tokenizer, schema), "tools")
+    return CallGrammar(params.tools, maker)
+
+
+def tagged_calls(rules: ToolRules, tokenizer: Tokenizer, schema: str | None = None) -> str:
+    """Return a grammar, in Lark's language, of calls in Hermes' form; or of JSON of a schema, where there is one.
+
+    The tags are control tokens where the tokenizer has them.
+    """
+    tags = [tag if tag in tokenizer.control_tokens else _json(tag) for tag in (_OPEN, _CLOSE)]
+    call = f'{tags[0]} "\\n" tool "\\n" {tags[1]}'
+    lines = [
+        f"start: {call}" + (f' ("\\n" {call})*' if rules.parallel else ""),
+        *_tools(rules, '"{{\\"name\\": {name}, \\"arguments\\": " {arguments} "}}"'),
+    ]
+    if schema is not None:
+        lines[0] += " | answer"
+        lines.append(f"answer: %json {_guided(schema, lenient=False)}")
+    return "\n".join(lines)
+
+
+def bare_calls(rules: ToolRules, name: str, begun: str, *, fenced: bool) -> str:
+    """Return a grammar of calls without tags. `begun` is what there is, up to the first call's name."""
+    place = next(place for place, tool in enumerate(rules.tools) if tool.name == name)
+    rest = 'W "," W "\\"arguments\\"" W ":" W {arguments} W "}}"'
+    fence, end = ('"```json" W ', ' W "```"') if fenced else ("", "")
+    again = f" (W {fence}tool{end})*" if rules.parallel else ""
+    return "\n".join(
+        [
+            f"start: {_json(begun)} {rest.format(arguments=f'a{place}')}{end}{again}",
+            *_tools(rules, '"{{" W "\\"name\\"" W ":" W "{name}" ' + rest),
+            "W: /[ \\n]{0,40}/",
+        ]
+    )
+
+
+def _tools(rules: ToolRules, form: str) -> list[str]:
+    """The rule of an object that calls a tool, by its form, and those of the tools' arguments."""
+    forms = [
+        form.format(name=_json(_json(tool.name))[1:-1], arguments=f"a{place}")
+        for place, tool in enumerate(rules.tools)
+    ]
+    arguments = [
+        f"a{place}: %json {_guided(tool.schema, lenient=not tool.strict)}"
+        for place, tool in enumerate(rules.tools)
+    ]
+    return ["tool: " + " | ".join(forms), *arguments]
+
+
+def _guided(schema: str, *, lenient: bool) -> str:
+    return json.dumps(
+        {**json.loads(schema), "x-guidance": {"whitespace_pattern": BLANKS, "lenient": lenient}}
+    )
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,109 @@
+"""Calls keep to their tools' schemas, from where they begin."""
+
+import json
+
+import pytest
+
+from bmqwen.errors import SchemaError
+from bmqwen.generate.call_grammar import answer_grammar
+from bmqwen.generate.grammar import GrammarMaker
+from bmqwen.generate.params import SamplingParams, ToolRule, ToolRules
+from bmqwen.generate.tokenizer import Tokenizer
+from support.toy_tokenizer import toy_tokenizer
+
+TOKENIZER = toy_tokenizer()
+MAKER = GrammarMaker(TOKENIZER)
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"$ref": "#/$defs/City"}},
+    "required": ["city"],
+    "additionalProperties": False,
+    "$defs": {"City": {"type": "string", "maxLength": 5}},
+}
+TOOLS = (ToolRule("weather", json.dumps(WEATHER)), ToolRule("天气", '{"type": "object"}'))
+PARIS = '{"name": "weather", "arguments": {"city": "Paris"}}'
+OTHER = '{"name": "天气", "arguments": {"a": 1}}'
+
+
+def ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokens of an answer, its tags control tokens."""
+    parts = tokenizer.split_control(text)
+    return [
+        token for part in parts for token in ([part] if isinstance(part, int) else tokenizer.encode(part))
+    ]
+
+
+def follow(text: str, params: SamplingParams) -> tuple[str, bool]:
+    """As much of an answer as is allowed, and whether it may end there."""
+    grammar = answer_grammar(params, MAKER)
+    assert grammar is not None
+    taken: list[int] = []
+    for token in ids(TOKENIZER, text):
+        if grammar.holds and not grammar.allowed(TOKENIZER.vocab_size)[token]:
+            return TOKENIZER.decode(taken), False
+        grammar.accept(token)
+        taken.append(token)
+    may_end = not grammar.holds or any(grammar.allowed(TOKENIZER.vocab_size)[list(TOKENIZER.stop_ids)])
+    return TOKENIZER.decode(taken), may_end
+
+
+def tagged(*calls: str) -> str:
+    return "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        (tagged(PARIS), None),
+        (f"Let me see.\n{tagged(PARIS, OTHER)}", None),
+        (f"```json\n{PARIS}\n```\n```json\n{OTHER}\n```", None),
+        (f"Sure:\n```\n{PARIS}```", None),
+        ('{\n  "name": "天气",\n  "arguments": {}\n}\n' + PARIS, None),
+        ("Any text { with ``` in it.", None),
+        ('{"name": "joke", "arguments": {}}', None),
+        (f"<think>{PARIS[:40]}3 </think>", None),
+        (tagged(PARIS) + "\nDone.", tagged(PARIS) + "\n"),
+        ('<tool_call>\n{"name": "joke"', '<tool_call>\n{"name": "'),
+        (
+            tagged(PARIS.replace("Paris", "Berlin")),
+            '<tool_call>\n{"name": "weather", "arguments": {"city": "Berli',
+        ),
+        (
+            '```json\n{"name": "weather", "args": {}}',
+            '```json\n{"name": "weather", "arg',
+        ),
+        ('{"name": "weather", "arguments": {}}', '{"name": "weather", "arguments": {'),
+    ],
+)
+def test_a_free_answer_is_held_once_a_call_begins(text: str, allowed: str | None) -> None:
+    params = SamplingParams(tools=ToolRules(TOOLS))
+    assert follow(text, params) == ((text, True) if allowed is None else (allowed, False))
+
+
+def test_a_required_call_is_held_from_the_first_token() -> None:
+    params = SamplingParams(tools=ToolRules(TOOLS, required=True))
+    assert follow("Hello", params) == ("", False)
+    assert follow(tagged(PARIS, OTHER), params) == (tagged(PARIS, OTHER), True)
+    assert follow(tagged(PARIS)[:-3], params)[1] is False
+
+
+def test_one_call_only() -> None:
+    for required in (True, False):
+        params = SamplingParams(tools=ToolRules(TOOLS, required=required, parallel=False))
+        assert follow(tagged(PARIS, PARIS), params) == (tagged(PARIS), False)
+
+
+def test_a_call_or_json_of_a_schema() -> None:
+    params = SamplingParams(tools=ToolRules(TOOLS), json_schema='{"type": "integer"}')
+    assert follow(tagged(PARIS), params) == (tagged(PARIS), True)
+    assert follow("12", params) == ("12", True)
+    assert follow("a", params) == ("", False)
+
+
+def test_schemas_that_cannot_be_held() -> None:
+    odd = json.dumps({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}})
+    params = SamplingParams(tools=ToolRules((ToolRule("f", odd),), required=True))
+    assert follow(tagged('{"name": "f", "arguments": {"a": [1]}}'), params)[1]
+    with pytest.raises(SchemaError, match="uniqueItems") as caught:
+        answer_grammar(SamplingParams(tools=ToolRules((ToolRule("f", odd, strict=True),))), MAKER)
+    assert caught.value.param == "tools"
