@@ -72,7 +72,7 @@ def test_an_edit_can_be_left(visit: Visit, talking: LiveServer) -> None:
 
 TREE = """async () => {
   const { addTurn, choose, messagesTo, newConversation, shownPath, titleOf, tokensUsed, lastShown, matches, ROOT }
-    = await import("/page/conversation/tree.js");
+    = await import("/page/x/conversation/tree.js");
   const talk = newConversation(1);
   const out = { empty: [titleOf(talk), lastShown(talk), tokensUsed(talk), shownPath(talk).length] };
   talk.system = "be brief";

@@ -162,7 +162,7 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     async def scenario() -> None:
         headers = [(b"host", b"127.0.0.1"), (b"content-length", b"9"), (b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
-        guarded = AccessMiddleware(read_all, AccessRules(), requests)
+        guarded = AccessMiddleware(read_all, AccessRules(), requests, "")
         await guarded(scope, one_byte_then_nothing, send)
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

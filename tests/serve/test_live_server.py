@@ -1,6 +1,7 @@
 """What clients do to a running server: leave, crowd, send nonsense, use no key, are slow."""
 
 import json
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -386,3 +387,30 @@ def test_a_slow_request_holds_up_nobody(talker: Path, serve_folder: Path) -> Non
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             )
             assert server.chat("say it")["choices"][0]["message"]["content"] == SAYS
+
+
+def test_page_files_are_compressed_and_kept(talking: LiveServer) -> None:
+    """Few requests, small ones, and none at a second visit but for the document."""
+    page = talking.client.get("/")
+    assert page.headers["content-encoding"] == "gzip"
+    assert page.headers["cache-control"] == "no-cache"
+    assert int(page.headers["content-length"]) < 12_000  # half a second at 50 kB/s, with a delay of 400 ms
+    loaded = re.findall(r'(?:src|href)="(/page/[^"]+)"', page.text)
+    assert len(loaded) <= 4
+    for path in loaded:
+        file = talking.client.get(path)
+        assert "immutable" in file.headers["cache-control"], path
+        assert file.headers.get("content-encoding") == "gzip"
+    plain = talking.client.get("/", headers={"accept-encoding": "identity"})
+    assert plain.text == page.text
+    # A tab that was opened before an update finds what it loads later, but keeps it under no wrong name.
+    older = talking.client.get("/page/0123456789abcdef/vendor/katex/katex.js")
+    assert older.headers["cache-control"] == "no-cache"
+    assert talking.client.get("/page/0123456789abcdef/vendor").status_code == 404
+
+
+def test_head_is_answered(talking: LiveServer) -> None:
+    for path, status in (("/", 200), ("/health", 200), ("/v1/models", 200), ("/nothing", 404)):
+        head, whole = talking.client.head(path), talking.client.get(path)
+        assert (head.status_code, head.content) == (status, b"")
+        assert head.headers["content-length"] == whole.headers["content-length"]

@@ -1,10 +1,12 @@
 """The application: all addresses, and one place for all errors."""
 
+import asyncio
 import json
-import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -12,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, RequestError
@@ -20,14 +21,13 @@ from bmqwen.serve.http.completions import generation_api
 from bmqwen.serve.http.errors import error_response, refused
 from bmqwen.serve.http.info import model_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
+from bmqwen.serve.http.page import PageFile, PageFiles
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
 from bmqwen.serve.service import Service
 from bmqwen.version import __version__
 
-# What a system's own table may lack.
-for _suffix, _type in {".js": "text/javascript", ".mjs": "text/javascript", ".svg": "image/svg+xml"}.items():
-    mimetypes.add_type(_type, _suffix)
+_FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 
 def create_app(service: Service, rules: AccessRules) -> ASGIApp:
@@ -51,9 +51,10 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     )
     app.include_router(generation_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
-    _add_page(app)
+    page = PageFiles(Path(str(files("bmqwen.serve") / "page")))
+    _add_page(app, page)
     _describe(app, service.model.vocab_size)
-    guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.requests)
+    guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.requests, page.policy)
     if not rules.origins:
         return guarded
     # Web pages of these origins may read answers. Keys are sent in a header, no cookies: what else a page that may call
@@ -67,29 +68,40 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     )
 
 
-class _PageFiles(StaticFiles):
-    """Files that browsers ask for each time, whether their copies are the newest."""
+def _add_page(app: FastAPI, page: PageFiles) -> None:
+    """Serve the page and its icon at `/`, and all that it loads below `/page/` and its version."""
 
-    def file_response(self, *arguments: Any, **named: Any) -> Response:
-        """Answer as StaticFiles does, but let no browser use a copy unasked."""
-        response = super().file_response(*arguments, **named)
-        response.headers["cache-control"] = "no-cache"
-        return response
-
-
-def _add_page(app: FastAPI) -> None:
-    """Serve the page and its icon at `/`, and all that it loads below `/page/`."""
-    files = _PageFiles(packages=[("bmqwen.serve", "page")], follow_symlink=True)
+    def answer(request: Request, file: PageFile, *, keep: bool) -> Response:
+        tag = f'"{page.version}"'
+        headers = {
+            "cache-control": _FOR_A_YEAR if keep else "no-cache",
+            "etag": tag,
+            "vary": "accept-encoding",
+        }
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        if file.packed is None or "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(file.data, headers=headers, media_type=file.media_type)
+        return Response(
+            file.packed, headers={**headers, "content-encoding": "gzip"}, media_type=file.media_type
+        )
 
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
-        return await files.get_response("index.html", request.scope)
+        return answer(request, page.document, keep=False)
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon(request: Request) -> Response:
-        return await files.get_response("favicon.svg", request.scope)
+        return await file(f"{page.version}/favicon.svg", request)
 
-    app.mount("/page", files)
+    # An older version is asked for by a tab that was opened before the server was updated.
+    @app.get("/page/{path:path}", include_in_schema=False)
+    async def file(path: str, request: Request) -> Response:
+        version, _, name = path.partition("/")
+        found = await asyncio.to_thread(page.find, name)
+        if found is None:
+            raise NotFoundError(f"there is nothing at {request.method} {request.url.path[:100]}")
+        return answer(request, found, keep=version == page.version)
 
 
 async def _expected(_: Request, error: BmqwenError) -> Response:

@@ -25,13 +25,7 @@ from bmqwen.serve.http.keys import ApiKeys
 LOG = logging.getLogger("bmqwen.serve")
 BODY_SECONDS = 30.0
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-# No script or style but the page's own, and no other place that it could talk to.
-CONTENT_POLICY = (
-    "default-src 'self'; connect-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
-)
 HEADERS = (
-    (b"content-security-policy", CONTENT_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -40,6 +34,8 @@ HEADERS = (
 # The page itself holds no secret; it asks its user for the key.
 PUBLIC = ("/", "/favicon.ico", "/health", "/api/info")
 PUBLIC_FOLDER = "/page/"
+# What the page asks for by itself: a visit is one line in the log, not ten.
+QUIET = ("/favicon.ico", "/api/info", "/tokenize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +58,13 @@ class AccessRules:
 class AccessMiddleware:
     """ASGI middleware that checks requests, logs and counts them. It sets scope["owner"] to a name of the key used."""
 
-    def __init__(self, app: ASGIApp, rules: AccessRules, requests: Counter) -> None:
-        """`requests` counts answers by endpoint (as the program names it) and status."""
+    def __init__(self, app: ASGIApp, rules: AccessRules, requests: Counter, policy: str) -> None:
+        """`requests` counts answers by endpoint (as the program names it) and status.
+
+        `policy` is the Content-Security-Policy of every answer.
+        """
         self._app, self._rules, self._requests = app, rules, requests
+        self._headers = (*HEADERS, (b"content-security-policy", policy.encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -72,6 +72,9 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         begin = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":  # what GET would say, without its body
+            scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         origin = headers.get(b"origin", b"").decode("latin-1")
         status = 0
@@ -80,7 +83,9 @@ class AccessMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *HEADERS]
+                message["headers"] = [*message["headers"], *self._headers]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -98,7 +103,7 @@ class AccessMiddleware:
         except ClientDisconnect:
             pass
         except Exception as error:
-            LOG.error("%s %s failed: %r", scope["method"], _path(scope), error, exc_info=error)
+            LOG.error("%s %s failed: %r", method, _path(scope), error, exc_info=error)
             if not status:
                 internal = BmqwenError("the server failed; its log says why")
                 await error_response(internal)(scope, receive, send_more)
@@ -106,7 +111,9 @@ class AccessMiddleware:
             seconds = time.perf_counter() - begin
             note = scope.get("note", "")
             self._requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
-            LOG.info("%s %s %s %.3f s%s", scope["method"], _path(scope), status, seconds, note and f" {note}")
+            quiet = status < 400 and (scope["path"] in QUIET or scope["path"].startswith(PUBLIC_FOLDER))
+            level = logging.DEBUG if quiet else logging.INFO
+            LOG.log(level, "%s %s %s %.3f s%s", method, _path(scope), status, seconds, note and f" {note}")
 
     def _check_place(self, headers: dict[bytes, bytes], origin: str) -> None:
         """Refuse web pages that are not ours: those of other origins, and those that took our address for theirs."""

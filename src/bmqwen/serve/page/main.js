@@ -3,6 +3,7 @@
 import { Chat } from "./state/chat.js";
 import { Preferences } from "./state/preferences.js";
 import { languageFor, speak } from "./language/words.js";
+import { loadMarkdown } from "./text/markdown.js";
 import { html, render } from "./view/html.js";
 import { Page } from "./view/page.js";
 
@@ -12,5 +13,8 @@ const chat = new Chat(preferences);
 speak(languageFor(preferences.get("language")));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => preferences.applyTheme());
 addEventListener("pagehide", () => chat.leave());
-render(html`<${Page} chat=${chat} preferences=${preferences} />`, document.getElementById("page"));
+const place = document.getElementById("page");
+place.replaceChildren();
+render(html`<${Page} chat=${chat} preferences=${preferences} />`, place);
 chat.start();
+loadMarkdown().then(() => chat.changed());

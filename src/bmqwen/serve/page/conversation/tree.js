@@ -86,8 +86,14 @@ export function tokensUsed(conversation) {
 export function titleOf(conversation) {
   if (conversation.title) return conversation.title;
   const first = shownPath(conversation)[0]?.turn.text ?? "";
-  const words = [...first.trim().replace(/\s+/gu, " ")];
+  const words = [...plainOf(first)];
   return words.length > 60 ? words.slice(0, 59).join("") + "…" : words.join("");
+}
+
+/** The words of a text on one line, without the marks of Markdown: a fence says nothing. */
+function plainOf(text) {
+  const line = text.replace(/^[ \t]*(?:`{3,}|~{3,}).*$|^[ \t]*(?:#{1,6}|>)[ \t]+|\*\*|`/gmu, " ").replace(/\s+/gu, " ").trim();
+  return line || text.trim().replace(/\s+/gu, " ");
 }
 
 /** Does the title or any turn, on whichever branch, hold all of these words? */

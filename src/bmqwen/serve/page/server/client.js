@@ -3,6 +3,9 @@
 import { EventReader } from "./events.js";
 import { Fault, faultFrom } from "./fault.js";
 
+/** The folder of the page's files, which the script in the document leads to. */
+export const pageAddress = document.querySelector("script[type=module]").src;
+
 /** Fetch, with a Fault for no connection and for every status but 2xx. An abort stays an AbortError. */
 async function request(path, options) {
   let response;

@@ -36,7 +36,7 @@ export class Chat extends EventTarget {
   async start() {
     this.keeps = await this.#library.open((id) => this.#reread(id));
     for (const conversation of await this.#library.all()) this.#admit(conversation);
-    this.#changed();
+    this.changed();
     await this.refreshInfo();
   }
 
@@ -58,7 +58,7 @@ export class Chat extends EventTarget {
     const found = this.conversations.get(id);
     if (found) this.#open = found;
     else if (this.conversations.has(this.#open.id)) this.#open = tree.newConversation();
-    this.#changed();
+    this.changed();
   }
 
   /** Ask what is served until there is an answer. */
@@ -72,7 +72,7 @@ export class Chat extends EventTarget {
       this.keyWanted = this.infoFault.kind === "key";
       if (!this.keyWanted) setTimeout(() => this.refreshInfo(), INFO_AGAIN_MS);
     }
-    this.#changed();
+    this.changed();
   }
 
   /** Try a key and keep it if the server takes it. Raises a Fault when the server cannot be asked. */
@@ -87,7 +87,7 @@ export class Chat extends EventTarget {
   /** Ask the reader for the key, or leave off asking. */
   wantKey(wanted = true) {
     this.keyWanted = wanted;
-    this.#changed();
+    this.changed();
   }
 
   ask(text) {
@@ -116,13 +116,13 @@ export class Chat extends EventTarget {
   showBranch(id) {
     tree.choose(this.#open, id);
     this.#save(this.#open);
-    this.#changed();
+    this.changed();
   }
 
   rename(conversation, title) {
     conversation.title = title.trim().slice(0, 200);
     this.#save(conversation);
-    this.#changed();
+    this.changed();
   }
 
   setSystem(text) {
@@ -142,12 +142,12 @@ export class Chat extends EventTarget {
     this.conversations.delete(conversation.id);
     this.#attempt(this.#library.remove(conversation.id));
     if (this.#open === conversation) this.#open = tree.newConversation();
-    this.#changed();
+    this.changed();
     this.notice(say("deleted"), () => {
       this.conversations.set(conversation.id, conversation);
       this.#open = conversation;
       this.#save(conversation);
-      this.#changed();
+      this.changed();
     });
   }
 
@@ -163,7 +163,7 @@ export class Chat extends EventTarget {
       this.conversations.set(conversation.id, conversation);
       this.#save(conversation);
     }
-    this.#changed();
+    this.changed();
     return conversations.length;
   }
 
@@ -190,23 +190,23 @@ export class Chat extends EventTarget {
       model: this.info?.model,
       settings: requestSettings(this.info, conversation.settings),
       key: this.#preferences.key,
-      onGrowth: () => this.#changed(),
+      onGrowth: () => this.changed(),
       onSave: () => this.#save(conversation),
     });
     this.#running.set(conversation.id, answering);
     this.#save(conversation);
-    this.#changed();
+    this.changed();
     answering.run().finally(() => {
       if (this.#running.get(conversation.id) === answering) this.#running.delete(conversation.id);
       if (turn.fault?.kind === "key") this.keyWanted = true;
       if (["restarted", "loading", "offline"].includes(turn.fault?.kind)) this.refreshInfo();
-      this.#changed();
+      this.changed();
     });
   }
 
   #keepSettings() {
     if (this.conversations.has(this.#open.id)) this.#save(this.#open);
-    this.#changed();
+    this.changed();
   }
 
   #save(conversation) {
@@ -241,10 +241,11 @@ export class Chat extends EventTarget {
     const conversation = await this.#library.get(id);
     if (conversation) this.#admit(conversation);
     else this.conversations.delete(id);
-    this.#changed();
+    this.changed();
   }
 
-  #changed() {
+  /** Something to show is new. */
+  changed() {
     this.dispatchEvent(new Event("change"));
   }
 }

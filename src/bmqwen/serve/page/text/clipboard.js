@@ -32,3 +32,25 @@ export async function onCodeClick(event) {
   button.textContent = say((await copyText(code.textContent)) ? "copied" : "copyFailed");
   setTimeout(() => (button.textContent = say("copy")), 1500);
 }
+
+/** Handler for copying a selection of a text: its formulas as they were written. */
+export function onCopy(event) {
+  const selection = getSelection();
+  if (!selection.rangeCount || selection.isCollapsed) return;
+  const range = selection.getRangeAt(0).cloneRange();
+  const formulaAt = (node) => (node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement)?.closest(".math-set");
+  const [first, last] = [formulaAt(range.startContainer), formulaAt(range.endContainer)];
+  if (first) range.setStartBefore(first);
+  if (last) range.setEndAfter(last);
+  const copy = document.createElement("div");
+  copy.append(range.cloneContents());
+  const formulas = copy.querySelectorAll(".math-set");
+  if (!formulas.length) return;
+  for (const formula of formulas) formula.replaceWith(formula.dataset.source);
+  // Only what stands in the document has lines.
+  copy.className = "offscreen";
+  document.body.append(copy);
+  event.clipboardData.setData("text/plain", copy.innerText);
+  copy.remove();
+  event.preventDefault();
+}

@@ -1,21 +1,48 @@
-// Markdown to safe HTML, block by block. HTML in an answer is shown as text; what is made here is sanitised once more.
+// Markdown to safe HTML, block by block. HTML in an answer is shown as text but for a few harmless tags; what is made here
+// is sanitised once more. The libraries for it come after the page, whose first paint does not wait for them.
 
-import { Marked, Renderer } from "../vendor/marked.js";
-import DOMPurify from "../vendor/purify.js";
-import hljs from "../vendor/highlight.js";
-import { say } from "../language/words.js";
+import { say, spoken } from "../language/words.js";
+import { footnotes } from "./footnotes.js";
+import { escapeHtml, harmlessHtml, opensDetails } from "./inline_html.js";
+import { formulas, mathHtml, splitMath } from "./math.js";
 
 const ALLOWED = {
   ALLOWED_TAGS:
-    "p br hr h1 h2 h3 h4 h5 h6 strong em del a ul ol li blockquote code pre div span button table thead tbody tr th td".split(" "),
-  ALLOWED_ATTR: ["href", "class", "target", "rel", "start", "align", "type"],
+    "p br hr h1 h2 h3 h4 h5 h6 strong em del a ul ol li blockquote code pre div span button table thead tbody tr th td sub sup kbd mark details summary".split(
+      " ",
+    ),
+  ALLOWED_ATTR: ["href", "class", "target", "rel", "start", "align", "type", "tabindex", "open"],
   ALLOW_DATA_ATTR: false,
 };
 const LONGEST_HIGHLIGHTED = 50_000;
+// No sentence is that long: it is shown as it is, since patterns of emphasis take long to look for in it.
+const LONGEST_LINE = 20_000;
+const SHORT_CELL = 16;
 const KEPT_BLOCKS = 2_000;
 
-export function escapeHtml(text) {
-  return text.replace(/[&<>"']/gu, (mark) => `&#${mark.codePointAt(0)};`);
+let marked = null;
+let purifier = null;
+let highlighter = null;
+let loading = null;
+const made = new Map();
+
+/** Fetch the libraries; until they are there a text is shown as it is. */
+export function loadMarkdown() {
+  loading ??= Promise.all([
+    import("../vendor/marked.js"),
+    import("../vendor/marked-cjk-friendly.js"),
+    import("../vendor/purify.js"),
+    import("../vendor/highlight.js"),
+  ]).then(([{ Marked, Renderer }, { default: cjkFriendly }, { default: DOMPurify }, { default: hljs }]) => {
+    [purifier, highlighter] = [DOMPurify, hljs];
+    marked = new Marked({ gfm: true, breaks: true, renderer: rendererOn(Renderer) });
+    marked.use(cjkFriendly(), { extensions: [...formulas, ...footnotes] });
+  });
+  return loading;
+}
+
+export function markdownLoaded() {
+  return marked !== null;
 }
 
 /** The address if it leads to a web page or a mailbox, else null. */
@@ -36,22 +63,19 @@ function linkHtml(href, label) {
 /** A code block with its language and a copy button (text/clipboard.js acts on it). */
 function codeHtml(code, info) {
   const language = (info ?? "").trim().split(/\s/u)[0].toLowerCase();
-  const known = hljs.getLanguage(language) && code.length <= LONGEST_HIGHLIGHTED;
-  const body = known ? hljs.highlight(code, { language, ignoreIllegals: true }).value : escapeHtml(code);
+  const known = highlighter?.getLanguage(language) && code.length <= LONGEST_HIGHLIGHTED;
+  const body = known ? highlighter.highlight(code, { language, ignoreIllegals: true }).value : escapeHtml(code);
   return (
     `<div class="code"><div class="code-bar"><span>${escapeHtml(language)}</span>` +
     `<button type="button" class="copy-code">${escapeHtml(say("copy"))}</button></div>` +
-    `<pre><code>${body}</code></pre></div>`
+    `<pre tabindex="0"><code>${body}</code></pre></div>`
   );
 }
 
-const marked = new Marked({
-  gfm: true,
-  breaks: true,
-  renderer: {
+function rendererOn(Renderer) {
+  return {
     html({ text, block }) {
-      if (/^<br\s*\/?>$/iu.test(text.trim())) return "<br>";
-      return block ? `<p>${escapeHtml(text.trim()).replaceAll("\n", "<br>")}</p>` : escapeHtml(text);
+      return harmlessHtml(text, block);
     },
     link({ href, tokens }) {
       return linkHtml(href, this.parser.parseInline(tokens));
@@ -67,26 +91,81 @@ const marked = new Marked({
       return checked ? "☑ " : "☐ ";
     },
     table(token) {
-      return `<div class="table">${Renderer.prototype.table.call(this, token)}</div>`;
+      return `<div class="table" tabindex="0">${Renderer.prototype.table.call(this, token)}</div>`;
     },
-  },
-});
+    tablecell(token) {
+      const cell = Renderer.prototype.tablecell.call(this, token);
+      return token.text.length <= SHORT_CELL ? cell.replace(/^<t[dh]/u, '$& class="short"') : cell;
+    },
+  };
+}
 
-const made = new Map();
+/** From memory where the same was asked for before, so that a growing answer is cheap. */
+function kept(key, make) {
+  const full = `${spoken()}\0${key}`;
+  let html = made.get(full);
+  if (html === undefined) {
+    html = purifier.sanitize(make(), ALLOWED);
+    if (made.size >= KEPT_BLOCKS) made.clear();
+    made.set(full, html);
+  }
+  return html;
+}
 
-/** The HTML of each top-level block of a text. Blocks seen before come from memory, so that a growing answer is cheap. */
+function plainHtml(text) {
+  return `<div class="plain">${escapeHtml(text)}</div>`;
+}
+
+const isPlain = (text) => !marked || new RegExp(`[^\\n]{${LONGEST_LINE}}`, "u").test(text);
+
+/** The top-level tokens of a text; what stands between <details> and </details> goes together. */
+function groupsOf(text) {
+  const groups = [];
+  let depth = 0;
+  for (const token of marked.lexer(text)) {
+    if (token.type === "space" || token.type === "def") continue;
+    if (depth > 0) groups.at(-1).push(token);
+    else groups.push([token]);
+    if (token.type === "html") depth = Math.max(0, depth + opensDetails(token.text));
+  }
+  return groups;
+}
+
+/** The HTML of each top-level block of an answer. */
 export function blocksOf(text) {
-  return marked
-    .lexer(text)
-    .filter((token) => token.type !== "space" && token.type !== "def")
-    .map((token) => {
-      const key = `${say("copy")}\0${token.raw}`;
-      let html = made.get(key);
-      if (html === undefined) {
-        html = DOMPurify.sanitize(marked.parser([token]), ALLOWED);
-        if (made.size >= KEPT_BLOCKS) made.clear();
-        made.set(key, html);
-      }
-      return html;
-    });
+  if (isPlain(text)) return [plainHtml(text)];
+  return groupsOf(text).map((tokens) => kept(tokens.map((token) => token.raw).join(""), () => marked.parser(tokens)));
+}
+
+/** The HTML of a question: code and formulas are set, everything else stays as it was typed. */
+export function questionBlocks(text) {
+  if (isPlain(text)) return [plainHtml(text)];
+  const blocks = [];
+  for (const token of marked.lexer(text)) {
+    const fenced = token.type === "code" && token.codeBlockStyle !== "indented";
+    if (fenced) blocks.push({ code: token });
+    else if (blocks.length && !blocks.at(-1).code) blocks.at(-1).raw += token.raw;
+    else blocks.push({ raw: token.raw });
+  }
+  return blocks
+    .filter(({ code, raw }) => code || raw.trim())
+    .map(({ code, raw }) =>
+      code
+        ? kept(`q${code.raw}`, () => codeHtml(code.text, code.lang))
+        : kept(`q${raw}`, () => `<div class="plain">${inlineOf(raw.replace(/^\n+|\n+$/gu, ""))}</div>`),
+    );
+}
+
+/** Inline code and formulas in a text that is otherwise as it was typed. */
+function inlineOf(text) {
+  const parts = text.split(/(`[^`\n]+`)/u);
+  return parts
+    .map((part, index) =>
+      index % 2
+        ? `<code>${escapeHtml(part.slice(1, -1))}</code>`
+        : splitMath(part)
+            .map((piece) => (piece.math ? mathHtml(piece.raw, piece.display) : escapeHtml(piece.raw)))
+            .join(""),
+    )
+    .join("");
 }

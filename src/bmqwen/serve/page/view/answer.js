@@ -1,21 +1,21 @@
 // A turn of the model's: its text, how it ended, and what it took.
 
-import { say, spoken } from "../language/words.js";
+import { say } from "../language/words.js";
 import { blocksOf } from "../text/markdown.js";
 import { Branches } from "./branches.js";
 import { CopyButton } from "./copy_button.js";
 import { Failure } from "./failure.js";
-import { html, useMemo } from "./html.js";
+import { html } from "./html.js";
 import { Icon } from "./icon.js";
 import { Measured } from "./measured.js";
+import { Prose } from "./prose.js";
 
 export function Answer({ chat, place, order, last }) {
   const { turn } = place;
-  const blocks = useMemo(() => blocksOf(turn.text), [turn.text, spoken()]);
   const writing = turn.state === "writing";
   return html`<article class=${`answer ${turn.state}`} aria-label=${say("answer", order)} aria-busy=${String(writing)}>
     <div class="prose" dir="auto">
-      ${blocks.map((block, index) => html`<div key=${index} class="block" dangerouslySetInnerHTML=${{ __html: block }}></div>`)}
+      ${turn.text && html`<${Prose} text=${turn.text} read=${blocksOf} growing=${writing} />`}
       ${writing && !turn.text && html`<p class="waiting"><span></span><span></span><span></span></p>`}
     </div>
     ${turn.state === "failed" && html`<${Failure} fault=${turn.fault} onRetry=${() => chat.regenerate(turn)} />`}

@@ -5,7 +5,6 @@ export {
   render,
   useEffect,
   useLayoutEffect,
-  useMemo,
   useRef,
   useState,
 } from "../vendor/htm-preact.js";

@@ -1,10 +1,12 @@
 // A turn of the reader's: its text, and the field to edit it.
 
 import { say } from "../language/words.js";
+import { questionBlocks } from "../text/markdown.js";
 import { Branches } from "./branches.js";
 import { CopyButton } from "./copy_button.js";
 import { html, useLayoutEffect, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
+import { Prose } from "./prose.js";
 import { fitHeight, sends } from "./text_field.js";
 
 // What is longer than this is material rather than a question: it is set smaller and folded.
@@ -27,7 +29,7 @@ export function Question({ chat, place, order, editing, setEditing }) {
           }}
           onCancel=${() => setEditing(null)}
         />`
-      : html`<div class=${`question-text ${long ? "long" : ""} ${foldable && !unfolded ? "folded" : ""}`} dir="auto">${turn.text}</div>
+      : html`<div class=${`question-text ${long ? "long" : ""} ${foldable && !unfolded ? "folded" : ""}`} dir="auto"><${Prose} text=${turn.text} read=${questionBlocks} /></div>
           ${foldable &&
           html`<button type="button" class="link" aria-expanded=${String(unfolded)} onClick=${() => setUnfolded(!unfolded)}>
             ${say(unfolded ? "showLess" : "showAll")}

@@ -2,7 +2,7 @@
 
 import { shownPath } from "../conversation/tree.js";
 import { say } from "../language/words.js";
-import { onCodeClick } from "../text/clipboard.js";
+import { onCodeClick, onCopy } from "../text/clipboard.js";
 import { Answer } from "./answer.js";
 import { html, useLayoutEffect, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
@@ -35,7 +35,7 @@ export function Thread({ chat, editing, setEditing }) {
   });
 
   return html`<div ref=${scroller} class="scroller" tabindex="-1" onScroll=${onScroll}>
-      <div class="thread" role="log" aria-live="off" onClick=${onCodeClick}>
+      <div class="thread" role="log" aria-live="off" onClick=${onCodeClick} onCopy=${onCopy}>
         ${path.map((place, index) => {
           const shown = { chat, place, order: Math.floor(index / 2) + 1 };
           return place.turn.role === "user"
