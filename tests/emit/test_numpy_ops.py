@@ -9,6 +9,7 @@ from bmqwen.emit.export import export_onnx
 from bmqwen.emit.numpy import NumpyOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.quant.precision import Precision
+from bmqwen.runtime.base import RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, tiny_config, write_checkpoint
@@ -24,7 +25,7 @@ def test_logits_and_cache(tmp_path: Path, kind: Kind) -> None:
         ops = NumpyOps(config, WeightBlocks(checkpoint.weights), ids, [4, 20])
         logits = config.network.emit(ops)
     runtime = CpuRuntime(bundle, threads=1)
-    wanted = runtime.feed(ids, every_row=True).logits()
+    wanted = RuntimeSequence(runtime).feed(ids, every_row=True).logits()
     runtime.close()
     assert logits.dtype == np.float32
     assert np.abs(logits - wanted[[4, 20]]).max() < 1e-4

@@ -14,6 +14,7 @@ from bmqwen.errors import CheckpointError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.rope import Yarn
 from bmqwen.quant.precision import Format, Precision
+from bmqwen.runtime.base import RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
@@ -88,7 +89,7 @@ def run_plain(bundle: Bundle, config: ModelConfig, pieces: list[list[int]]) -> N
 def test_float32_equals_transformers(config: ModelConfig, folder: Path) -> None:
     expected = reference_logits(folder, TOKENS)
     runtime = CpuRuntime(export(folder, "contrib", FLOAT), threads=1)
-    got = runtime.feed(TOKENS, every_row=True).logits()
+    got = RuntimeSequence(runtime).feed(TOKENS, every_row=True).logits()
     assert np.abs(expected).max() > 0.1  # a reference of zeros would prove nothing
     np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
     plain = run_plain(export(folder, "plain", FLOAT, plain=True), config, [TOKENS])
@@ -97,15 +98,15 @@ def test_float32_equals_transformers(config: ModelConfig, folder: Path) -> None:
 
 def test_cached_equals_fresh_and_chunked_equals_whole(folder: Path) -> None:
     runtime = CpuRuntime(export(folder, "contrib", FLOAT), threads=1)
-    whole = runtime.feed(TOKENS, every_row=True).logits().copy()
-    runtime.truncate(0)
+    whole = RuntimeSequence(runtime).feed(TOKENS, every_row=True).logits().copy()
+    RuntimeSequence(runtime).truncate(0)
     pieces = [
-        runtime.feed(TOKENS[a:b], every_row=True).logits().copy()
+        RuntimeSequence(runtime).feed(TOKENS[a:b], every_row=True).logits().copy()
         for a, b in ((0, 1), (1, 18), (18, 19), (19, 50))
     ]
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4, rtol=0)
-    runtime.truncate(10)
-    again = runtime.feed(TOKENS[10:]).logits()
+    RuntimeSequence(runtime).truncate(10)
+    again = RuntimeSequence(runtime).feed(TOKENS[10:]).logits()
     np.testing.assert_allclose(again[0], whole[-1], atol=1e-4, rtol=0)
 
 
@@ -113,7 +114,7 @@ def test_cached_equals_fresh_and_chunked_equals_whole(folder: Path) -> None:
 def test_dialects_agree_on_quantised_weights(config: ModelConfig, folder: Path, form: Any) -> None:
     precision = Precision(form, 32, form)
     runtime = CpuRuntime(export(folder, "contrib", precision), threads=1)
-    fast = runtime.feed(TOKENS, every_row=True).logits()
+    fast = RuntimeSequence(runtime).feed(TOKENS, every_row=True).logits()
     bundle = export(folder, "plain", precision, plain=True)
     plain = run_plain(bundle, config, [TOKENS[:20], TOKENS[20:]])
     # The fast dialect rounds activations to int8 as well; the weights' grid is the same.

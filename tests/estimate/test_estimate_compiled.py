@@ -14,6 +14,7 @@ from bmqwen.estimate.estimate import Estimate, estimate_bundle, estimate_model
 from bmqwen.estimate.forecast import Question
 from bmqwen.estimate.trace import write_trace
 from bmqwen.quant.precision import Format, Precision
+from bmqwen.runtime.base import RuntimeSequence
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.util.progress import Silent
 from bmqwen.weights.checkpoint import open_checkpoint
@@ -75,13 +76,13 @@ def test_calls_are_those_that_the_runtime_makes(
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
     try:
         before = runtime.counters
-        runtime.feed(list(range(1, 12))).greedy()
+        RuntimeSequence(runtime).feed(list(range(1, 12))).greedy()
         first = runtime.counters - before
         assert first.launches == len(predicted.prompt_launches)
         assert first.launches + first.writes + first.reads == predicted.first.host_ops
         before = runtime.counters
         for _ in range(3):
-            runtime.feed([7]).greedy()
+            RuntimeSequence(runtime).feed([7]).greedy()
         answer = runtime.counters - before
         assert answer.launches + answer.writes + answer.reads == predicted.answer.host_ops == 9
         assert answer.device_copies == 0

@@ -17,7 +17,7 @@ from bmqwen.evaluation.multiple_choice import (
 )
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.quant.precision import Precision
-from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 from support.checkpoints import tiny_config, write_checkpoint
 from support.qwen15 import qwen15_folder
 
@@ -45,8 +45,8 @@ def paper_fixture(tmp_path: Path) -> Path:
 
 def best_letter(pair: ModelPair, runtime: Runtime, prompt: str) -> str:
     """From an empty cache, with single characters for letters (the tiny tokenizer joins nothing with them)."""
-    runtime.truncate(0)
-    row = runtime.feed(pair.tokenizer.encode(prompt)).logits()[-1]
+    RuntimeSequence(runtime).truncate(0)
+    row = RuntimeSequence(runtime).feed(pair.tokenizer.encode(prompt)).logits()[-1]
     return max(LETTERS, key=lambda letter: row[pair.tokenizer.encode(letter)[0]])
 
 

@@ -18,6 +18,7 @@ from bmqwen.evaluation.model_pair import FLOAT, Arithmetic, open_pair
 from bmqwen.evaluation.text_score import PIECE, TextScore, Window, evaluate_text, read_text, windows
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
+from bmqwen.runtime.base import RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Silent
@@ -49,7 +50,7 @@ def tokens(folder: Path) -> list[int]:
 def naive_losses(folder: Path, ids: list[int]) -> NDArray[np.float64]:
     """Minus log probability of every token but the first, from one pass over all."""
     runtime = CpuRuntime(resolve_bundle(str(folder), FLOAT, progress=Silent()), threads=1)
-    logits = runtime.feed(ids, every_row=True).logits().astype(np.float64)
+    logits = RuntimeSequence(runtime).feed(ids, every_row=True).logits().astype(np.float64)
     runtime.close()
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     losses: NDArray[np.float64] = -np.log(chances[np.arange(len(ids) - 1), ids[1:]])
@@ -129,7 +130,7 @@ def test_the_mean_is_that_of_the_divergences(folder: Path) -> None:
     with open_pair(str(folder), INT4, threads=1) as pair:
         assert pair.reference is not None
         for runtime in (pair.reference, pair.model):
-            logits = runtime.feed(ids[:-1], every_row=True).logits().astype(np.float64)
+            logits = RuntimeSequence(runtime).feed(ids[:-1], every_row=True).logits().astype(np.float64)
             rows.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
     p, q = rows
     kl = (p * np.log(p / q)).sum(axis=1)

@@ -66,7 +66,7 @@ def pairs(of: Conversation) -> list[tuple[str, str]]:
 def test_turn_two_feeds_only_new_tokens(source: str) -> None:
     of = conversation(answering("hello you ", "ab"), source=source)
     assert "".join(of.stream("hi")) == "hello you "
-    cached = toy(of).position
+    cached = toy(of).position(0)
     assert TOKENIZER.encode("hello you ") != spelled("hello you ")
     toy(of).feeds.clear()
     assert "".join(of.stream("more")) == "ab"
@@ -88,7 +88,7 @@ def test_turn_two_feeds_only_new_tokens(source: str) -> None:
 def test_a_cut_answer_is_continued_from_the_cache_too() -> None:
     of = conversation(answering("hello you", "ab"), params=SamplingParams(max_tokens=4))
     assert "".join(of.stream("hi")) == "hell"
-    cached = toy(of).position  # the last token of the answer was sampled, but not fed
+    cached = toy(of).position(0)  # the last token of the answer was sampled, but not fed
     finish(of.reply("more"))
     assert of.last is not None
     assert of.last.usage.cached_tokens == cached
@@ -141,7 +141,7 @@ def test_an_interrupted_answer_keeps_what_was_shown() -> None:
     assert pairs(of) == [("hi", shown)] == [("hi", "hel")]
     unfinished = of.last
     assert unfinished is None
-    cached = toy(of).position
+    cached = toy(of).position(0)
     assert "".join(of.stream("more")) == "ab"
     assert of.last is not None
     assert of.last.usage.cached_tokens == cached

@@ -1,6 +1,7 @@
 """One KV cache: what is fed, what is streamed, and what an interrupt leaves behind."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import Session
-from support.toy_runtime import NextToken, ToyOutput, ToyRuntime, drain
+from bmqwen.runtime.base import Feed, Output
+from support.toy_runtime import NextToken, ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
@@ -179,17 +181,14 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers() -> None:
         next(of.generate([], GREEDY))
 
 
-@pytest.mark.parametrize("read", [0, len(PROMPT) - 1, len(PROMPT) + 1])
+@pytest.mark.parametrize("read", [1, len(PROMPT) - 1, len(PROMPT) + 1])
 def test_reading_another_number_of_tokens_is_the_runtimes_fault(read: int) -> None:
     class Wrong(ToyRuntime):
-        def read(self, tokens: Sequence[int]) -> Iterator[ToyOutput]:
-            for token in [*tokens, 0][:read]:
-                output = self.feed([token])
-            if read:
-                yield output
+        def step(self, feeds: Sequence[Feed]) -> list[Output]:
+            return super().step([replace(feed, tokens=[*feed.tokens, 0][:read]) for feed in feeds])
 
     with pytest.raises(DeviceError, match="the runtime is at fault"):
-        run(Session(Wrong(TOKENIZER.vocab_size), TOKENIZER), PROMPT)
+        run(Session(Wrong(TOKENIZER.vocab_size, piece=len(PROMPT)), TOKENIZER), PROMPT)
 
 
 def test_prefill_progress() -> None:
@@ -302,7 +301,7 @@ def test_reset_and_close() -> None:
     run(of, PROMPT)
     of.reset()
     assert of.tokens == ()
-    assert toy(of).position == 0
+    assert toy(of).position(0) == 0
     assert run(of, PROMPT).usage.cached_tokens == 0
     of.close()
     of.close()

@@ -15,6 +15,7 @@ from bmqwen.model.llama import Llama
 from bmqwen.model.ops import Ops
 from bmqwen.model.qwen3 import Qwen3
 from bmqwen.quant.precision import Precision
+from bmqwen.runtime.base import RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, tiny_config, write_checkpoint
@@ -69,7 +70,7 @@ def test_attention_that_does_not_rotate(tmp_path: Path) -> None:
         rotated = replace(checkpoint.config, architecture=Llama)
         other = rotated.network.emit(NumpyOps(rotated, blocks, ids, [20]))
     runtime = CpuRuntime(bundle, threads=1)
-    logits = runtime.feed(ids).logits()
+    logits = RuntimeSequence(runtime).feed(ids).logits()
     runtime.close()
     assert np.abs(logits - expected).max() < 1e-4
     assert np.abs(other - expected).max() > 0.01

@@ -13,6 +13,7 @@ from bmqwen.emit.export import MODEL_FILE, export_onnx
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import quantize
+from bmqwen.runtime.base import RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
@@ -88,11 +89,16 @@ def test_a_float_model_of_them_computes_what_an_export_computes(
     grid = grid_of(checkpoint, precision)
     rounded = replace(checkpoint, weights=grid, config=grid.config)
     floats = export_onnx(rounded, tmp_path / "floats", Precision.choose("f32"))
-    got = CpuRuntime(floats, threads=1).feed(TOKENS, every_row=True).logits()
+    got = RuntimeSequence(CpuRuntime(floats, threads=1)).feed(TOKENS, every_row=True).logits()
     expected = run_plain(export_onnx(checkpoint, tmp_path / "plain", precision, plain=True))
     np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
     exact = export_onnx(checkpoint, tmp_path / "exact", Precision.choose("f32"))
-    assert np.abs(CpuRuntime(exact, threads=1).feed(TOKENS, every_row=True).logits() - expected).max() > 3e-4
+    assert (
+        np.abs(
+            RuntimeSequence(CpuRuntime(exact, threads=1)).feed(TOKENS, every_row=True).logits() - expected
+        ).max()
+        > 3e-4
+    )
 
 
 def run_plain(bundle: Bundle) -> NDArray[np.float32]:

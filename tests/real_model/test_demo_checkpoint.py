@@ -11,6 +11,7 @@ from bmqwen.emit.export import export_onnx
 from bmqwen.engine import Engine
 from bmqwen.generate.template import Message
 from bmqwen.quant.precision import Precision
+from bmqwen.runtime.base import RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 
@@ -49,12 +50,12 @@ def reference_model(path: Path) -> Any:
 def test_64_greedy_tokens_and_their_logits_equal_transformers(engine: Engine, demo_model: Path) -> None:
     torch = pytest.importorskip("torch")
     prompt = engine.template.encode([Message("user", PROMPT)], engine.tokenizer)
-    output = engine.runtime.feed(prompt)
+    output = RuntimeSequence(engine.runtime).feed(prompt)
     ours, rows = [], []
     for _ in range(NEW_TOKENS):
         rows.append(output.logits()[-1].copy())
-        ours.append(output.greedy())
-        output = engine.runtime.feed([ours[-1]])
+        ours.append(output.greedy()[0])
+        output = RuntimeSequence(engine.runtime).feed([ours[-1]])
 
     with torch.no_grad():
         logits = reference_model(demo_model)(torch.tensor([prompt + ours])).logits[0].numpy()

@@ -11,7 +11,7 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.emit.export import export_onnx
 from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
 from bmqwen.quant.precision import Precision
-from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 from bmqwen.runtime.cpu import FIRST_ROWS, CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
@@ -42,10 +42,10 @@ def test_the_cache_grows_without_losing_anything(bundle: Bundle) -> None:
     tokens = np.random.default_rng(0).integers(0, 300, FIRST_ROWS + 90).tolist()
     small, whole = CpuRuntime(bundle, threads=1), CpuRuntime(bundle, threads=1)
     for start in range(0, len(tokens), 50):
-        output = small.feed(tokens[start : start + 50])
-    expected = whole.feed(tokens).logits()
+        output = RuntimeSequence(small).feed(tokens[start : start + 50])
+    expected = RuntimeSequence(whole).feed(tokens).logits()
     np.testing.assert_allclose(output.logits(), expected, atol=1e-4, rtol=0)
-    assert small.position == whole.position == len(tokens)
+    assert RuntimeSequence(small).position == RuntimeSequence(whole).position == len(tokens)
 
 
 @pytest.mark.parametrize("precision", [Precision("f32", 32, "f32"), Precision("int4", 32, "int4")], ids=str)
@@ -58,23 +58,23 @@ def test_a_prompt_has_the_same_logits_whatever_is_cached(
     ids = np.random.default_rng(0).integers(0, 300, 400).tolist()
 
     def read(tokens: list[int]) -> NDArray[np.float32]:
-        *_, output = runtime.read(tokens)
+        *_, output = RuntimeSequence(runtime).read(tokens)
         return output.logits()
 
     # Ends of the kernels' groups and blocks, and one beyond.
     for count in (2, 5, 33, 64, 65, 129, 257, 258, 385):
-        runtime.truncate(0)
-        fresh, rows = read(ids[:count]), runtime.save_cache().rows
-        assert runtime.position == count
+        RuntimeSequence(runtime).truncate(0)
+        fresh, rows = read(ids[:count]), RuntimeSequence(runtime).save().rows
+        assert RuntimeSequence(runtime).position == count
         for cached in {1, 3, count // 2, count - 65, count - 5, count - 2, count - 1} & set(range(1, count)):
-            runtime.truncate(0)
+            RuntimeSequence(runtime).truncate(0)
             read(ids[:cached])
             assert np.array_equal(read(ids[cached:count]), fresh), (count, cached)
-            assert np.array_equal(runtime.save_cache().rows, rows), (count, cached)
+            assert np.array_equal(RuntimeSequence(runtime).save().rows, rows), (count, cached)
         # Answered, and asked again.
         for token in ids[:3]:
-            runtime.feed([token])
-        runtime.truncate(count - 1)
+            RuntimeSequence(runtime).feed([token])
+        RuntimeSequence(runtime).truncate(count - 1)
         assert np.array_equal(read(ids[count - 1 : count]), fresh), count
     runtime.close()
 
@@ -87,18 +87,18 @@ def test_a_second_turn_asked_again_has_the_same_logits(
     """The first answer's rows stay as they were computed, one at a time, so that a turn costs its new tokens."""
     ids = np.random.default_rng(1).integers(0, 300, 50).tolist()
     first, end = 29, 29 + answer + question
-    *_, _ = runtime.read(ids[:first])
+    *_, _ = RuntimeSequence(runtime).read(ids[:first])
     for token in ids[first : first + answer]:
-        runtime.feed([token])
-    *_, output = runtime.read(ids[first + answer : end])
+        RuntimeSequence(runtime).feed([token])
+    *_, output = RuntimeSequence(runtime).read(ids[first + answer : end])
     wanted = output.logits()
     for known in range(first + answer, end):
-        runtime.feed([7])
-        saved = runtime.save_cache()
-        runtime.truncate(0)
-        runtime.feed([1, 2])
-        runtime.restore_cache(saved, known)
-        *_, output = runtime.read(ids[known:end])
+        RuntimeSequence(runtime).feed([7])
+        saved = RuntimeSequence(runtime).save()
+        RuntimeSequence(runtime).truncate(0)
+        RuntimeSequence(runtime).feed([1, 2])
+        RuntimeSequence(runtime).restore(saved, known)
+        *_, output = RuntimeSequence(runtime).read(ids[known:end])
         assert np.array_equal(output.logits(), wanted), known
 
 
@@ -109,25 +109,25 @@ def test_heads_of_any_size_are_read_in_whole_groups(tmp_path: Path, head_dim: in
     with open_checkpoint(tmp_path / "checkpoint") as checkpoint:
         runtime = CpuRuntime(export_onnx(checkpoint, tmp_path / "bundle", Precision("f32", 32, "f32")))
     for count in (1, 2, 5, 9, 17, 161, 257):
-        runtime.truncate(0)
-        *_, output = runtime.read([7] * count)
+        RuntimeSequence(runtime).truncate(0)
+        *_, output = RuntimeSequence(runtime).read([7] * count)
         fresh = output.logits()
-        runtime.truncate(count // 2)
-        *_, output = runtime.read([7] * (count - count // 2))
-        assert runtime.position == count
+        RuntimeSequence(runtime).truncate(count // 2)
+        *_, output = RuntimeSequence(runtime).read([7] * (count - count // 2))
+        assert RuntimeSequence(runtime).position == count
         assert np.array_equal(output.logits(), fresh), count
     runtime.close()
 
 
 def test_greedy_is_the_best_of_the_last_row(runtime: CpuRuntime) -> None:
-    output = runtime.feed([1, 2, 3], every_row=True)
+    output = RuntimeSequence(runtime).feed([1, 2, 3], every_row=True)
     assert output.logits().shape == (3, 320)
-    assert output.greedy() == int(output.logits()[-1].argmax())
+    assert output.greedy()[-1] == int(output.logits()[-1].argmax())
 
 
 def test_a_refused_feed_changes_nothing(bundle: Bundle) -> None:
     runtime = CpuRuntime(bundle, threads=1, context_length=8)
-    runtime.feed([1, 2, 3, 4, 5])
+    RuntimeSequence(runtime).feed([1, 2, 3, 4, 5])
     for tokens, error in (
         ([], InputError),
         ([320], InputError),
@@ -135,13 +135,13 @@ def test_a_refused_feed_changes_nothing(bundle: Bundle) -> None:
         ([1] * 4, ContextLengthError),
     ):
         with pytest.raises(error):
-            runtime.feed(tokens)
-        assert runtime.position == 5
+            RuntimeSequence(runtime).feed(tokens)
+        assert RuntimeSequence(runtime).position == 5
     for position in (-1, 6):
         with pytest.raises(InputError):
-            runtime.truncate(position)
-    runtime.feed([6, 7, 8])
-    assert runtime.position == 8
+            RuntimeSequence(runtime).truncate(position)
+    RuntimeSequence(runtime).feed([6, 7, 8])
+    assert RuntimeSequence(runtime).position == 8
 
 
 def test_closing_twice_is_fine_and_using_it_afterwards_is_not(bundle: Bundle) -> None:
@@ -149,7 +149,7 @@ def test_closing_twice_is_fine_and_using_it_afterwards_is_not(bundle: Bundle) ->
     runtime.close()
     runtime.close()
     with pytest.raises(DeviceError, match="closed"):
-        runtime.feed([1])
+        RuntimeSequence(runtime).feed([1])
 
 
 @pytest.mark.parametrize(

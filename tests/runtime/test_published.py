@@ -11,7 +11,7 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
-from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from support.compiled_models import two_turns
 from support.published_bmodel import Variant
@@ -42,27 +42,29 @@ def check_rows_and_counts(runtime: SimulatedRuntime, export: Path) -> None:
     """Logits at every position, however they were fed; what a token costs; refusals."""
     ids = np.random.default_rng(0).integers(0, 300, 12).tolist()
     with load(export, engine="cpu") as cpu:
-        wanted = cpu.runtime.feed(ids, every_row=True).logits()
-    rows = runtime.feed(ids[:9], every_row=True).logits()
+        wanted = RuntimeSequence(cpu.runtime).feed(ids, every_row=True).logits()
+    rows = RuntimeSequence(runtime).feed(ids[:9], every_row=True).logits()
     before = runtime.counters
-    output = runtime.feed(ids[9:10])
-    token = output.greedy()
+    output = RuntimeSequence(runtime).feed(ids[9:10])
+    (token,) = output.greedy()
     spent = runtime.counters - before
     # Embedding, two layers, head, greedy_head; ids, position and mask go in one copy, the token comes back.
     assert (spent.launches, spent.writes, spent.reads, spent.bytes_out) == (5, 1, 1, 4)
-    rows = np.concatenate([rows, output.logits(), runtime.feed(ids[10:], every_row=True).logits()])
+    rows = np.concatenate(
+        [rows, output.logits(), RuntimeSequence(runtime).feed(ids[10:], every_row=True).logits()]
+    )
     assert token == rows[9].argmax()
     cosines = (rows * wanted).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(wanted, axis=1)
     assert cosines.min() >= 0.9999
-    runtime.truncate(4)
-    (output,) = runtime.read(ids[4:])
+    RuntimeSequence(runtime).truncate(4)
+    (output,) = RuntimeSequence(runtime).read(ids[4:])
     again = output.logits()[0]
     assert np.abs(again - rows[11]).max() < 0.03
     with pytest.raises(ContextLengthError, match="41 tokens, but only 40"):
-        runtime.feed([1] * 29)
+        RuntimeSequence(runtime).feed([1] * 29)
     with pytest.raises(InputError, match="within 0 and 319"):
-        runtime.feed([320])
-    assert runtime.position == 12
+        RuntimeSequence(runtime).feed([320])
+    assert RuntimeSequence(runtime).position == 12
 
 
 def test_bfloat16_without_mask_input_with_a_fused_token(simulator: Toolchain, published: Publish) -> None:
@@ -73,8 +75,8 @@ def test_bfloat16_without_mask_input_with_a_fused_token(simulator: Toolchain, pu
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     runtime = SimulatedRuntime(bundle, simulator.simulator_folder)
     try:
-        output = runtime.feed([5, 6])
-        assert 0 <= output.greedy() < 320
+        output = RuntimeSequence(runtime).feed([5, 6])
+        assert 0 <= output.greedy()[0] < 320
         with pytest.raises(DeviceError, match="computes only the most likely token"):
             output.logits()
     finally:

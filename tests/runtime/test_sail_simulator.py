@@ -11,7 +11,7 @@ from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import Engine, load
 from bmqwen.errors import DeviceError
 from bmqwen.quant.precision import Format
-from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.runtime.sail.module import sail_installed
 from support.checkpoints import Kind
@@ -66,12 +66,12 @@ def test_bfloat16_step_nets_on_a_soc(simulator: Toolchain, tmp_path: Path) -> No
     ids = np.random.default_rng(3).integers(0, 300, 20).tolist()
     runtime = by_sail(model.bundle, simulator, "on_soc")
     try:
-        runtime.feed(ids[:18])
-        rows = [runtime.feed([token]).logits()[0] for token in ids[18:]]
+        RuntimeSequence(runtime).feed(ids[:18])
+        rows = [RuntimeSequence(runtime).feed([token]).logits()[0] for token in ids[18:]]
     finally:
         runtime.close()
     with load(model.cpu.folder, engine="cpu") as cpu:
-        wanted = cpu.runtime.feed(ids, every_row=True).logits()[18:]
+        wanted = RuntimeSequence(cpu.runtime).feed(ids, every_row=True).logits()[18:]
     for row, right in zip(rows, wanted, strict=True):
         assert np.dot(row, right) / np.linalg.norm(row) / np.linalg.norm(right) >= 0.999
 
@@ -84,22 +84,22 @@ def test_an_installed_module_takes_the_place_of_the_stand_in(
     runtime = by_sail(model.bundle, simulator)
     try:
         assert runtime.name == "simulator of a BM1684X, SAIL 3.99.1"
-        token = runtime.feed([5, 6]).greedy()
+        (token,) = RuntimeSequence(runtime).feed([5, 6]).greedy()
     finally:
         runtime.close()
     with load(model.cpu.folder, engine="cpu") as cpu:
-        assert cpu.runtime.feed([5, 6]).greedy() == token
+        assert RuntimeSequence(cpu.runtime).feed([5, 6]).greedy() == [token]
     with pytest.raises(DeviceError, match="there is no device 1: 1 found: choose with --device, here only"):
         by_sail(model.bundle, simulator, device=1)
 
 
 def test_a_token_is_one_launch_that_writes_its_rows_in_place(runtime: SimulatedRuntime) -> None:
     assert isinstance(runtime, Runtime)
-    runtime.truncate(0)
-    runtime.feed([5, 6, 7])
-    runtime.feed([8]).greedy()
+    RuntimeSequence(runtime).truncate(0)
+    RuntimeSequence(runtime).feed([5, 6, 7])
+    RuntimeSequence(runtime).feed([8]).greedy()
     before, calls = runtime.counters, runtime._worker.call("calls")
-    runtime.feed([9]).greedy()
+    RuntimeSequence(runtime).feed([9]).greedy()
     spent = runtime.counters - before
     # The place of the last row is the same as before, so it is not written again.
     assert (spent.launches, spent.writes, spent.reads, spent.bytes_out) == (1, 3, 1, 4)
@@ -111,17 +111,17 @@ def test_a_token_is_one_launch_that_writes_its_rows_in_place(runtime: SimulatedR
 
 def test_truncated_restored_and_every_row(runtime: SimulatedRuntime, model: CompiledModel) -> None:
     ids = np.random.default_rng(2).integers(0, 300, 14).tolist()
-    runtime.truncate(0)
-    fresh = runtime.feed(ids).logits()
-    saved = runtime.save_cache()
-    runtime.truncate(6)
-    runtime.feed([1, 2, 3, 4])
-    runtime.restore_cache(saved, 13)
-    assert np.abs(runtime.feed(ids[13:]).logits() - fresh).max() < 0.02
-    runtime.truncate(10)
-    rows = runtime.feed(ids[10:], every_row=True).logits()
+    RuntimeSequence(runtime).truncate(0)
+    fresh = RuntimeSequence(runtime).feed(ids).logits()
+    saved = RuntimeSequence(runtime).save()
+    RuntimeSequence(runtime).truncate(6)
+    RuntimeSequence(runtime).feed([1, 2, 3, 4])
+    RuntimeSequence(runtime).restore(saved, 13)
+    assert np.abs(RuntimeSequence(runtime).feed(ids[13:]).logits() - fresh).max() < 0.02
+    RuntimeSequence(runtime).truncate(10)
+    rows = RuntimeSequence(runtime).feed(ids[10:], every_row=True).logits()
     with load(model.cpu.folder, engine="cpu") as cpu:
-        wanted = cpu.runtime.feed(ids, every_row=True).logits()[10:]
+        wanted = RuntimeSequence(cpu.runtime).feed(ids, every_row=True).logits()[10:]
     cosines = (rows * wanted).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(wanted, axis=1)
     assert cosines.min() >= 0.9999
 

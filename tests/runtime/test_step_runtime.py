@@ -16,7 +16,7 @@ from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.errors import BundleError, ContextLengthError, DeviceError, InputError
 from bmqwen.quant.precision import Format
-from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from support.checkpoints import Kind
 from support.compiled_models import CONTEXT, CompiledModel, compile_toy, two_turns
@@ -67,16 +67,16 @@ def test_two_turns_say_what_the_cpu_says(compiled: Compile, kind: Kind, form: Fo
 
 
 def test_one_launch_and_four_bytes_a_token(runtime: SimulatedRuntime, model: CompiledModel) -> None:
-    runtime.truncate(0)
+    RuntimeSequence(runtime).truncate(0)
     ids = tokens(13)
     before = runtime.counters
-    runtime.feed(ids).greedy()
+    RuntimeSequence(runtime).feed(ids).greedy()
     prompt = runtime.counters - before
     nets = StepNets.from_dict(model.bundle.details, "the bundle")
     assert prompt.launches == len(nets.plan(0, 13))
     before = runtime.counters
     for _ in range(3):
-        output = runtime.feed([7])
+        output = RuntimeSequence(runtime).feed([7])
         output.greedy()
     decode = runtime.counters - before
     assert (decode.launches, decode.writes, decode.reads) == (3, 3, 3)
@@ -99,30 +99,30 @@ def test_logits_are_those_of_the_cpu_and_greedy_is_their_largest(
     runtime: SimulatedRuntime, model: CompiledModel
 ) -> None:
     ids = tokens(43, seed=1)
-    runtime.truncate(0)
-    output = runtime.feed(ids)
+    RuntimeSequence(runtime).truncate(0)
+    output = RuntimeSequence(runtime).feed(ids)
     row = output.logits()[0]
     with load(model.cpu.folder, engine="cpu") as cpu:
-        wanted = cpu.runtime.feed(ids).logits()[0]
+        wanted = RuntimeSequence(cpu.runtime).feed(ids).logits()[0]
     assert np.dot(row, wanted) / np.linalg.norm(row) / np.linalg.norm(wanted) >= 0.9999
-    assert output.greedy() == row.argmax() == wanted.argmax()
+    assert output.greedy()[-1] == row.argmax() == wanted.argmax()
 
 
 def test_truncated_and_fed_again_equals_fresh(runtime: SimulatedRuntime) -> None:
     ids = tokens(20, seed=2)
-    runtime.truncate(0)
-    fresh = runtime.feed(ids).logits()
-    runtime.feed(tokens(9, seed=3))
-    runtime.truncate(12)
-    assert runtime.position == 12
+    RuntimeSequence(runtime).truncate(0)
+    fresh = RuntimeSequence(runtime).feed(ids).logits()
+    RuntimeSequence(runtime).feed(tokens(9, seed=3))
+    RuntimeSequence(runtime).truncate(12)
+    assert RuntimeSequence(runtime).position == 12
     # Other tokens at the same places, and back.
-    runtime.feed(tokens(8, seed=4))
-    runtime.truncate(12)
-    again = runtime.feed(ids[12:]).logits()
+    RuntimeSequence(runtime).feed(tokens(8, seed=4))
+    RuntimeSequence(runtime).truncate(12)
+    again = RuntimeSequence(runtime).feed(ids[12:]).logits()
     assert np.abs(fresh - again).max() < 0.02
     assert fresh.argmax() == again.argmax()
-    runtime.truncate(0)
-    assert np.array_equal(runtime.feed(ids).logits(), fresh)
+    RuntimeSequence(runtime).truncate(0)
+    assert np.array_equal(RuntimeSequence(runtime).feed(ids).logits(), fresh)
 
 
 def test_conversation_grows_out_of_a_history_bucket(simulator: Toolchain, tmp_path: Path) -> None:
@@ -131,12 +131,12 @@ def test_conversation_grows_out_of_a_history_bucket(simulator: Toolchain, tmp_pa
     runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder)
     try:
         with load(model.cpu.folder, engine="cpu") as cpu:
-            wanted = cpu.runtime.feed(ids, every_row=True).logits()
-        runtime.feed(ids[:126])
-        rows = [runtime.feed([token]).logits()[0] for token in ids[126:]]
+            wanted = RuntimeSequence(cpu.runtime).feed(ids, every_row=True).logits()
+        RuntimeSequence(runtime).feed(ids[:126])
+        rows = [RuntimeSequence(runtime).feed([token]).logits()[0] for token in ids[126:]]
         # Back into the shorter net: the longer one has left its rows alone.
-        runtime.truncate(127)
-        rows.append(runtime.feed([ids[127]]).logits()[0])
+        RuntimeSequence(runtime).truncate(127)
+        rows.append(RuntimeSequence(runtime).feed([ids[127]]).logits()[0])
     finally:
         runtime.close()
     for row, place in zip(rows, (126, 127, 128, 129, 127), strict=True):
@@ -148,31 +148,31 @@ def test_conversation_grows_out_of_a_history_bucket(simulator: Toolchain, tmp_pa
 
 def test_every_row(runtime: SimulatedRuntime, model: CompiledModel) -> None:
     ids = tokens(4, seed=5)
-    runtime.truncate(0)
-    output = runtime.feed(ids, every_row=True)
+    RuntimeSequence(runtime).truncate(0)
+    output = RuntimeSequence(runtime).feed(ids, every_row=True)
     rows = output.logits()
     with load(model.cpu.folder, engine="cpu") as cpu:
-        wanted = cpu.runtime.feed(ids, every_row=True).logits()
+        wanted = RuntimeSequence(cpu.runtime).feed(ids, every_row=True).logits()
     assert rows.shape == wanted.shape == (4, runtime.vocab_size)
     cosines = (rows * wanted).sum(1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(wanted, axis=1)
     assert cosines.min() >= 0.9999
-    assert output.greedy() == rows[-1].argmax()
-    assert runtime.position == 4
+    assert output.greedy()[-1] == rows[-1].argmax()
+    assert RuntimeSequence(runtime).position == 4
 
 
 def test_wrong_use_is_refused_and_changes_nothing(runtime: SimulatedRuntime) -> None:
-    runtime.truncate(0)
-    runtime.feed(tokens(3)).greedy()
+    RuntimeSequence(runtime).truncate(0)
+    RuntimeSequence(runtime).feed(tokens(3)).greedy()
     before = runtime.counters
     with pytest.raises(InputError, match="no tokens"):
-        runtime.feed([])
+        RuntimeSequence(runtime).feed([])
     with pytest.raises(InputError, match="within 0 and 319"):
-        runtime.feed([320])
+        RuntimeSequence(runtime).feed([320])
     with pytest.raises(ContextLengthError, match="97 tokens, but only 96"):
-        runtime.feed(tokens(94))
+        RuntimeSequence(runtime).feed(tokens(94))
     with pytest.raises(InputError, match="cannot truncate to position 4: 3 tokens"):
-        runtime.truncate(4)
-    assert runtime.position == 3
+        RuntimeSequence(runtime).truncate(4)
+    assert RuntimeSequence(runtime).position == 3
     assert (runtime.counters - before).launches == 0
 
 
@@ -183,14 +183,14 @@ def test_it_is_a_runtime_and_says_that_it_is_simulated(runtime: SimulatedRuntime
 
 
 def test_interrupted_feed_leaves_no_trace(runtime: SimulatedRuntime) -> None:
-    runtime.truncate(0)
-    runtime.feed(tokens(5))
+    RuntimeSequence(runtime).truncate(0)
+    RuntimeSequence(runtime).feed(tokens(5))
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     def feed() -> None:
-        runtime.feed([9])
+        RuntimeSequence(runtime).feed([9])
         # A quick machine may have finished before the interrupt comes.
         signal.pause()
 
@@ -202,11 +202,11 @@ def test_interrupted_feed_leaves_no_trace(runtime: SimulatedRuntime) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    runtime.truncate(5)
-    after = runtime.feed([7]).logits()
-    runtime.truncate(5)
-    assert np.array_equal(runtime.feed([7]).logits(), after)
-    assert runtime.position == 6
+    RuntimeSequence(runtime).truncate(5)
+    after = RuntimeSequence(runtime).feed([7]).logits()
+    RuntimeSequence(runtime).truncate(5)
+    assert np.array_equal(RuntimeSequence(runtime).feed([7]).logits(), after)
+    assert RuntimeSequence(runtime).position == 6
 
 
 def test_killed_simulator_is_a_sentence(model: CompiledModel, simulator: Toolchain) -> None:
@@ -216,10 +216,10 @@ def test_killed_simulator_is_a_sentence(model: CompiledModel, simulator: Toolcha
     with pytest.raises(
         DeviceError, match=r"^the simulator was killed \(SIGKILL\), as the system does when memory"
     ):
-        runtime.feed([1])
-    assert runtime.position == 0
+        RuntimeSequence(runtime).feed([1])
+    assert RuntimeSequence(runtime).position == 0
     with pytest.raises(DeviceError, match="after it was closed or had failed"):
-        runtime.feed([1])
+        RuntimeSequence(runtime).feed([1])
     runtime.close()
     runtime.close()
 

@@ -49,13 +49,9 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def read(self, *arguments: Any) -> Any:
+    def step(self, feeds: Any) -> Any:
         fail_if_told("feed")
-        return self._runtime.read(*arguments)
-
-    def feed(self, *arguments: Any, **named: Any) -> Any:
-        fail_if_told("feed")
-        return self._runtime.feed(*arguments, **named)
+        return self._runtime.step(feeds)
 
     def close(self) -> None:
         fail_if_told("close")

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,17 +28,20 @@ class Hanging:
     """A Runtime, here or in the simulator's process, as far as a first question needs one."""
 
     chip, library = "hanging chip", "libbmrt"
-    name, vocab_size, context_length, position = "hanging", VOCABULARY, CONTEXT, 0
+    name, vocab_size, context_length, sequences = "hanging", VOCABULARY, CONTEXT, 1
 
     def __init__(self) -> None:
         self._how, self._told = os.environ["HANG_HOW"], Path(os.environ["HANG_TOLD"])
 
-    def read(self, tokens: Sequence[int]) -> Iterator[Any]:
-        self.feed(tokens)
-        yield
+    def position(self, sequence: int) -> int:
+        return 0 * sequence
 
-    def feed(self, *_: Any, **named: Any) -> None:
-        del named
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        del sequence, most
+        return count
+
+    def step(self, feeds: Sequence[Any]) -> None:
+        del feeds
         self._told.write_text(str(os.getpid()))
         if self._how == "library":
             # A mutex that is locked twice is waited for whatever signals come.
@@ -49,8 +52,8 @@ class Hanging:
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(600)
 
-    def truncate(self, position: int) -> None:
-        del position
+    def truncate(self, sequence: int, position: int) -> None:
+        del sequence, position
 
     def close(self) -> None:
         pass

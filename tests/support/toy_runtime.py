@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate.params import Completion, Piece
-from bmqwen.runtime.base import SavedCache, check_saved
+from bmqwen.runtime.base import Feed, Output, SavedCache, check_saved
 
 NextToken = Callable[[tuple[int, ...]], int | None]
 
@@ -19,10 +19,10 @@ class ToyOutput:
     def __init__(self, runtime: "ToyRuntime", rows: list[tuple[int, ...]]) -> None:
         self._runtime, self._rows, self._call = runtime, rows, runtime.calls
 
-    def greedy(self) -> int:
+    def greedy(self) -> list[int]:
         self._check()
         self._runtime.greedy_reads += 1
-        return int(np.argmax(self._runtime.logits_after(self._rows[-1])))
+        return [int(np.argmax(self._runtime.logits_after(row))) for row in self._rows]
 
     def logits(self) -> NDArray[np.float32]:
         self._check()
@@ -38,7 +38,8 @@ class ToyRuntime:
 
     Attributes:
         feeds: (position, length) of each successful feed.
-        before_feed, after_feed: called around each feed, with its number; they may raise.
+        steps: how many feeds each successful step had.
+        before_feed, after_feed: called around each step, with the number of feeds before it; they may raise.
     """
 
     def __init__(
@@ -49,61 +50,73 @@ class ToyRuntime:
         next_token: NextToken | None = None,
         piece: int = 8,
         nan: bool = False,
+        sequences: int = 1,
     ) -> None:
         self.name = "toy"
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.feeds: list[tuple[int, int]] = []
+        self.steps: list[int] = []
         self.before_feed: Callable[[int], None] | None = None
         self.after_feed: Callable[[int], None] | None = None
         self.calls = self.greedy_reads = self.logits_reads = self.saves = 0
         self.closed = False
+        self.sequences = sequences
         self._next_token, self._piece, self._nan = next_token, piece, nan
-        self._tokens: list[int] = []
+        self._tokens: list[list[int]] = [[] for _ in range(sequences)]
 
-    @property
-    def position(self) -> int:
-        return len(self._tokens)
+    def position(self, sequence: int) -> int:
+        return len(self._tokens[sequence])
 
     @property
     def tokens(self) -> list[int]:
-        return list(self._tokens)
+        """Of the first sequence."""
+        return list(self._tokens[0])
 
-    def read(self, tokens: Sequence[int]) -> Iterator[ToyOutput]:
-        assert len(tokens) > 0
-        for start in range(0, len(tokens), self._piece):
-            yield self.feed(tokens[start : start + self._piece])
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        assert 0 <= sequence < self.sequences
+        assert count > 0
+        return min(self._piece, count, most or count)
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> ToyOutput:
+    def step(self, feeds: Sequence[Feed]) -> list[Output]:
         assert not self.closed
+        assert len({feed.sequence for feed in feeds}) == len(feeds) > 0
         if self.before_feed is not None:
             self.before_feed(len(self.feeds))
-        if not tokens or not all(0 <= token < self.vocab_size for token in tokens):
-            raise InputError("no tokens, or a token out of range")
-        if self.position + len(tokens) > self.context_length:
-            raise ContextLengthError(self.context_length, self.position + len(tokens))
+        for feed in feeds:
+            if not feed.tokens or not all(0 <= token < self.vocab_size for token in feed.tokens):
+                raise InputError("no tokens, or a token out of range")
+            end = self.position(feed.sequence) + len(feed.tokens)
+            if end > self.context_length:
+                raise ContextLengthError(self.context_length, end)
         self.calls += 1
-        self.feeds.append((self.position, len(tokens)))
-        self._tokens.extend(tokens)
+        self.steps.append(len(feeds))
+        rows = []
+        for feed in feeds:
+            known = self._tokens[feed.sequence]
+            self.feeds.append((len(known), len(feed.tokens)))
+            known.extend(feed.tokens)
+            first = len(known) - len(feed.tokens) + 1 if feed.every_row else len(known)
+            rows.append([tuple(known[:end]) for end in range(first, len(known) + 1)])
         if self.after_feed is not None:
             self.after_feed(len(self.feeds) - 1)
-        first = self.position - len(tokens) + 1 if every_row else self.position
-        return ToyOutput(self, [tuple(self._tokens[:end]) for end in range(first, self.position + 1)])
+        return [ToyOutput(self, each) for each in rows]
 
-    def truncate(self, position: int) -> None:
-        if not 0 <= position <= self.position:
+    def truncate(self, sequence: int, position: int) -> None:
+        if not 0 <= position <= self.position(sequence):
             raise InputError("position out of range")
         self.calls += 1
-        del self._tokens[position:]
+        del self._tokens[sequence][position:]
 
-    def save_cache(self) -> SavedCache:
+    def save(self, sequence: int) -> SavedCache:
         self.saves += 1
-        return SavedCache(self.position, np.asarray(self._tokens, np.int64))
+        tokens = self._tokens[sequence]
+        return SavedCache(len(tokens), np.asarray(tokens, np.int64))
 
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
+    def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
         check_saved(saved, position, (saved.position,))
         self.calls += 1
-        self._tokens = saved.rows[:position].tolist()
+        self._tokens[sequence] = saved.rows[:position].tolist()
 
     def interrupt(self) -> None:
         pass

@@ -127,7 +127,7 @@ def bench(
     usages = []
     for run in range(warmup + repeats):
         step(run, warmup + repeats)
-        engine.runtime.truncate(0)
+        engine.session.reset()
         conversation = engine.chat(params=params)
         try:
             for _ in conversation.stream(prompt):

@@ -15,7 +15,7 @@ from bmqwen.evaluation.divergence import log_softmax
 from bmqwen.evaluation.model_pair import ModelPair
 from bmqwen.evaluation.text_score import read_text
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 from bmqwen.util.text import counted
 
 LETTERS = "ABCD"
@@ -182,16 +182,16 @@ class _Reader:
     """Feeds a runtime only what differs from the prompt before: the examples are read once."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+        self._sequence = RuntimeSequence(runtime)
         self._tokens: list[int] = []
-        runtime.truncate(0)
+        self._sequence.truncate(0)
 
     def pick(self, prompt: Sequence[int], letters: Sequence[int]) -> str:
         """The letter whose token is the most likely one after the prompt."""
         pairs = zip(self._tokens, prompt[:-1], strict=False)
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
-        self._runtime.truncate(shared)
-        *_, output = self._runtime.read(prompt[shared:])
+        self._sequence.truncate(shared)
+        *_, output = self._sequence.read(prompt[shared:])
         self._tokens = list(prompt)
         row = output.logits()[-1:]
         return LETTERS[int(log_softmax(row)[0, list(letters)].argmax())]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bmqwen.errors import InputError
 from bmqwen.evaluation.divergence import Divergence, Nearness
 from bmqwen.evaluation.model_pair import ModelPair
-from bmqwen.runtime.base import Runtime
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 
 # Rows of logits at once: 64 rows of a vocabulary of 152,000 are 39 MB, and Ctrl-C is felt soon.
 PIECE = 64
@@ -163,10 +163,11 @@ def _targets(ids: Sequence[int], span: Window) -> Iterator[Sequence[int]]:
 
 
 def _logits(runtime: Runtime, ids: Sequence[int], span: Window) -> Iterator[NDArray[np.float32]]:
-    runtime.truncate(0)
+    sequence = RuntimeSequence(runtime)
+    sequence.truncate(0)
     # What comes before the row that predicts the first token is only read: its logits would cost time.
     if before := ids[span.start : span.first - 1]:
-        for _ in runtime.read(before):
+        for _ in sequence.read(before):
             pass
     for targets in _targets(range(len(ids)), span):
-        yield runtime.feed(ids[targets[0] - 1 : targets[-1]], every_row=True).logits()
+        yield sequence.feed(ids[targets[0] - 1 : targets[-1]], every_row=True).logits()

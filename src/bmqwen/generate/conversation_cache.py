@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.runtime.base import Runtime, SavedCache
+from bmqwen.runtime.base import RuntimeSequence, SavedCache
 
 Kept = TypeVar("Kept")
 Tokens = NDArray[np.int32]
@@ -125,8 +125,8 @@ class ConversationCache(PrefixStore[SavedCache]):
         """Sizes and counts."""
         return CacheState(len(self), self.weight, self._saved, self._restored)
 
-    def save(self, owner: str, tokens: Sequence[int], runtime: Runtime) -> None:
-        """Keep what the runtime has cached, which are these tokens of this owner, if it is worth it and fits.
+    def save(self, owner: str, tokens: Sequence[int], sequence: RuntimeSequence) -> None:
+        """Keep what a sequence has cached, which are these tokens of this owner, if it is worth it and fits.
 
         Raises DeviceError if the device failed.
         """
@@ -136,7 +136,7 @@ class ConversationCache(PrefixStore[SavedCache]):
         # First, so that both are never there at once.
         self.make_room(expected)
         try:
-            cache = runtime.save_cache()
+            cache = sequence.save()
         except MemoryError:
             self.clear()
             return
@@ -144,14 +144,14 @@ class ConversationCache(PrefixStore[SavedCache]):
         self.put(owner, tokens, cache, cache.nbytes)
         self._saved += 1
 
-    def restore(self, entry: Entry[SavedCache], count: int, runtime: Runtime) -> None:
-        """Put the first `count` tokens of a conversation that was found into the runtime.
+    def restore(self, entry: Entry[SavedCache], count: int, sequence: RuntimeSequence) -> None:
+        """Put the first `count` tokens of a conversation that was found into a sequence.
 
         Raises DeviceError if the device failed.
         """
-        runtime.restore_cache(entry.kept, count)
+        sequence.restore(entry.kept, count)
         self._restored += 1
         self.touch(entry)
         if count == len(entry.tokens):
-            # All of it is in the runtime now, and is saved again when another conversation takes its place.
+            # All of it is in the sequence now, and is saved again when another conversation takes its place.
             self.remove(entry)

@@ -11,7 +11,7 @@ from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingPara
 from bmqwen.generate.sampler import Sampler
 from bmqwen.generate.text_stream import AnswerText
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.runtime.base import Output, Runtime
+from bmqwen.runtime.base import Output, Runtime, RuntimeSequence
 
 Progress = Callable[[int, int], None]  # new tokens read, new tokens in all
 Cancelled = Callable[[], bool]
@@ -35,6 +35,7 @@ class Session:
         """`saved` keeps conversations that others take the place of; `clock` returns seconds."""
         self.runtime = runtime
         self.tokenizer = tokenizer
+        self._sequence = RuntimeSequence(runtime)
         self.saved = ConversationCache(0) if saved is None else saved
         self._grammars = GrammarMaker(tokenizer)
         self._clock = clock
@@ -89,7 +90,7 @@ class Session:
 
     def reset(self) -> None:
         """Empty the KV cache, and forget what was saved."""
-        self.runtime.truncate(0)
+        self._sequence.truncate(0)
         self._tokens.clear()
         self.saved.clear()
 
@@ -151,7 +152,7 @@ class Session:
             token = sampler.sample(row)
             answer.note(row, token)
         else:
-            token = output.greedy()
+            token = output.greedy()[-1]
         sampler.record(token)
         return token
 
@@ -167,14 +168,14 @@ class Session:
             shared = shared_length(as_tokens(self._tokens), as_tokens(wanted))
         entry, longer = self.saved.find(owner, wanted)
         if shared < len(self._tokens):
-            self.saved.save(self._owner, self._tokens, self.runtime)
+            self.saved.save(self._owner, self._tokens, self._sequence)
         if entry is not None and longer > shared:
             self._tokens.clear()
-            self.saved.restore(entry, longer, self.runtime)
+            self.saved.restore(entry, longer, self._sequence)
             self._tokens.extend(wanted[:longer])
             shared = longer
         if shared < len(self._tokens):
-            self.runtime.truncate(shared)
+            self._sequence.truncate(shared)
             del self._tokens[shared:]
         self._owner = owner
         return shared
@@ -182,7 +183,7 @@ class Session:
     def _prefill(self, tokens: list[int], on_prefill: Progress, cancelled: Cancelled) -> Output | None:
         """Read tokens in the runtime's pieces; None if cancelled in between."""
         start, done, output = len(self._tokens), 0, None
-        pieces = self.runtime.read(tokens)
+        pieces = self._sequence.read(tokens)
         while done < len(tokens):
             on_prefill(done, len(tokens))
             if cancelled():
@@ -191,7 +192,7 @@ class Session:
                 output = next(pieces, None)
             except FeedInterruptedError:
                 return None
-            read = self.runtime.position - start
+            read = self._sequence.position - start
             if output is None or not done < read <= len(tokens):
                 raise DeviceError(f"the runtime is at fault: it read {read} of {len(tokens)} tokens")
             self._tokens.extend(tokens[done:read])
@@ -202,7 +203,7 @@ class Session:
     def _feed(self, token: int) -> Output | None:
         """Feed the answer's newest token; None if that was interrupted."""
         try:
-            output = self.runtime.feed([token])
+            output = self._sequence.feed([token])
         except FeedInterruptedError:
             return None
         self._tokens.append(token)
@@ -210,9 +211,9 @@ class Session:
 
     def _sync_tokens(self) -> None:
         """Make list and runtime agree: an interrupt may leave the runtime a call ahead, a failure behind."""
-        if self.runtime.position > len(self._tokens):
-            self.runtime.truncate(len(self._tokens))
-        del self._tokens[self.runtime.position :]
+        if self._sequence.position > len(self._tokens):
+            self._sequence.truncate(len(self._tokens))
+        del self._tokens[self._sequence.position :]
 
 
 def _ignore(_done: int, _total: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +10,35 @@ from numpy.typing import NDArray
 from bmqwen.errors import ContextLengthError, InputError
 
 
-class Output(Protocol):
-    """What one `feed` computed. On a chip nothing is copied before it is asked for."""
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens that a step appends to one sequence.
 
-    def greedy(self) -> int:
-        """The most likely token after the last one fed (the lowest id among equals)."""
+    Attributes:
+        sequence: which one, in [0, `Runtime.sequences`).
+        tokens: at least one.
+        every_row: results are wanted after each of them, not after the last one alone.
+        prompt: the results must not depend on how much of the prompt was cached before: a runtime may compute some
+            cached tokens again for that. An answer's own tokens are fed without it.
+    """
+
+    sequence: int
+    tokens: Sequence[int]
+    every_row: bool = False
+    prompt: bool = False
+
+
+class Output(Protocol):
+    """What a step computed for one Feed: a row after its last token, or one after each with `every_row`.
+
+    On a chip nothing is copied before it is asked for.
+    """
+
+    def greedy(self) -> list[int]:
+        """The most likely token after each row (the lowest id among equals)."""
 
     def logits(self) -> NDArray[np.float32]:
-        """Logits, float32 [rows, vocab_size]: one row, or one for each token fed with `every_row`."""
+        """Logits, float32 [rows, vocab_size]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +62,10 @@ class SavedCache:
 
 @runtime_checkable
 class Runtime(Protocol):
-    """A loaded model with one KV cache.
+    """A loaded model with the KV caches of one or several sequences.
 
-    `position` tokens are in the cache; `feed` appends. Not thread-safe: one caller at a time.
+    Each sequence has its own tokens: `position(sequence)` of them are cached, and `step` appends. All sequences are
+    there from the beginning, empty. Not thread-safe: one caller at a time.
     """
 
     @property
@@ -56,48 +78,96 @@ class Runtime(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Most tokens that the cache can hold."""
+        """Most tokens that each sequence can hold."""
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences there are, numbered from 0."""
+
+    def position(self, sequence: int) -> int:
+        """Tokens of a sequence that are cached now."""
+
+    def step(self, feeds: Sequence[Feed]) -> list[Output]:
+        """Append tokens to sequences, each named once, and compute what follows them; an Output for each Feed.
+
+        Outputs are valid until the next call. A step that raises leaves every position as it was.
+
+        Raises:
+            ContextLengthError: position + len(tokens) exceeds context_length.
+            InputError: no tokens, a token id outside of [0, vocab_size), or a sequence that is not there.
+            FeedInterruptedError: `interrupt` was called meanwhile.
+            DeviceError: the device failed.
+        """
+
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        """How many of the next `count` tokens of a prompt to feed in one step so that all of them cost least.
+
+        Where `most` is given the step takes no longer than one of so many tokens, if there is any that short.
+        """
+
+    def truncate(self, sequence: int, position: int) -> None:
+        """Forget a sequence's tokens from `position` on. Raises InputError unless 0 <= position <= its own."""
+
+    def save(self, sequence: int) -> SavedCache:
+        """Copy what a sequence has cached to the host; it stays as it is. Raises DeviceError if the device failed."""
+
+    def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
+        """Put the first `position` tokens of a saved cache in place of all of a sequence; `saved` stays usable.
+
+        Any sequence of the runtime may have saved it.
+
+        Raises:
+            InputError: it has fewer tokens, or is of another model.
+            DeviceError: the device failed; the sequence is empty then.
+        """
+
+    def interrupt(self) -> None:
+        """From another thread: a step under way raises FeedInterruptedError soon. Without one, nothing happens."""
+
+    def close(self) -> None:
+        """Free everything. May be called twice."""
+
+
+class RuntimeSequence:
+    """One sequence of a runtime, for what has a use for no more than one."""
+
+    def __init__(self, runtime: Runtime, number: int = 0) -> None:
+        self.runtime, self.number = runtime, number
 
     @property
     def position(self) -> int:
-        """Tokens in the cache now."""
+        """Tokens cached now."""
+        return self.runtime.position(self.number)
+
+    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> Output:
+        """Append tokens and compute what follows them, as `Runtime.step`."""
+        (output,) = self.runtime.step([Feed(self.number, tokens, every_row)])
+        return output
 
     def read(self, tokens: Sequence[int]) -> Iterator[Output]:
         """Append a prompt in the pieces that cost least, one for each Output; `position` grows with them.
 
-        Raises what `feed` raises; the pieces before stay in the cache.
+        Raises what `Runtime.step` raises; the pieces before stay cached.
         """
-
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> Output:
-        """Append tokens to the cache and compute what follows them: one at a time, an answer.
-
-        The Output is valid until the next call. A feed that raises leaves `position` as it was.
-
-        Raises:
-            ContextLengthError: position + len(tokens) exceeds context_length.
-            InputError: no tokens, or a token id outside of [0, vocab_size).
-            DeviceError: the device failed.
-        """
+        check_feed(self.runtime, Feed(self.number, tokens))
+        done = 0
+        while done < len(tokens):
+            size = self.runtime.piece(self.number, len(tokens) - done)
+            (output,) = self.runtime.step([Feed(self.number, tokens[done : done + size], prompt=True)])
+            done += size
+            yield output
 
     def truncate(self, position: int) -> None:
-        """Forget all tokens from `position` on. Raises InputError unless 0 <= position <= self.position."""
+        """Forget all tokens from `position` on."""
+        self.runtime.truncate(self.number, position)
 
-    def save_cache(self) -> SavedCache:
-        """Copy what is cached to the host; the cache stays as it is. Raises DeviceError if the device failed."""
+    def save(self) -> SavedCache:
+        """Copy what is cached to the host."""
+        return self.runtime.save(self.number)
 
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
-        """Put the first `position` tokens of a saved cache in place of all that is cached; `saved` stays usable.
-
-        Raises:
-            InputError: it has fewer tokens, or is of another model.
-            DeviceError: the device failed; the cache is empty then.
-        """
-
-    def interrupt(self) -> None:
-        """From another thread: a feed under way raises FeedInterruptedError soon. Without one, nothing happens."""
-
-    def close(self) -> None:
-        """Free everything. May be called twice."""
+    def restore(self, saved: SavedCache, position: int) -> None:
+        """Put the first `position` tokens of a saved cache in place of all that is cached."""
+        self.runtime.restore(self.number, saved, position)
 
 
 @runtime_checkable
@@ -115,28 +185,40 @@ class HostOutput:
     def __init__(self, rows: NDArray[np.float32]) -> None:
         self._rows = rows
 
-    def greedy(self) -> int:
-        return int(self._rows[-1].argmax())
+    def greedy(self) -> list[int]:
+        return cast(list[int], self._rows.argmax(axis=1).tolist())
 
     def logits(self) -> NDArray[np.float32]:
         return self._rows
 
 
-def check_feed(runtime: Runtime, tokens: Sequence[int]) -> None:
-    """Raise what `Runtime.feed` raises for tokens that cannot be fed."""
+def check_feed(runtime: Runtime, feed: Feed) -> None:
+    """Raise what `Runtime.step` raises for tokens that cannot be fed."""
+    tokens = feed.tokens
+    if not 0 <= feed.sequence < runtime.sequences:
+        raise InputError(f"there is no sequence {feed.sequence}: the runtime has {runtime.sequences}")
     if not len(tokens):
         raise InputError("no tokens to feed")
     if min(tokens) < 0 or max(tokens) >= runtime.vocab_size:
         raise InputError(f"token ids must be within 0 and {runtime.vocab_size - 1}")
-    total = runtime.position + len(tokens)
+    total = runtime.position(feed.sequence) + len(tokens)
     if total > runtime.context_length:
         raise ContextLengthError(runtime.context_length, total)
 
 
-def check_truncate(runtime: Runtime, position: int) -> None:
+def check_step(runtime: Runtime, feeds: Sequence[Feed]) -> None:
+    """Raise what `Runtime.step` raises for feeds that cannot be computed together."""
+    if len({feed.sequence for feed in feeds}) < len(feeds):
+        raise InputError("a step names each sequence once")
+    for feed in feeds:
+        check_feed(runtime, feed)
+
+
+def check_truncate(runtime: Runtime, sequence: int, position: int) -> None:
     """Raise what `Runtime.truncate` raises for a position that cannot be gone back to."""
-    if not 0 <= position <= runtime.position:
-        raise InputError(f"cannot truncate to position {position}: {runtime.position} tokens are cached")
+    cached = runtime.position(sequence)
+    if not 0 <= position <= cached:
+        raise InputError(f"cannot truncate to position {position}: {cached} tokens are cached")
 
 
 def check_saved(saved: SavedCache, position: int, shape: Sequence[int]) -> None:

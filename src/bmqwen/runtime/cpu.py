@@ -4,7 +4,7 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import BundleError, DeviceError, FeedInterruptedError, InputError, MissingDependencyError
 from bmqwen.runtime.base import (
+    Feed,
     HostOutput,
+    Output,
     SavedCache,
-    check_feed,
     check_saved,
+    check_step,
     check_truncate,
     chosen_context,
 )
@@ -44,7 +46,7 @@ def onnxruntime_package() -> Any:
 
 
 class CpuRuntime:
-    """Runs an ONNX bundle (dialect "onnxruntime") on the CPU.
+    """Runs an ONNX bundle (dialect "onnxruntime") on the CPU: a `bmqwen.runtime.base.Runtime` of one sequence.
 
     Args:
         bundle: the bundle.
@@ -71,6 +73,7 @@ class CpuRuntime:
         self.context_length = chosen_context(
             context_length, self._config.max_position_embeddings, "the model's"
         )
+        self.sequences = 1
         self._blocks = BLOCK, 2 * self._config.head_dim
         threads = threads or len(os.sched_getaffinity(0))
         self.name = f"CPU, ONNX Runtime {ort.__version__}, {counted(threads, 'thread')}"
@@ -90,59 +93,57 @@ class CpuRuntime:
         # The package asks for this entry before each run, and finding none takes it a tenth of a millisecond.
         self._run_options.add_run_config_entry("gpu_graph_id", "0")
         # Kept because rows are read in groups, also those that begin or end in the middle of one.
-        self._tokens: list[int] = []
+        self._tokens: list[list[int]] = [[]]
         self._inputs: dict[str, NDArray[Any]] = {}
         self._binding: Any = self._session.io_binding()
         empty = np.empty((1, self._config.num_key_value_heads, 0, self._config.head_dim), np.float32)
         self._cache = [empty] * (2 * self._config.num_hidden_layers)
         self._grow(FIRST_ROWS)
 
-    @property
-    def position(self) -> int:
-        return len(self._tokens)
+    def position(self, sequence: int) -> int:
+        return len(self._tokens[sequence])
 
-    def read(self, tokens: Sequence[int]) -> Iterator[HostOutput]:
-        """Append a prompt in pieces of at most CHUNK tokens.
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        """As many as end a group, at most CHUNK with those of an incomplete group before; the rest is no row alone."""
+        before = self.position(sequence) - self._group_start(sequence, count)
+        left = before + count
+        size = min(CHUNK if most is None else max(2 * GROUP, min(CHUNK, most) // GROUP * GROUP), left)
+        if left > 1 and any(left % block == 1 for block in self._blocks):
+            size = min(size, left - 1) - GROUP
+        return size - before
 
-        Every row is computed by the kernels for many rows, at its place in a group: cached tokens of an incomplete
-        group are read again. So the logits after a prompt are the same to the bit, however much of it was read before.
-        Rows that `feed` computed one at a time, an answer's, stay as they are.
+    def step(self, feeds: Sequence[Feed]) -> list[Output]:
+        """Append tokens, those of each sequence in a run of the graph.
+
+        Every row of a prompt is computed by the kernels for many rows, at its place in a group: cached tokens of an
+        incomplete group are read again. So the logits after a prompt are the same to the bit, however much of it was
+        read before. Rows of an answer, computed one at a time, stay as they are.
         """
-        check_feed(self, tokens)
-        position = self.position
+        check_step(self, feeds)
+        return [self._run(feed) for feed in feeds]
+
+    def _group_start(self, sequence: int, count: int) -> int:
+        """The position from which on rows are computed when `count` tokens of a prompt are fed."""
+        position = self.position(sequence)
         start = position - position % GROUP
-        if start and position + len(tokens) == start + 1:
-            start -= GROUP
-        ids = [*self._tokens[start:], *tokens]
-        done = 0
-        while done < len(ids):
-            left = len(ids) - done
-            size = min(CHUNK, left)
-            if left > 1 and any(left % block == 1 for block in self._blocks):
-                size = min(CHUNK, left - 1) - GROUP
-            output = self._run(start + done, ids[done : done + size])
-            done += size
-            yield output
+        return start - GROUP if start and position + count == start + 1 else start
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> HostOutput:
-        """Append tokens and compute the logits after the last one (or after each)."""
-        check_feed(self, tokens)
-        return self._run(self.position, tokens, every_row=every_row)
-
-    def _run(self, position: int, tokens: Sequence[int], *, every_row: bool = False) -> HostOutput:
-        """Compute tokens in the place of those that are cached from `position` on."""
+    def _run(self, feed: Feed) -> HostOutput:
         if self._session is None:
             raise DeviceError("the CPU engine was closed")
-        ids = np.asarray(tokens, np.int64).reshape(1, -1)
+        known, tokens = self._tokens[feed.sequence], feed.tokens
+        position = self._group_start(feed.sequence, len(tokens)) if feed.prompt else len(known)
+        ids = np.asarray([*known[position:], *tokens], np.int64).reshape(1, -1)
         count = ids.shape[1]
         total = position + count
         self._grow(total)
-        logits = np.empty((1, count if every_row else 1, self.vocab_size), np.float32)
+        rows = len(tokens) if feed.every_row else 1
+        logits = np.empty((1, rows, self.vocab_size), np.float32)
         binding = self._binding
         # Bound memory is not copied: the arrays must outlive the run.
         self._inputs = {
             "input_ids": ids,
-            "logits_from": np.array([0 if every_row else count - 1], np.int64),
+            "logits_from": np.array([count - rows], np.int64),
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
         }
@@ -157,30 +158,31 @@ class CpuRuntime:
             if options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
             raise DeviceError(f"ONNX Runtime failed: {first_line(error, 500)}") from error
-        self._tokens[position:] = ids[0].tolist()
+        known.extend(tokens)
         return HostOutput(logits[0])
 
-    def truncate(self, position: int) -> None:
-        check_truncate(self, position)
-        del self._tokens[position:]
+    def truncate(self, sequence: int, position: int) -> None:
+        check_truncate(self, sequence, position)
+        del self._tokens[sequence][position:]
 
-    def save_cache(self) -> SavedCache:
+    def save(self, sequence: int) -> SavedCache:
         """Copy the rows in use: float32 [2 * layers, kv_heads, position, head_dim]."""
-        rows = np.empty(self._saved_shape(self.position), np.float32)
+        position = self.position(sequence)
+        rows = np.empty(self._saved_shape(position), np.float32)
         for part, buffer in zip(rows, self._cache, strict=True):
-            part[:] = buffer[0, :, : self.position]
-        return SavedCache(self.position, rows, tuple(self._tokens))
+            part[:] = buffer[0, :, :position]
+        return SavedCache(position, rows, tuple(self._tokens[sequence]))
 
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
+    def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
         check_saved(saved, position, self._saved_shape(saved.position))
-        self._tokens.clear()
+        self._tokens[sequence].clear()
         self._grow(position)
         for part, buffer in zip(saved.rows, self._cache, strict=True):
             buffer[0, :, :position] = part[:, :position]
-        self._tokens.extend(saved.tokens[:position])
+        self._tokens[sequence].extend(saved.tokens[:position])
 
     def interrupt(self) -> None:
-        """End a feed between two of the graph's nodes: within about 10 ms."""
+        """End a step between two of the graph's nodes: within about 10 ms."""
         self._run_options.terminate = True
 
     def close(self) -> None:
@@ -198,7 +200,7 @@ class CpuRuntime:
             return
         rows = min(max(needed, 2 * rows), self.context_length)
         shape = (1, self._config.num_key_value_heads, rows, self._config.head_dim)
-        kept = self.position
+        kept = self.position(0)
         for index, old in enumerate(self._cache):
             buffer = self._cache[index] = np.zeros(shape, np.float32)
             buffer[:, :, :kept] = old[:, :, :kept]

@@ -1,7 +1,7 @@
 """What every runtime of a bmodel has: the device that holds it, its limits, what it asked of the device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
-from bmqwen.runtime.base import Output, SavedCache, check_saved, check_truncate, chosen_context
+from bmqwen.runtime.base import Feed, Output, SavedCache, check_saved, check_truncate, chosen_context
 from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
 from bmqwen.runtime.bmodel.device_nets import Counters, DeviceNets
 
@@ -18,7 +18,7 @@ Nets = TypeVar("Nets", bound=DeviceNets)
 
 
 class DeviceOutput:
-    """What one feed computed; on the device until it is asked for."""
+    """What a step computed for the last token fed; on the device until it is asked for."""
 
     def __init__(
         self,
@@ -30,14 +30,14 @@ class DeviceOutput:
         self._runtime, self._token_id, self._logits = runtime, token_id, logits
         self._serial = runtime._serial
 
-    def greedy(self) -> int:
+    def greedy(self) -> list[int]:
         self._check()
         token = self._token_id()
         if not 0 <= token < self._runtime.vocab_size:
             raise DeviceError(
                 f"{self._runtime.name} computed the token {token}, which the model does not have"
             )
-        return token
+        return [token]
 
     def logits(self) -> NDArray[np.float32]:
         """Logits after the last token, float32 [1, vocab]. Raises DeviceError where the bmodel gives none."""
@@ -50,7 +50,7 @@ class DeviceOutput:
 
 
 class LoadedBmodel(ABC, Generic[Nets]):
-    """A bundle's bmodel on a device, a `Runtime` but for how its nets are fed.
+    """A bundle's bmodel on a device, a `Runtime` of one sequence but for how its nets are fed.
 
     `chip` is the chip's name, `library` what opened the device, for people.
     """
@@ -67,7 +67,8 @@ class LoadedBmodel(ABC, Generic[Nets]):
         self.chip, self.library = backend.chip, backend.library
         self.name = f"{self.chip}, {backend}, {self.library}"
         self.vocab_size = bundle.config.vocab_size
-        self._tokens: list[int] = []
+        self.sequences = 1
+        self._tokens: list[list[int]] = [[]]
         self._serial = 0
         self._interrupted = False
         try:
@@ -86,37 +87,37 @@ class LoadedBmodel(ABC, Generic[Nets]):
     def memory_used(self) -> int | None:
         return self._backend.memory_used()
 
-    @property
-    def position(self) -> int:
-        return len(self._tokens)
+    def position(self, sequence: int) -> int:
+        return len(self._tokens[sequence])
 
-    def truncate(self, position: int) -> None:
-        check_truncate(self, position)
-        del self._tokens[position:]
+    def truncate(self, sequence: int, position: int) -> None:
+        check_truncate(self, sequence, position)
+        del self._tokens[sequence][position:]
 
-    def save_cache(self) -> SavedCache:
+    def save(self, sequence: int) -> SavedCache:
         """Copy the rows in use from the device, as that has them: [2 * layers, position, ...]."""
-        return SavedCache(self.position, self._device_nets.read_rows(0, self.position), tuple(self._tokens))
+        tokens = tuple(self._tokens[sequence])
+        return SavedCache(len(tokens), self._device_nets.read_rows(0, len(tokens)), tokens)
 
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
+    def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
         check_saved(saved, position, self._device_nets.cache_shape(saved.position))
         self._serial += 1
-        self._tokens.clear()
+        self._tokens[sequence].clear()
         self._device_nets.write_rows(0, saved.rows[:, :position])
-        self._tokens.extend(saved.tokens[:position])
+        self._tokens[sequence].extend(saved.tokens[:position])
 
     def interrupt(self) -> None:
-        """End a feed between two launches."""
+        """End a step between two launches."""
         self._interrupted = True
 
     @abstractmethod
-    def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]: ...
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int: ...
     @abstractmethod
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> Output: ...
+    def step(self, feeds: Sequence[Feed]) -> list[Output]: ...
     def close(self) -> None:
         self._backend.close()
 
-    def _begin_feed(self) -> None:
+    def _begin_step(self) -> None:
         """What was computed before is no longer to be had."""
         self._serial += 1
         self._interrupted = False

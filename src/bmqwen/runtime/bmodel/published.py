@@ -1,12 +1,11 @@
 """Runs the vendor's published bmodels, one net a layer, behind the same protocol as our own."""
 
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import numpy as np
 
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.runtime.base import HostOutput, check_feed
+from bmqwen.runtime.base import Feed, HostOutput, Output, check_step
 from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
@@ -27,30 +26,33 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
             bundle, open_backend, context_length, lambda backend: PublishedNets(backend, bundle.config)
         )
 
-    def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
-        """Append a prompt: all together where that pays, else one token at a time."""
-        check_feed(self, tokens)
-        size = len(tokens) if _together(self.position, len(tokens)) else 1
-        for done in range(0, len(tokens), size):
-            yield cast(DeviceOutput, self.feed(tokens[done : done + size]))
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        """All together where that pays, else one token at a time."""
+        del most  # no launch takes less than a prompt's
+        return count if _together(self.position(sequence), count) else 1
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> DeviceOutput | HostOutput:
-        check_feed(self, tokens)
-        before, count, nets = self.position, len(tokens), self._device_nets
-        self._begin_feed()
-        together, rows = _together(before, count), []
+    def step(self, feeds: Sequence[Feed]) -> list[Output]:
+        check_step(self, feeds)
+        return [self._run(feed) for feed in feeds]
+
+    def _run(self, feed: Feed) -> DeviceOutput | HostOutput:
+        known, nets, count = self._tokens[feed.sequence], self._device_nets, len(feed.tokens)
+        self._begin_step()
+        together, rows = _together(len(known), count), []
         if together:
-            nets.run_prompt([*self._tokens, *tokens])
-        for i, token in enumerate(tokens):
+            nets.run_prompt([*known, *feed.tokens])
+        for i, token in enumerate(feed.tokens):
             if not together:
                 self._check_interrupt()
-                nets.run_token(token, before + i)
-            if every_row or i == count - 1:
-                nets.run_head(before + i if together else 0)
-            if every_row:
+                nets.run_token(token, len(known) + i)
+            if feed.every_row or i == count - 1:
+                nets.run_head(len(known) + i if together else 0)
+            if feed.every_row:
                 rows.append(nets.logits()[0])
-        self._tokens.extend(tokens)
-        return HostOutput(np.stack(rows)) if every_row else DeviceOutput(self, nets.token_id, nets.logits)
+        known.extend(feed.tokens)
+        return (
+            HostOutput(np.stack(rows)) if feed.every_row else DeviceOutput(self, nets.token_id, nets.logits)
+        )
 
 
 def _together(position: int, count: int) -> bool:

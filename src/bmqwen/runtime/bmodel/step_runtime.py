@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError
-from bmqwen.runtime.base import HostOutput, check_feed, chosen_context
+from bmqwen.runtime.base import Feed, HostOutput, Output, check_step, chosen_context
 from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.util.float16 import from_half, to_half
+
+# Plans that are remembered.
+MOST_PLANS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class StepRuntime(LoadedBmodel[StepStages]):
             MissingDependencyError: no libraries.
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
+        self._plans: dict[tuple[int, int], list[tuple[StepShape, int]]] = {}
         self._nets = nets = StepNets.from_dict(bundle.details, str(bundle.folder))
         # Said before loading, which takes a while.
         chosen_context(context_length, nets.context, "the bundle's")
@@ -62,31 +66,44 @@ class StepRuntime(LoadedBmodel[StepStages]):
             bundle, open_backend, context_length, lambda backend: StepStages(backend, nets, config)
         )
 
-    def read(self, tokens: Sequence[int]) -> Iterator[DeviceOutput]:
-        """Append a prompt, in as few launches as pay."""
-        check_feed(self, tokens)
-        done = 0
-        for shape, used in self._nets.plan(self.position, len(tokens)):
-            self._begin_feed()
-            self._launch(shape, self.position, tokens[done : done + used])
-            self._tokens.extend(tokens[done : done + used])
-            done += used
-            yield self._output(shape)
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        """What the first of as few launches as pay takes."""
+        position = self.position(sequence)
+        (shape, used), *_ = self._plan(position, count)
+        if most is not None and shape.tokens > most:
+            (_, used), *_ = self._plan(position, min(most, count))
+        return used
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> DeviceOutput | HostOutput:
+    def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens: as few launches as pay, or one a token with `every_row`."""
-        check_feed(self, tokens)
-        self._begin_feed()
-        position, count, done = self.position, len(tokens), 0
+        check_step(self, feeds)
+        return [self._run(feed) for feed in feeds]
+
+    def _run(self, feed: Feed) -> DeviceOutput | HostOutput:
+        known, tokens, every_row = self._tokens[feed.sequence], feed.tokens, feed.every_row
+        self._begin_step()
+        position, count, done = len(known), len(tokens), 0
         rows = np.empty((count if every_row else 0, self.vocab_size), np.float32)
-        for shape, used in self._singly(position, count) if every_row else self._nets.plan(position, count):
+        for shape, used in self._singly(position, count) if every_row else self._plan(position, count):
             self._check_interrupt()
             self._launch(shape, position + done, tokens[done : done + used])
             if every_row:
                 rows[done] = self._device_nets.logits(shape)[0]
             done += used
-        self._tokens.extend(tokens)
+        known.extend(tokens)
         return HostOutput(rows) if every_row else self._output(shape)
+
+    def _plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:
+        """As `StepNets.plan`, once for a prompt: what is left of a plan is the plan of what is left."""
+        if (position, count) not in self._plans:
+            if len(self._plans) > MOST_PLANS:
+                self._plans.clear()
+            pieces, at = self._nets.plan(position, count), position
+            for i, (_, used) in enumerate(pieces):
+                self._plans[at, position + count - at] = pieces[i:]
+                self._plans[at, used] = pieces[i : i + 1]
+                at += used
+        return self._plans[position, count]
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
@@ -98,7 +115,7 @@ class StepRuntime(LoadedBmodel[StepStages]):
         """
         position, count = cache.shape[1], len(tokens)
         self._serial += 1
-        self._tokens.clear()
+        self._tokens[0].clear()
         if position:
             self._device_nets.write_rows(0, to_half(cache, self._nets.half))
         self._launch(shape, position, tokens)

@@ -1,6 +1,7 @@
 """A bmodel bundle on the vendor's simulator, in a process of its own: token ids go in, ids and logits come out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.steps import StepShape
-from bmqwen.runtime.base import Output, SavedCache, check_feed, check_truncate
+from bmqwen.runtime.base import Feed, Output, SavedCache, check_step, check_truncate
 from bmqwen.runtime.bmodel.device_nets import Counters
 from bmqwen.runtime.bmodel.loaded_bmodel import device_bytes
 from bmqwen.runtime.bmodel.published import PublishedRuntime
@@ -24,36 +25,36 @@ SPARE = 512 << 20
 
 
 class Target:
-    """What the simulator's process holds: a runtime and its last output. What is not here is the runtime's own."""
+    """What the simulator's process holds: a runtime and its last outputs. What is not here is the runtime's own."""
 
     def __init__(self, runtime: StepRuntime | PublishedRuntime) -> None:
         self._runtime = runtime
-        self._output: Output
-        self._pieces: Iterator[Output]
+        self._outputs: list[Output] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def feed(self, position: int, tokens: Sequence[int], every_row: bool) -> None:
-        """As `Runtime.feed`, after `position` tokens; later ones are forgotten first."""
-        self._runtime.truncate(position)
-        self._output = self._runtime.feed(tokens, every_row=every_row)
+    def step(self, positions: Sequence[int], feeds: Sequence[Feed]) -> None:
+        """As `Runtime.step`, each Feed after its position; later tokens are forgotten first."""
+        for feed, position in zip(feeds, positions, strict=True):
+            self._runtime.truncate(feed.sequence, position)
+        self._outputs = self._runtime.step(feeds)
 
-    def read(self, position: int, tokens: Sequence[int]) -> None:
-        """As `Runtime.read`, after `position` tokens, a piece for each `read_piece`."""
-        self._runtime.truncate(position)
-        self._pieces = self._runtime.read(tokens)
+    def piece(self, position: int, sequence: int, count: int, most: int | None) -> int:
+        """As `Runtime.piece`, after `position` tokens."""
+        self._runtime.truncate(sequence, position)
+        return self._runtime.piece(sequence, count, most)
 
-    def read_piece(self) -> int:
-        """Append the next piece of what `read` was given; returns the position after it."""
-        self._output = next(self._pieces)
-        return self._runtime.position
+    def save(self, position: int, sequence: int) -> SavedCache:
+        """As `Runtime.save`, of `position` tokens."""
+        self._runtime.truncate(sequence, position)
+        return self._runtime.save(sequence)
 
-    def greedy(self) -> int:
-        return self._output.greedy()
+    def greedy(self, index: int) -> list[int]:
+        return self._outputs[index].greedy()
 
-    def logits(self) -> NDArray[np.float32]:
-        return self._output.logits()
+    def logits(self, index: int) -> NDArray[np.float32]:
+        return self._outputs[index].logits()
 
 
 def open_target(bundle: Bundle, folder: Path | None, context_length: int | None, device: int) -> Target:
@@ -63,22 +64,22 @@ def open_target(bundle: Bundle, folder: Path | None, context_length: int | None,
 
 
 class SimulatedOutput:
-    """What one feed computed; asked for in the simulator's process."""
+    """What a step computed for the Feed of an index; asked for in the simulator's process."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, worker: Worker, index: int) -> None:
+        self._worker, self._index = worker, index
 
-    def greedy(self) -> int:
-        return cast(int, self._worker.call("greedy"))
+    def greedy(self) -> list[int]:
+        return cast(list[int], self._worker.call("greedy", self._index))
 
     def logits(self) -> NDArray[np.float32]:
-        return cast(NDArray[np.float32], self._worker.call("logits"))
+        return cast(NDArray[np.float32], self._worker.call("logits", self._index))
 
 
 class SimulatedRuntime:
     """A `bmqwen.runtime.base.Runtime` on the simulator.
 
-    The position is kept on this side and sent with every call: a call that was interrupted leaves no trace.
+    Positions are kept on this side and sent with every call: a call that was interrupted leaves no trace.
     """
 
     def __init__(
@@ -98,7 +99,6 @@ class SimulatedRuntime:
             device: which simulated chip.
             opener: what loads the bundle there, "module:function".
         """
-        self.position = 0
         self._worker = Worker(
             opener,
             {"bundle": bundle, "folder": folder, "context_length": context_length, "device": device},
@@ -110,6 +110,8 @@ class SimulatedRuntime:
         self.name = f"simulator of a {chip}" + (f", {library}" if library != BmrtBackend.library else "")
         self.vocab_size: int = bundle.config.vocab_size
         self.context_length: int = self._worker.call("context_length")
+        self.sequences: int = self._worker.call("sequences")
+        self._positions = [0] * self.sequences
 
     @property
     def counters(self) -> Counters:
@@ -121,39 +123,38 @@ class SimulatedRuntime:
         """Bytes of the simulated device's memory that the bundle takes."""
         return cast(int | None, self._worker.call("memory_used"))
 
-    def read(self, tokens: Sequence[int]) -> Iterator[SimulatedOutput]:
-        check_feed(self, tokens)
-        end = self.position + len(tokens)
-        self._worker.call("read", self.position, [int(token) for token in tokens])
-        while self.position < end:
-            self.position = self._worker.call("read_piece")
-            yield SimulatedOutput(self._worker)
+    def position(self, sequence: int) -> int:
+        return self._positions[sequence]
 
-    def feed(self, tokens: Sequence[int], *, every_row: bool = False) -> SimulatedOutput:
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        return cast(int, self._worker.call("piece", self._positions[sequence], sequence, count, most))
+
+    def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens and simulate what follows them: about a second for a million of products."""
-        check_feed(self, tokens)
-        self._worker.call("feed", self.position, [int(token) for token in tokens], every_row)
-        self.position += len(tokens)
-        return SimulatedOutput(self._worker)
+        check_step(self, feeds)
+        sent = [replace(feed, tokens=[int(token) for token in feed.tokens]) for feed in feeds]
+        self._worker.call("step", [self._positions[feed.sequence] for feed in feeds], sent)
+        for feed in feeds:
+            self._positions[feed.sequence] += len(feed.tokens)
+        return [SimulatedOutput(self._worker, index) for index in range(len(feeds))]
 
-    def truncate(self, position: int) -> None:
-        check_truncate(self, position)
-        self.position = position
+    def truncate(self, sequence: int, position: int) -> None:
+        check_truncate(self, sequence, position)
+        self._positions[sequence] = position
 
-    def save_cache(self) -> SavedCache:
-        self._worker.call("truncate", self.position)
-        return cast(SavedCache, self._worker.call("save_cache"))
+    def save(self, sequence: int) -> SavedCache:
+        return cast(SavedCache, self._worker.call("save", self._positions[sequence], sequence))
 
-    def restore_cache(self, saved: SavedCache, position: int) -> None:
-        self.position = 0
-        self._worker.call("restore_cache", saved, position)
-        self.position = position
+    def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
+        self._positions[sequence] = 0
+        self._worker.call("restore", sequence, saved, position)
+        self._positions[sequence] = position
 
     def interrupt(self) -> None:
-        """A launch of the simulator cannot be interrupted; a feed runs to its end."""
+        """A launch of the simulator cannot be interrupted; a step runs to its end."""
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
-        self.position = 0
+        self._positions[0] = 0
         return cast(StageResult, self._worker.call("run_stage", shape, list(tokens), cache))
 
     def close(self) -> None:
