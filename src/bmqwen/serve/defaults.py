@@ -6,6 +6,7 @@ from typing import Any
 from bmqwen.errors import RequestError
 from bmqwen.generate.grammar import schema_text
 from bmqwen.generate.params import PARAMETERS, SamplingParams, choose_params
+from bmqwen.serve.http.fields import named_once
 from bmqwen.serve.http.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -35,12 +36,6 @@ def sampling_of(
     else:
         if request.top_logprobs is not None and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
-        if request.max_completion_tokens is not None:
-            if "max_tokens" in given:
-                raise RequestError(
-                    "max_tokens and max_completion_tokens mean the same thing: leave one out", "max_tokens"
-                )
-            given["max_tokens"] = request.max_completion_tokens
         given["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream to be true", "stream_options")
@@ -58,8 +53,8 @@ def sampling_of(
 
 
 def _given(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
-    """Return the sampling parameters that a request has, as `SamplingParams` wants them."""
-    given = {row.name: getattr(request, row.name) for row in PARAMETERS}
+    """Return the sampling parameters that a request has, by whatever name, as `SamplingParams` wants them."""
+    given = {row.name: named_once(request, row.name) for row in PARAMETERS}
     for row in PARAMETERS:
         value = given[row.name]
         if value is None:

@@ -87,7 +87,7 @@ class Prompts:
             )
         chat = []
         for place, message in enumerate(messages):
-            content = message.content
+            content = message.content or ""
             text = content if isinstance(content, str) else "".join(part.text for part in content)
             _check_unicode(text, f"messages[{place}].content")
             known = self._answers.get(_key(owner, text), ()) if message.role == "assistant" else ()

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from bmqwen.errors import BmqwenError, ModelNotFoundError
+from bmqwen.errors import BmqwenError, ModelNotFoundError, UnsupportedFieldError
 from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
+from bmqwen.serve.http.fields import RequestModel
 from bmqwen.serve.metrics import Metrics
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.scheduler import Scheduler
@@ -58,8 +59,9 @@ class Model:
 class Service:
     """What endpoints call."""
 
-    def __init__(self, model: Model, scheduler: Scheduler) -> None:
-        self.model, self.scheduler = model, scheduler
+    def __init__(self, model: Model, scheduler: Scheduler, *, strict_fields: bool = False) -> None:
+        """With `strict_fields`, a request with a field that no answer depends on is refused."""
+        self.model, self.scheduler, self._strict_fields = model, scheduler, strict_fields
         self.metrics = Metrics(scheduler)
         self.prompts = Prompts(model.tokenizer, model.template, model.limits, scheduler.check)
 
@@ -70,10 +72,26 @@ class Service:
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFoundError for a model that is not served."""
-        if name is not None and name != self.model.name:
+        if name and name != self.model.name:
             raise ModelNotFoundError(
                 f"the model {name[:200]!r} does not exist here; this server has {self.model.name!r}", "model"
             )
+
+    def accept(self, body: RequestModel, request: Request) -> None:
+        """Check whom a request is for, and note its fields without effect, which the middleware reports.
+
+        Raises:
+            ModelNotFoundError: it names a model that is not served.
+            UnsupportedFieldError: it has a field without effect, and the server is strict.
+        """
+        self.check_model(getattr(body, "model", None))
+        ignored = body.ignored()
+        if ignored and self._strict_fields:
+            raise UnsupportedFieldError(
+                f"{ignored[0]} has no effect here, and this server is strict about that: leave it out",
+                ignored[0],
+            )
+        request.scope["ignored"] = ignored
 
     async def generate(
         self, prompt: list[int], params: SamplingParams, caller: Caller

@@ -64,7 +64,7 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
         rules.origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=("Retry-After",),
+        expose_headers=("Retry-After", "X-Request-Id", "X-Bmqwen-Ignored"),
     )
 
 

@@ -142,7 +142,7 @@ def generation_api(service: Service) -> APIRouter:
         "/chat/completions", summary="Answer a conversation", response_model=ChatAnswer, responses=STREAM
     )
     async def chat(body: ChatRequest, request: Request) -> Any:
-        service.check_model(body.model)
+        service.accept(body, request)
         caller = Caller.of(request, body.user or body.safety_identifier)
         params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompt = await asyncio.to_thread(service.prompts.of_chat, body.messages, caller.owner)
@@ -150,8 +150,8 @@ def generation_api(service: Service) -> APIRouter:
 
     @api.post("/completions", summary="Continue a text", response_model=TextAnswer, responses=STREAM)
     async def complete(body: CompletionRequest, request: Request) -> Any:
-        service.check_model(body.model)
-        caller = Caller.of(request, body.user)
+        service.accept(body, request)
+        caller = Caller.of(request, body.user or body.safety_identifier)
         params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompts = await asyncio.to_thread(service.prompts.of_completion, body)
         return await Answering(service, request, caller, body, prompts, params).respond()

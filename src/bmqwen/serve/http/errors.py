@@ -8,6 +8,7 @@ from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 from starlette.responses import Response
 
 from bmqwen.errors import BmqwenError, BusyError, RequestError, UnsupportedFieldError
+from bmqwen.serve.http.fields import PARTS_REFUSED, REFUSED
 from bmqwen.serve.http.responses import ErrorAnswer
 
 # OpenAI's names for families of errors; what is not listed is the server's own.
@@ -59,15 +60,17 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         place = place[1:]
     if detail["type"] == "json_invalid":
         return RequestError(f"the request is not valid JSON: {ctx.get('error', 'it cannot be read')}")
-    # An unknown field may have any name.
-    unknown = place[-1:] if detail["type"] == "extra_forbidden" else []
+    # An unknown field, which must be null, may have any name: it must not be taken for one of the checker's.
+    unknown = place[-1:] if detail["type"] == "none_required" else []
     names = [*_names(place[: len(place) - len(unknown)]), *unknown]
     param = _param(names)
     field = next((part for part in reversed(names) if isinstance(part, str)), "")
     kind, value = detail["type"], detail.get("input")
     if kind == "missing":
         return RequestError(f"{param or 'the body'} is missing", param)
-    if kind == "extra_forbidden":
+    if field in REFUSED and names == [field]:
+        return UnsupportedFieldError(f"{param} is not supported: {REFUSED[field]}", param)
+    if kind == "none_required":
         return UnsupportedFieldError(f"{param} is not a field that this server knows; leave it out", param)
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = str(ctx.get("discriminator", "")).strip("'")
@@ -76,8 +79,9 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         param = f"{param}.{tag}" if param else tag
         return RequestError(f"{param} is {_short(given)}, but must be one of {known}", param)
     if field == "type" and "content" in names:
-        return UnsupportedFieldError(f"{param} is {_short(value)}: this model reads only text parts", param)
-    if kind in _NEUTRAL_ONLY or field == "best_of" or (kind == "too_long" and not ctx["max_length"]):
+        reason = PARTS_REFUSED.get(str(value), "this model reads only text parts")
+        return UnsupportedFieldError(f"{param} is {_short(value)}: {reason}", param)
+    if kind in _NEUTRAL_ONLY or (kind == "too_long" and not ctx["max_length"]):
         return UnsupportedFieldError(
             f"{param} is {_short(value)}, which this server does not support; leave it out", param
         )

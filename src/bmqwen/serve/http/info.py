@@ -87,7 +87,7 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
 
     @api.post("/tokenize", summary="Text, or messages, to token ids")
     async def tokenize(body: Annotated[TokenizeRequest, Body()], request: Request) -> TokensAnswer:
-        service.check_model(body.model)
+        service.accept(body, request)
         prompts = service.prompts
         if isinstance(body, TokenizeChat):
             owner = Caller.of(request, None).owner
@@ -98,13 +98,13 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
         return {"count": len(ids), "max_model_len": limit, "tokens": ids}
 
     @api.post("/detokenize", summary="Token ids to text")
-    async def detokenize(body: DetokenizeRequest) -> TextAnswerOfTokens:
-        service.check_model(body.model)
+    async def detokenize(body: DetokenizeRequest, request: Request) -> TextAnswerOfTokens:
+        service.accept(body, request)
         return {"prompt": service.prompts.of_tokens(body.tokens)}
 
     @api.post("/apply-template", summary="Messages to the prompt that the model reads")
-    async def apply_template(body: TokenizeChat) -> TextAnswerOfTokens:
-        service.check_model(body.model)
+    async def apply_template(body: TokenizeChat, request: Request) -> TextAnswerOfTokens:
+        service.accept(body, request)
         service.scheduler.check()
         return {"prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages)}
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +33,9 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
+# Of these nobody wants to read more in a header.
+MOST_IGNORED = 30
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 # The page itself holds no secret; it asks its user for the key.
 PUBLIC = ("/", "/favicon.ico", "/health", "/api/info")
 PUBLIC_FOLDER = "/page/"
@@ -56,7 +61,11 @@ class AccessRules:
 
 
 class AccessMiddleware:
-    """ASGI middleware that checks requests, logs and counts them. It sets scope["owner"] to a name of the key used."""
+    """ASGI middleware that checks requests, logs and counts them.
+
+    It sets scope["owner"] to a name of the key used. Endpoints set scope["note"], for the log, and scope["ignored"],
+    the names of fields without effect.
+    """
 
     def __init__(self, app: ASGIApp, rules: AccessRules, requests: Counter, policy: str) -> None:
         """`requests` counts answers by endpoint (as the program names it) and status.
@@ -78,12 +87,17 @@ class AccessMiddleware:
         headers = dict(scope["headers"])
         origin = headers.get(b"origin", b"").decode("latin-1")
         status = 0
+        request_id = headers.get(b"x-request-id", b"")
+        if _REQUEST_ID.fullmatch(request_id) is None:
+            request_id = f"req-{secrets.token_hex(8)}".encode()
 
         async def send_more(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers]
+                message["headers"] = [*message["headers"], *self._headers, (b"x-request-id", request_id)]
+                if ignored := _ignored(scope):
+                    message["headers"].append((b"x-bmqwen-ignored", ignored.encode()))
             elif method == "HEAD":
                 message = {**message, "body": b""}
             await send(message)
@@ -109,11 +123,13 @@ class AccessMiddleware:
                 await error_response(internal)(scope, receive, send_more)
         finally:
             seconds = time.perf_counter() - begin
-            note = scope.get("note", "")
+            ignored = _ignored(scope)
+            notes = [scope.get("note", ""), ignored and f"ignored: {ignored}", request_id.decode()]
             self._requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
             quiet = status < 400 and (scope["path"] in QUIET or scope["path"].startswith(PUBLIC_FOLDER))
             level = logging.DEBUG if quiet else logging.INFO
-            LOG.log(level, "%s %s %s %.3f s%s", method, _path(scope), status, seconds, note and f" {note}")
+            what = " ".join(filter(None, notes))
+            LOG.log(level, "%s %s %s %.3f s %s", method, _path(scope), status, seconds, what)
 
     def _check_place(self, headers: dict[bytes, bytes], origin: str) -> None:
         """Refuse web pages that are not ours: those of other origins, and those that took our address for theirs."""
@@ -179,6 +195,13 @@ def _name_of(host: str) -> str:
     except ValueError:
         return ""
     return "" if set(host) & set("/@\\ ?#") else parts.hostname or ""
+
+
+def _ignored(scope: Scope) -> str:
+    """Names of the fields without effect, in ASCII."""
+    names = scope.get("ignored", [])
+    more = f" and {len(names) - MOST_IGNORED} more" if len(names) > MOST_IGNORED else ""
+    return ", ".join(ascii(name[:60])[1:-1] for name in names[:MOST_IGNORED]) + more
 
 
 def _path(scope: Scope) -> str:

@@ -1,29 +1,30 @@
 """The bodies of requests, in OpenAI's order and meaning; the sampling parameters follow, from their table.
 
-Nothing else is accepted: an unknown field is an error.
-
-Fields of OpenAI's that this server has no use for may be there with the one value that changes nothing.
+What else clients send stands in the tables of `fields.py`; any other field with a value is an error.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from itertools import combinations
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-    create_model,
-)
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic.config import JsonDict
 
 from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS, PARAMETERS, Parameter
+from bmqwen.serve.http.fields import (
+    ALIASES,
+    MINUS_ONE,
+    STREAM_UNUSED,
+    UNUSED,
+    Body,
+    Off,
+    OpenModel,
+    RequestModel,
+    accepting,
+    extended,
+)
 
 MOST_CHOICES = 8
-MOST_PROMPTS = 16
+MOST_PROMPTS = 256
 # What no vocabulary exceeds; the server's document names its model's own instead.
 LARGEST_ID = 2**31 - 2
 BIAS_PATTERN = "^(0|[1-9][0-9]{0,8})$"
@@ -32,12 +33,6 @@ BIAS_PATTERN = "^(0|[1-9][0-9]{0,8})$"
 def _whole(value: Any) -> Any:
     """2.0 is a whole number in JSON."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _off(value: bool) -> bool:
-    if value:
-        raise ValueError("input should be false")
-    return value
 
 
 def _needs(field: str, switch: str) -> JsonDict:
@@ -61,7 +56,6 @@ def _parts(value: Any) -> str:
 
 
 WHOLE = BeforeValidator(_whole)
-Off = Annotated[bool, AfterValidator(_off), WithJsonSchema({"const": False})]
 Nothing = Annotated[None, Field(description="Not supported: leave it out.")]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID), WHOLE]
 Text = Annotated[str, Field(min_length=1)]
@@ -81,34 +75,28 @@ Bias = Annotated[
 ]
 
 
-# What fits together, as a JSON schema; the checks are where sampling parameters are made.
-_STREAM_RULE = _needs("stream_options", "stream")
-_CHAT_RULES: JsonDict = {
-    "allOf": [
-        _STREAM_RULE,
-        _needs("top_logprobs", "logprobs"),
-        {
-            "anyOf": [
-                {"properties": {name: {"type": "null"}}} for name in ("max_tokens", "max_completion_tokens")
-            ]
-        },
+def _one_of(target: str) -> list[JsonDict]:
+    """Of a field's names at most one may be used (or all with the same value, which a schema cannot say)."""
+    names = [target, *(alias for alias, name in ALIASES.items() if name == target)]
+    return [
+        {"anyOf": [{"properties": {name: {"type": "null"}}} for name in pair]}
+        for pair in combinations(names, 2)
     ]
-}
 
 
-class Strict(BaseModel):
-    """No unknown fields, and no guessing of types: "0.5" is not a number."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-
-
-Body = TypeVar("Body", bound=Strict)
+# What fits together, as a JSON schema; the checks are where sampling parameters are made.
+_SHARED_RULES: list[Any] = [
+    _needs("stream_options", "stream"),
+    *(rule for target in dict.fromkeys(ALIASES.values()) for rule in _one_of(target)),
+]
+_CHAT_RULES: JsonDict = {"allOf": [*_SHARED_RULES, _needs("top_logprobs", "logprobs")]}
 
 
 def _with_sampling(body: type[Body]) -> type[Body]:
-    """Add a field for each sampling parameter of the table, none of which must be given."""
-    sampling: dict[str, Any] = {row.name: (_field(row), None) for row in PARAMETERS}
-    return create_model(body.__name__, __base__=body, __module__=__name__, __doc__=body.__doc__, **sampling)
+    """Add a field for each sampling parameter of the table and for its other names, none of which must be given."""
+    rows = {row.name: row for row in PARAMETERS}
+    sampling = {name: (_field(row), None) for name, row in rows.items()}
+    return extended(body, sampling | {alias: (_field(rows[name]), None) for alias, name in ALIASES.items()})
 
 
 def _field(row: Parameter) -> Any:
@@ -118,12 +106,13 @@ def _field(row: Parameter) -> Any:
         return Annotated[Stops | None, text]
     if row.wraps:
         return Annotated[Annotated[int, WHOLE] | None, text]
-    span = Field(gt=row.low, le=row.high) if row.above else Field(ge=row.low, le=row.high)
+    low = -1 if row.name in MINUS_ONE else row.low
+    span = Field(gt=low, le=row.high) if row.above else Field(ge=low, le=row.high)
     kind = Annotated[int, span, WHOLE] if row.kind == "integer" else Annotated[float, span]
     return Annotated[kind | None, text]
 
 
-class TextPart(Strict):
+class TextPart(OpenModel):
     """A piece of a message's text."""
 
     type: Literal["text"]
@@ -135,51 +124,46 @@ Content = Annotated[
 ]
 
 
-class PlainMessage(Strict):
+class PlainMessage(OpenModel):
     """What the user says, or instructions for the model."""
 
     role: Literal["system", "developer", "user"]
     content: Content
-    name: Nothing = None
 
 
-class AssistantMessage(Strict):
-    """What the model said; fields that OpenAI's client sends back empty are accepted empty."""
+class AssistantMessage(OpenModel):
+    """What the model said; without content, nothing."""
 
     role: Literal["assistant"]
-    content: Content
-    name: Nothing = None
-    refusal: Nothing = None
+    content: Content | None = None
     audio: Nothing = None
     tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: Nothing = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    reasoning_content: Nothing = None
 
 
 ChatMessage = Annotated[PlainMessage | AssistantMessage, Field(discriminator="role")]
 
 
-class StreamOptions(Strict):
+@accepting(STREAM_UNUSED)
+class StreamOptions(RequestModel):
     """What a stream has beside text."""
 
     include_usage: bool | None = None
-    include_obfuscation: Off | None = None
 
 
-class TextFormat(Strict):
+class TextFormat(RequestModel):
     """Any text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(Strict):
+class JsonObjectFormat(RequestModel):
     """A JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchema(Strict):
+class JsonSchema(RequestModel):
     """A schema and its name."""
 
     name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
@@ -188,7 +172,7 @@ class JsonSchema(Strict):
     strict: bool | None = None
 
 
-class JsonSchemaFormat(Strict):
+class JsonSchemaFormat(RequestModel):
     """JSON that keeps to a schema."""
 
     type: Literal["json_schema"]
@@ -198,13 +182,16 @@ class JsonSchemaFormat(Strict):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+@accepting(UNUSED)
 @_with_sampling
-class GenerationRequest(Strict):
+class GenerationRequest(RequestModel):
     """What chat and completion requests share."""
 
-    model_config = ConfigDict(json_schema_extra={"allOf": [_STREAM_RULE]})
+    model_config = ConfigDict(json_schema_extra={"allOf": _SHARED_RULES})
 
-    model: Annotated[str | None, Field(description="As /v1/models names it; may be left out.")] = None
+    model: Annotated[str | None, Field(description="As /v1/models names it; may be left out, or empty.")] = (
+        None
+    )
     logit_bias: Bias | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES), WHOLE] | None = None
     response_format: ResponseFormat | None = None
@@ -216,6 +203,7 @@ class GenerationRequest(Strict):
         ]
         | None
     ) = None
+    safety_identifier: Annotated[str, Field(max_length=256, description="As user.")] | None = None
 
 
 class ChatRequest(GenerationRequest):
@@ -224,25 +212,14 @@ class ChatRequest(GenerationRequest):
     model_config = ConfigDict(json_schema_extra=_CHAT_RULES)
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    audio: Nothing = None
     function_call: Literal["none", "auto"] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     logprobs: bool | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     parallel_tool_calls: bool | None = None
-    prediction: Nothing = None
-    prompt_cache_key: Nothing = None
-    reasoning_effort: Nothing = None
-    safety_identifier: Annotated[str, Field(max_length=256)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Off | None = None
     tool_choice: Literal["none", "auto"] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
-    verbosity: Literal["medium"] | None = None
-    web_search_options: Nothing = None
 
 
 class CompletionRequest(GenerationRequest):
@@ -256,20 +233,19 @@ class CompletionRequest(GenerationRequest):
         Discriminator(_shape),
         Field(description="Text, or token ids, or several of either."),
     ]
-    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     echo: Off | None = None
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
     suffix: Nothing = None
 
 
-class TokenizeText(Strict):
+class TokenizeText(RequestModel):
     """POST /tokenize of a text."""
 
     model: str | None = None
     prompt: str
 
 
-class TokenizeChat(Strict):
+class TokenizeChat(RequestModel):
     """POST /apply-template, or /tokenize of the prompt that messages become."""
 
     model: str | None = None
@@ -286,7 +262,7 @@ TokenizeRequest = Annotated[
 ]
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(RequestModel):
     """POST /detokenize."""
 
     model: str | None = None

@@ -1,0 +1,209 @@
+"""Fields that many clients send: which are accepted without effect, which are other names, which are refused and why.
+
+Nothing that would change an answer is ignored. What cannot change it is accepted, and named in the header
+`x-bmqwen-ignored`. All addresses share these tables.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model
+
+from bmqwen.errors import RequestError
+
+
+def _must_be(wanted: bool) -> AfterValidator:
+    def check(value: bool) -> bool:
+        if value is not wanted:
+            raise ValueError(f"input should be {wanted}".lower())
+        return value
+
+    return AfterValidator(check)
+
+
+On = Annotated[bool, _must_be(True), WithJsonSchema({"const": True})]
+Off = Annotated[bool, _must_be(False), WithJsonSchema({"const": False})]
+
+
+class Unused(NamedTuple):
+    """The type of a field without effect, and the values that ask for what happens anyway, which are not reported."""
+
+    kind: Any
+    neutral: tuple[Any, ...] = ()
+
+
+UNUSED: Mapping[str, Unused] = {
+    "add_generation_prompt": Unused(On, (True,)),
+    "add_special_tokens": Unused(bool, (False,)),
+    "best_of": Unused(Annotated[int, Field(ge=1, le=1)], (1,)),
+    "cache_prompt": Unused(bool, (True,)),
+    "chat_template_kwargs": Unused(dict[str, Any], ({},)),
+    "continue_final_message": Unused(Off, (False,)),
+    "detokenize": Unused(On, (True,)),
+    "enable_thinking": Unused(bool, (False,)),
+    "id_slot": Unused(int, (-1,)),
+    "ignore_eos": Unused(Off, (False,)),
+    "include_stop_str_in_output": Unused(Off, (False,)),
+    "keep_alive": Unused(str | int | float),
+    "metadata": Unused(dict[str, Any], ({},)),
+    "min_tokens": Unused(Annotated[int, Field(ge=0, le=0)], (0,)),
+    "n_keep": Unused(int),
+    "prediction": Unused(dict[str, Any]),
+    "priority": Unused(int, (0,)),
+    "prompt_cache_key": Unused(str),
+    "prompt_cache_retention": Unused(str),
+    "reasoning_effort": Unused(str),
+    "request_id": Unused(str),
+    "response_fields": Unused(list[str]),
+    "return_progress": Unused(bool, (False,)),
+    "service_tier": Unused(str, ("auto", "default")),
+    "skip_special_tokens": Unused(On, (True,)),
+    "spaces_between_special_tokens": Unused(bool, (True,)),
+    "store": Unused(bool, (False,)),
+    "t_max_prompt_ms": Unused(int | float),
+    "timings_per_token": Unused(bool, (False,)),
+    "use_beam_search": Unused(Off, (False,)),
+    "verbosity": Unused(str, ("medium",)),
+}
+STREAM_UNUSED: Mapping[str, Unused] = {
+    "include_obfuscation": Unused(bool, (False,)),
+    "continuous_usage_stats": Unused(bool, (False,)),
+}
+
+# Other names of sampling parameters.
+ALIASES: Mapping[str, str] = {
+    "max_completion_tokens": "max_tokens",
+    "n_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+}
+# What -1 stands for: as if the field were absent (None), or another value.
+MINUS_ONE: Mapping[str, int | None] = {"max_tokens": None, "top_k": 0}
+
+_SCHEMA = 'for answers of a form use response_format with the type "json_schema"'
+_SAMPLERS = "this server samples with temperature, top_k, top_p, min_p and the penalties"
+_TEMPLATE = (
+    "the model's own chat template makes the prompt: for another, send the finished prompt to /v1/completions"
+)
+_NO_SOUND = "this model neither hears nor speaks: send text"
+# Fields that would change an answer in a way that this server does not have, and what to do instead.
+REFUSED: Mapping[str, str] = {
+    "allowed_token_ids": "use logit_bias",
+    "audio": _NO_SOUND,
+    "bad_words": "use logit_bias",
+    "best_of": "use n, and choose yourself",
+    "chat_template": _TEMPLATE,
+    "documents": "put the documents into a message",
+    "dry_multiplier": _SAMPLERS,
+    "dynatemp_range": _SAMPLERS,
+    "function_call": "use tool_choice",
+    "functions": "use tools",
+    "grammar": _SCHEMA,
+    "guided_choice": _SCHEMA,
+    "guided_grammar": _SCHEMA,
+    "guided_json": _SCHEMA,
+    "guided_regex": _SCHEMA,
+    "images": "this model takes no pictures",
+    "input": "this field belongs to /v1/responses; send messages",
+    "json_schema": _SCHEMA,
+    "length_penalty": _SAMPLERS,
+    "logits_processors": "use logit_bias",
+    "lora": "serve a model with the adapter merged into it",
+    "min_tokens": "leave it out",
+    "mirostat": _SAMPLERS,
+    "mirostat_eta": _SAMPLERS,
+    "mirostat_tau": _SAMPLERS,
+    "options": "this field belongs to /api/chat; name the sampling parameters themselves",
+    "prompt_logprobs": "use echo with logprobs on /v1/completions",
+    "repeat_last_n": _SAMPLERS,
+    "structured_outputs": _SCHEMA,
+    "tfs_z": _SAMPLERS,
+    "typical_p": _SAMPLERS,
+    "use_beam_search": _SAMPLERS,
+    "web_search_options": "this server does not search the web",
+    "xtc_probability": _SAMPLERS,
+}
+PARTS_REFUSED: Mapping[str, str] = {
+    "image_url": "this model takes no pictures",
+    "image": "this model takes no pictures",
+    "input_image": "this model takes no pictures",
+    "video_url": "this model takes no pictures",
+    "input_audio": _NO_SOUND,
+    "audio_url": _NO_SOUND,
+    "file": "this server reads no files: send their text",
+    "input_file": "this server reads no files: send their text",
+    "document": "this server reads no files: send their text",
+}
+
+
+class RequestModel(BaseModel):
+    """A request or a part of one. No guessing of types ("0.5" is not a number); an unknown field may only be null."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+    __pydantic_extra__: dict[str, None]
+
+    unused: ClassVar[Mapping[str, Unused]] = {}
+
+    def ignored(self) -> list[str]:
+        """Return the names of fields that are there and that no answer depends on, such as "messages[].name"."""
+        found: dict[str, None] = {}
+        extra = self.model_extra or {}
+        for name in (*type(self).model_fields, *extra):
+            value = getattr(self, name, None)
+            row = self.unused.get(name)
+            if name in extra or (row is not None and value is not None and value not in row.neutral):
+                found[name] = None
+            elif isinstance(value, RequestModel):
+                found.update(dict.fromkeys(f"{name}.{inner}" for inner in value.ignored()))
+            elif isinstance(value, list):
+                parts = (part for part in value if isinstance(part, RequestModel))
+                found.update({f"{name}[].{inner}": None for part in parts for inner in part.ignored()})
+        return list(found)
+
+
+class OpenModel(RequestModel):
+    """A part of a request in which clients keep notes of their own: unknown fields may have any value."""
+
+    __pydantic_extra__: dict[str, Any]
+
+
+Body = TypeVar("Body", bound=RequestModel)
+
+
+def accepting(rows: Mapping[str, Unused]) -> Callable[[type[Body]], type[Body]]:
+    """Return a decorator that adds fields without effect to a request."""
+
+    def decorate(body: type[Body]) -> type[Body]:
+        about = "Accepted without effect."
+        made = extended(
+            body, {name: (row.kind | None, Field(None, description=about)) for name, row in rows.items()}
+        )
+        made.unused = {**body.unused, **rows}
+        return made
+
+    return decorate
+
+
+def extended(body: type[Body], definitions: Mapping[str, Any]) -> type[Body]:
+    """Return a request with more fields, given as pydantic's `create_model` takes them, and all else as it is."""
+    more: dict[str, Any] = dict(definitions)
+    return create_model(
+        body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **more
+    )
+
+
+def named_once(body: BaseModel, name: str) -> Any:
+    """Return the value of a field that may also have another name; None where no name of it is used.
+
+    Raises RequestError where two names have different values.
+    """
+    given: dict[str, Any] = {}
+    for known in (name, *(alias for alias, target in ALIASES.items() if target == name)):
+        value = getattr(body, known, None)
+        value = MINUS_ONE.get(name, value) if value == -1 else value
+        if value is not None:
+            given[known] = value
+    first = next(iter(given), "")
+    for other, value in given.items():
+        if value != given[first]:
+            raise RequestError(f"{first} and {other} mean the same thing, but differ: leave one out", first)
+    return given.get(first)
