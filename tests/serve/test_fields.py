@@ -87,6 +87,12 @@ def test_null_is_the_same_as_absent(toy: ToyServer) -> None:
     assert "x-bmqwen-ignored" not in response.headers
     response = toy.post("/v1/chat/completions", json=SAY | {"some_new_field": None})
     assert response.headers["x-bmqwen-ignored"] == "some_new_field"
+    response = toy.post("/v1/chat/completions", json=SAY | {"stream_options": {"include_usage": True}})
+    assert response.headers["x-bmqwen-ignored"] == "stream_options"
+    response = toy.post("/v1/chat/completions", json=SAY | {"": None, " \x7f": None, "store": True})
+    assert response.headers["x-bmqwen-ignored"] == "store, '', ' \\x7f'"
+    response = toy.post("/v1/chat/completions", json=SAY | {f"f{number}": None for number in range(500)})
+    assert response.headers["x-bmqwen-ignored"].endswith("f28, f29, 470 more")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_two_names_with_two_values_are_refused(toy: ToyServer) -> None:
             },
             "messages[].content[].cache_control",
         ),
-        ({"role": "user", "content": "a", "\r\nx: ü": 1}, "messages[].\\r\\nx: \\xfc"),
+        ({"role": "user", "content": "a", "\r\nx: ü": 1}, "'messages[].\\r\\nx: \\xfc'"),
     ],
 )
 def test_what_clients_add_to_messages(toy: ToyServer, message: dict[str, Any], ignored: str | None) -> None:

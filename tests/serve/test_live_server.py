@@ -170,7 +170,9 @@ def test_origins(thinking: LiveServer, talking: LiveServer) -> None:
         answer = thinking.client.get(path, headers=listed)
         assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] == "https://chat.example.org"
-        assert answer.headers["access-control-expose-headers"] == "Retry-After"
+        assert (
+            answer.headers["access-control-expose-headers"] == "Retry-After, X-Request-Id, X-Bmqwen-Ignored"
+        )
     refused = thinking.client.get("/v1/models", headers=listed | {"authorization": "Bearer wrong-key-1"})
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == "https://chat.example.org"
@@ -265,15 +267,15 @@ def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
     [
         (
             "completions",
-            {"prompt": ["a"] * 17},
+            {"prompt": ["a"] * 257},
             "prompt",
-            "prompt has 17 entries, but at most 16 are allowed",
+            "prompt has 257 entries, but at most 256 are allowed",
         ),
         (
             "completions",
-            {"prompt": [[1]] * 17},
+            {"prompt": [[1]] * 257},
             "prompt",
-            "prompt has 17 entries, but at most 16 are allowed",
+            "prompt has 257 entries, but at most 256 are allowed",
         ),
         ("completions", {"prompt": ["a", 5]}, "prompt[1]", "prompt[1] is 5: input should be a valid string"),
         (

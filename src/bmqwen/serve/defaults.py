@@ -37,8 +37,6 @@ def sampling_of(
         if request.top_logprobs is not None and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         given["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("stream_options needs stream to be true", "stream_options")
     bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
     if bias and max(bias) >= vocab_size:
         raise RequestError(

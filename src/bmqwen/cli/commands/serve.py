@@ -81,6 +81,14 @@ def serve(
     load_seconds: Annotated[
         float, typer.Option(min=1, help="Seconds that an engine may take to load before it is restarted.")
     ] = 900.0,
+    strict_fields: Annotated[
+        bool,
+        typer.Option(
+            "--strict-fields",
+            help="Refuse requests with fields that have no effect, instead of reporting them in the header "
+            "x-bmqwen-ignored.",
+        ),
+    ] = False,
     *,
     sampling: options.Sampling,
     precision: "options.Precision",
@@ -140,7 +148,17 @@ def serve(
         def ready(engine_name: str) -> None:
             note(f"{engine_name} \u00b7 page {address} \u00b7 API {address}/v1 \u00b7 Ctrl-C stops")
 
-        asyncio.run(server.serve(served, engines, rules, listener, stop_seconds=stop_seconds, on_ready=ready))
+        asyncio.run(
+            server.serve(
+                served,
+                engines,
+                rules,
+                listener,
+                stop_seconds=stop_seconds,
+                strict_fields=strict_fields,
+                on_ready=ready,
+            )
+        )
     note("stopped")
 
 

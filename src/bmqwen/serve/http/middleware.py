@@ -35,6 +35,7 @@ HEADERS = (
 )
 # Of these nobody wants to read more in a header.
 MOST_IGNORED = 30
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,60}")
 _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 # The page itself holds no secret; it asks its user for the key.
 PUBLIC = ("/", "/favicon.ico", "/health", "/api/info")
@@ -198,10 +199,10 @@ def _name_of(host: str) -> str:
 
 
 def _ignored(scope: Scope) -> str:
-    """Names of the fields without effect, in ASCII."""
-    names = scope.get("ignored", [])
-    more = f" and {len(names) - MOST_IGNORED} more" if len(names) > MOST_IGNORED else ""
-    return ", ".join(ascii(name[:60])[1:-1] for name in names[:MOST_IGNORED]) + more
+    """Names of the fields without effect, the odd ones in quotes, as a header may have them."""
+    names = [name if _PLAIN_NAME.fullmatch(name) else ascii(name[:60]) for name in scope.get("ignored", [])]
+    more = [f"{len(names) - MOST_IGNORED} more"] if len(names) > MOST_IGNORED else []
+    return ", ".join(names[:MOST_IGNORED] + more)
 
 
 def _path(scope: Scope) -> str:

@@ -75,19 +75,16 @@ Bias = Annotated[
 ]
 
 
-def _one_of(target: str) -> list[JsonDict]:
+def _one_of(target: str) -> JsonDict:
     """Of a field's names at most one may be used (or all with the same value, which a schema cannot say)."""
     names = [target, *(alias for alias, name in ALIASES.items() if name == target)]
-    return [
-        {"anyOf": [{"properties": {name: {"type": "null"}}} for name in pair]}
-        for pair in combinations(names, 2)
-    ]
+    others = combinations(names, len(names) - 1)
+    return {"anyOf": [{"properties": {name: {"type": "null"} for name in absent}} for absent in others]}
 
 
 # What fits together, as a JSON schema; the checks are where sampling parameters are made.
 _SHARED_RULES: list[Any] = [
-    _needs("stream_options", "stream"),
-    *(rule for target in dict.fromkeys(ALIASES.values()) for rule in _one_of(target)),
+    *map(_one_of, dict.fromkeys(ALIASES.values())),
 ]
 _CHAT_RULES: JsonDict = {"allOf": [*_SHARED_RULES, _needs("top_logprobs", "logprobs")]}
 
@@ -204,6 +201,11 @@ class GenerationRequest(RequestModel):
         | None
     ) = None
     safety_identifier: Annotated[str, Field(max_length=256, description="As user.")] | None = None
+
+    def ignored(self) -> list[str]:
+        """Return the names of fields that are there and that no answer depends on."""
+        unstreamed = self.stream_options is not None and not self.stream
+        return [*super().ignored(), *(["stream_options"] if unstreamed else [])]
 
 
 class ChatRequest(GenerationRequest):

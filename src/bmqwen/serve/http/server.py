@@ -76,17 +76,19 @@ async def serve(
     listener: socket.socket,
     *,
     stop_seconds: float,
+    strict_fields: bool,
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; `on_ready` gets the engine's name once it is loaded.
 
-    When told to stop, running answers may go on for `stop_seconds`.
+    When told to stop, running answers may go on for `stop_seconds`. With `strict_fields`, fields without effect are
+    refused.
 
     Raises:
         BmqwenError: the engine cannot be loaded.
     """
     scheduler = Scheduler(engines, queue_limit=model.limits.queue, seconds=model.limits.seconds)
-    app = create_app(Service(model, scheduler), rules)
+    app = create_app(Service(model, scheduler, strict_fields=strict_fields), rules)
     config = uvicorn.Config(
         app,
         http=ClientConnection,
