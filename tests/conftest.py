@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from support.talker import write_talker
 MOST_WORKERS = 4
 # What a test needs, the dearest first.
 MARKERS = ("simulator", "real_model", "browser", "reference")
+
+# Hundreds of processes are started, and compiling what each imports would take longer than all else that they do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A busy machine must not fail a property test.
 settings.register_profile("untimed", deadline=None)

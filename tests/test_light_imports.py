@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from bmqwen.compiler.toolchain import open_toolchain
-from support.compiled_models import compile_toy
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.quant.precision import Format
+from support.checkpoints import Kind
+from support.compiled_models import CompiledModel
 
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", "modelscope_hub", "xllamacpp")
 # Of our own, what makes models; and the client of a hub, which loads much and is for downloads.
@@ -61,16 +63,17 @@ def test_a_device_without_the_servers_packages_is_told() -> None:
 
 
 @pytest.mark.simulator
-def test_chat_with_a_bmodel_loads_nothing_that_makes_models(tmp_path: Path) -> None:
+def test_chat_with_a_bmodel_loads_nothing_that_makes_models(
+    simulator: Toolchain, compiled: Callable[[Kind, Format, int], CompiledModel]
+) -> None:
     """On libbmrt, as on a chip: the simulator's stands in for a chip's."""
-    toolchain = open_toolchain()
-    bundle = compile_toy(toolchain, tmp_path, "qwen1.5", "int4", 5, context=64).bundle.folder
+    bundle = compiled("qwen1.5", "int4", 8).bundle.folder
     words = ["chat", str(bundle), "--engine", "tpu", "-p", "a", "--max-tokens", "1", "--system", ""]
     doctor = ["doctor", str(bundle)]
     for arguments in (words, doctor):
         loaded = modules_after(
             f"{AS_ON_A_DEVICE}\nfrom bmqwen.cli.app import run; run({arguments!r})",
-            LD_LIBRARY_PATH=str(toolchain.simulator_folder) if arguments is words else "",
+            LD_LIBRARY_PATH=str(simulator.simulator_folder) if arguments is words else "",
         )
         wanted = "bmqwen.runtime.bmodel.step_runtime" if arguments is words else "bmqwen.artifact.fit"
         assert wanted in loaded

@@ -27,7 +27,7 @@ def test_schemathesis_finds_nothing(serve_folder: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
         options = [
             "--max-examples",
-            "40",
+            "20",
             "--seed",
             "1",
             "--generation-database",
@@ -41,6 +41,6 @@ def test_schemathesis_finds_nothing(serve_folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-5000:]
         generated = re.search(r"(\d+) generated", done.stdout)
         assert generated is not None, done.stdout[-2000:]
-        assert int(generated[1]) > 1000
+        assert int(generated[1]) > 500
         assert "Traceback" not in server.log
         assert server.metric("bmqwen_engine_restarts_total") == 0

@@ -24,10 +24,10 @@ SHORT = QUESTION | {"max_tokens": 3}
 def failing(
     chatterbox: Path, serve_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[FailingServer]:
-    """A server that waits fifteen seconds for an engine to load, and one for an answer to end."""
+    """A server that waits eight seconds for an engine to load, and one for an answer to end."""
     with FailingServer(
         chatterbox,
-        *("--max-tokens", "50000", "--hang-seconds", "1", "--load-seconds", "15"),
+        *("--max-tokens", "50000", "--hang-seconds", "1", "--load-seconds", "8"),
         cache=serve_folder / "cache",
         fault=tmp_path_factory.mktemp("fault") / "fault",
     ) as server:
@@ -106,7 +106,7 @@ def test_an_engine_that_cannot_be_loaded_again_at_first(failing: FailingServer, 
     until(lambda: failing.client.get("/health").status_code == 503)
     until(lambda: failing.client.get("/health").status_code == 200, 60)
     if how == "hang":
-        assert "engine 0 was not loaded after 15 seconds and was killed" in failing.log
+        assert "engine 0 was not loaded after 8 seconds and was killed" in failing.log
         assert failing.metric("bmqwen_engine_hangs_total") == hangs + 1
     assert failing.post("/v1/chat/completions", SHORT).status_code == 200
 
@@ -149,7 +149,7 @@ def test_a_server_whose_engine_never_was_ready_ends(
 def test_a_simulator_that_is_killed_is_replaced(
     compiled: Callable[[Kind, Format, int], CompiledModel], serve_folder: Path
 ) -> None:
-    bundle = compiled("qwen1.5", "int4", 1).bundle
+    bundle = compiled("qwen1.5", "int4", 8).bundle
     options = ("--engine", "sim", "--max-tokens", "60")
     with live_server(bundle.folder, *options, cache=serve_folder / "cache") as server:
         (worker,) = descendants(server.engines[0])
