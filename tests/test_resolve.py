@@ -24,6 +24,11 @@ def test_a_model_without_a_chat_template_is_refused_before_its_conversion(tmp_pa
         ConfigError, match=r"base-model/tokenizer_config\.json has no chat_template.* beside it"
     ):
         resolve_bundle(str(folder), SMALL, progress=Silent(), chats=True)
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}")
+    with pytest.raises(
+        ConfigError, match=r"chat template in .*base-model/chat_template\.jinja cannot be used"
+    ):
+        resolve_bundle(str(folder), SMALL, progress=Silent(), chats=True)
     assert cached_bundles() == []
     (folder / "chat_template.jinja").write_text(template)
     assert resolve_bundle(str(folder), SMALL, progress=Silent(), chats=True).model == "base-model"

@@ -151,11 +151,20 @@ class ChatTemplate:
 
 
 def require_template(files: Mapping[str, bytes], place: Path) -> None:
-    """Raise ConfigError unless a tokenizer's files, by name, hold a chat template; `place` is their folder or GGUF."""
-    if "chat_template.jinja" not in files:
-        config = json.loads(files.get("tokenizer_config.json", b"{}"))
-        origin = place / "tokenizer_config.json" if place.is_dir() else place
-        _choose(config.get("chat_template"), str(origin))
+    """Raise ConfigError unless a tokenizer's files, by name, hold a chat template that can be used.
+
+    `place` is their folder or GGUF.
+    """
+    name = "chat_template.jinja" if "chat_template.jinja" in files else "tokenizer_config.json"
+    origin = str(place / name if place.is_dir() else place)
+    try:
+        text = files.get(name, b"{}").decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{origin} cannot be read: {error}; download the model again") from error
+    ChatTemplate(
+        text if name.endswith(".jinja") else _choose(json.loads(text).get("chat_template"), origin),
+        origin=origin,
+    )
 
 
 def _choose(value: object, origin: str) -> str:
