@@ -159,7 +159,7 @@ class SamplingParams:
         Words("频率惩罚", "大于 0 时，token 在回答中出现越多，概率越低"),
     )
     max_tokens: int | None = _parameter(
-        Parameter("integer", None, 1, _INT32),  # None: until the context is full
+        Parameter("integer", None, 0, _INT32),  # None: until the context is full; 0: the prompt is only read
         Words("Max tokens", "Most tokens of an answer"),
         Words("最大 token 数", "回答最多的 token 数"),
     )
@@ -175,6 +175,13 @@ class SamplingParams:
     )
     logit_bias: dict[int, float] = field(default_factory=dict)
     logprobs: int | None = None  # None: off; n: the n most likely alternatives beside the token itself
+    echo: bool = (
+        False  # the answer begins with the prompt, which has log-probabilities too if `logprobs` asks for any
+    )
+    stop_ids: tuple[int, ...] = ()  # tokens that end this answer, beside the model's own
+    line_seconds: float | None = (
+        None  # the answer ends so long after its first token, once it has a line break
+    )
     json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
     tools: ToolRules | None = None  # calls that the answer may have, or has in place of JSON
 
@@ -231,13 +238,17 @@ def _check_texts(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its log-probability (natural logarithm, of the unmodified distribution)."""
+    """A token with its log-probability (natural logarithm, of the unmodified distribution).
+
+    `predicted` is False for the first token of a prompt, whose log-probability means nothing.
+    """
 
     token_id: int
     text: str
     data: bytes
     logprob: float
     top: tuple["TokenLogprob", ...] = ()
+    predicted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +278,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished generation. `text` is exactly the concatenation of the streamed pieces.
+    """A finished generation. `text` is exactly the concatenation of the streamed pieces, an echoed prompt among them.
 
     `token_ids` are the sampled tokens without the stop token that ended the answer. They hold more than
     `text` where a stop string cut the answer, or where the length ended it inside of a character.

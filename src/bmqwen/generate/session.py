@@ -1,11 +1,12 @@
 """One KV cache and the tokens in it: prompts in, streamed text out."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from bmqwen.errors import ContextLengthError, DeviceError, FeedInterruptedError, InputError
 from bmqwen.generate.call_grammar import answer_grammar
 from bmqwen.generate.conversation_cache import ConversationCache, as_tokens, shared_length
+from bmqwen.generate.echo import PromptEcho
 from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
 from bmqwen.generate.sampler import Sampler
@@ -13,6 +14,8 @@ from bmqwen.generate.text_stream import AnswerText
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.runtime.base import Output, Runtime, RuntimeSequence
 
+# Rows of logits at once: 64 of a vocabulary of 152,000 are 39 MB.
+_SCORED_ROWS = 64
 Progress = Callable[[int, int], None]  # new tokens read, new tokens in all
 Cancelled = Callable[[], bool]
 
@@ -112,19 +115,27 @@ class Session:
         grammar = answer_grammar(params, self._grammars)
         sampler = Sampler(params, self.runtime.vocab_size, prompt, grammar)
         answer = AnswerText(self.tokenizer, params)
-        cached = self._reuse_prefix(prompt, owner)
+        echo = PromptEcho(prompt, params, self.tokenizer) if params.echo else None
+        stop_ids = self.tokenizer.stop_ids.union(params.stop_ids)
+        cached = self._reuse_prefix(prompt[:1] if echo is not None and echo.scored else prompt, owner)
         room = self.runtime.context_length - len(prompt)
         limit = room if params.max_tokens is None else min(room, params.max_tokens)
-        output = self._prefill(prompt[cached:], on_prefill, cancelled)
+        output = self._prefill(prompt[cached:], on_prefill, cancelled, echo)
         first = last = None
         sampled = 0
         finish: FinishReason = "cancelled"
+        if output is not None and echo is not None:
+            shown = echo.piece()
+            answer.begin_with(shown)
+            yield shown
+        if output is not None and limit == 0:
+            output, finish = None, "length"
         while output is not None:
             token = self._choose(output, sampler, answer)
             last = self._clock()
             first = last if first is None else first
             sampled += 1
-            if token in self.tokenizer.stop_ids:
+            if token in stop_ids:
                 finish = "stop"
                 answer.end_of_text()
                 break
@@ -134,7 +145,7 @@ class Session:
             if answer.stopped:
                 finish = "stop"
                 break
-            if sampled == limit:
+            if sampled == limit or answer.late(last - first):
                 finish = "length"
                 break
             output = None if cancelled() else self._feed(token)
@@ -180,10 +191,13 @@ class Session:
         self._owner = owner
         return shared
 
-    def _prefill(self, tokens: list[int], on_prefill: Progress, cancelled: Cancelled) -> Output | None:
-        """Read tokens in the runtime's pieces; None if cancelled in between."""
+    def _prefill(
+        self, tokens: list[int], on_prefill: Progress, cancelled: Cancelled, echo: PromptEcho | None
+    ) -> Output | None:
+        """Read tokens in the runtime's pieces, or all rows of them for an echo; None if cancelled in between."""
         start, done, output = len(self._tokens), 0, None
-        pieces = self._sequence.read(tokens)
+        scored = echo is not None and echo.scored
+        pieces = self._score(tokens, echo) if scored and echo is not None else self._sequence.read(tokens)
         while done < len(tokens):
             on_prefill(done, len(tokens))
             if cancelled():
@@ -199,6 +213,13 @@ class Session:
             done = read
         on_prefill(done, len(tokens))
         return None if cancelled() else output
+
+    def _score(self, tokens: list[int], echo: PromptEcho) -> Iterator[Output]:
+        """Read a prompt with the logits after each of its tokens."""
+        for start in range(0, len(tokens), _SCORED_ROWS):
+            output = self._sequence.feed(tokens[start : start + _SCORED_ROWS], every_row=True)
+            echo.note(output.logits())
+            yield output
 
     def _feed(self, token: int) -> Output | None:
         """Feed the answer's newest token; None if that was interrupted."""

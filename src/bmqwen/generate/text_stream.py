@@ -106,6 +106,12 @@ class AnswerText:
         self._detokenizer = Detokenizer(self.tokenizer)
         self._stops = StopStrings(self.params.stop)
 
+    def begin_with(self, piece: Piece) -> None:
+        """Take a piece that is shown before all that the model writes."""
+        self.shown.append(piece.text)
+        self.logprobs.extend(piece.logprobs)
+        self._reported = len(self.logprobs)
+
     def note(self, logits: NDArray[np.float32], token: int) -> None:
         """Keep the log-probabilities of the token that comes next, if they are asked for."""
         if self.params.logprobs is not None:
@@ -118,6 +124,11 @@ class AnswerText:
             self.logprobs.append(self._noted)
         text, self.stopped = self._stops.push(self._detokenizer.push(token))
         return self._piece(text) if text else None
+
+    def late(self, seconds: float) -> bool:
+        """Whether an answer that writes since so many seconds is to end: its time is up, and a line is whole."""
+        limit = self.params.line_seconds
+        return limit is not None and seconds > limit and any("\n" in text for text in self.shown)
 
     def end_of_text(self) -> None:
         """End the text where the model ended it: a character that it left unfinished is shown as U+FFFD."""

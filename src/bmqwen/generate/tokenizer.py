@@ -1,4 +1,4 @@
-"""Text to token ids and back. What a user types never becomes a control token."""
+"""Text to token ids and back. What a user types into a message never becomes a control token."""
 
 import json
 import re
@@ -20,7 +20,8 @@ class Tokenizer:
     """A byte-level BPE tokenizer (that of every Qwen) with a hard line between text and control tokens.
 
     Control tokens are the added tokens of tokenizer.json, such as <|im_end|> and <tool_call>.
-    Only a chat template may write them (see `split_control`); `encode` takes them for plain text.
+    Only a chat template or a finished prompt may write them (see `split_control`, `encode_prompt`); `encode` takes them
+    for plain text.
 
     Attributes:
         control_tokens: these, and their ids.
@@ -100,6 +101,16 @@ class Tokenizer:
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         if not self._control_ids.isdisjoint(ids):
             raise InputError("the text would become a control token with this model's tokenizer")
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return token ids of a finished prompt, in which control tokens are written by their names.
+
+        Raises InputError for lone surrogates.
+        """
+        ids: list[int] = []
+        for part in self.split_control(text):
+            ids += [part] if isinstance(part, int) else self.encode(part)
         return ids
 
     def split_control(self, text: str) -> list[str | int]:

@@ -32,7 +32,7 @@ def sampling_of(
     """Return a request's sampling. Raises InputError for values that do not fit together."""
     given = _given(request)
     if isinstance(request, CompletionRequest):
-        given = {"max_tokens": 16, "logprobs": request.logprobs} | given
+        given = {"max_tokens": 16, "logprobs": request.logprobs, "echo": bool(request.echo)} | given
     else:
         if request.top_logprobs is not None and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")

@@ -52,7 +52,7 @@ class Prompts:
         found = []
         for place, prompt in enumerate(prompts):
             param = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
-            ids = self.of_text(prompt, param) if isinstance(prompt, str) else prompt
+            ids = self.of_text(prompt, param, control=True) if isinstance(prompt, str) else prompt
             if not ids:
                 raise RequestError(f"{param} is empty", param)
             self._check_ids(ids, param)
@@ -65,11 +65,14 @@ class Prompts:
         self._check_ids(ids, "tokens")
         return self._tokenizer.decode(ids)
 
-    def of_text(self, text: str, param: str) -> list[int]:
-        """Return the token ids of plain text. Raises RequestError for too much of it, and for invalid Unicode."""
+    def of_text(self, text: str, param: str, *, control: bool) -> list[int]:
+        """Return the token ids of a text; with `control`, the names of control tokens in it are these tokens.
+
+        Raises RequestError for too much of it, and for invalid Unicode.
+        """
         self._check_characters(len(text), param)
         _check_unicode(text, param)
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode_prompt(text) if control else self._tokenizer.encode(text)
 
     def keep_answer(self, owner: str, text: str, ids: Sequence[int]) -> None:
         """Remember the tokens of an answer that was given, for when it comes back as part of a prompt."""

@@ -93,7 +93,9 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             owner = Caller.of(request, None).owner
             ids = await asyncio.to_thread(prompts.of_chat, body.messages, owner, fitting=False)
         else:
-            ids = await asyncio.to_thread(prompts.of_text, body.prompt, "prompt")
+            ids = await asyncio.to_thread(
+                prompts.of_text, body.prompt, "prompt", control=body.parse_special is not False
+            )
         limit = service.scheduler.check().context_length
         return {"count": len(ids), "max_model_len": limit, "tokens": ids}
 

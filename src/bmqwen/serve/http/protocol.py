@@ -16,7 +16,6 @@ from bmqwen.serve.http.fields import (
     STREAM_UNUSED,
     UNUSED,
     Body,
-    Off,
     OpenModel,
     RequestModel,
     accepting,
@@ -235,7 +234,9 @@ class CompletionRequest(GenerationRequest):
         Discriminator(_shape),
         Field(description="Text, or token ids, or several of either."),
     ]
-    echo: Off | None = None
+    echo: Annotated[bool, Field(description="Begin the text with the prompt, logprobs included.")] | None = (
+        None
+    )
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
     suffix: Nothing = None
 
@@ -244,7 +245,10 @@ class TokenizeText(RequestModel):
     """POST /tokenize of a text."""
 
     model: str | None = None
-    prompt: str
+    prompt: Annotated[str, Field(description="Read as /v1/completions reads it.")]
+    parse_special: (
+        Annotated[bool, Field(description="false: names of control tokens are text, as in messages.")] | None
+    ) = None
 
 
 class TokenizeChat(RequestModel):

@@ -115,11 +115,11 @@ class ChatAnswer(Identity, Counts):
 
 
 class TextLogprobs(TypedDict):
-    """Log-probabilities of a continuation's tokens."""
+    """Log-probabilities of a continuation's tokens; null for the first one of a prompt that is echoed."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[Count]
 
 
@@ -248,8 +248,10 @@ def text_logprobs(items: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
         offset += len(item.text)
     return {
         "tokens": [item.text for item in items],
-        "token_logprobs": [item.logprob for item in items],
-        "top_logprobs": [{top.text: top.logprob for top in item.top} for item in items],
+        "token_logprobs": [item.logprob if item.predicted else None for item in items],
+        "top_logprobs": [
+            {top.text: top.logprob for top in item.top} if item.predicted else None for item in items
+        ],
         "text_offset": offsets,
     }
 
