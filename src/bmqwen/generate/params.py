@@ -43,6 +43,8 @@ class Parameter:
         en, zh: its words.
         per_answer: it belongs to one answer, so neither a model nor a server has a default for it.
         wraps: a request may give any whole number, of which the remainder is taken.
+        aliases: other names in requests.
+        unlimited: -1 in a request stands for the default.
     """
 
     kind: Kind
@@ -57,6 +59,8 @@ class Parameter:
     slider: bool = False
     per_answer: bool = False
     wraps: bool = False
+    aliases: tuple[str, ...] = ()
+    unlimited: bool = False
 
     @property
     def option(self) -> str:
@@ -134,7 +138,7 @@ class SamplingParams:
         Words("Top P", "只保留累计概率达到此值的 token；1 表示全部"),
     )
     top_k: int = _parameter(
-        Parameter("integer", 0, 0, _INT32),
+        Parameter("integer", 0, 0, _INT32, unlimited=True),
         Words("Top K", "Choose among this many most likely tokens; 0 keeps all"),
         Words("Top K", "只保留概率最高的若干个 token；0 表示全部"),
     )
@@ -144,7 +148,7 @@ class SamplingParams:
         Words("Min P", "去掉概率低于最高者此比例的 token；0 表示全部"),
     )
     repetition_penalty: float = _parameter(
-        Parameter("number", 1.0, 0, 10, above=True, step=0.01),
+        Parameter("number", 1.0, 0, 10, above=True, step=0.01, aliases=("repeat_penalty",)),
         Words("Repetition penalty", "Above 1, tokens of the prompt and the answer become less likely"),
         Words("重复惩罚", "大于 1 时，提示和回答中出现过的 token 概率降低"),
     )
@@ -159,7 +163,8 @@ class SamplingParams:
         Words("频率惩罚", "大于 0 时，token 在回答中出现越多，概率越低"),
     )
     max_tokens: int | None = _parameter(
-        Parameter("integer", None, 0, _INT32),  # None: until the context is full; 0: the prompt is only read
+        # None: until the context is full; 0: the prompt is only read.
+        Parameter("integer", None, 0, _INT32, aliases=("max_completion_tokens", "n_predict"), unlimited=True),
         Words("Max tokens", "Most tokens of an answer"),
         Words("最大 token 数", "回答最多的 token 数"),
     )

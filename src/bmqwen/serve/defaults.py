@@ -52,7 +52,7 @@ def sampling_of(
 
 def _given(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
     """Return the sampling parameters that a request has, by whatever name, as `SamplingParams` wants them."""
-    given = {row.name: named_once(request, row.name) for row in PARAMETERS}
+    given = {row.name: named_once(request, row) for row in PARAMETERS}
     for row in PARAMETERS:
         value = given[row.name]
         if value is None:

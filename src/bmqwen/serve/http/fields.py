@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
 from bmqwen.errors import RequestError
+from bmqwen.generate.params import PARAMETERS, Parameter
 
 
 def _must_be(wanted: bool) -> AfterValidator:
@@ -70,17 +71,8 @@ STREAM_UNUSED: Mapping[str, Unused] = {
     "continuous_usage_stats": Unused(bool, (False,)),
 }
 
-# Other names of sampling parameters.
-ALIASES: Mapping[str, str] = {
-    "max_completion_tokens": "max_tokens",
-    "n_predict": "max_tokens",
-    "repeat_penalty": "repetition_penalty",
-}
-# What -1 stands for: as if the field were absent (None), or another value.
-MINUS_ONE: Mapping[str, int | None] = {"max_tokens": None, "top_k": 0}
-
 _SCHEMA = 'for answers of a form use response_format with the type "json_schema"'
-_SAMPLERS = "this server samples with temperature, top_k, top_p, min_p and the penalties"
+_SAMPLERS = f"this server has {', '.join(row.name for row in PARAMETERS)}"
 _TEMPLATE = (
     "the model's own chat template makes the prompt: for another, send the finished prompt to /v1/completions"
 )
@@ -191,15 +183,15 @@ def extended(body: type[Body], definitions: Mapping[str, Any]) -> type[Body]:
     )
 
 
-def named_once(body: BaseModel, name: str) -> Any:
-    """Return the value of a field that may also have another name; None where no name of it is used.
+def named_once(body: BaseModel, row: Parameter) -> Any:
+    """Return the value of a sampling parameter by whatever name a request has it; None if it has none.
 
     Raises RequestError where two names have different values.
     """
     given: dict[str, Any] = {}
-    for known in (name, *(alias for alias, target in ALIASES.items() if target == name)):
+    for known in (row.name, *row.aliases):
         value = getattr(body, known, None)
-        value = MINUS_ONE.get(name, value) if value == -1 else value
+        value = row.default if row.unlimited and value == -1 else value
         if value is not None:
             given[known] = value
     first = next(iter(given), "")

@@ -11,8 +11,6 @@ from pydantic.config import JsonDict
 
 from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS, PARAMETERS, Parameter
 from bmqwen.serve.http.fields import (
-    ALIASES,
-    MINUS_ONE,
     STREAM_UNUSED,
     UNUSED,
     Body,
@@ -74,25 +72,25 @@ Bias = Annotated[
 ]
 
 
-def _one_of(target: str) -> JsonDict:
-    """Of a field's names at most one may be used (or all with the same value, which a schema cannot say)."""
-    names = [target, *(alias for alias, name in ALIASES.items() if name == target)]
+def _one_of(row: Parameter) -> JsonDict:
+    """Of a parameter's names at most one may be used (or all with the same value, which a schema cannot say)."""
+    names = (row.name, *row.aliases)
     others = combinations(names, len(names) - 1)
     return {"anyOf": [{"properties": {name: {"type": "null"} for name in absent}} for absent in others]}
 
 
 # What fits together, as a JSON schema; the checks are where sampling parameters are made.
 _SHARED_RULES: list[Any] = [
-    *map(_one_of, dict.fromkeys(ALIASES.values())),
+    *(_one_of(row) for row in PARAMETERS if row.aliases),
 ]
 _CHAT_RULES: JsonDict = {"allOf": [*_SHARED_RULES, _needs("top_logprobs", "logprobs")]}
 
 
 def _with_sampling(body: type[Body]) -> type[Body]:
     """Add a field for each sampling parameter of the table and for its other names, none of which must be given."""
-    rows = {row.name: row for row in PARAMETERS}
-    sampling = {name: (_field(row), None) for name, row in rows.items()}
-    return extended(body, sampling | {alias: (_field(rows[name]), None) for alias, name in ALIASES.items()})
+    return extended(
+        body, {name: (_field(row), None) for row in PARAMETERS for name in (row.name, *row.aliases)}
+    )
 
 
 def _field(row: Parameter) -> Any:
@@ -102,7 +100,7 @@ def _field(row: Parameter) -> Any:
         return Annotated[Stops | None, text]
     if row.wraps:
         return Annotated[Annotated[int, WHOLE] | None, text]
-    low = -1 if row.name in MINUS_ONE else row.low
+    low = -1 if row.unlimited else row.low
     span = Field(gt=low, le=row.high) if row.above else Field(ge=low, le=row.high)
     kind = Annotated[int, span, WHOLE] if row.kind == "integer" else Annotated[float, span]
     return Annotated[kind | None, text]
