@@ -156,7 +156,7 @@ def test_damaged_templates_are_refused(source: str) -> None:
 
 
 def test_messages_are_checked() -> None:
-    with pytest.raises(InputError, match="'tool'"):
-        Message("tool", "x")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'function'"):
+        Message("function", "x")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="must be text"):
         Message("user", 5)  # type: ignore[arg-type]

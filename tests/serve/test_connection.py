@@ -96,10 +96,12 @@ def test_a_stream_that_waits_is_opened_and_kept_open(monkeypatch: pytest.MonkeyP
         await asyncio.Event().wait()
         raise AssertionError
 
-    asyncio.run(asyncio.wait_for(streaming.EventStream(answer())({"type": "http"}, receive, send), 20))
+    stream = streaming.EventStream(answer(), streaming.OPENAI)
+    scope = {"type": "http", "path": "/v1/chat/completions"}
+    asyncio.run(asyncio.wait_for(stream(scope, receive, send), 20))
     assert sent[0]["status"] == 200
     parts = [message["body"] for message in sent[1:]]
-    assert parts[0] == parts[1] == streaming.PING
+    assert parts[0] == parts[1] == streaming.OPENAI.ping
     *_, event, error, end = parts
     assert (event, end) == (b"data: {}\n\n", b"")
     assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "device_failed"

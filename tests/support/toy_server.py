@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from bmqwen.errors import BmqwenError
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
+from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.app import create_app
@@ -53,9 +54,13 @@ class ToyScheduler(Scheduler):
     async def _answer(self, job: Job) -> None:
         async with self._turn:
             job.state, job.started = "running", job.clock()
-            pieces = self._session.generate(job.prompt, job.params, owner=job.owner)
+            pieces = self._session.generate(
+                job.prompt,
+                job.params,
+                owner=job.owner,
+                on_prefill=lambda done, _: None if done else job.publish(Started()),
+            )
             try:
-                job.publish(Started())
                 while True:
                     job.publish(next(pieces))
                     await asyncio.sleep(0)
@@ -81,6 +86,7 @@ class ToyServer(TestClient):
         tokenizer: Tokenizer | None = None,
         keys: tuple[str, ...] = (),
         defaults: SamplingParams | None = None,
+        template: ChatTemplate | None = None,
         **options: Any,
     ) -> None:
         """`options` are those of Service."""
@@ -91,7 +97,7 @@ class ToyServer(TestClient):
             NAME,
             "toy",
             tokenizer,
-            toy_template(),
+            template or toy_template(),
             defaults or SamplingParams(),
             Limits(),
             0,

@@ -20,6 +20,19 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+# Tools as Qwen2.5's template shows them, but for its sentences.
+HERMES = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "<tool_call></tool_call><|im_end|>\n{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + ('user' if m.role == 'tool' else m.role) + '\n' }}"
+    "{% if m.role == 'tool' %}{{ '<tool_response>\n' + m.content + '\n</tool_response>' }}"
+    "{% else %}{{ m.content }}{% for call in m.tool_calls or [] %}{% set call = call.function %}"
+    "{{ '\n' if m.content or not loop.first }}<tool_call>\n"
+    '{"name": "{{ call.name }}", "arguments": {{ call.arguments | tojson }}}\n</tool_call>'
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 
 def toy_library_tokenizer() -> tokenizers.Tokenizer:
     """All 256 bytes, a few merges, three special tokens and two added ones that are not special."""

@@ -10,9 +10,10 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.errors import SchemaError
 from bmqwen.generate.answer_parts import TAGS
 from bmqwen.generate.grammar import BLANKS, Grammar, GrammarMaker
-from bmqwen.generate.params import SamplingParams, ToolRules
+from bmqwen.generate.params import SamplingParams, ToolRule, ToolRules
 from bmqwen.generate.tokenizer import Tokenizer
 
 _OPEN, _CLOSE = TAGS["tool_call"]
@@ -76,13 +77,31 @@ class CallGrammar:
 
 
 def answer_grammar(params: SamplingParams, maker: GrammarMaker) -> Grammar | CallGrammar | None:
-    """Return what an answer is to be held to; None where it is free. Raises as `GrammarMaker` does."""
-    if params.tools is None:
+    """Return what an answer is to be held to; None where it is free.
+
+    Raises as `GrammarMaker` does; a SchemaError names the tool.
+    """
+    rules = params.tools
+    if rules is None:
         return None if params.json_schema is None else maker.of_schema(params.json_schema)
-    if params.tools.required or params.json_schema is not None:
-        schema = None if params.tools.required else params.json_schema
-        return maker.of_lark(tagged_calls(params.tools, maker.tokenizer, schema), "tools")
-    return CallGrammar(params.tools, maker)
+    schema = None if rules.required else params.json_schema
+    try:
+        if rules.required or schema is not None:
+            return maker.of_lark(tagged_calls(rules, maker.tokenizer, schema), "tools")
+        return CallGrammar(rules, maker)
+    except SchemaError as error:
+        for tool in rules.tools:
+            if fault := _fault(tool, maker):
+                raise SchemaError(f"of the tool {tool.name!r} {fault}", "tools") from error
+        raise
+
+
+def _fault(tool: ToolRule, maker: GrammarMaker) -> SchemaError | None:
+    try:
+        maker.of_lark(tagged_calls(ToolRules((tool,)), maker.tokenizer), "tools")
+    except SchemaError as error:
+        return error
+    return None
 
 
 def tagged_calls(rules: ToolRules, tokenizer: Tokenizer, schema: str | None = None) -> str:

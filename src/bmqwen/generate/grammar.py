@@ -52,7 +52,9 @@ class Grammar:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            reason = " ".join(str(self._matcher.get_error()).split())[:300]
+            text = " ".join(str(self._matcher.get_error()).split())
+            # Of a grammar with several schemas the library also shows the place, and its lines.
+            reason = text.rpartition("failed to compile JSON schema: ")[2].partition(" 1 | ")[0][:300]
             raise SchemaError(f"the JSON schema cannot be used: {reason}", self._param)
 
 
@@ -133,8 +135,10 @@ class _Vocabulary:
 
 
 def schema_text(schema: dict[str, Any]) -> str:
-    """Return a schema as JSON. Raises SchemaError for one that is nested too deep."""
+    """Return a schema as JSON. Raises SchemaError for one that is nested too deep, or has a number without end."""
     try:
         return json.dumps(schema)
-    except RecursionError:
-        raise SchemaError("the JSON schema is nested too deep") from None
+    except (RecursionError, ValueError):
+        raise SchemaError(
+            "the JSON schema is nested too deep, or has a number of thousands of digits"
+        ) from None

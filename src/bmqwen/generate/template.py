@@ -3,16 +3,17 @@
 import json
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.sandbox import SANDBOX
 from bmqwen.generate.tokenizer import Tokenizer, read_config, token_text
+from bmqwen.generate.tool_calls import ToolCall
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _LONGEST_SOURCE = 1_000_000
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that mean nothing to anybody
@@ -22,14 +23,16 @@ _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # code points that mean nothing to anybo
 class Message:
     """One message of a chat.
 
-    `ids`, if given, are the tokens that the model itself sampled for `content` (they must show exactly that):
-    a prompt takes them as they are, because encoding the text again may give other tokens than the cache
-    holds.
+    `ids`, if given, are the tokens that the model itself sampled for `content` and `calls` (they must show exactly
+    that): a prompt takes them as they are, because encoding the text again may give other tokens than the cache
+    holds. `calls` are what an answer called; their arguments are whole. A message of the role "tool" has the result
+    of one of them.
     """
 
     role: Role
     content: str
     ids: tuple[int, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -86,44 +89,68 @@ class ChatTemplate:
         special_tokens = {name: text for name, text in tokens.items() if text is not None}
         return cls(source, special_tokens=special_tokens, origin=str(origin))
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    @property
+    def has_tools(self) -> bool:
+        """Whether the template shows tools to the model."""
+        return re.search(r"\btools\b", self.source) is not None
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+    ) -> str:
         """Return the prompt as text, for people: typed control tokens look like real ones (`encode` knows better).
 
-        Raises InputError if the template refuses the messages.
+        `tools` are as in requests. Raises InputError if the template refuses the messages.
         """
-        return self._render([(message.role, message.content) for message in messages], add_generation_prompt)
+        chat = [_entry(message, message.content) for message in messages]
+        return self._render(chat, tools, add_generation_prompt)
 
     def encode(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
     ) -> list[int]:
         """Return the prompt's token ids. Only the template's own text can become control tokens.
 
         Each character of a message that could begin or end a control token goes through the template as a
         private-use character that occurs nowhere else, and comes back once the control tokens are found. So
         nothing that a template does to a message (trim, split, replace) makes a control token of it; on the
-        other hand, a template that looks for such text in a message does not find it.
+        other hand, a template that looks for such text in a message does not find it. The same goes for tools, their
+        calls and results.
 
         Raises InputError if the template refuses the messages.
         """
         edges = {edge for token in tokenizer.control_tokens for edge in (token[0], token[-1])}
         kept = {place: message.ids for place, message in enumerate(messages) if message.ids}
-        marks = _unused_characters(
-            len(edges) + len(kept), [self.source, *(message.content for message in messages)]
-        )
+        calls = [call for message in messages for call in message.calls]
+        texts = [
+            self.source,
+            *(message.content for message in messages),
+            json.dumps(tools, ensure_ascii=False),
+        ]
+        texts += [text for call in calls for text in (call.name, _decoded(call.arguments))]
+        marks = _unused_characters(len(edges) + len(kept), texts)
         hide = {ord(edge): next(marks) for edge in sorted(edges)}
         show = {ord(mark): chr(edge) for edge, mark in hide.items()}
         answers = {next(marks): place for place in kept}
-        contents = [message.content.translate(hide) for message in messages]
+        shown_tools = _translated(list(tools), hide)
+        chat = [_translated(_entry(message, message.content), hide) for message in messages]
         for mark, place in answers.items():
-            contents[place] = mark
-        roles = [message.role for message in messages]
-        text = self._render(zip(roles, contents, strict=True), add_generation_prompt)
+            # The tokens have the calls as well.
+            chat[place] = {"role": messages[place].role, "content": mark}
+        text = self._render(chat, shown_tools, add_generation_prompt)
         lost = [mark for mark in answers if text.count(mark) != 1]
         if lost:  # a template that rewrites answers: those are encoded from their text
             for mark in lost:
                 place = answers.pop(mark)
-                contents[place] = messages[place].content.translate(hide)
-            text = self._render(zip(roles, contents, strict=True), add_generation_prompt)
+                chat[place] = _translated(_entry(messages[place], messages[place].content), hide)
+            text = self._render(chat, shown_tools, add_generation_prompt)
         ids: list[int] = []
         for part in tokenizer.split_control(text):
             if isinstance(part, int):
@@ -136,18 +163,54 @@ class ChatTemplate:
                     ids.extend(tokenizer.encode(stretch.translate(show)))
         return ids
 
-    def _render(self, messages: Iterable[tuple[str, str]], add_generation_prompt: bool) -> str:
-        chat = [{"role": role, "content": content} for role, content in messages]
-        variables = self._special_tokens | {
+    def _render(
+        self,
+        chat: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+    ) -> str:
+        variables = {
+            **self._special_tokens,
             "messages": chat,
             "add_generation_prompt": add_generation_prompt,
-            "tools": None,
+            "tools": list(tools) or None,
             "documents": None,
         }
         try:
             return SANDBOX.render(self.source, variables)
         except InputError as error:
             raise InputError(f"the chat template in {self._origin} refused: {error}") from error
+
+
+def _entry(message: Message, content: str) -> dict[str, Any]:
+    """A message as templates take it: arguments of calls are no text there."""
+    entry: dict[str, Any] = {"role": message.role, "content": content}
+    if message.calls:
+        entry["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    return entry
+
+
+def _decoded(arguments: str) -> str:
+    """JSON without escapes, behind which characters may hide."""
+    return json.dumps(json.loads(arguments), ensure_ascii=False)
+
+
+def _translated(value: Any, table: Mapping[int, str]) -> Any:
+    """A value of JSON with characters of all of its texts replaced."""
+    if isinstance(value, str):
+        return value.translate(table)
+    if isinstance(value, list):
+        return [_translated(item, table) for item in value]
+    if isinstance(value, dict):
+        return {_translated(name, table): _translated(item, table) for name, item in value.items()}
+    return value
 
 
 def require_template(files: Mapping[str, bytes], place: Path) -> None:

@@ -13,6 +13,7 @@ from bmqwen.serve.http.protocol import (
     JsonSchemaFormat,
     TextFormat,
 )
+from bmqwen.serve.http.tools import rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def sampling_of(
         if request.top_logprobs is not None and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         given["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
+        given["tools"] = rules_of(request.tools, request.tool_choice, request.parallel_tool_calls)
     bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
     if bias and max(bias) >= vocab_size:
         raise RequestError(

@@ -1,16 +1,21 @@
 """Requests to token ids."""
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from bmqwen.errors import ContextLengthError, RequestError
+from bmqwen.errors import ContextLengthError, RequestError, UnsupportedFieldError
 from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.text_stream import tokens_showing
 from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.generate.tool_calls import ToolCall
 from bmqwen.serve.defaults import Limits
+from bmqwen.serve.history import check_unicode, read_history
 from bmqwen.serve.http.protocol import ChatMessage, CompletionRequest
+from bmqwen.serve.http.tools import FunctionTool
 from bmqwen.serve.pool.wire import EngineFacts
 
 _MOST_ANSWERS = 1000
@@ -28,22 +33,32 @@ class Prompts:
         # others than are cached.
         self._answers: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
 
-    def of_chat(self, messages: Sequence[ChatMessage], owner: str, *, fitting: bool = True) -> list[int]:
+    def of_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        owner: str,
+        tools: Sequence[FunctionTool] = (),
+        *,
+        fitting: bool = True,
+    ) -> list[int]:
         """Return the prompt's token ids.
 
         Raises:
-            RequestError: too many messages or characters, or text that is not valid Unicode; it names the message.
+            RequestError: too many messages or characters, text that is not valid Unicode, results of calls that are not
+                there, or tools for a model that has none; it names the message.
             ContextLengthError: it leaves no room for an answer (only with `fitting`).
             InputError: the template refuses the messages.
         """
-        ids = self._template.encode(self._checked(messages, owner), self._tokenizer)
+        chat, shown = self._checked(messages, tools, owner)
+        ids = self._template.encode(chat, self._tokenizer, tools=shown)
         if fitting:
             self._check_length(ids)
         return ids
 
-    def text_of_chat(self, messages: Sequence[ChatMessage]) -> str:
+    def text_of_chat(self, messages: Sequence[ChatMessage], tools: Sequence[FunctionTool] = ()) -> str:
         """Return the prompt as text. Raises as `of_chat` does."""
-        return self._template.render(self._checked(messages, ""))
+        chat, shown = self._checked(messages, tools, "")
+        return self._template.render(chat, tools=shown)
 
     def of_completion(self, request: CompletionRequest) -> list[list[int]]:
         """Return the token ids of each prompt of a request. Raises as `of_chat` does."""
@@ -71,32 +86,51 @@ class Prompts:
         Raises RequestError for too much of it, and for invalid Unicode.
         """
         self._check_characters(len(text), param)
-        _check_unicode(text, param)
+        check_unicode(text, param)
         return self._tokenizer.encode_prompt(text) if control else self._tokenizer.encode(text)
 
-    def keep_answer(self, owner: str, text: str, ids: Sequence[int]) -> None:
-        """Remember the tokens of an answer that was given, for when it comes back as part of a prompt."""
-        shown = tokens_showing(self._tokenizer, ids, text)
+    def keep_answer(self, owner: str, text: str, ids: Sequence[int], calls: Sequence[ToolCall] = ()) -> None:
+        """Remember the tokens of an answer that was given, for when it comes back as part of a prompt.
+
+        Those of an answer with calls must be all of it, and the calls whole.
+        """
+        shown = ids if calls else tokens_showing(self._tokenizer, ids, text)
         if shown:
-            self._answers[_key(owner, text)] = tuple(shown)
+            self._answers[_key(owner, text, calls)] = tuple(shown)
             while len(self._answers) > _MOST_ANSWERS:
                 self._answers.popitem(last=False)
 
-    def _checked(self, messages: Sequence[ChatMessage], owner: str) -> list[Message]:
+    def _checked(
+        self, messages: Sequence[ChatMessage], tools: Sequence[FunctionTool], owner: str
+    ) -> tuple[list[Message], list[dict[str, Any]]]:
         if len(messages) > self._limits.messages:
             raise RequestError(
                 f"{len(messages):,} messages are more than this server takes, {self._limits.messages:,}",
                 "messages",
             )
-        chat = []
-        for place, message in enumerate(messages):
-            content = message.content or ""
-            text = content if isinstance(content, str) else "".join(part.text for part in content)
-            _check_unicode(text, f"messages[{place}].content")
-            known = self._answers.get(_key(owner, text), ()) if message.role == "assistant" else ()
-            chat.append(Message("system" if message.role == "developer" else message.role, text, known))
-        self._check_characters(sum(len(message.content) for message in chat), "messages")
-        return chat
+        chat = read_history(messages)
+        texts = [
+            text
+            for message in chat
+            for text in (message.content, *(call.arguments for call in message.calls))
+        ]
+        self._check_characters(sum(map(len, texts)), "messages")
+        shown = [tool.shown() for tool in tools]
+        if (
+            tools or any(message.role == "tool" or message.calls for message in chat)
+        ) and not self._template.has_tools:
+            raise UnsupportedFieldError(
+                "this model cannot call tools, its chat template has none: leave tools out, or serve a model that "
+                "can, such as Qwen2.5-Instruct or Qwen3",
+                "tools" if tools else "messages",
+            )
+        self._check_characters(sum(len(json.dumps(tool)) for tool in shown), "tools")
+        return [
+            replace(message, ids=self._answers.get(_key(owner, message.content, message.calls), ()))
+            if message.role == "assistant"
+            else message
+            for message in chat
+        ], shown
 
     def _check_characters(self, count: int, param: str) -> None:
         if count > self._limits.characters:
@@ -115,12 +149,7 @@ class Prompts:
             raise ContextLengthError(longest, len(ids), "shorten the messages or leave old ones out")
 
 
-def _check_unicode(text: str, param: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RequestError(f"character {error.start + 1} of {param} is not valid Unicode", param) from None
-
-
-def _key(owner: str, text: str) -> bytes:
-    return hashlib.sha256(f"{owner}\0{text}".encode()).digest()
+def _key(owner: str, text: str, calls: Sequence[ToolCall]) -> bytes:
+    """Names an answer, however a client writes its calls' arguments."""
+    called = [(call.name, json.loads(call.arguments)) for call in calls]
+    return hashlib.sha256(f"{owner}\0{text}\0{json.dumps(called, sort_keys=True)}".encode()).digest()

@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, RequestError
-from bmqwen.serve.http.completions import generation_api
+from bmqwen.serve.http.chat import chat_api
+from bmqwen.serve.http.completions import completion_api
 from bmqwen.serve.http.errors import error_response, refused
 from bmqwen.serve.http.info import model_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
@@ -49,7 +50,8 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
         responses=ERRORS,
         exception_handlers={BmqwenError: _expected, RequestValidationError: _refused, HTTPException: _http},
     )
-    app.include_router(generation_api(service))
+    app.include_router(chat_api(service))
+    app.include_router(completion_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
     page = PageFiles(Path(str(files("bmqwen.serve") / "page")))
     _add_page(app, page)
@@ -104,25 +106,26 @@ def _add_page(app: FastAPI, page: PageFiles) -> None:
         return answer(request, found, keep=version == page.version)
 
 
-async def _expected(_: Request, error: BmqwenError) -> Response:
-    return error_response(error)
+async def _expected(request: Request, error: BmqwenError) -> Response:
+    return error_response(error, request.url.path)
 
 
-async def _refused(_: Request, error: RequestValidationError) -> Response:
-    return error_response(refused(error.errors()))
+async def _refused(request: Request, error: RequestValidationError) -> Response:
+    return error_response(refused(error.errors()), request.url.path)
 
 
 async def _http(request: Request, error: HTTPException) -> Response:
+    path = request.url.path
     if isinstance(error.__cause__, BmqwenError):  # what the middleware said while the body was read
-        return error_response(error.__cause__)
-    where = f"{request.method} {request.url.path[:100]}"
+        return error_response(error.__cause__, path)
+    where = f"{request.method} {path[:100]}"
     if error.status_code == 404:
-        return error_response(NotFoundError(f"there is nothing at {where}"))
+        return error_response(NotFoundError(f"there is nothing at {where}"), path)
     if error.status_code == 405:
-        response = error_response(MethodRefusedError(f"{where} is not offered: use another method"))
+        response = error_response(MethodRefusedError(f"{where} is not offered: use another method"), path)
         response.headers.update(error.headers or {})
         return response
-    return error_response(RequestError("the request cannot be read: it is not valid JSON"))
+    return error_response(RequestError("the request cannot be read: it is not valid JSON"), path)
 
 
 def _describe(app: FastAPI, vocab_size: int) -> None:

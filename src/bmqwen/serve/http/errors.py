@@ -1,7 +1,7 @@
 """Errors in OpenAI's shape: the one place where they become HTTP answers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
@@ -21,11 +21,17 @@ _TYPES = {
 }
 # Complaints about fields of OpenAI's that may only have the value which changes nothing.
 _NEUTRAL_ONLY = ("none_required", "literal_error", "value_error")
-_ROLES = ("system", "developer", "user", "assistant")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 _LONGEST_VALUE = 80
 
 
-def error_body(error: BmqwenError) -> ErrorAnswer:
+def error_body(error: BmqwenError, path: str = "") -> Any:
+    """Return an error in the shape of the API that an address belongs to."""
+    shape = next((shape for prefix, shape in SHAPES.items() if path.startswith(prefix)), _openai)
+    return shape(error)
+
+
+def _openai(error: BmqwenError) -> ErrorAnswer:
     """Return {"error": {message, type, param, code}}."""
     status = error.http_status
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
@@ -33,14 +39,42 @@ def error_body(error: BmqwenError) -> ErrorAnswer:
     return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
 
 
-def error_response(error: BmqwenError) -> Response:
-    """Return the error as an answer of its own."""
+# Anthropic's names for families of errors.
+_ANTHROPIC_TYPES = {
+    **_TYPES,
+    408: "timeout_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def _anthropic(error: BmqwenError) -> dict[str, Any]:
+    status = error.http_status
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+
+
+def _ollama(error: BmqwenError) -> dict[str, Any]:
+    return {"error": str(error)}
+
+
+# Addresses whose API has a shape of its own for errors.
+SHAPES: Mapping[str, Callable[[BmqwenError], Any]] = {
+    "/v1/messages": _anthropic,
+    "/api/info": _openai,
+    "/api/": _ollama,
+}
+
+
+def error_response(error: BmqwenError, path: str = "") -> Response:
+    """Return the error as an answer of its own, in the shape of the API that the path belongs to."""
     headers = {}
     if isinstance(error, BusyError):
         headers["retry-after"] = str(error.retry_after)
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    content = json_bytes(error_body(error))
+    content = json_bytes(error_body(error, path))
     return Response(content, error.http_status, headers, media_type="application/json")
 
 

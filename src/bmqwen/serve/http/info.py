@@ -91,7 +91,9 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
         prompts = service.prompts
         if isinstance(body, TokenizeChat):
             owner = Caller.of(request, None).owner
-            ids = await asyncio.to_thread(prompts.of_chat, body.messages, owner, fitting=False)
+            ids = await asyncio.to_thread(
+                prompts.of_chat, body.messages, owner, body.tools or (), fitting=False
+            )
         else:
             ids = await asyncio.to_thread(
                 prompts.of_text, body.prompt, "prompt", control=body.parse_special is not False
@@ -108,7 +110,9 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
     async def apply_template(body: TokenizeChat, request: Request) -> TextAnswerOfTokens:
         service.accept(body, request)
         service.scheduler.check()
-        return {"prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages)}
+        return {
+            "prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages, body.tools or ())
+        }
 
     return api
 

@@ -114,14 +114,14 @@ class AccessMiddleware:
             except BmqwenError as error:
                 if status:
                     raise
-                await error_response(error)(scope, receive, send_more)
+                await error_response(error, scope["path"])(scope, receive, send_more)
         except ClientDisconnect:
             pass
         except Exception as error:
             LOG.error("%s %s failed: %r", method, _path(scope), error, exc_info=error)
             if not status:
                 internal = BmqwenError("the server failed; its log says why")
-                await error_response(internal)(scope, receive, send_more)
+                await error_response(internal, scope["path"])(scope, receive, send_more)
         finally:
             seconds = time.perf_counter() - begin
             ignored = _ignored(scope)

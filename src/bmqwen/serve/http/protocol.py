@@ -19,6 +19,7 @@ from bmqwen.serve.http.fields import (
     accepting,
     extended,
 )
+from bmqwen.serve.http.tools import MOST_TOOLS, CallPart, FunctionTool, ToolChoice
 
 MOST_CHOICES = 8
 MOST_PROMPTS = 256
@@ -131,11 +132,19 @@ class AssistantMessage(OpenModel):
     role: Literal["assistant"]
     content: Content | None = None
     audio: Nothing = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: list[CallPart] | None = None
     function_call: Nothing = None
 
 
-ChatMessage = Annotated[PlainMessage | AssistantMessage, Field(discriminator="role")]
+class ToolMessage(OpenModel):
+    """What came of a call."""
+
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str
+
+
+ChatMessage = Annotated[PlainMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 @accepting(STREAM_UNUSED)
@@ -216,8 +225,8 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     parallel_tool_calls: bool | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
 
 
@@ -254,6 +263,7 @@ class TokenizeChat(RequestModel):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
 
 
 def _asked(value: Any) -> str:

@@ -1,16 +1,18 @@
 """The bodies of answers: the OpenAPI document describes them, and they are what is sent."""
 
+import secrets
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from bmqwen.generate.params import TokenLogprob, Words
 from bmqwen.generate.params import Usage as AnswerUsage
 
 Count = Annotated[int, Field(ge=0)]
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class ErrorDetails(TypedDict):
@@ -49,12 +51,29 @@ class ChatLogprobs(TypedDict):
     refusal: None
 
 
+class CalledFunction(TypedDict):
+    """What is to be called, and the arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class AnswerCall(TypedDict):
+    """A call of a tool, which the client is to run."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnswerMessage(TypedDict):
-    """What the model said."""
+    """What the model thought and said; None if it only calls."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[AnswerCall]]
 
 
 class ChatChoice(TypedDict):
@@ -205,6 +224,17 @@ class TextAnswerOfTokens(TypedDict):
     """A text."""
 
     prompt: str
+
+
+def identity(prefix: str, kind: str, model: str, fingerprint: str) -> dict[str, Any]:
+    """Return what all parts of an answer begin with; its id begins with `prefix`."""
+    return {
+        "id": prefix + secrets.token_hex(12),
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": fingerprint,
+        "object": kind,
+    }
 
 
 def counts(usages: Sequence[AnswerUsage], prompts: int, queue_s: float) -> Counts:
