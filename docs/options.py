@@ -32,7 +32,7 @@ def table(command: str, language: str) -> None:
     print("|", " | ".join(HEADS[language]), "|")
     print("|---|---|---|")
     for option in options(command):
-        names = JOINT[language].join(f"`{name}`" for name in option.opts)
+        names = JOINT[language].join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
         print("|", " | ".join((names, _default(option), meaning(command, option, language))), "|")
     print()
 
@@ -59,7 +59,8 @@ def translation(command: str, option: Any) -> str:
     """The Chinese text of an option; that of a sampling parameter stands in its table."""
     row = SAMPLING.get(option.opts[-1])
     if row is not None and command in ("chat", "serve"):
-        default = f"默认为 {MAX_TOKENS}" if row.name == "max_tokens" else "默认取自模型"
+        known = {"max_tokens": f"默认为 {MAX_TOKENS}", "thinking_budget": "默认不限"}
+        default = known.get(row.name, "默认取自模型")
         parts = [row.zh.help, "可重复" * (row.kind == "texts"), default * (not row.per_answer)]
         return "；".join(filter(None, parts))
     known = json.loads(TRANSLATIONS.read_text(encoding="utf-8"))

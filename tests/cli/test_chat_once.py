@@ -13,7 +13,7 @@ import pytest
 
 from bmqwen.artifact.bundle import read_bundle
 from support.program import Run, assert_refused, document, heed_ctrl_c
-from support.talker import REPEATS, SAYS
+from support.talker import ANSWERS, REPEATS, SAYS, THINKS, write_thinker
 
 
 def test_the_answer_goes_to_stdout_and_its_cost_to_stderr(bmqwen: Run, talker: Path) -> None:
@@ -204,3 +204,18 @@ def test_a_saved_conversation_goes_on(bmqwen: Run, say: Run, talker: Path, tmp_p
     assert_refused(
         bmqwen("chat", talker, "--load", tmp_path / "no.json", "-p", "hi"), "no.json does not exist"
     )
+
+
+def test_thoughts_go_to_stderr_and_into_the_document(bmqwen: Run, tmp_path: Path) -> None:
+    model = str(write_thinker(tmp_path / "model"))
+    told = bmqwen("chat", model, "-p", "word", "--temperature", "0", "--json")
+    answer = json.loads(told.stdout)
+    assert (answer["thoughts"], answer["text"]) == (THINKS.strip(), ANSWERS)
+    assert answer["usage"]["reasoning_tokens"] > 0
+    shown = bmqwen("chat", model, "-p", "word", "--temperature", "0")
+    assert shown.stdout == ANSWERS + "\n"
+    assert THINKS.strip() in shown.stderr
+    off = bmqwen(
+        "chat", model, "-p", "word", "--temperature", "0", "--no-enable-thinking", "--max-tokens", "3"
+    )
+    assert THINKS.strip() not in off.stderr

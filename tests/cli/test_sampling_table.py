@@ -22,18 +22,22 @@ from bmqwen.serve.http.protocol import ChatRequest, CompletionRequest
 from bmqwen.serve.http.info import _setting
 
 commands = typer.main.get_command(app).commands
-asked = {row.name: ["x"] if row.kind == "texts" else row.high for row in PARAMETERS}
+given = {"texts": ["x"], "switch": True}
+asked = {row.name: given.get(row.kind, row.high) for row in PARAMETERS}
 request = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], **asked})
 params = sampling_of(request, SamplingParams(), 10)
 table = [row.name for row in PARAMETERS]
 print(json.dumps({
     "table": table,
+    "of any answer": [row.name for row in PARAMETERS if not row.chat],
     "of a server": [row.name for row in PARAMETERS if not row.per_answer],
     "chat": [option.name for option in commands["chat"].params if option.name in table],
     "serve": [option.name for option in commands["serve"].params if option.name in table],
     "/set": SETTINGS,
     "chat request": [name for name in ChatRequest.model_fields if name in table],
-    "completion request": [name for name in CompletionRequest.model_fields if name in table],
+    "completion request": [
+        name for name in CompletionRequest.model_fields if name in table and name not in CompletionRequest.unused
+    ],
     "page": [_setting(row, params)["name"] for row in PARAMETERS],
     "heard": [name for name in asked if getattr(params, name) in (asked[name], ("x",))],
 }))
@@ -58,10 +62,11 @@ def places(package: Path) -> dict[str, list[str]]:
 
 
 def assert_everywhere(found: dict[str, list[str]]) -> None:
-    """Each place lists the table, a server's own options those with a default."""
+    """Each place lists the table, a server's own options those with a default, continuations what is not of chats."""
+    part = {"serve": "of a server", "completion request": "of any answer"}
     for place, names in found.items():
-        expected = found["of a server" if place == "serve" else "table"]
-        assert place == "of a server" or names == expected, place
+        if not place.startswith("of "):
+            assert names == found[part.get(place, "table")], place
 
 
 def test_every_place_lists_the_table() -> None:

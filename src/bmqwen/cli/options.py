@@ -110,15 +110,16 @@ def sampling_options(*, server: bool = False) -> Callable[..., Sampling]:
 
 
 def _sampling_option(row: Parameter, panel: str) -> inspect.Parameter:
-    kind: Any = {"number": float, "integer": int, "texts": list[str]}[row.kind]
-    default = str(MAX_TOKENS) if row.name == "max_tokens" else "the model's"
+    kind: Any = {"number": float, "integer": int, "texts": list[str], "switch": bool}[row.kind]
+    default = {"max_tokens": str(MAX_TOKENS), "thinking_budget": "no limit"}.get(row.name, "the model's")
     parts = [
         row.en.help,
         "repeatable" if row.kind == "texts" else "",
         "" if row.per_answer else f"default: {default}",
     ]
     text = "; ".join(filter(None, parts)) + "."
-    option = typer.Option(row.option, help=text, show_default=False, rich_help_panel=panel)
+    declared = f"{row.option}/--no-{row.option[2:]}" if row.kind == "switch" else row.option
+    option = typer.Option(declared, help=text, show_default=False, rich_help_panel=panel)
     annotation = Annotated[kind | None, option]
     return inspect.Parameter(row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

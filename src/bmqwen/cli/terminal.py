@@ -96,6 +96,13 @@ def put(text: str) -> None:
         raise StorageError(f"the output cannot be written: {error.strerror}") from error
 
 
+def put_dim(text: str) -> None:
+    """Write to stderr as it comes, dim where the terminal can: a model's thoughts, so that stdout has answers only."""
+    style = "" if os.environ.get("NO_COLOR") else "dim"
+    STDERR.print(Text(text.translate(_UNSAFE), style=style), soft_wrap=True, end="")
+    STDERR.file.flush()
+
+
 def note(line: str, *, dim: bool = True) -> None:
     """Print a line on stderr, dim where the terminal can."""
     style = "dim" if dim and not os.environ.get("NO_COLOR") else ""

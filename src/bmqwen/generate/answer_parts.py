@@ -1,7 +1,8 @@
 """The parts of an answer, told apart as its text streams: thoughts, text, tool calls."""
 
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 from bmqwen.util.text import overlap
 
@@ -13,7 +14,8 @@ TAGS: Mapping[PartKind, tuple[str, str]] = {
 }
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """New text of a part. `call` counts the tool calls of an answer from 0; it is 0 for the other kinds."""
 
     kind: PartKind
@@ -29,17 +31,24 @@ class AnswerParts:
 
     Attributes:
         kind: of the part that is being read.
+        thought: whether there were thoughts, be they empty.
     """
 
     def __init__(self, kinds: Collection[PartKind], *, thinking: bool = False) -> None:
         """Look for `kinds` beside text; all other tags are text. `thinking`: the prompt has opened the thoughts."""
         self.kind: PartKind = "thought" if thinking else "text"
+        self.thought = thinking
         self._kinds = frozenset(kinds) - {"text"}
         self._calls = 0
         self._held = ""
         self._begun = False  # this part has text
         self._first = not thinking  # nothing but blanks came before, and no tag
         self._after_tag = thinking
+
+    @property
+    def may_think(self) -> bool:
+        """Whether thoughts can still begin: nothing but blanks came so far."""
+        return "thought" in self._kinds and self._first and not self._begun
 
     def push(self, text: str) -> list[Part]:
         """Return the parts that are certain now; what may belong to a tag is held back."""
@@ -50,6 +59,7 @@ class AnswerParts:
             self._take(parts, self._held[:start].rstrip())
             self._held = self._held[start + len(tag) :]
             self._calls += self.kind == "tool_call"
+            self.thought |= kind == "thought"
             self.kind, self._begun, self._first, self._after_tag = kind, False, False, True
         certain = self._held
         if tags := self._tags():
@@ -69,7 +79,7 @@ class AnswerParts:
         """The tags that would end this part, and what would follow."""
         if self.kind != "text":
             return {TAGS[self.kind][1]: "text"}
-        opening = self._kinds if self._first and not self._begun else self._kinds - {"thought"}
+        opening = self._kinds if self.may_think else self._kinds - {"thought"}
         return {TAGS[kind][0]: kind for kind in opening}
 
     def _next_tag(self) -> tuple[int, str, PartKind] | None:
@@ -85,3 +95,15 @@ class AnswerParts:
         if text:
             self._begun = True
             parts.append(Part(self.kind, text, self._calls if self.kind == "tool_call" else 0))
+
+
+def split_thoughts(text: str) -> tuple[str, str]:
+    """Return the thoughts and the text of a whole answer; without thoughts the text as it is."""
+    if TAGS["thought"][1] not in text:
+        return "", text
+    parts = AnswerParts({"thought"}, thinking=TAGS["thought"][0] not in text)
+    found = [*parts.push(text), *parts.finish()]
+    thoughts, answer = (
+        "".join(part.text for part in found if part.kind == kind) for kind in ("thought", "text")
+    )
+    return thoughts, answer

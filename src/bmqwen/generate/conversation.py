@@ -3,13 +3,13 @@
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate import transcript
-from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.generate.params import Completion, Piece, SamplingParams, template_variables
 from bmqwen.generate.session import Cancelled, Progress, Session
 from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.text_stream import tokens_showing
@@ -25,11 +25,13 @@ class Turn:
     """What the user wrote and exactly what was shown as the answer.
 
     `answer_ids` show `answer`; they are the sampled tokens wherever possible: the cache holds them already.
+    The model does not see its `thoughts` again.
     """
 
     user: str
     answer: str
     answer_ids: tuple[int, ...] = ()
+    thoughts: str = ""
 
 
 class Asking(TypedDict, total=False):
@@ -87,17 +89,17 @@ class Conversation:
         return self._messages(self.turns)
 
     def stream(self, text: str, **asking: "Unpack[Asking]") -> Iterator[str]:
-        """Yield the text of the answer to `text` as it comes. Raises as `reply` does."""
+        """Yield the text of the answer to `text` as it comes, without thoughts. Raises as `reply` does."""
         with closing(self.reply(text, **asking)) as pieces:
             for piece in pieces:
-                if piece.text:
+                if piece.text and piece.kind == "text":
                     yield piece.text
 
     def reply(self, text: str, **asking: "Unpack[Asking]") -> Generator[Piece, None, Completion]:
         """Answer `text` as a new turn, from the first `next` on.
 
         Raises:
-            InputError: `text` is empty or blank, or the template refuses it.
+            InputError: `text` is empty or blank, the template refuses it, or it cannot turn thinking on or off.
             ContextLengthError: it does not fit, even without any older turn.
             DeviceError: the runtime failed.
         """
@@ -133,7 +135,7 @@ class Conversation:
 
     def save(self, path: str | Path) -> None:
         """Write the conversation as JSON. Raises StorageError if it cannot be written."""
-        turns = [(turn.user, turn.answer) for turn in self.turns]
+        turns = [(turn.user, turn.answer, turn.thoughts) for turn in self.turns]
         transcript.write(Path(path), transcript.Transcript(self.system, turns, self.dropped_turns))
 
     def load(self, path: str | Path) -> None:
@@ -143,7 +145,7 @@ class Conversation:
         """
         saved = transcript.read(Path(path))
         self.set_system(saved.system)
-        self.turns = tuple(Turn(user, answer) for user, answer in saved.turns)
+        self.turns = tuple(Turn(user, answer, thoughts=thoughts) for user, answer, thoughts in saved.turns)
         self.dropped_turns, self.last = saved.dropped, None
 
     def _answer(
@@ -157,11 +159,17 @@ class Conversation:
         if not text.strip():
             raise InputError("the message is empty; write something")
         params = params or self.params
+        if params.enable_thinking is not None and not self.template.can_switch_thinking:
+            raise InputError(
+                "this model's chat template cannot turn thinking on or off: leave enable_thinking out "
+                "(/set enable_thinking none)"
+            )
+        params = replace(params, thoughts=self.template.thinks)
         kept_dropped = min(self.dropped_turns, len(before))
         dropped, prompt = self._fit(before, text, kept_dropped, params)
         if dropped > kept_dropped and self.on_drop is not None:
             self.on_drop(dropped - kept_dropped)
-        shown: list[str] = []
+        shown: list[Piece] = []
         pieces = self.session.generate(prompt, params, on_prefill=on_prefill, cancelled=cancelled)
         try:
             while True:
@@ -170,24 +178,30 @@ class Conversation:
                 except StopIteration as end:
                     completion: Completion = end.value
                     break
-                shown.append(piece.text)
+                shown.append(piece)
                 yield piece
         except BaseException:
             pieces.close()
             self.last = None
-            if any(shown):
-                self._keep(before, dropped, text, "".join(shown), self.session.tokens[len(prompt) :])
+            answer, thoughts = (
+                "".join(p.text for p in shown if p.kind == kind) for kind in ("text", "thought")
+            )
+            if answer:
+                # Where the answer begins among the tokens is known only of one that ended.
+                sampled = () if thoughts else self.session.tokens[len(prompt) :]
+                self._keep(before, dropped, Turn(text, answer, sampled, thoughts))
             raise
         self.last = completion
         if completion.text or completion.finish_reason != "cancelled":
-            self._keep(before, dropped, text, completion.text, completion.token_ids)
+            self._keep(
+                before, dropped, Turn(text, completion.text, completion.answer_ids, completion.thoughts)
+            )
         return completion
 
-    def _keep(
-        self, before: tuple[Turn, ...], dropped: int, text: str, answer: str, sampled: Sequence[int]
-    ) -> None:
-        ids = tokens_showing(self.session.tokenizer, sampled, answer)
-        self.turns, self.dropped_turns = (*before, Turn(text, answer, tuple(ids))), dropped
+    def _keep(self, before: tuple[Turn, ...], dropped: int, turn: Turn) -> None:
+        """Keep a turn, whose tokens may show more or less than its answer."""
+        ids = tokens_showing(self.session.tokenizer, turn.answer_ids, turn.answer)
+        self.turns, self.dropped_turns = (*before, replace(turn, answer_ids=tuple(ids))), dropped
 
     def _messages(self, turns: Sequence[Turn], text: str | None = None) -> list[Message]:
         messages = [] if self.system is None else [Message("system", self.system)]
@@ -202,7 +216,9 @@ class Conversation:
 
         def prompt_without(count: int) -> list[int]:
             messages = self._messages(turns[count:], text)
-            return self.template.encode(messages, self.session.tokenizer)
+            return self.template.encode(
+                messages, self.session.tokenizer, variables=template_variables(params)
+            )
 
         context = self.session.runtime.context_length
         reserve = self._room(params)

@@ -11,6 +11,8 @@ from bmqwen.model.config import ModelConfig
 def default_params(folder: Path, config: ModelConfig, *, can_sample: bool = True) -> SamplingParams:
     """Return the sampling of a model: what the folder's generation_config.json says, else what those of its family do.
 
+    A file with a temperature says all of it: DeepSeek's models of Qwen's architecture have no repetition penalty.
+
     `can_sample` is False for a compiled model that gives no logits, only the most likely token.
     Raises ConfigError for a generation_config.json that is damaged, or a value in it out of range.
     """
@@ -21,11 +23,13 @@ def default_params(folder: Path, config: ModelConfig, *, can_sample: bool = True
     own = {
         row.name: said[row.name]
         for row in PARAMETERS
-        if not row.per_answer and row.name != "max_tokens" and isinstance(said.get(row.name), (int, float))
+        if not (row.per_answer or row.chat or row.name == "max_tokens")
+        and isinstance(said.get(row.name), (int, float))
     }
+    family = {} if "temperature" in own else config.network.sampling()
     if said.get("do_sample") is False:
         own["temperature"] = 0.0
     try:
-        return SamplingParams(**config.network.sampling() | own, max_tokens=MAX_TOKENS)
+        return SamplingParams(**family | own, max_tokens=MAX_TOKENS)
     except InputError as error:
         raise ConfigError(f"{path} cannot be used: {error}; correct it, or delete it") from None

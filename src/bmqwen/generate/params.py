@@ -1,4 +1,4 @@
-"""The table of sampling parameters, and what a generation reports.
+"""The table of sampling parameters and of those that say how a chat model thinks, and what a generation reports.
 
 A parameter is a field of `SamplingParams` with its range and its help beside it. Command options, `/set`, fields of
 requests, a server's defaults and the page's settings are made from that; what it does stands in `sampler.py`.
@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from bmqwen.errors import InputError
 
+PieceKind = Literal["text", "thought"]
 FinishReason = Literal["stop", "length", "cancelled"]
-Kind = Literal["number", "integer", "texts"]
+Kind = Literal["number", "integer", "texts", "switch"]
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1000
-_NAMES = {"number": "a number", "integer": "a whole number", "texts": "text in quotes"}
+_NAMES = {"number": "a number", "integer": "a whole number", "texts": "text in quotes", "switch": "on or off"}
+_SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 _INT32 = 2**31 - 1
 # Most tokens of an answer where nobody says otherwise: small models may repeat themselves without end.
 MAX_TOKENS = 4096
@@ -36,12 +38,13 @@ class Parameter:
 
     Attributes:
         name: as fields of requests and `/set` spell it.
-        kind: of its values; "texts" is a tuple of strings.
+        kind: of its values; "texts" is a tuple of strings, "switch" true or false.
         default: the value that changes nothing.
         low, high: the range of a number; `above`: `low` itself is outside of it.
         step: of the page's field; `slider`: the page also shows a slider.
         en, zh: its words.
         per_answer: it belongs to one answer, so neither a model nor a server has a default for it.
+        chat: it belongs to chats: a text that is only continued has no such thing.
         wraps: a request may give any whole number, of which the remainder is taken.
         aliases: other names in requests.
         unlimited: -1 in a request stands for the default.
@@ -58,6 +61,7 @@ class Parameter:
     step: float = 1
     slider: bool = False
     per_answer: bool = False
+    chat: bool = False
     wraps: bool = False
     aliases: tuple[str, ...] = ()
     unlimited: bool = False
@@ -71,6 +75,9 @@ class Parameter:
         """Raise InputError, naming field, value and range, for a value that is outside of it."""
         if self.kind == "texts":
             _check_texts(self.name, value)
+        elif self.kind == "switch":
+            if value not in (None, True, False):
+                raise InputError(f"{self.name} is {value!r}, but must be true or false")
         elif value is not None or self.default is not None:
             check_number(
                 self.name, value, self.low, self.high, above=self.above, whole=self.kind == "integer"
@@ -81,14 +88,18 @@ class Parameter:
         try:
             if self.kind == "texts":
                 return tuple(shlex.split(text))
+            if self.kind == "switch":
+                return _SWITCH[text.lower()]
             return int(text) if self.kind == "integer" else float(text)
-        except ValueError:
+        except (ValueError, KeyError):
             raise InputError(f"{self.name} must be {_NAMES[self.kind]}, not {text[:40]}") from None
 
     def text(self, value: Any) -> str:
         """Return a value as a user would type it; "none" for one that is not set."""
         if value is None or value == ():
             return "none"
+        if self.kind == "switch":
+            return "on" if value else "off"
         return " ".join(shlex.quote(text) for text in value) if self.kind == "texts" else f"{value}"
 
 
@@ -119,7 +130,7 @@ def _parameter(row: Parameter, en: Words, zh: Words) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling as in the OpenAI API, plus top_k, min_p and repetition_penalty. Without arguments: greedy.
+    """Sampling as in the OpenAI API, plus top_k, min_p and repetition_penalty, and thinking. Without arguments: greedy.
 
     Order of application: logit_bias, penalties, json_schema, temperature, top_k, top_p, min_p.
     Raises InputError for a value out of range (checked on construction); it names field, value and range.
@@ -178,6 +189,16 @@ class SamplingParams:
         Words("Stop", "End the answer before this text"),
         Words("停止文本", "在此文本之前结束回答"),
     )
+    enable_thinking: bool | None = _parameter(
+        Parameter("switch", None, 0, 1, chat=True),  # None: as the chat template has it
+        Words("Thinking", "Let a model that can do so think before it answers"),
+        Words("思考", "让支持思考的模型先思考再回答"),
+    )
+    thinking_budget: int | None = _parameter(
+        Parameter("integer", None, 0, _INT32, chat=True),
+        Words("Thinking budget", "Most tokens of the thoughts; then the model has to answer"),
+        Words("思考 token 上限", "思考最多使用的 token 数，达到后开始回答"),
+    )
     logit_bias: dict[int, float] = field(default_factory=dict)
     logprobs: int | None = None  # None: off; n: the n most likely alternatives beside the token itself
     echo: bool = (
@@ -189,6 +210,7 @@ class SamplingParams:
     )
     json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
     tools: ToolRules | None = None  # calls that the answer may have, or has in place of JSON
+    thoughts: bool = False  # told apart from the text of the answer; else their tags are text
 
     def __post_init__(self) -> None:
         for parameter in PARAMETERS:
@@ -208,6 +230,11 @@ PARAMETERS: tuple[Parameter, ...] = tuple(
     for found in fields(SamplingParams)
     if "row" in found.metadata
 )
+
+
+def template_variables(params: SamplingParams) -> dict[str, object]:
+    """Return the variables of a chat template that the parameters of a chat set."""
+    return {} if params.enable_thinking is None else {"enable_thinking": params.enable_thinking}
 
 
 def choose_params(defaults: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
@@ -258,10 +285,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """New text of a stream: whole characters only, never part of a stop string."""
+    """New text of a stream: whole characters only, never part of a stop string or a tag.
+
+    Only text has log-probabilities.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    kind: PieceKind = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +304,7 @@ class Usage:
     completion_tokens: int  # sampled, with the stop token that ended the answer
     first_token_s: float  # from the request to the first sampled token
     decode_s: float  # from the first sampled token to the last
+    reasoning_tokens: int = 0  # the first of the sampled ones: thoughts, with their tags
 
     @property
     def tokens_per_s(self) -> float:
@@ -283,7 +315,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished generation. `text` is exactly the concatenation of the streamed pieces, an echoed prompt among them.
+    """A finished generation. `text` is exactly the concatenation of the streamed pieces of text, an echoed prompt among
+    them, `thoughts` of those.
 
     `token_ids` are the sampled tokens without the stop token that ended the answer. They hold more than
     `text` where a stop string cut the answer, or where the length ended it inside of a character.
@@ -294,3 +327,9 @@ class Completion:
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
+    thoughts: str = ""
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The tokens after the thoughts."""
+        return self.token_ids[self.usage.reasoning_tokens :]

@@ -1,6 +1,6 @@
 """Logits to a token: penalties, temperature, top-k, top-p, min-p, seed, log-probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -57,8 +57,10 @@ class Sampler:
         changed = bool(params.logit_bias) or self._repeats or self._counts or held
         return changed or params.temperature >= _GREEDY_BELOW or params.logprobs is not None
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
+    def sample(self, logits: NDArray[np.float32], *, free: bool = False, beside: Collection[int] = ()) -> int:
         """Choose from one row of logits, float32 [vocab_size], which stays as it is.
+
+        `free`: the grammar does not count here; `beside` are tokens that may be taken in spite of it.
 
         Raises:
             DeviceError: logits that are not numbers.
@@ -66,16 +68,18 @@ class Sampler:
         """
         check_logits(logits)
         logits = self._adjust(logits)
-        if self._grammar is not None and self._grammar.holds:
-            logits = np.where(self._grammar.allowed(len(logits)), logits, np.float32(-np.inf))
+        if self._grammar is not None and not free and self._grammar.holds:
+            allowed = self._grammar.allowed(len(logits))
+            allowed[list(beside)] = True
+            logits = np.where(allowed, logits, np.float32(-np.inf))
         if self._params.temperature < _GREEDY_BELOW:
             return int(np.argmax(logits))
         ids, weights = self.candidates(logits)
         return int(ids[draw(weights, self._random.random())])
 
-    def record(self, token_id: int) -> None:
-        """Tell the penalties and the grammar which token was taken."""
-        if self._grammar is not None:
+    def record(self, token_id: int, *, free: bool = False) -> None:
+        """Tell the penalties and, unless `free`, the grammar which token was taken."""
+        if self._grammar is not None and not free:
             self._grammar.accept(token_id)
         if self._repeats and not (self._seen == token_id).any():
             self._seen = np.append(self._seen, token_id)

@@ -1,9 +1,11 @@
 """One KV cache and the tokens in it: prompts in, streamed text out."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from bmqwen.errors import ContextLengthError, DeviceError, FeedInterruptedError, InputError
+from bmqwen.generate.answer_parts import TAGS
 from bmqwen.generate.call_grammar import answer_grammar
 from bmqwen.generate.conversation_cache import ConversationCache, as_tokens, shared_length
 from bmqwen.generate.echo import PromptEcho
@@ -114,7 +116,7 @@ class Session:
         start = self._clock()
         grammar = answer_grammar(params, self._grammars)
         sampler = Sampler(params, self.runtime.vocab_size, prompt, grammar)
-        answer = AnswerText(self.tokenizer, params)
+        answer = AnswerText(self.tokenizer, params, prompt)
         echo = PromptEcho(prompt, params, self.tokenizer) if params.echo else None
         stop_ids = self.tokenizer.stop_ids.union(params.stop_ids)
         cached = self._reuse_prefix(prompt[:1] if echo is not None and echo.scored else prompt, owner)
@@ -123,6 +125,7 @@ class Session:
         output = self._prefill(prompt[cached:], on_prefill, cancelled, echo)
         first = last = None
         sampled = 0
+        closing: deque[int] = deque()  # what ends the thoughts in the model's place
         finish: FinishReason = "cancelled"
         if output is not None and echo is not None:
             shown = echo.piece()
@@ -131,41 +134,57 @@ class Session:
         if output is not None and limit == 0:
             output, finish = None, "length"
         while output is not None:
-            token = self._choose(output, sampler, answer)
+            if closing:
+                token = closing.popleft()
+                sampler.record(token, free=True)
+            else:
+                token = self._choose(output, sampler, answer)
             last = self._clock()
             first = last if first is None else first
             sampled += 1
             if token in stop_ids:
                 finish = "stop"
-                answer.end_of_text()
                 break
-            piece = answer.push(token)
-            if piece is not None:
-                yield piece
+            yield from answer.push(token)
             if answer.stopped:
                 finish = "stop"
                 break
             if sampled == limit or answer.late(last - first):
                 finish = "length"
                 break
+            spent = params.thinking_budget is not None and sampled >= params.thinking_budget
+            if spent and answer.in_thoughts and not closing:
+                closing.extend(self._end_of_thoughts())
             output = None if cancelled() else self._feed(token)
-        rest = answer.rest()
-        if rest is not None:
-            yield rest
+        yield from answer.finish(complete=finish == "stop" and not answer.stopped)
         if first is None or last is None:  # cancelled before the first token
             first = last = self._clock()
-        usage = Usage(len(prompt), cached, sampled, first - start, last - first)
-        return Completion("".join(answer.shown), tuple(answer.ids), finish, usage, tuple(answer.logprobs))
+        usage = Usage(len(prompt), cached, sampled, first - start, last - first, answer.thought_tokens)
+        return Completion(
+            answer.text(), tuple(answer.ids), finish, usage, answer.logprobs, answer.text("thought")
+        )
 
     def _choose(self, output: Output, sampler: Sampler, answer: AnswerText) -> int:
+        # A JSON schema is the answer's, not the thoughts'.
+        free, beside = answer.in_thoughts, list[int]()
+        think = self.tokenizer.control_tokens.get(TAGS["thought"][0])
+        if think is not None and answer.may_think:
+            beside = [think]
         if sampler.needs_logits:
             row = output.logits()[-1]
-            token = sampler.sample(row)
+            token = sampler.sample(row, free=free, beside=beside)
             answer.note(row, token)
         else:
             token = output.greedy()[-1]
-        sampler.record(token)
+        sampler.record(token, free=free or token in beside)
         return token
+
+    def _end_of_thoughts(self) -> list[int]:
+        """Tokens that end the thoughts, as the model itself would do it."""
+        ids: list[int] = []
+        for part in self.tokenizer.split_control(f"\n{TAGS['thought'][1]}\n\n"):
+            ids += [part] if isinstance(part, int) else self.tokenizer.encode(part)
+        return ids
 
     def _reuse_prefix(self, prompt: list[int], owner: str) -> int:
         """Make the cache hold the longest beginning of the prompt that is known, and nothing else.

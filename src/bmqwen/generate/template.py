@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bmqwen.errors import ConfigError, InputError
+from bmqwen.generate.answer_parts import TAGS
 from bmqwen.generate.sandbox import SANDBOX
 from bmqwen.generate.tokenizer import Tokenizer, read_config, token_text
 from bmqwen.generate.tool_calls import ToolCall
@@ -26,13 +27,14 @@ class Message:
     `ids`, if given, are the tokens that the model itself sampled for `content` and `calls` (they must show exactly
     that): a prompt takes them as they are, because encoding the text again may give other tokens than the cache
     holds. `calls` are what an answer called; their arguments are whole. A message of the role "tool" has the result
-    of one of them.
+    of one of them. `thoughts` are what came before an answer; the template decides whether the model sees them again.
     """
 
     role: Role
     content: str
     ids: tuple[int, ...] = ()
     calls: tuple[ToolCall, ...] = ()
+    thoughts: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -94,19 +96,32 @@ class ChatTemplate:
         """Whether the template shows tools to the model."""
         return re.search(r"\btools\b", self.source) is not None
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the template knows thoughts, so that the model's answers may begin with some."""
+        return TAGS["thought"][1] in self.source
+
+    @property
+    def can_switch_thinking(self) -> bool:
+        """Whether thinking can be turned on or off."""
+        return "enable_thinking" in self.source
+
     def render(
         self,
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> str:
         """Return the prompt as text, for people: typed control tokens look like real ones (`encode` knows better).
 
-        `tools` are as in requests. Raises InputError if the template refuses the messages.
+        `tools` are as in requests, `variables` the template's own, such as enable_thinking.
+
+        Raises InputError if the template refuses the messages.
         """
         chat = [_entry(message, message.content) for message in messages]
-        return self._render(chat, tools, add_generation_prompt)
+        return self._render(chat, tools, variables, add_generation_prompt)
 
     def encode(
         self,
@@ -114,6 +129,7 @@ class ChatTemplate:
         tokenizer: Tokenizer,
         *,
         tools: Sequence[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
     ) -> list[int]:
         """Return the prompt's token ids. Only the template's own text can become control tokens.
@@ -122,7 +138,7 @@ class ChatTemplate:
         private-use character that occurs nowhere else, and comes back once the control tokens are found. So
         nothing that a template does to a message (trim, split, replace) makes a control token of it; on the
         other hand, a template that looks for such text in a message does not find it. The same goes for tools, their
-        calls and results.
+        calls and results. `variables` are the template's own, such as enable_thinking.
 
         Raises InputError if the template refuses the messages.
         """
@@ -131,7 +147,7 @@ class ChatTemplate:
         calls = [call for message in messages for call in message.calls]
         texts = [
             self.source,
-            *(message.content for message in messages),
+            *(text for message in messages for text in (message.content, message.thoughts)),
             json.dumps(tools, ensure_ascii=False),
         ]
         texts += [text for call in calls for text in (call.name, _decoded(call.arguments))]
@@ -144,13 +160,13 @@ class ChatTemplate:
         for mark, place in answers.items():
             # The tokens have the calls as well.
             chat[place] = {"role": messages[place].role, "content": mark}
-        text = self._render(chat, shown_tools, add_generation_prompt)
+        text = self._render(chat, shown_tools, variables, add_generation_prompt)
         lost = [mark for mark in answers if text.count(mark) != 1]
         if lost:  # a template that rewrites answers: those are encoded from their text
             for mark in lost:
                 place = answers.pop(mark)
                 chat[place] = _translated(_entry(messages[place], messages[place].content), hide)
-            text = self._render(chat, shown_tools, add_generation_prompt)
+            text = self._render(chat, shown_tools, variables, add_generation_prompt)
         ids: list[int] = []
         for part in tokenizer.split_control(text):
             if isinstance(part, int):
@@ -167,17 +183,19 @@ class ChatTemplate:
         self,
         chat: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any] | None,
         add_generation_prompt: bool,
     ) -> str:
-        variables = {
+        known = {
             **self._special_tokens,
+            **(variables or {}),
             "messages": chat,
             "add_generation_prompt": add_generation_prompt,
             "tools": list(tools) or None,
             "documents": None,
         }
         try:
-            return SANDBOX.render(self.source, variables)
+            return SANDBOX.render(self.source, known)
         except InputError as error:
             raise InputError(f"the chat template in {self._origin} refused: {error}") from error
 
@@ -185,6 +203,8 @@ class ChatTemplate:
 def _entry(message: Message, content: str) -> dict[str, Any]:
     """A message as templates take it: arguments of calls are no text there."""
     entry: dict[str, Any] = {"role": message.role, "content": content}
+    if message.thoughts:
+        entry["reasoning_content"] = message.thoughts
     if message.calls:
         entry["tool_calls"] = [
             {

@@ -2,12 +2,13 @@
 
 import codecs
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.generate.params import Piece, SamplingParams, TokenLogprob
+from bmqwen.generate.answer_parts import TAGS, AnswerParts, Part
+from bmqwen.generate.params import Piece, PieceKind, SamplingParams, TokenLogprob
 from bmqwen.generate.sampler import token_logprob
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.util.text import overlap
@@ -88,59 +89,115 @@ class StopStrings:
 
 @dataclass(slots=True)
 class AnswerText:
-    """The text of one generation: `ids` without the stop token, `shown` the texts of its pieces."""
+    """The text of one generation: `ids` without the stop token, `pieces` all that was shown.
+
+    The end of `prompt` decides where the answer begins: a chat template may have opened the thoughts there, or closed
+    them for a model that is not to think.
+    """
 
     tokenizer: Tokenizer
     params: SamplingParams
+    prompt: InitVar[Sequence[int]] = ()
     ids: list[int] = field(default_factory=list)
-    shown: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
     stopped: bool = False
+    thought_tokens: int = 0  # the first of `ids`: thoughts, with their tags
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
     _detokenizer: Detokenizer = field(init=False)
+    _parts: AnswerParts = field(init=False)
     _stops: StopStrings = field(init=False)
-    _tail: str = ""
     _noted: TokenLogprob | None = None
     _reported: int = 0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, prompt: Sequence[int]) -> None:
         self._detokenizer = Detokenizer(self.tokenizer)
+        opening, closing = TAGS["thought"]
+        end = b"".join(map(self.tokenizer.token_bytes, prompt[-8:])).decode("utf-8", "replace").rstrip()
+        apart = self.params.thoughts and not end.endswith(closing)
+        self._parts = AnswerParts({"thought"} if apart else (), thinking=apart and end.endswith(opening))
         self._stops = StopStrings(self.params.stop)
+
+    @property
+    def in_thoughts(self) -> bool:
+        """Whether the model is thinking now."""
+        return self._parts.kind == "thought"
+
+    @property
+    def may_think(self) -> bool:
+        """Whether thoughts could still begin: nothing but blanks came."""
+        return self._parts.may_think
+
+    def text(self, kind: PieceKind = "text") -> str:
+        """Return all that was shown of one kind."""
+        return "".join(piece.text for piece in self.pieces if piece.kind == kind)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens after the thoughts."""
+        return tuple(self._logprobs[self.thought_tokens :])
 
     def begin_with(self, piece: Piece) -> None:
         """Take a piece that is shown before all that the model writes."""
-        self.shown.append(piece.text)
-        self.logprobs.extend(piece.logprobs)
-        self._reported = len(self.logprobs)
+        self.pieces.append(piece)
+        self._logprobs.extend(piece.logprobs)
+        self._reported = len(self._logprobs)
 
     def note(self, logits: NDArray[np.float32], token: int) -> None:
         """Keep the log-probabilities of the token that comes next, if they are asked for."""
         if self.params.logprobs is not None:
             self._noted = token_logprob(logits, token, self.params.logprobs, self.tokenizer)
 
-    def push(self, token: int) -> Piece | None:
-        """Take a token; the piece to show now, if there is anything to show."""
+    def push(self, token: int) -> list[Piece]:
+        """Take a token; the pieces to show now, if there is anything to show."""
         self.ids.append(token)
         if self._noted is not None:
-            self.logprobs.append(self._noted)
-        text, self.stopped = self._stops.push(self._detokenizer.push(token))
-        return self._piece(text) if text else None
+            self._logprobs.append(self._noted)
+        parts = self._parts.push(self._detokenizer.push(token))
+        shown = {piece.kind for piece in self.pieces} | {part.kind for part in parts}
+        if self._parts.thought and shown <= {"thought"}:
+            self.thought_tokens, self._reported = len(self.ids), len(self._logprobs)
+        return self._show(parts)
 
     def late(self, seconds: float) -> bool:
         """Whether an answer that writes since so many seconds is to end: its time is up, and a line is whole."""
         limit = self.params.line_seconds
-        return limit is not None and seconds > limit and any("\n" in text for text in self.shown)
+        return limit is not None and seconds > limit and any("\n" in piece.text for piece in self.pieces)
 
-    def end_of_text(self) -> None:
-        """End the text where the model ended it: a character that it left unfinished is shown as U+FFFD."""
-        self._tail, self.stopped = self._stops.push(self._detokenizer.finish())
+    def finish(self, *, complete: bool) -> list[Piece]:
+        """Return what was held back, and the log-probabilities that no piece carried.
 
-    def rest(self) -> Piece | None:
-        """Return what was held back, and the log-probabilities that no piece carried."""
-        text = self._tail + ("" if self.stopped else self._stops.flush())
-        return self._piece(text) if text or self._reported < len(self.logprobs) else None
+        `complete`: the model ended the text here; a character that it left unfinished is shown as U+FFFD.
+        """
+        pieces: list[Piece] = []
+        if not self.stopped:
+            tail = self._detokenizer.finish() if complete else ""
+            pieces = self._show([*self._parts.push(tail), *self._parts.finish()])
+        if not self.stopped and (held := self._stops.flush()):
+            pieces.append(self._piece(Part("text", held)))
+        if self._reported < len(self._logprobs):
+            pieces.append(self._piece(Part("text", "")))
+        return pieces
 
-    def _piece(self, text: str) -> Piece:
-        self.shown.append(text)
-        fresh = tuple(self.logprobs[self._reported :])
-        self._reported = len(self.logprobs)
-        return Piece(text, fresh)
+    def _show(self, parts: Sequence[Part]) -> list[Piece]:
+        """Take parts until a stop string ends the text."""
+        pieces = []
+        for part in parts:
+            text = part.text
+            if part.kind == "text":
+                text, self.stopped = self._stops.push(text)
+            elif held := self._stops.flush():
+                pieces.append(self._piece(Part("text", held)))
+            if text:
+                pieces.append(self._piece(replace(part, text=text)))
+            if self.stopped:
+                break
+        return pieces
+
+    def _piece(self, part: Part) -> Piece:
+        fresh: tuple[TokenLogprob, ...] = ()
+        if part.kind == "text":
+            fresh = tuple(self._logprobs[self._reported :])
+            self._reported = len(self._logprobs)
+        piece = Piece(part.text, fresh, "thought" if part.kind == "thought" else "text")
+        self.pieces.append(piece)
+        return piece

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders
 
 from bmqwen.errors import ConfigError, InputError
+from bmqwen.generate.answer_parts import TAGS
 
 # Ends of an answer, whatever generation_config.json says: Qwen1.5's own names only one of them.
 _STOP_NAMES = ("<|endoftext|>", "<|im_end|>")
@@ -26,6 +26,7 @@ class Tokenizer:
     Attributes:
         control_tokens: these, and their ids.
         stop_ids: tokens that end an answer.
+        vocab_size: the highest token id plus one; a model's logits may be wider.
     """
 
     def __init__(
@@ -48,13 +49,18 @@ class Tokenizer:
         added = inner.get_added_tokens_decoder()
         self.control_tokens = {token.content: token_id for token_id, token in added.items() if token.content}
         self._control_ids = frozenset(self.control_tokens.values())
-        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        # Some files mark what stands around thoughts and tool calls as special; an answer must show it to be read.
+        tags = {tag for pair in TAGS.values() for tag in pair}
+        self._special = frozenset(
+            token_id for token_id, token in added.items() if token.special and token.content not in tags
+        )
         self._control_pattern = _pattern(added.values())
         # The library leaves out of its matching only tokens marked as special, so all are marked so.
         for token in added.values():
             token.special = True
         inner.add_special_tokens(list(added.values()))
         inner.encode_special_tokens = True
+        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._bytes: dict[int, bytes] = {}
         names = (self.control_tokens[name] for name in _STOP_NAMES if name in self.control_tokens)
         self.stop_ids = frozenset(stop_ids) | frozenset(names)
@@ -86,11 +92,6 @@ class Tokenizer:
             raise ConfigError(f"{path} is not a tokenizer: {error}; download the model again") from error
         eos_id = None if eos is None else inner.token_to_id(eos)
         return cls(inner, stop_ids=stop_ids if eos_id is None else [*stop_ids, eos_id], origin=str(path))
-
-    @cached_property
-    def vocab_size(self) -> int:
-        """The highest token id plus one; a model's logits may be wider."""
-        return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
         """Return token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""

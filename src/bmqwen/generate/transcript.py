@@ -15,10 +15,10 @@ _LARGEST = 100_000_000  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The content of a file: turns as (user, answer), and how many of the oldest the model no longer sees."""
+    """The content of a file: turns as (user, answer, thoughts), and how many of the oldest the model no longer sees."""
 
     system: str | None
-    turns: list[tuple[str, str]]
+    turns: list[tuple[str, str, str]]
     dropped: int
 
 
@@ -29,7 +29,10 @@ def write(path: Path, transcript: Transcript) -> None:
         "version": _VERSION,
         "system": transcript.system,
         "dropped": transcript.dropped,
-        "turns": [{"user": user, "answer": answer} for user, answer in transcript.turns],
+        "turns": [
+            {"user": user, "answer": answer} | ({"thoughts": thoughts} if thoughts else {})
+            for user, answer, thoughts in transcript.turns
+        ],
     }
     content["sha256"] = _digest(content)
     write_file(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
@@ -60,13 +63,15 @@ def read(path: Path) -> Transcript:
     if (
         (system is None or isinstance(system, str))
         and isinstance(turns, list)
-        and all(isinstance(turn, dict) and turn.keys() == {"user", "answer"} for turn in turns)
+        and all(isinstance(turn, dict) and turn.keys() - {"thoughts"} == {"user", "answer"} for turn in turns)
         and all(isinstance(text, str) for turn in turns for text in turn.values())
         and isinstance(dropped, int)
         and not isinstance(dropped, bool)
         and 0 <= dropped <= len(turns)
     ):
-        return Transcript(system, [(turn["user"], turn["answer"]) for turn in turns], dropped)
+        return Transcript(
+            system, [(turn["user"], turn["answer"], turn.get("thoughts", "")) for turn in turns], dropped
+        )
     raise InputError(f"{path} is not a saved conversation of bmqwen: a field has the wrong type")
 
 

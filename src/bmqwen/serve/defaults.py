@@ -1,6 +1,6 @@
 """What a request gets where it says nothing, and how much it may ask for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bmqwen.errors import RequestError
@@ -49,13 +49,17 @@ def sampling_of(
         schema = schema_text(
             form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else {"type": "object"}
         )
-    return choose_params(defaults, given | {"logit_bias": bias, "json_schema": schema})
+    chosen = choose_params(defaults, given | {"logit_bias": bias, "json_schema": schema})
+    # vLLM's name for it and DashScope's.
+    switch = (getattr(request, "chat_template_kwargs", None) or {}).get("enable_thinking")
+    return chosen if switch is None else replace(chosen, enable_thinking=switch)
 
 
 def _given(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
     """Return the sampling parameters that a request has, by whatever name, as `SamplingParams` wants them."""
-    given = {row.name: named_once(request, row) for row in PARAMETERS}
-    for row in PARAMETERS:
+    rows = [row for row in PARAMETERS if isinstance(request, ChatRequest) or not row.chat]
+    given = {row.name: named_once(request, row) for row in rows}
+    for row in rows:
         value = given[row.name]
         if value is None:
             del given[row.name]

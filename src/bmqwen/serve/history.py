@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from bmqwen.errors import RequestError
+from bmqwen.generate.answer_parts import split_thoughts
 from bmqwen.generate.template import Message
 from bmqwen.generate.tool_calls import ToolCall
 from bmqwen.serve.http.protocol import AssistantMessage, ChatMessage, ToolMessage
 from bmqwen.serve.http.tools import CallPart
 
 
-def read_history(messages: Sequence[ChatMessage]) -> list[Message]:
+def read_history(messages: Sequence[ChatMessage], *, thinks: bool = False) -> list[Message]:
     """Return messages for a template; results of calls stand in the order of these, for a template has no ids.
+
+    Of a model that `thinks`, an answer's text may have its thoughts before it: not all clients know reasoning_content.
 
     Raises RequestError, naming the message, for text that is not valid Unicode, arguments that are no JSON object, and
     results of calls that are not there.
@@ -40,7 +43,11 @@ def read_history(messages: Sequence[ChatMessage]) -> list[Message]:
                 _call(call, f"{param}.tool_calls[{at}]") for at, call in enumerate(message.tool_calls or [])
             ]
             known.update({call.id: len(known) + at for at, call in enumerate(calls)})
-            history.append(Message("assistant", text, calls=tuple(calls)))
+            thoughts = message.reasoning_content or ""
+            check_unicode(thoughts, f"{param}.reasoning_content")
+            if thinks and not thoughts:
+                thoughts, text = split_thoughts(text)
+            history.append(Message("assistant", text, calls=tuple(calls), thoughts=thoughts))
         else:
             history.append(Message("user" if message.role == "user" else "system", text))
     return history + _in_order(results)

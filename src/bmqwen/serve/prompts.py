@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,9 +39,10 @@ class Prompts:
         owner: str,
         tools: Sequence[FunctionTool] = (),
         *,
+        variables: Mapping[str, Any] | None = None,
         fitting: bool = True,
     ) -> list[int]:
-        """Return the prompt's token ids.
+        """Return the prompt's token ids; `variables` are the chat template's.
 
         Raises:
             RequestError: too many messages or characters, text that is not valid Unicode, results of calls that are not
@@ -50,15 +51,21 @@ class Prompts:
             InputError: the template refuses the messages.
         """
         chat, shown = self._checked(messages, tools, owner)
-        ids = self._template.encode(chat, self._tokenizer, tools=shown)
+        ids = self._template.encode(chat, self._tokenizer, tools=shown, variables=variables)
         if fitting:
             self._check_length(ids)
         return ids
 
-    def text_of_chat(self, messages: Sequence[ChatMessage], tools: Sequence[FunctionTool] = ()) -> str:
+    def text_of_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[FunctionTool] = (),
+        *,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """Return the prompt as text. Raises as `of_chat` does."""
         chat, shown = self._checked(messages, tools, "")
-        return self._template.render(chat, tools=shown)
+        return self._template.render(chat, tools=shown, variables=variables)
 
     def of_completion(self, request: CompletionRequest) -> list[list[int]]:
         """Return the token ids of each prompt of a request. Raises as `of_chat` does."""
@@ -108,11 +115,11 @@ class Prompts:
                 f"{len(messages):,} messages are more than this server takes, {self._limits.messages:,}",
                 "messages",
             )
-        chat = read_history(messages)
+        chat = read_history(messages, thinks=self._template.thinks)
         texts = [
             text
             for message in chat
-            for text in (message.content, *(call.arguments for call in message.calls))
+            for text in (message.content, message.thoughts, *(call.arguments for call in message.calls))
         ]
         self._check_characters(sum(map(len, texts)), "messages")
         shown = [tool.shown() for tool in tools]

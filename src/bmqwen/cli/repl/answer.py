@@ -9,12 +9,13 @@ from functools import partial
 import typer
 
 from bmqwen.cli.interrupts import stopped_by_ctrl_c
-from bmqwen.cli.terminal import STDERR, note, print_json, put
+from bmqwen.cli.terminal import STDERR, note, print_json, put, put_dim
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.params import Completion, Piece, Usage
 from bmqwen.util.text import counted, speed_text
 
 _WORTH_SHOWING = 64  # tokens to read; fewer are read before anyone could see how far it is
+_PARAGRAPH = "\n\n"
 _ERASE_LINE = "\r\x1b[2K"
 
 
@@ -22,13 +23,15 @@ _ERASE_LINE = "\r\x1b[2K"
 Ask = Callable[..., Generator[Piece, None, Completion]]
 
 
-def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
-    """Ask, and show the answer as it comes, with a newline at its end.
+def stream(
+    ask: Ask, show: Callable[[str], None] = put, show_thought: Callable[[str], None] = put_dim
+) -> Completion:
+    """Ask, and show the answer as it comes, with a newline at its end; thoughts before it, apart.
 
     Ctrl-C ends it after the current step: finish_reason is then "cancelled". A second Ctrl-C raises Insisted.
     Raises what the question raises, and what `show` raises.
     """
-    last = ""
+    last, thought = "", ""
     reading = _Reading()
     try:
         with (
@@ -41,11 +44,19 @@ def stream(ask: Ask, show: Callable[[str], None] = put) -> Completion:
                 except StopIteration as end:
                     completion: Completion = end.value
                     return completion
-                if piece.text:
+                if piece.kind == "thought":
+                    show_thought(piece.text)
+                    thought = piece.text
+                elif piece.text:
+                    if thought:
+                        show_thought(_PARAGRAPH)
+                        thought = ""
                     show(piece.text)
                     last = piece.text
     finally:
         reading.close()
+        if thought:
+            show_thought("\n")
         if last and not last.endswith("\n"):
             show("\n")
 
@@ -59,7 +70,11 @@ def stats_line(usage: Usage) -> str:
     if usage.tokens_per_s:
         parts.append(speed_text(usage.tokens_per_s))
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
-    parts += [f"{counted(usage.prompt_tokens, 'prompt token')}{cached}", f"{usage.completion_tokens:,} out"]
+    thinking = f" ({usage.reasoning_tokens:,} of thoughts)" if usage.reasoning_tokens else ""
+    parts += [
+        f"{counted(usage.prompt_tokens, 'prompt token')}{cached}",
+        f"{usage.completion_tokens:,} out{thinking}",
+    ]
     return " · ".join(parts)
 
 
@@ -70,7 +85,9 @@ def print_end(completion: Completion, max_tokens: int | None) -> None:
         note("stopped" if completion.text else "stopped before the first word; the question was not kept")
     elif completion.finish_reason == "length":
         at_limit = max_tokens is not None and usage.completion_tokens >= max_tokens
-        note(f"cut off: max_tokens is {max_tokens}" if at_limit else "cut off: the context is full")
+        why = f"max_tokens is {max_tokens}" if at_limit else "the context is full"
+        early = completion.thoughts and not completion.text
+        note(f"cut off: {why}" + (", before the answer began: set a thinking_budget" if early else ""))
     elif not completion.text.strip():
         note("the model gave an empty answer")
     if usage.completion_tokens:
@@ -109,16 +126,20 @@ def answer_once(conversation: Conversation, prompt: str, *, json: bool, name: st
     """
     conversation.on_drop = drop_note
     if json:
-        completion = stream(partial(conversation.reply, prompt), show=lambda _: None)
+        completion = stream(
+            partial(conversation.reply, prompt), show=lambda _: None, show_thought=lambda _: None
+        )
         usage = completion.usage
         print_json(
             {
                 "text": completion.text,
+                **({"thoughts": completion.thoughts} if completion.thoughts else {}),
                 "finish_reason": completion.finish_reason,
                 "usage": {
                     "prompt_tokens": usage.prompt_tokens,
                     "cached_tokens": usage.cached_tokens,
                     "completion_tokens": usage.completion_tokens,
+                    "reasoning_tokens": usage.reasoning_tokens,
                     "first_token_s": round(usage.first_token_s, 4),
                     "tokens_per_s": round(usage.tokens_per_s, 2),
                 },

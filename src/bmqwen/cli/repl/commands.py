@@ -104,7 +104,9 @@ def change_setting(params: SamplingParams, text: str, defaults: SamplingParams) 
     match value.lower():
         case "default":
             new = getattr(defaults, name)
-        case "none" | "off":
+        case "none":
+            new = row.default
+        case "off" if row.kind != "switch":
             new = row.default
         case _:
             new = row.parse(value)

@@ -9,6 +9,8 @@ from typing import Protocol
 from bmqwen.errors import InputError
 
 QUOTES = '"""'
+# What Qwen3 takes in a message as the wish that it thinks, or not.
+_SWITCHES = ("/think ", "/no_think ")
 _OPENING = re.compile(rf"\s*(?P<head>/(?:system|edit[ \t]+\d{{1,9}})[ \t]+)?{QUOTES}")
 
 
@@ -41,12 +43,12 @@ def read(line: Callable[[], str], more: Callable[[], str]) -> str:
 
 
 def parse(text: str) -> Entry:
-    """Take an entry apart. `//` at its start stands for a message's own slash."""
+    """Take an entry apart. `//` at its start stands for a message's own slash; Qwen3's switches are its own too."""
     opening = _OPENING.match(text)
     head, content = (text.strip(), "") if opening is None else (opening["head"] or "", unwrap(text))
     if head.startswith("//"):
         return Entry("", head[1:])
-    if not head.startswith("/"):
+    if not head.startswith("/") or head.startswith(_SWITCHES):
         return Entry("", head + content)
     command, *rest = head.split(maxsplit=1)
     return Entry(command, "".join([*rest, content]))

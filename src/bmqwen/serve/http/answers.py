@@ -130,7 +130,7 @@ class Answers:
         whole = answer.finish_reason == "tool_calls" and not self._params.stop
         if self._chat and (whole or not answer.calls):
             self._service.prompts.keep_answer(
-                self._caller.owner, answer.text, completion.token_ids, answer.calls
+                self._caller.owner, answer.text, completion.answer_ids, answer.calls
             )
         return answer
 
@@ -145,6 +145,8 @@ class _Told:
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
     def push(self, piece: Piece) -> list[Delta]:
+        if piece.kind == "thought":
+            return self._told([Part("thought", piece.text)])
         self._logprobs += piece.logprobs
         return self._told(self._reader.push(piece.text))
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from bmqwen.generate.answer_parts import Part
-from bmqwen.generate.params import TokenLogprob
+from bmqwen.generate.params import TokenLogprob, template_variables
 from bmqwen.generate.tool_calls import CallStart, Event, ToolCall
 from bmqwen.serve.defaults import sampling_of
 from bmqwen.serve.http.answers import Answer, Answers, Delta
@@ -29,7 +30,11 @@ async def answer_chat(service: Service, body: ChatRequest, request: Request) -> 
     caller = Caller.of(request, body.user or body.safety_identifier)
     params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
     tools = () if params.tools is None else body.tools or ()
-    prompt = await asyncio.to_thread(service.prompts.of_chat, body.messages, caller.owner, tools)
+    variables = {**template_variables(params), **(body.chat_template_kwargs or {})}
+    prompt = await asyncio.to_thread(
+        service.prompts.of_chat, body.messages, caller.owner, tools, variables=variables
+    )
+    params = replace(params, thoughts=service.model.template.thinks)
     return Answers(service, request, caller, [prompt], params, choices=body.n or 1)
 
 

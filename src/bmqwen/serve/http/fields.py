@@ -38,10 +38,8 @@ UNUSED: Mapping[str, Unused] = {
     "add_special_tokens": Unused(bool, (False,)),
     "best_of": Unused(Annotated[int, Field(ge=1, le=1)], (1,)),
     "cache_prompt": Unused(bool, (True,)),
-    "chat_template_kwargs": Unused(dict[str, Any], ({},)),
     "continue_final_message": Unused(Off, (False,)),
     "detokenize": Unused(On, (True,)),
-    "enable_thinking": Unused(bool, (False,)),
     "id_slot": Unused(int, (-1,)),
     "ignore_eos": Unused(Off, (False,)),
     "include_stop_str_in_output": Unused(Off, (False,)),
@@ -65,6 +63,12 @@ UNUSED: Mapping[str, Unused] = {
     "timings_per_token": Unused(bool, (False,)),
     "use_beam_search": Unused(Off, (False,)),
     "verbosity": Unused(str, ("medium",)),
+}
+# Of texts that are only continued: no chat template makes their prompts.
+CHAT_ONLY: Mapping[str, Unused] = {
+    "chat_template_kwargs": Unused(dict[str, Any], ({},)),
+    "enable_thinking": Unused(bool, (False,)),
+    "thinking_budget": Unused(int),
 }
 STREAM_UNUSED: Mapping[str, Unused] = {
     "include_obfuscation": Unused(bool, (False,)),

@@ -92,7 +92,12 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
         if isinstance(body, TokenizeChat):
             owner = Caller.of(request, None).owner
             ids = await asyncio.to_thread(
-                prompts.of_chat, body.messages, owner, body.tools or (), fitting=False
+                prompts.of_chat,
+                body.messages,
+                owner,
+                body.tools or (),
+                variables=body.chat_template_kwargs,
+                fitting=False,
             )
         else:
             ids = await asyncio.to_thread(
@@ -110,8 +115,9 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
     async def apply_template(body: TokenizeChat, request: Request) -> TextAnswerOfTokens:
         service.accept(body, request)
         service.scheduler.check()
+        prompts, tools, kwargs = service.prompts, body.tools or (), body.chat_template_kwargs
         return {
-            "prompt": await asyncio.to_thread(service.prompts.text_of_chat, body.messages, body.tools or ())
+            "prompt": await asyncio.to_thread(prompts.text_of_chat, body.messages, tools, variables=kwargs)
         }
 
     return api

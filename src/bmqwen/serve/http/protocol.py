@@ -3,6 +3,7 @@
 What else clients send stands in the tables of `fields.py`; any other field with a value is an error.
 """
 
+from collections.abc import Callable
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic.config import JsonDict
 
 from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS, PARAMETERS, Parameter
 from bmqwen.serve.http.fields import (
+    CHAT_ONLY,
     STREAM_UNUSED,
     UNUSED,
     Body,
@@ -80,6 +82,15 @@ def _one_of(row: Parameter) -> JsonDict:
     return {"anyOf": [{"properties": {name: {"type": "null"} for name in absent}} for absent in others]}
 
 
+TemplateKwargs = Annotated[
+    dict[Annotated[str, Field(pattern="^[a-z_]{1,64}$")], bool | int | float | str | None],
+    Field(
+        max_length=16,
+        description="Variables of the chat template, such as enable_thinking.",
+        json_schema_extra={"properties": {"enable_thinking": {"type": ["boolean", "null"]}}},
+    ),
+]
+
 # What fits together, as a JSON schema; the checks are where sampling parameters are made.
 _SHARED_RULES: list[Any] = [
     *(_one_of(row) for row in PARAMETERS if row.aliases),
@@ -87,11 +98,14 @@ _SHARED_RULES: list[Any] = [
 _CHAT_RULES: JsonDict = {"allOf": [*_SHARED_RULES, _needs("top_logprobs", "logprobs")]}
 
 
-def _with_sampling(body: type[Body]) -> type[Body]:
-    """Add a field for each sampling parameter of the table and for its other names, none of which must be given."""
-    return extended(
-        body, {name: (_field(row), None) for row in PARAMETERS for name in (row.name, *row.aliases)}
-    )
+def _with_parameters(*, chat: bool) -> Callable[[type[Body]], type[Body]]:
+    """Add a field for each parameter of the table, of chats or of all answers, and for its other names.
+
+    None of them must be given.
+    """
+    rows = [row for row in PARAMETERS if row.chat == chat]
+    fields = {name: (_field(row), None) for row in rows for name in (row.name, *row.aliases)}
+    return lambda body: extended(body, fields)
 
 
 def _field(row: Parameter) -> Any:
@@ -99,6 +113,8 @@ def _field(row: Parameter) -> Any:
     text = Field(description=row.en.help + ".")
     if row.kind == "texts":
         return Annotated[Stops | None, text]
+    if row.kind == "switch":
+        return Annotated[bool | None, text]
     if row.wraps:
         return Annotated[Annotated[int, WHOLE] | None, text]
     low = -1 if row.unlimited else row.low
@@ -134,6 +150,9 @@ class AssistantMessage(OpenModel):
     audio: Nothing = None
     tool_calls: list[CallPart] | None = None
     function_call: Nothing = None
+    reasoning_content: Annotated[
+        str | None, Field(description="Thoughts; a chat template leaves out those of earlier turns.")
+    ] = None
 
 
 class ToolMessage(OpenModel):
@@ -186,7 +205,7 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 
 
 @accepting(UNUSED)
-@_with_sampling
+@_with_parameters(chat=False)
 class GenerationRequest(RequestModel):
     """What chat and completion requests share."""
 
@@ -214,12 +233,14 @@ class GenerationRequest(RequestModel):
         return [*super().ignored(), *(["stream_options"] if unstreamed else [])]
 
 
+@_with_parameters(chat=True)
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     model_config = ConfigDict(json_schema_extra=_CHAT_RULES)
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    chat_template_kwargs: TemplateKwargs | None = None
     function_call: Literal["none", "auto"] | None = None
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     logprobs: bool | None = None
@@ -230,6 +251,7 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
 
 
+@accepting(CHAT_ONLY)
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
@@ -263,6 +285,7 @@ class TokenizeChat(RequestModel):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    chat_template_kwargs: TemplateKwargs | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
 
 

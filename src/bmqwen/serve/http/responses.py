@@ -91,6 +91,12 @@ class CachedTokens(TypedDict):
     cached_tokens: Count
 
 
+class ReasoningTokens(TypedDict):
+    """Tokens of the answer that are thoughts."""
+
+    reasoning_tokens: Count
+
+
 class Usage(TypedDict):
     """Tokens read and written."""
 
@@ -98,6 +104,7 @@ class Usage(TypedDict):
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: CachedTokens
+    completion_tokens_details: ReasoningTokens
 
 
 class Timings(TypedDict):
@@ -187,8 +194,8 @@ class Setting(TypedDict):
     """A sampling parameter: this server's default, and its range, which leaves `low` itself out if `above`."""
 
     name: str
-    kind: Literal["number", "integer", "texts"]
-    default: int | float | list[str] | None
+    kind: Literal["number", "integer", "texts", "switch"]
+    default: bool | int | float | list[str] | None
     low: float
     high: float
     above: bool
@@ -251,6 +258,9 @@ def counts(usages: Sequence[AnswerUsage], prompts: int, queue_s: float) -> Count
             "completion_tokens": answer,
             "total_tokens": prompt + answer,
             "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)
+            },
         },
         "timings": {
             "first_token_s": round(usages[0].first_token_s, 6) if usages else None,

@@ -43,7 +43,9 @@ class PieceBuffer:
         self._sent = float("-inf")
 
     def add(self, piece: Piece) -> None:
-        """Take a piece, and send all that wait if it is time."""
+        """Take a piece, and send all that wait if it is time, or if it belongs to another part of the answer."""
+        if self._pieces and self._pieces[-1].kind != piece.kind:
+            self.flush()
         self._pieces.append(piece)
         if self._clock() - self._sent >= GATHER_SECONDS:
             self.flush()
@@ -53,8 +55,9 @@ class PieceBuffer:
         if self._pieces:
             text = "".join(piece.text for piece in self._pieces)
             logprobs = tuple(item for piece in self._pieces for item in piece.logprobs)
+            last = self._pieces[-1]
             self._pieces.clear()
-            self._send(Piece(text, logprobs))
+            self._send(replace(last, text=text, logprobs=logprobs))
             self._sent = self._clock()
 
 
@@ -154,7 +157,10 @@ class EngineProcess:
                 try:
                     piece = next(pieces)
                 except StopIteration as end:
-                    last: Message = {"op": "done", "completion": replace(end.value, text="", logprobs=())}
+                    last: Message = {
+                        "op": "done",
+                        "completion": replace(end.value, text="", thoughts="", logprobs=()),
+                    }
                     break
                 buffer.add(piece)
         except Exception as error:

@@ -82,9 +82,12 @@ class Job:
         else:
             self.state = "over"
         if isinstance(event, Completion):
-            text = "".join(piece.text for piece in self.pieces)
+            text, thoughts = (
+                "".join(piece.text for piece in self.pieces if piece.kind == kind)
+                for kind in ("text", "thought")
+            )
             logprobs = tuple(item for piece in self.pieces for item in piece.logprobs)
-            event = replace(event, text=text, logprobs=logprobs)
+            event = replace(event, text=text, thoughts=thoughts, logprobs=logprobs)
             if event.finish_reason == "cancelled" and self.expired is not None:
                 event = replace(event, finish_reason="length") if self.pieces else self.expired
         self._events.put_nowait(event)

@@ -2,7 +2,7 @@
 
 /** The settings that the page shows: all that are numbers. `info` is null before the server has answered. */
 export function settingsOf(info) {
-  return info?.sampling.filter((setting) => setting.kind !== "texts") ?? [];
+  return info?.sampling.filter((setting) => ["number", "integer"].includes(setting.kind)) ?? [];
 }
 
 /** What a request has of a conversation's settings: those that the server knows. */
