@@ -10,7 +10,7 @@ from filelock import FileLock
 from bmqwen.errors import InputError
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.storage import require_free, storage_errors
-from bmqwen.weights.checkpoint import Checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, identity
 from bmqwen.weights.gguf_file import gguf_package
 
 HEAD = "output.weight"
@@ -34,7 +34,7 @@ def q4_0_file(checkpoint: Checkpoint, making: Callable[[], None] = lambda: None)
         raise InputError(
             f"{checkpoint.path} is not a GGUF file, which llama.cpp needs: name one with --model"
         )
-    name = f"{checkpoint.path.stem}-q4_0-{checkpoint.identity()[:12]}.gguf"
+    name = f"{checkpoint.path.stem}-q4_0-{identity(checkpoint.path)[:12]}.gguf"
     final = cache_folder("benchmarks") / name
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bmqwen import resolve
 from bmqwen.errors import ConfigError
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import cached_bundles, resolve_bundle
@@ -42,3 +43,14 @@ def test_so_is_a_gguf_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"m\.gguf has no chat_template.*version of the model$"):
         resolve_bundle(str(path), SMALL, progress=Silent(), chats=True)
     assert cached_bundles() == []
+
+
+def test_a_conversion_is_found_again_without_opening_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", tiny_config())
+    made = resolve_bundle(str(path), SMALL, progress=Silent())
+    monkeypatch.setattr(resolve, "open_checkpoint", None)
+    assert resolve_bundle(str(path), SMALL, progress=Silent()) == made
+    # A folder of nothing else means the file.
+    assert resolve_bundle(str(tmp_path), SMALL, progress=Silent()) == made

@@ -1,5 +1,6 @@
 """A loaded model, ready to talk: what the commands, the server and Python users hold."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import get_args
@@ -34,14 +35,16 @@ class Engine(Closing):
             but each then reads its history again, unless there is memory to save it in.
     """
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, *, saved_bytes: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime, *, tokenizer: Tokenizer | None = None, saved_bytes: int = 0
+    ) -> None:
         """Take `runtime` over; `saved_bytes` of host memory are for conversations that others take the place of.
 
-        Raises ConfigError for a tokenizer that cannot be used.
+        The tokenizer is read from the bundle unless it is given. Raises ConfigError for one that cannot be used.
         """
         self.bundle = bundle
         self.runtime = runtime
-        self.tokenizer = Tokenizer.from_folder(bundle.tokenizer_folder)
+        self.tokenizer = tokenizer or Tokenizer.from_folder(bundle.tokenizer_folder)
         self.params = params_of(bundle)
         self.session = Session(runtime, self.tokenizer, saved=ConversationCache(saved_bytes))
 
@@ -133,12 +136,15 @@ def load(
         check=partial(registry.check_checkpoint, engine),
     )
     options = Options(partial(_simulator_folder, progress), progress.note, threads, context_length, device)
-    runtime = registry.open_runtime(bundle, engine, options)
-    try:
-        return Engine(bundle, runtime, saved_bytes=saved_bytes)
-    except BaseException:
-        runtime.close()
-        raise
+    with ThreadPoolExecutor(1) as beside:
+        # Both take about as long, and the runtime's part leaves Python alone.
+        tokenizer = beside.submit(Tokenizer.from_folder, bundle.tokenizer_folder)
+        runtime = registry.open_runtime(bundle, engine, options)
+        try:
+            return Engine(bundle, runtime, tokenizer=tokenizer.result(), saved_bytes=saved_bytes)
+        except BaseException:
+            runtime.close()
+            raise
 
 
 def _simulator_folder(progress: Progress) -> Path:

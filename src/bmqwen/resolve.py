@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
+from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle, reusable_bundle
 from bmqwen.artifact.published import open_published, published_in
 from bmqwen.errors import BundleError, InputError
 from bmqwen.generate.template import require_template
@@ -17,7 +17,7 @@ from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
 from bmqwen.util.storage import path_lock, storage_errors, sweep
-from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, checkpoint_path, open_checkpoint
 
 
 def export_model(
@@ -77,14 +77,15 @@ def resolve_bundle(
     if published := path if path.suffix == ".bmodel" else published_in(path):
         return open_published(published, _downloaded)
     check()
-    with open_checkpoint(path) as checkpoint:
-        # A device runs bundles and never exports one.
-        from bmqwen.emit.export import export_onnx, source_key
+    # A device runs bundles and never exports one.
+    from bmqwen.emit.export import export_onnx, source_key
 
-        key = source_key(checkpoint, precision, plain=False)
-        name = re.sub(r"[^\w.-]", "_", checkpoint.name)
-        folder = cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
-        # What is kept in the cache is not converted again.
+    key = source_key(path, precision, plain=False)
+    name = re.sub(r"[^\w.-]", "_", model_name(checkpoint_path(path)))
+    folder = cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
+    if kept := reusable_bundle(folder, key, replace=True):
+        return kept
+    with open_checkpoint(path) as checkpoint:
         label = f"converting {checkpoint.name} to {precision} (once)"
         advance = counting(progress, label, checkpoint.parameters)
         templated = partial(require_template, place=path) if chats else None

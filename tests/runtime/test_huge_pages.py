@@ -1,11 +1,14 @@
 """Large pages for loaded weights."""
 
+import platform
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from bmqwen.runtime.cpu import HUGE, _blocks, use_huge_pages
+from bmqwen.runtime.huge_pages import HUGE, _blocks, heap_of_huge_pages, use_huge_pages
 
 
 def test_only_whole_pages_of_anonymous_memory_are_taken() -> None:
@@ -26,3 +29,16 @@ def test_contents_stay() -> None:
     before = values.copy()
     use_huge_pages()
     assert np.array_equal(values, before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_large_blocks_come_from_the_heap_only_inside() -> None:
+    def in_heap(array: NDArray[np.uint8]) -> bool:
+        lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if "[heap]" in line]
+        parts = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+        return any(start <= array.ctypes.data < stop for start, stop in parts)
+
+    with heap_of_huge_pages(96 << 20):
+        inside = np.ones(64 << 20, np.uint8)
+        assert in_heap(inside)
+    assert not in_heap(np.ones(64 << 20, np.uint8))

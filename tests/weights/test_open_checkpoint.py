@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bmqwen.errors import CheckpointError, ConfigError
-from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.weights.checkpoint import identity, open_checkpoint
 from support.checkpoints import Kind, random_weights, tiny_config, write_checkpoint, write_gguf
 
 
@@ -61,10 +61,6 @@ def test_missing_or_damaged_tokenizer(tmp_path: Path) -> None:
 
 
 def test_identity_follows_the_content(tmp_path: Path) -> None:
-    def identity(path: Path) -> str:
-        with open_checkpoint(path) as checkpoint:
-            return checkpoint.identity()
-
     folder = write_checkpoint(tmp_path / "a", tiny_config(), seed=1)
     first = identity(folder)
     assert first == identity(folder)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bmqwen.errors import BmqwenError, ConfigError
 from bmqwen.model.registry import parse_config
-from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.weights.checkpoint import identity, open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint, write_gguf
 
 pytest.importorskip("gguf")
@@ -30,7 +30,7 @@ EDITS = st.lists(st.tuples(FRACTION, st.integers(0, 255)), max_size=6)
 def use(path: Path) -> None:
     """Everything that can be asked of a model; errors of our own are fine, others are not."""
     with contextlib.suppress(BmqwenError), open_checkpoint(path) as checkpoint:
-        checkpoint.identity()
+        identity(checkpoint.path)
         assert checkpoint.parameters > 0
         assert checkpoint.precision
         for name in checkpoint.weights.names():

@@ -24,7 +24,7 @@ from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.storage import storage_errors
 from bmqwen.util.text import counted
-from bmqwen.weights.checkpoint import Checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, identity
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is compiled again.
 EMITTER = 2
@@ -136,7 +136,7 @@ def make_plan(
         layers: only so many decoder layers; None: all.
     """
     name, config = model if isinstance(model, tuple) else (model.name, model.config)
-    identity = "" if isinstance(model, tuple) else model.identity()
+    source = "" if isinstance(model, tuple) else identity(model.path)
     if "f32" in (precision.weights, precision.lm_head):
         raise InputError("the chip computes in half precision: choose f16, int8 or int4 in place of f32")
     if layers is not None:
@@ -151,7 +151,7 @@ def make_plan(
     check_device_memory(config, precision, context, chip)
     size = sizes(config, precision, context)
     parts = [
-        *(identity, precision.to_dict(), context, half, config.num_hidden_layers),
+        *(source, precision.to_dict(), context, half, config.num_hidden_layers),
         *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER, *chip.key),
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -14,16 +14,19 @@ from bmqwen.errors import InputError
 from bmqwen.quant.precision import Precision
 from bmqwen.util.storage import new_folder, require_free
 from bmqwen.version import __version__
-from bmqwen.weights.checkpoint import Checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, identity
 
 MODEL_FILE = "model.onnx"
-# Raised when the emitted graph or the rounding changes, so that cached conversions are made again.
+# Raised when the emitted graph, the rounding or a configuration changes, so that cached conversions are made again.
 EMITTER = 2
 
 
-def source_key(checkpoint: Checkpoint, precision: Precision, *, plain: bool) -> str:
-    """Return a fingerprint of everything that decides the bundle's content."""
-    parts = [checkpoint.identity(), precision.to_dict(), plain, EMITTER]
+def source_key(path: Path, precision: Precision, *, plain: bool) -> str:
+    """Return a fingerprint of everything that decides the content of the bundle of a checkpoint.
+
+    Raises what `identity` raises.
+    """
+    parts = [identity(path), precision.to_dict(), plain, EMITTER]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -67,7 +70,7 @@ def export_onnx(
         CheckpointError: the checkpoint is damaged.
         StorageError: not enough room, or a place that cannot be written.
     """
-    key = source_key(checkpoint, precision, plain=plain)
+    key = source_key(checkpoint.path, precision, plain=plain)
     existing = reusable_bundle(folder, key, replace=replace)
     if existing is not None:
         return existing

@@ -43,7 +43,7 @@ def _is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
     precision = Precision(**bundle.precision)
     if bundle.kind == "onnx":
         plain = bundle.details.get("dialect") == "plain"
-        return bundle.source == source_key(checkpoint, precision, plain=plain)
+        return bundle.source == source_key(checkpoint.path, precision, plain=plain)
     layers = bundle.config.num_hidden_layers
     try:
         plan = make_plan(checkpoint, precision, bundle.details["context"], bundle.details["half"], layers)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ class Tokenizer:
     Attributes:
         control_tokens: these, and their ids.
         stop_ids: tokens that end an answer.
-        vocab_size: the highest token id plus one; a model's logits may be wider.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class Tokenizer:
             token.special = True
         inner.add_special_tokens(list(added.values()))
         inner.encode_special_tokens = True
-        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._bytes: dict[int, bytes] = {}
         names = (self.control_tokens[name] for name in _STOP_NAMES if name in self.control_tokens)
         self.stop_ids = frozenset(stop_ids) | frozenset(names)
@@ -92,6 +91,11 @@ class Tokenizer:
             raise ConfigError(f"{path} is not a tokenizer: {error}; download the model again") from error
         eos_id = None if eos is None else inner.token_to_id(eos)
         return cls(inner, stop_ids=stop_ids if eos_id is None else [*stop_ids, eos_id], origin=str(path))
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The highest token id plus one; a model's logits may be wider."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
         """Return token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""

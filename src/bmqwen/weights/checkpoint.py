@@ -25,6 +25,9 @@ from bmqwen.weights.weights import Weights, check_layout
 _TOKENIZER = "tokenizer.json"
 _TOKENIZER_FILES = (_TOKENIZER, "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
 _MOST_TOKENIZER_BYTES = 64 << 20
+# Files of a folder that decide what a model is, and how much of each is compared beside its size and time.
+_MODEL_FILES = (".json", ".jinja", ".safetensors")
+_BEGINNING = 1 << 16
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -94,19 +97,6 @@ class Checkpoint(Closing):
             raise CheckpointError(f"{self.path} has no {_TOKENIZER}; download that file of the model as well")
         return files
 
-    def identity(self) -> str:
-        """Return a fingerprint that changes with the content (64 hexadecimal digits).
-
-        It is cheap: names, sizes and times of the files and the hashes of their headers, not of all weights.
-        """
-        prints = self._reader.fingerprint()
-        for path in self._tokenizer_paths():
-            with RawFile(path) as file:
-                prints.append(file.fingerprint())
-        return hashlib.sha256(
-            json.dumps([self.config.to_dict(), prints], sort_keys=True).encode()
-        ).hexdigest()
-
     def close(self) -> None:
         """Close the files. May be called twice."""
         self._reader.close()
@@ -118,6 +108,36 @@ class Checkpoint(Closing):
         return [self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()]
 
 
+def identity(path: Path) -> str:
+    """Return a fingerprint of a model that changes with its content (64 hexadecimal digits).
+
+    It is cheap, so that a conversion is found again without opening the model: names, sizes, times and beginnings of
+    its files. `path` is as for `open_checkpoint`. Raises CheckpointError for files that cannot be read.
+    """
+    path = checkpoint_path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in _MODEL_FILES and file.is_file())
+    prints = []
+    for name in files:
+        with RawFile(name) as file:
+            beginning = hashlib.sha256(file.read(0, min(file.size, _BEGINNING)).tobytes()).hexdigest()
+            prints.append([*file.fingerprint(), beginning])
+    return hashlib.sha256(json.dumps(prints).encode()).hexdigest()
+
+
+def checkpoint_path(path: Path) -> Path:
+    """Return the folder or GGUF file that a path means: a folder of nothing but one GGUF file means that file.
+
+    Raises CheckpointError for a folder without weights, or that cannot be read.
+    """
+    try:
+        file = _weights_file(path) if path.is_dir() else path
+    except OSError as error:  # no permission, a name that is too long
+        raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror or error}") from None
+    return file if file.suffix.lower() == ".gguf" else path
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a Hugging Face folder (config.json and safetensors) or a GGUF file. Weights are not read yet.
 
@@ -127,6 +147,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         ConfigError: the configuration is damaged or describes something unsupported.
         MissingDependencyError: a GGUF file, and no `gguf` package.
     """
+    path = checkpoint_path(path)
     try:
         if path.is_dir():
             return _open_folder(path)
@@ -144,8 +165,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_folder(folder: Path) -> Checkpoint:
     file = _weights_file(folder)
-    if file.suffix.lower() == ".gguf":
-        return _open_gguf(file)
     source = folder / "config.json"
     values = read_json_object(source, ConfigError)
     config = parse_config(values, str(source))

@@ -132,10 +132,6 @@ class GgufWeights:
         name = kinds.get(number, "") if isinstance(number, int) else ""
         return name.partition("_")[2] if name.startswith(("MOSTLY_", "ALL_")) else None
 
-    def fingerprint(self) -> list[object]:
-        """Return name, size, time and the hash of the header."""
-        return [self.file.raw.fingerprint(), self.file.header_hash]
-
     def close(self) -> None:
         """Close the file. May be called twice."""
         self.file.raw.close()

@@ -5,7 +5,6 @@ array object of every string, which takes ten seconds for a vocabulary of 150,00
 a fraction of a second, and trusts no number that the file holds.
 """
 
-import hashlib
 import math
 import mmap
 import struct
@@ -63,7 +62,6 @@ class GgufFile:
         raw: the open file.
         metadata: values by key. Strings inside of arrays stay bytes (UTF-8), because most callers need none.
         tensors: by GGUF's names.
-        header_hash: SHA-256 of everything before the data.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,7 +80,6 @@ class GgufFile:
                     raise CheckpointError(
                         f"{path}: general.alignment = {str(alignment)[:40]} is not a power of two"
                     )
-                self.header_hash = hashlib.sha256(view[: header.position]).hexdigest()
                 start = -(-header.position // alignment) * alignment
             self.tensors = self._place(infos, start, alignment)
         except OSError as error:

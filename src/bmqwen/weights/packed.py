@@ -98,10 +98,6 @@ class PackedWeights(SafetensorsWeights):
             self.packing.group_size,
         )
 
-    def fingerprint(self) -> list[object]:
-        """Return names, sizes, times and the hash of all headers, and how they are read."""
-        return [*super().fingerprint(), str(self.packing), self.packing.zero_offset]
-
     def close(self) -> None:
         self._words.cache_clear()
         super().close()

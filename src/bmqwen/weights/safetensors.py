@@ -1,6 +1,5 @@
 """Weights in safetensors files, one or several with an index."""
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass
@@ -47,7 +46,6 @@ class SafetensorsWeights:
         """
         self._path = path
         self._tensors: dict[str, tuple[RawFile, _Entry]] = {}
-        self._hash = hashlib.sha256()
         self._files: list[RawFile] = []
         if path.name.endswith(".json"):
             self._open_shards(path)
@@ -85,10 +83,6 @@ class SafetensorsWeights:
         """Size of all files of weights."""
         return sum(file.size for file in self._files)
 
-    def fingerprint(self) -> list[object]:
-        """Return names, sizes, times and the hash of all headers."""
-        return [*(file.fingerprint() for file in self._files), self._hash.hexdigest()]
-
     def close(self) -> None:
         """Close all files. May be called twice."""
         for file in self._files:
@@ -121,7 +115,6 @@ class SafetensorsWeights:
                 f"the file's {file.size:,}"
             )
         header = file.read(8, length).tobytes()
-        self._hash.update(header)
         self._files.append(file)
         return {name: (file, entry) for name, entry in _entries(header, 8 + length, file).items()}
 
