@@ -15,18 +15,23 @@ ONNX_TYPES = {"float32": FLOAT, "uint8": 2, "float16": 10, "uint4": 21}
 
 
 class OnnxOps:
-    """Common half of the two emitters. Values are names of float32 tensors [1, C, width].
+    """Common half of the two emitters. Values are names of float32 tensors [B, C, width].
 
-    Inputs of every graph: `input_ids` int64 [1, C]; `logits_from` int64 [1], the first of the C rows whose logits are
-    wanted (C - 1: only the last); `past_key_values.N.key` and `.value` float32 [1, kv_heads, past, head_dim].
-    Outputs: `logits` float32 [1, C - logits_from, vocab]; `present.N.key` and `.value`, the cache with the C new rows.
+    Inputs of every graph: `input_ids` int64 [B, C]; `logits_from` int64 [1], the first of the C rows whose logits are
+    wanted (C - 1: only the last); `past_key_values.N.key` and `.value` float32 [B, kv_heads, past, head_dim].
+    Outputs: `logits` float32 [B, C - logits_from, vocab]; `present.N.key` and `.value`, the cache with the C new rows.
+
+    Attributes:
+        batch: B, how many sequences there are; a name: any number.
     """
+
+    batch: int | str = 1
 
     def __init__(
         self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
     ) -> None:
         self.file, self.config, self.blocks, self.precision = file, config, blocks, precision
-        self.input_ids = file.input("input_ids", np.int64, [1, "C"])
+        self.input_ids = file.input("input_ids", np.int64, [self.batch, "C"])
 
     def embed(self, weight: str) -> str:
         """Emit the look-up in the table, which is kept in half precision unless the head is float32."""
@@ -85,11 +90,11 @@ class OnnxOps:
     def logits(self, x: str, weight: str) -> str:
         """Emit the head's product, as the graph's output."""
         self.file.node("Identity", [self.linear(x, weight)], outputs=["logits"])
-        return self.file.output("logits", np.float32, [1, "rows_wanted", self.config.vocab_size])
+        return self.file.output("logits", np.float32, [self.batch, "rows_wanted", self.config.vocab_size])
 
     def cache_inputs(self, layer: int, past: str) -> tuple[str, str]:
         """Declare a layer's past keys and values, with `past` rows."""
-        shape: list[int | str] = [1, self.config.num_key_value_heads, past, self.config.head_dim]
+        shape: list[int | str] = [self.batch, self.config.num_key_value_heads, past, self.config.head_dim]
         key, value = (
             self.file.input(f"past_key_values.{layer}.{part}", np.float32, shape) for part in ("key", "value")
         )
@@ -97,7 +102,7 @@ class OnnxOps:
 
     def cache_outputs(self, layer: int, rows: str) -> tuple[str, str]:
         """Declare a layer's present keys and values, with `rows` rows."""
-        shape: list[int | str] = [1, self.config.num_key_value_heads, rows, self.config.head_dim]
+        shape: list[int | str] = [self.batch, self.config.num_key_value_heads, rows, self.config.head_dim]
         key, value = (
             self.file.output(f"present.{layer}.{part}", np.float32, shape) for part in ("key", "value")
         )

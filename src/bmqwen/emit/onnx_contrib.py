@@ -22,7 +22,7 @@ class FusedHeads:
 
     Attributes:
         layer: index of the layer.
-        parts: query, key and value [1, C, width]; packed as they are projected: the first holds all, the others are "".
+        parts: query, key and value [B, C, width]; packed as they are projected: the first holds all, the others are "".
         rotated: whether it rotates them.
     """
 
@@ -34,16 +34,19 @@ class FusedHeads:
 class ContribOps(OnnxOps):
     """Emits MatMulNBits, GroupQueryAttention and SkipSimplifiedLayerNormalization.
 
-    Beyond the common inputs: `seqlens_k` int32 [1], tokens after this step minus one; `total_sequence_length` int32 [],
-    tokens after this step. Past and present may be the same memory.
+    Beyond the common inputs: `seqlens_k` int32 [B], tokens of each sequence after this step minus one;
+    `total_sequence_length` int32 [], the most of any. Past and present may be the same memory. With B > 1, C is 1 unless
+    nothing is cached.
     """
+
+    batch: int | str = "B"
 
     def __init__(
         self, file: OnnxFile, config: ModelConfig, blocks: WeightBlocks, precision: Precision
     ) -> None:
         super().__init__(file, config, blocks, precision)
         self.lengths = (
-            file.input("seqlens_k", np.int32, [1]),
+            file.input("seqlens_k", np.int32, [self.batch]),
             file.input("total_sequence_length", np.int32, []),
         )
         self.tables = self.rope_tables()
@@ -99,7 +102,7 @@ class ContribOps(OnnxOps):
             axis=-1,
         )
         q, k = (
-            f.value("Reshape", self._normed_heads(part, weight), self._ints(f"joined_{width}", 1, -1, width))
+            f.value("Reshape", self._normed_heads(part, weight), self._ints(f"joined_{width}", 0, -1, width))
             for part, weight, width in ((q, query, c.q_size), (k, key, c.kv_size))
         )
         return replace(heads, parts=(q, k, v))
@@ -132,9 +135,9 @@ class ContribOps(OnnxOps):
         return self.file.value("Mul", self.file.value("QuickGelu", gate, domain=MICROSOFT, alpha=1.0), up)
 
     def _normed_heads(self, x: str, weight: str) -> str:
-        """RMS norm over each head of [1, C, width]: [1, C, heads, head_dim]."""
+        """RMS norm over each head of [B, C, width]: [B, C, heads, head_dim]."""
         f = self.file
-        heads = f.value("Reshape", x, self._ints("split_heads", 1, 0, -1, self.config.head_dim))
+        heads = f.value("Reshape", x, self._ints("split_heads", 0, 0, -1, self.config.head_dim))
         # With Pow, ONNX Runtime recognises the norm and makes one operation of it.
         square = f.value("Pow", heads, f.constant("two", np.array(2, np.float32)))
         return self._scaled(heads, square, weight)
