@@ -103,6 +103,8 @@ def load(
     chats: bool = False,
     device: int = 0,
     saved_bytes: int = 0,
+    sequences: int = 1,
+    reproducible: bool = False,
 ) -> Engine:
     """Load a model by any of its names, downloading and converting it on first use.
 
@@ -118,6 +120,8 @@ def load(
         chats: refuse a model without a chat template before it is converted.
         device: which chip, counted from 0.
         saved_bytes: host memory for the K/V of conversations that others take the place of.
+        sequences: conversations that are answered at once, where the bundle leaves it open.
+        reproducible: compute on the CPU so that no answer depends on which others are computed beside it.
 
     Raises:
         InputError: unknown model or engine, or a number out of range.
@@ -135,7 +139,15 @@ def load(
         chats=chats,
         check=partial(registry.check_checkpoint, engine),
     )
-    options = Options(partial(_simulator_folder, progress), progress.note, threads, context_length, device)
+    options = Options(
+        partial(_simulator_folder, progress),
+        progress.note,
+        threads,
+        context_length,
+        device,
+        sequences,
+        reproducible,
+    )
     with ThreadPoolExecutor(1) as beside:
         # Both take about as long, and the runtime's part leaves Python alone.
         tokenizer = beside.submit(Tokenizer.from_folder, bundle.tokenizer_folder)

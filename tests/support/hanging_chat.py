@@ -36,8 +36,8 @@ class Hanging:
     def position(self, sequence: int) -> int:
         return 0 * sequence
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
-        del sequence, most
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
+        del sequence, beside
         return count
 
     def step(self, feeds: Sequence[Any]) -> None:

@@ -73,10 +73,10 @@ class ToyRuntime:
         """Of the first sequence."""
         return list(self._tokens[0])
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         assert 0 <= sequence < self.sequences
         assert count > 0
-        return min(self._piece, count, most or count)
+        return min(self._piece, count, 4 if beside else count)
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         assert not self.closed

@@ -35,8 +35,8 @@ class ContribOps(OnnxOps):
     """Emits MatMulNBits, GroupQueryAttention and SkipSimplifiedLayerNormalization.
 
     Beyond the common inputs: `seqlens_k` int32 [B], tokens of each sequence after this step minus one;
-    `total_sequence_length` int32 [], the most of any. Past and present may be the same memory. With B > 1, C is 1 unless
-    nothing is cached.
+    `total_sequence_length` int32 [], the most of any. Past and present may be the same memory. With B > 1, C is 1
+    unless nothing is cached.
     """
 
     batch: int | str = "B"

@@ -99,10 +99,11 @@ class Runtime(Protocol):
             DeviceError: the device failed.
         """
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """How many of the next `count` tokens of a prompt to feed in one step so that all of them cost least.
 
-        Where `most` is given the step takes no longer than one of so many tokens, if there is any that short.
+        With `beside` so many answers get a token in the same step: it should not take them much longer than twice their
+        own time then.
         """
 
     def truncate(self, sequence: int, position: int) -> None:

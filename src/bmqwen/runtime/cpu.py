@@ -1,7 +1,7 @@
-"""The CPU: a step graph in ONNX Runtime, with the KV cache in memory of our own."""
+"""The CPU: a step graph in ONNX Runtime, with the KV caches in memory of our own."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.huge_pages import heap_of_huge_pages, use_huge_pages
+from bmqwen.runtime.kv_memory import KvMemory
 from bmqwen.util.installation import install_command
 from bmqwen.util.text import counted, first_line
 
@@ -29,8 +30,10 @@ CHUNK = 256
 # blocks of 128 rows, attention through blocks of twice the head's size, and a row alone in a block is another kernel's.
 # (ONNX Runtime 1.32, found by comparing bits.)
 GROUP, BLOCK = 4, 128
-# Rows of the KV cache to begin with; doubled when needed, so that short conversations stay small.
-FIRST_ROWS = 512
+# Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
+GROUPS = (1, 2, 4)
+MOST_SEQUENCES = 64
+SPARE = 2 * GROUPS[-1]
 
 
 def onnxruntime_package() -> Any:
@@ -43,20 +46,34 @@ def onnxruntime_package() -> Any:
 
 
 class CpuRuntime:
-    """Runs an ONNX bundle (dialect "onnxruntime") on the CPU: a `bmqwen.runtime.base.Runtime` of one sequence.
+    """Runs an ONNX bundle (dialect "onnxruntime") on the CPU: a `bmqwen.runtime.base.Runtime`.
+
+    Answers of several sequences are computed together, a row each; every prompt in a run of its own, which a processor
+    does as fast as together with other rows. One row goes through other kernels than two, which round differently: the
+    digits of an answer depend a little on how many are computed together, unless `reproducible` says otherwise.
 
     Args:
         bundle: the bundle.
         threads: threads to compute with; None: one for each core that this process may use.
-        context_length: most tokens to keep; None: what the model was trained for.
+        context_length: most tokens of each sequence; None: what the model was trained for.
+        sequences: how many; a bundle made by an older version has one.
+        reproducible: compute an answer's rows in whole groups of the kernels, filled up with rows that nobody wants:
+            no bit depends on the other sequences then. One sequence alone takes a fifth longer, or more.
 
     Raises:
         BundleError: the graph cannot be loaded.
-        InputError: threads or context length out of range.
+        InputError: a number out of range.
+        DeviceError: no room for the K/V caches.
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, context_length: int | None = None
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        context_length: int | None = None,
+        sequences: int = 1,
+        reproducible: bool = False,
     ) -> None:
         ort = onnxruntime_package()
         if bundle.kind != "onnx" or bundle.details.get("dialect") != "onnxruntime":
@@ -65,12 +82,13 @@ class CpuRuntime:
             )
         if threads is not None and not 1 <= threads <= 256:
             raise InputError(f"threads must be between 1 and 256, not {threads}")
+        if not 1 <= sequences <= MOST_SEQUENCES:
+            raise InputError(f"sequences must be between 1 and {MOST_SEQUENCES}, not {sequences}")
         self._config = bundle.config
         self.vocab_size = self._config.vocab_size
         self.context_length = chosen_context(
             context_length, self._config.max_position_embeddings, "the model's"
         )
-        self.sequences = 1
         self._blocks = BLOCK, 2 * self._config.head_dim
         threads = threads or len(os.sched_getaffinity(0))
         self.name = f"CPU, ONNX Runtime {ort.__version__}, {counted(threads, 'thread')}"
@@ -92,35 +110,54 @@ class CpuRuntime:
         self._run_options: Any = ort.RunOptions()
         # The package asks for this entry before each run, and finding none takes it a tenth of a millisecond.
         self._run_options.add_run_config_entry("gpu_graph_id", "0")
-        # Kept because rows are read in groups, also those that begin or end in the middle of one.
-        self._tokens: list[list[int]] = [[]]
+        # Bundles made before have graphs of one sequence.
+        batched = not isinstance(self._session.get_inputs()[0].shape[0], int)
+        self.sequences = sequences if batched else 1
+        places = self.sequences + (SPARE if batched and reproducible else 0)
+        self._kv = KvMemory(self._config, places, self.context_length)
+        # Of spare places too, which stay empty. Kept because a prompt is read in groups, even if it begins or ends in
+        # the middle of one.
+        self._tokens: list[list[int]] = [[] for _ in range(places)]
+        # Where each sequence's rows are: those that are computed together must lie side by side.
+        self._places = list(range(places))
         self._inputs: dict[str, NDArray[Any]] = {}
-        self._binding: Any = self._session.io_binding()
-        empty = np.empty((1, self._config.num_key_value_heads, 0, self._config.head_dim), np.float32)
-        self._cache = [empty] * (2 * self._config.num_hidden_layers)
-        self._grow(FIRST_ROWS)
+        self._bindings: dict[tuple[int, int], Any] = {}
+        self._group = self._find_group() if places > self.sequences else 1
 
     def position(self, sequence: int) -> int:
         return len(self._tokens[sequence])
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """As many as end a group, at most CHUNK with those of an incomplete group before; the rest is no row alone."""
         before = self.position(sequence) - self._group_start(sequence, count)
-        left = before + count
-        size = min(CHUNK if most is None else max(2 * GROUP, min(CHUNK, most) // GROUP * GROUP), left)
+        # Products of few rows take a time for each row: as many rows, as long a time. Below eight a row takes longer.
+        left, most = before + count, min(CHUNK, max(2 * GROUP, beside // GROUP * GROUP)) if beside else CHUNK
+        size = min(most, left)
         if left > 1 and any(left % block == 1 for block in self._blocks):
             size = min(size, left - 1) - GROUP
         return size - before
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
-        """Append tokens, those of each sequence in a run of the graph.
+        """Append tokens: those of each prompt in a run of the graph, the rows of all answers together in another.
 
         Every row of a prompt is computed by the kernels for many rows, at its place in a group: cached tokens of an
         incomplete group are read again. So the logits after a prompt are the same to the bit, however much of it was
         read before. Rows of an answer, computed one at a time, stay as they are.
         """
         check_step(self, feeds)
-        return [self._run(feed) for feed in feeds]
+        if self._session is None:
+            raise DeviceError("the CPU engine was closed")
+        self._run_options.terminate = False
+        rows: dict[int, NDArray[np.float32]] = {}
+        single = [feed for feed in feeds if len(feed.tokens) == 1 and not feed.prompt]
+        if single:
+            rows |= self._decode({feed.sequence: feed.tokens[0] for feed in single})
+        for feed in feeds:
+            if feed.sequence not in rows:
+                rows[feed.sequence] = self._feed(feed)
+        for feed in feeds:
+            self._tokens[feed.sequence].extend(feed.tokens)
+        return [HostOutput(rows[feed.sequence]) for feed in feeds]
 
     def _group_start(self, sequence: int, count: int) -> int:
         """The position from which on rows are computed when `count` tokens of a prompt are fed."""
@@ -128,83 +165,133 @@ class CpuRuntime:
         start = position - position % GROUP
         return start - GROUP if start and position + count == start + 1 else start
 
-    def _run(self, feed: Feed) -> HostOutput:
-        if self._session is None:
-            raise DeviceError("the CPU engine was closed")
-        known, tokens = self._tokens[feed.sequence], feed.tokens
-        position = self._group_start(feed.sequence, len(tokens)) if feed.prompt else len(known)
-        ids = np.asarray([*known[position:], *tokens], np.int64).reshape(1, -1)
-        count = ids.shape[1]
-        total = position + count
-        self._grow(total)
-        rows = len(tokens) if feed.every_row else 1
-        logits = np.empty((1, rows, self.vocab_size), np.float32)
-        binding = self._binding
+    def _feed(self, feed: Feed) -> NDArray[np.float32]:
+        """Compute tokens of one sequence; logits [rows wanted, vocab]."""
+        known, count = self._tokens[feed.sequence], len(feed.tokens)
+        position = self._group_start(feed.sequence, count) if feed.prompt else len(known)
+        ids = [*known[position:], *feed.tokens]
+        # Rows alone in a group are rounded otherwise; what is read of a prompt ends with its own.
+        fill = 0 if feed.prompt else min(-len(ids) % self._group, self.context_length - position - len(ids))
+        rows = count if feed.every_row else 1
+        place = self._places[feed.sequence]
+        total = position + len(ids) + fill
+        logits = self._run(place, [ids + [0] * fill], [total], rows + fill)
+        return logits[0, :rows]
+
+    def _decode(self, tokens: Mapping[int, int]) -> dict[int, NDArray[np.float32]]:
+        """Compute a token of each sequence; logits [1, vocab] of each."""
+        width = -(-len(tokens) // self._group) * self._group
+        start = self._side_by_side(list(tokens), width)
+        at = {place: sequence for sequence, place in enumerate(self._places)}
+        row_of = [at[place] for place in range(start, start + width)]
+        # A row that nobody wants is written behind what its sequence has, or in its last row, which is then put back.
+        totals = [min(self.position(sequence) + 1, self.context_length) for sequence in row_of]
+        full = [
+            place
+            for place, sequence in enumerate(row_of, start)
+            if sequence not in tokens and self.position(sequence) == self.context_length
+        ]
+        last = self._kv.rows[:, full, :, -1].copy()
+        logits = self._run(start, [[tokens.get(sequence, 0)] for sequence in row_of], totals, 1)
+        self._kv.rows[:, full, :, -1] = last
+        return {sequence: row for sequence, row in zip(row_of, logits, strict=True) if sequence in tokens}
+
+    def _side_by_side(self, sequences: Sequence[int], width: int) -> int:
+        """Give sequences places side by side; returns the first of them. Others may lie behind, `width` in all."""
+        places = {sequence: self._places[sequence] for sequence in sequences}
+
+        def moved(start: int) -> int:
+            """Tokens that are copied to have the places from `start` on."""
+            inside = range(start, start + len(places))
+            away = sum(self.position(s) for s, place in places.items() if place not in inside)
+            return away + sum(
+                self.position(s)
+                for s, place in enumerate(self._places)
+                if place in inside and s not in places
+            )
+
+        start = min(range(len(self._places) - width + 1), key=moved)
+        inside = range(start, start + len(places))
+        outside = [sequence for sequence, place in places.items() if place not in inside]
+        others = [s for s, place in enumerate(self._places) if place in inside and s not in places]
+        for one, other in zip(outside, others, strict=True):
+            here, there = self._places[one], self._places[other]
+            self._kv.swap(here, self.position(one), there, self.position(other))
+            self._places[one], self._places[other] = there, here
+        return start
+
+    def _run(
+        self, place: int, ids: Sequence[Sequence[int]], totals: Sequence[int], rows: int
+    ) -> NDArray[np.float32]:
+        """Compute tokens of the sequences from a place on, up to `totals` tokens each; logits [B, rows, vocab]."""
+        batch, count = len(ids), len(ids[0])
+        logits = np.empty((batch, rows, self.vocab_size), np.float32)
+        binding = self._binding(place, batch)
         # Bound memory is not copied: the arrays must outlive the run.
         self._inputs = {
-            "input_ids": ids,
+            "input_ids": np.array(ids, np.int64),
             "logits_from": np.array([count - rows], np.int64),
-            "seqlens_k": np.array([total - 1], np.int32),
-            "total_sequence_length": np.array(total, np.int32),
+            "seqlens_k": np.array(totals, np.int32) - 1,
+            "total_sequence_length": np.array(max(totals), np.int32),
         }
         for name, array in self._inputs.items():
             binding.bind_cpu_input(name, array)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        options = self._run_options
-        options.terminate = False
+        for offset, total in enumerate(totals):
+            self._kv.use(place + offset, total)
         try:
-            self._session.run_with_iobinding(binding, options)
+            self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:
-            if options.terminate:
+            if self._run_options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
             raise DeviceError(f"ONNX Runtime failed: {first_line(error, 500)}") from error
-        known.extend(tokens)
-        return HostOutput(logits[0])
+        return logits
+
+    def _binding(self, place: int, batch: int) -> Any:
+        """The graph's caches bound to places; past and present are the same memory."""
+        if (place, batch) not in self._bindings:
+            binding = self._bindings[place, batch] = self._session.io_binding()
+            for index, part in enumerate(self._kv.rows[:, place : place + batch]):
+                name = f"{index // 2}.{('key', 'value')[index % 2]}"
+                args = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
+                binding.bind_input(f"past_key_values.{name}", *args)
+                binding.bind_output(f"present.{name}", *args)
+        return self._bindings[place, batch]
+
+    def _find_group(self) -> int:
+        """How many rows the kernels for many rows compute together, at least; found by comparing bits."""
+        first = self.sequences
+        ids, totals = [[token] for token in range(1, SPARE + 1)], [1] * SPARE
+        wanted = self._run(first, ids, totals, 1)
+        for group in GROUPS:
+            parts = [self._run(first, ids[:count], totals[:count], 1) for count in (group, SPARE - group)]
+            if all(np.array_equal(part, wanted[: len(part)]) for part in parts):
+                return group
+        return SPARE
 
     def truncate(self, sequence: int, position: int) -> None:
         check_truncate(self, sequence, position)
         del self._tokens[sequence][position:]
+        self._kv.release(self._places[sequence], position)
 
     def save(self, sequence: int) -> SavedCache:
         """Copy the rows in use: float32 [2 * layers, kv_heads, position, head_dim]."""
-        position = self.position(sequence)
-        rows = np.empty(self._saved_shape(position), np.float32)
-        for part, buffer in zip(rows, self._cache, strict=True):
-            part[:] = buffer[0, :, :position]
-        return SavedCache(position, rows, tuple(self._tokens[sequence]))
+        tokens = tuple(self._tokens[sequence])
+        return SavedCache(len(tokens), self._kv.copy(self._places[sequence], len(tokens)), tokens)
 
     def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
-        check_saved(saved, position, self._saved_shape(saved.position))
-        self._tokens[sequence].clear()
-        self._grow(position)
-        for part, buffer in zip(saved.rows, self._cache, strict=True):
-            buffer[0, :, :position] = part[:, :position]
-        self._tokens[sequence].extend(saved.tokens[:position])
+        config = self._config
+        shape = (2 * config.num_hidden_layers, config.num_key_value_heads, saved.position, config.head_dim)
+        check_saved(saved, position, shape)
+        place = self._places[sequence]
+        self._kv.write(place, saved.rows[:, :, :position])
+        self._kv.release(place, position)
+        self._tokens[sequence][:] = saved.tokens[:position]
 
     def interrupt(self) -> None:
         """End a step between two of the graph's nodes: within about 10 ms."""
         self._run_options.terminate = True
 
     def close(self) -> None:
-        self._session = self._binding = None
-        self._cache = []
-
-    def _saved_shape(self, position: int) -> tuple[int, int, int, int]:
-        config = self._config
-        return 2 * config.num_hidden_layers, config.num_key_value_heads, position, config.head_dim
-
-    def _grow(self, needed: int) -> None:
-        """Give the cache `needed` rows or more, keeping what it holds; past and present are the same memory."""
-        rows = self._cache[0].shape[2]
-        if needed <= rows:
-            return
-        rows = min(max(needed, 2 * rows), self.context_length)
-        shape = (1, self._config.num_key_value_heads, rows, self._config.head_dim)
-        kept = self.position(0)
-        for index, old in enumerate(self._cache):
-            buffer = self._cache[index] = np.zeros(shape, np.float32)
-            buffer[:, :, :kept] = old[:, :, :kept]
-            name = f"{index // 2}.{('key', 'value')[index % 2]}"
-            args = ("cpu", 0, np.float32, shape, buffer.ctypes.data)
-            self._binding.bind_input(f"past_key_values.{name}", *args)
-            self._binding.bind_output(f"present.{name}", *args)
+        self._session = None
+        self._bindings.clear()

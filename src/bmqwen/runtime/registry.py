@@ -26,6 +26,8 @@ class Options:
         threads: of the CPU; None: all cores.
         context_length: most tokens to keep; None: what the bundle offers.
         device: which chip, counted from 0.
+        sequences: conversations at once, where the bundle leaves it open.
+        reproducible: no answer depends on which others are computed beside it, where that is not so anyway.
     """
 
     simulator_folder: Callable[[], Path]
@@ -33,6 +35,8 @@ class Options:
     threads: int | None = None
     context_length: int | None = None
     device: int = 0
+    sequences: int = 1
+    reproducible: bool = False
 
 
 Opener = Callable[["Bundle", Options], "Runtime"]
@@ -62,7 +66,13 @@ def _open_cpu(bundle: "Bundle", options: Options) -> "Runtime":
     from bmqwen.runtime.cpu import CpuRuntime
 
     _require_no_device(bundle, options)
-    return CpuRuntime(bundle, threads=options.threads, context_length=options.context_length)
+    return CpuRuntime(
+        bundle,
+        threads=options.threads,
+        context_length=options.context_length,
+        sequences=options.sequences,
+        reproducible=options.reproducible,
+    )
 
 
 def _open_simulator(bundle: "Bundle", options: Options) -> "Runtime":

@@ -26,9 +26,9 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
             bundle, open_backend, context_length, lambda backend: PublishedNets(backend, bundle.config)
         )
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """All together where that pays, else one token at a time."""
-        del most  # no launch takes less than a prompt's
+        del beside  # no other sequence is there
         return count if _together(self.position(sequence), count) else 1
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:

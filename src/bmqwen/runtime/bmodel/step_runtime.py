@@ -18,6 +18,8 @@ from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_stages import StepStages
 from bmqwen.util.float16 import from_half, to_half
 
+# Tokens of a prompt that are read in about the time that a token of an answer takes.
+MOST_BESIDE = 64
 # Plans that are remembered.
 MOST_PLANS = 1024
 
@@ -66,12 +68,12 @@ class StepRuntime(LoadedBmodel[StepStages]):
             bundle, open_backend, context_length, lambda backend: StepStages(backend, nets, config)
         )
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """What the first of as few launches as pay takes."""
         position = self.position(sequence)
         (shape, used), *_ = self._plan(position, count)
-        if most is not None and shape.tokens > most:
-            (_, used), *_ = self._plan(position, min(most, count))
+        if beside and shape.tokens > MOST_BESIDE:
+            (_, used), *_ = self._plan(position, min(MOST_BESIDE, count))
         return used
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:

@@ -40,10 +40,10 @@ class Target:
             self._runtime.truncate(feed.sequence, position)
         self._outputs = self._runtime.step(feeds)
 
-    def piece(self, position: int, sequence: int, count: int, most: int | None) -> int:
+    def piece(self, position: int, sequence: int, count: int, beside: int) -> int:
         """As `Runtime.piece`, after `position` tokens."""
         self._runtime.truncate(sequence, position)
-        return self._runtime.piece(sequence, count, most)
+        return self._runtime.piece(sequence, count, beside)
 
     def save(self, position: int, sequence: int) -> SavedCache:
         """As `Runtime.save`, of `position` tokens."""
@@ -126,8 +126,8 @@ class SimulatedRuntime:
     def position(self, sequence: int) -> int:
         return self._positions[sequence]
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
-        return cast(int, self._worker.call("piece", self._positions[sequence], sequence, count, most))
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
+        return cast(int, self._worker.call("piece", self._positions[sequence], sequence, count, beside))
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens and simulate what follows them: about a second for a million of products."""

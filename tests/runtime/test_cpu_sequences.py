@@ -1,0 +1,153 @@
+"""Several sequences on the CPU runtime: each goes on as if it were alone, and takes memory for what it holds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from bmqwen.artifact.bundle import Bundle, write_manifest
+from bmqwen.emit.export import export_onnx
+from bmqwen.errors import FeedInterruptedError, InputError
+from bmqwen.quant.precision import Precision
+from bmqwen.runtime.base import Feed, RuntimeSequence
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
+
+SEQUENCES = 5
+
+
+@pytest.fixture(scope="module", name="bundle")
+def bundle_fixture(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("sequences")
+    write_checkpoint(folder / "checkpoint", tiny_config("qwen3", max_position_embeddings=16384), seed=5)
+    with open_checkpoint(folder / "checkpoint") as checkpoint:
+        return export_onnx(checkpoint, folder / "bundle", Precision("int4", 32, "int4"))
+
+
+@pytest.fixture(name="runtime")
+def runtime_fixture(bundle: Bundle) -> Iterator[CpuRuntime]:
+    runtime = CpuRuntime(bundle, threads=1, sequences=SEQUENCES)
+    yield runtime
+    runtime.close()
+
+
+def follow(runtime: CpuRuntime, random: Random) -> dict[int, list[NDArray[np.float32]]]:
+    """Conversations that begin, pause, go on and are put elsewhere in any order; the logits of each conversation."""
+    texts = [np.random.default_rng(seed).integers(0, 300, 40).tolist() for seed in range(9)]
+    waiting, done = list(range(9)), dict.fromkeys(range(9), 0)
+    found: dict[int, list[NDArray[np.float32]]] = {seed: [] for seed in range(9)}
+    at: dict[int, int] = {}
+    while waiting or at:
+        while waiting and len(at) < runtime.sequences and random.random() < 0.5:
+            sequence = random.choice([s for s in range(runtime.sequences) if s not in at])
+            runtime.truncate(sequence, 0)
+            at[sequence] = waiting.pop(0)
+        feeds = []
+        for sequence, seed in at.items():
+            if random.random() < 0.7:
+                # A prompt whose length tells its number, in pieces; then a token at a time.
+                start, prompt = done[seed], 5 + 3 * seed
+                size = runtime.piece(sequence, prompt - start, 1) if start < prompt else 1
+                feeds.append(Feed(sequence, texts[seed][start : start + size], prompt=start < prompt))
+                done[seed] += size
+        for feed, output in zip(feeds, runtime.step(feeds), strict=True):
+            seed = at[feed.sequence]
+            if done[seed] >= 5 + 3 * seed:
+                found[seed].append(output.logits()[-1].copy())
+        for sequence, seed in list(at.items()):
+            if done[seed] == 40:
+                del at[sequence]
+            elif random.random() < 0.1:
+                free = [s for s in range(runtime.sequences) if s not in at]
+                if free:
+                    runtime.restore(free[0], runtime.save(sequence), runtime.position(sequence))
+                    at[free[0]] = at.pop(sequence)
+    return found
+
+
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_every_sequence_goes_on_as_if_it_were_alone(bundle: Bundle, *, reproducible: bool) -> None:
+    alone = CpuRuntime(bundle, threads=1, reproducible=reproducible)
+    several = CpuRuntime(bundle, threads=1, sequences=SEQUENCES, reproducible=reproducible)
+    wanted = follow(alone, Random(0))
+    for seed in range(2):
+        found = follow(several, Random(seed))
+        for number, rows in wanted.items():
+            assert len(rows) == len(found[number]) == 40 - (5 + 3 * number) + 1
+            for row, other in zip(rows, found[number], strict=True):
+                if reproducible:
+                    assert np.array_equal(row, other)
+                else:
+                    # Rounding of activations to int8 makes much of little.
+                    assert np.dot(row, other) / np.linalg.norm(row) / np.linalg.norm(other) > 0.995
+    for runtime in (alone, several):
+        runtime.close()
+
+
+def test_a_full_sequence_keeps_its_last_row_while_others_fill_a_group(bundle: Bundle) -> None:
+    runtime = CpuRuntime(bundle, threads=1, context_length=8, sequences=2, reproducible=True)
+    full, other = RuntimeSequence(runtime, 0), RuntimeSequence(runtime, 1)
+    full.feed([1, 2, 3, 4, 5, 6, 7, 8])
+    before = full.save().rows
+    for token in range(8):
+        other.feed([token])
+    assert np.array_equal(full.save().rows, before)
+    runtime.close()
+
+
+def test_memory_is_what_is_cached(runtime: CpuRuntime) -> None:
+    def shared() -> int:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssShmem"))
+
+    before = shared()
+    row = 4 * 2 * 2 * tiny_config("qwen3").kv_size
+    runtime.step([Feed(1, [7] * 4096)])
+    runtime.step([Feed(3, [7] * 4)])
+    assert 4100 * row <= shared() - before < 5000 * row
+    runtime.truncate(1, 64)
+    assert shared() - before < 400 * row
+    with pytest.raises(InputError, match="no sequence 5"):
+        runtime.step([Feed(5, [7])])
+    with pytest.raises(InputError, match="once"):
+        runtime.step([Feed(1, [7]), Feed(1, [7])])
+
+
+def test_an_interrupted_step_changes_no_position(
+    runtime: CpuRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime.step([Feed(0, [1, 2, 3]), Feed(1, [4, 5])])
+    run = runtime._run
+
+    def interrupted(place: int, ids: list[list[int]], totals: list[int], rows: int) -> NDArray[np.float32]:
+        if len(ids[0]) > 1:
+            runtime.interrupt()
+        return run(place, ids, totals, rows)
+
+    monkeypatch.setattr(runtime, "_run", interrupted)
+    with pytest.raises(FeedInterruptedError):
+        runtime.step([Feed(0, [6]), Feed(1, [7]), Feed(2, [8, 9], prompt=True)])
+    assert [runtime.position(sequence) for sequence in range(3)] == [3, 2, 0]
+
+
+def test_a_graph_made_before_has_one_sequence(bundle: Bundle, tmp_path: Path) -> None:
+    """As exported before graphs took several: every first dimension is 1."""
+    for name in bundle.files:
+        (tmp_path / name).write_bytes(bundle.path(name).read_bytes())
+    graph = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    for value in (*graph.graph.input, *graph.graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == "B":
+                dimension.dim_value = 1
+    onnx.save(graph, tmp_path / "model.onnx")
+    values = {name: getattr(bundle, name) for name in ("kind", "model", "config", "precision", "details")}
+    older = CpuRuntime(write_manifest(Bundle(folder=tmp_path, **values)), sequences=8, reproducible=True)
+    newer = CpuRuntime(bundle)
+    assert (older.sequences, newer.sequences) == (1, 1)
+    outputs = [RuntimeSequence(runtime).feed([1, 2, 3]).logits() for runtime in (older, newer)]
+    assert np.array_equal(outputs[0], outputs[1])
