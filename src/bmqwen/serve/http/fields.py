@@ -101,7 +101,6 @@ REFUSED: Mapping[str, str] = {
     "images": "this model takes no pictures",
     "input": "this field belongs to /v1/responses; send messages",
     "json_schema": _SCHEMA,
-    "length_penalty": _SAMPLERS,
     "logits_processors": "use logit_bias",
     "lora": "serve a model with the adapter merged into it",
     "min_tokens": "leave it out",
