@@ -32,7 +32,6 @@ EXAMPLES = {
     "n_keep": 3,
     "prediction": {"type": "content", "content": "x"},
     "priority": 1,
-    "response_fields": ["content"],
     "skip_special_tokens": True,
     "t_max_prompt_ms": 500,
     "use_beam_search": False,

@@ -12,6 +12,7 @@ from bmqwen.generate.tokenizer import Tokenizer
 
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("a", "b"), ("Ċ", "Ċ")]
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+FIM = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
 MARKERS = ("<tool_call>", "</tool_call>")
 
 CHATML = (
@@ -49,6 +50,13 @@ def toy_library_tokenizer() -> tokenizers.Tokenizer:
 
 def toy_tokenizer() -> Tokenizer:
     return Tokenizer(toy_library_tokenizer())
+
+
+def toy_coder_tokenizer() -> Tokenizer:
+    """With Qwen2.5-Coder's tokens for the middle of texts."""
+    inner = toy_library_tokenizer()
+    inner.add_special_tokens([AddedToken(token, normalized=False) for token in FIM])
+    return Tokenizer(inner)
 
 
 def toy_template(source: str = CHATML) -> ChatTemplate:

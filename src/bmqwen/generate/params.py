@@ -208,6 +208,7 @@ class SamplingParams:
     line_seconds: float | None = (
         None  # the answer ends so long after its first token, once it has a line break
     )
+    least_indent: int = 0  # the answer ends before a line that is indented less
     json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
     tools: ToolRules | None = None  # calls that the answer may have, or has in place of JSON
     thoughts: bool = False  # told apart from the text of the answer; else their tags are text

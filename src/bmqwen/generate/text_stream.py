@@ -1,6 +1,7 @@
 """From sampled tokens to shown text: never half a character, never part of a stop string."""
 
 import codecs
+import re
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, replace
 
@@ -12,6 +13,9 @@ from bmqwen.generate.params import Piece, PieceKind, SamplingParams, TokenLogpro
 from bmqwen.generate.sampler import token_logprob
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.util.text import overlap
+
+# Empty lines, the blanks of the next one and its first character, if there is one yet.
+_NEXT_LINE = re.compile(r"\n(?:[ \t]*\n)*([ \t]*)([^ \t\n]?)")
 
 
 class Detokenizer:
@@ -87,6 +91,50 @@ class StopStrings:
         return held
 
 
+class Indentation:
+    """A filter that ends a text before the first new line which is indented less than it should be."""
+
+    def __init__(self, least: int) -> None:
+        self._least, self._held = least, ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Return text that can be shown now, and whether it ends there."""
+        if not self._least:
+            return text, False
+        text = self._held + text
+        self._held = ""
+        for line in _NEXT_LINE.finditer(text):
+            if not line[2]:  # more blanks may follow
+                self._held = line[0]
+                return text[: line.start()], False
+            if len(line[1]) < self._least:
+                return text[: line.start()], True
+        return text, False
+
+    def flush(self) -> str:
+        """Return text held back, once no more can follow."""
+        held, self._held = self._held, ""
+        return held
+
+
+class TextEnd:
+    """Both filters, one after the other."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._stops, self._indentation = StopStrings(params.stop), Indentation(params.least_indent)
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Return text that can be shown now, and whether it ends there."""
+        text, stopped = self._stops.push(text)
+        text, outdented = self._indentation.push(text)
+        return text + self._indentation.flush() if stopped else text, stopped or outdented
+
+    def flush(self) -> str:
+        """Return text held back, once no more can follow."""
+        text, outdented = self._indentation.push(self._stops.flush())
+        return text if outdented else text + self._indentation.flush()
+
+
 @dataclass(slots=True)
 class AnswerText:
     """The text of one generation: `ids` without the stop token, `pieces` all that was shown.
@@ -105,7 +153,7 @@ class AnswerText:
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     _detokenizer: Detokenizer = field(init=False)
     _parts: AnswerParts = field(init=False)
-    _stops: StopStrings = field(init=False)
+    _stops: TextEnd = field(init=False)
     _noted: TokenLogprob | None = None
     _reported: int = 0
 
@@ -115,7 +163,7 @@ class AnswerText:
         end = b"".join(map(self.tokenizer.token_bytes, prompt[-8:])).decode("utf-8", "replace").rstrip()
         apart = self.params.thoughts and not end.endswith(closing)
         self._parts = AnswerParts({"thought"} if apart else (), thinking=apart and end.endswith(opening))
-        self._stops = StopStrings(self.params.stop)
+        self._stops = TextEnd(self.params)
 
     @property
     def in_thoughts(self) -> bool:

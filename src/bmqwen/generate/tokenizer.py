@@ -27,6 +27,7 @@ class Tokenizer:
     Attributes:
         control_tokens: these, and their ids.
         stop_ids: tokens that end an answer.
+        end_of_text: the token between documents, which a text begins after.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
         names = (self.control_tokens[name] for name in _STOP_NAMES if name in self.control_tokens)
         self.stop_ids = frozenset(stop_ids) | frozenset(names)
+        self.end_of_text = self.control_tokens.get(_STOP_NAMES[0], min(self.stop_ids, default=0))
         for content, token_id in self.control_tokens.items():
             if token_id in inner.encode(content, add_special_tokens=False).ids:
                 raise ConfigError(f"{origin} makes the control token {content} out of plain text")

@@ -10,6 +10,7 @@ from bmqwen.serve.http.fields import named_once
 from bmqwen.serve.http.protocol import (
     ChatRequest,
     CompletionRequest,
+    InfillRequest,
     JsonSchemaFormat,
     TextFormat,
 )
@@ -28,13 +29,13 @@ class Limits:
 
 
 def sampling_of(
-    request: ChatRequest | CompletionRequest, defaults: SamplingParams, vocab_size: int
+    request: ChatRequest | CompletionRequest | InfillRequest, defaults: SamplingParams, vocab_size: int
 ) -> SamplingParams:
     """Return a request's sampling. Raises InputError for values that do not fit together."""
     given = _given(request)
     if isinstance(request, CompletionRequest):
         given = {"max_tokens": 16, "logprobs": request.logprobs, "echo": bool(request.echo)} | given
-    else:
+    elif isinstance(request, ChatRequest):
         if request.top_logprobs is not None and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
         given["logprobs"] = (request.top_logprobs or 0) if request.logprobs else None
@@ -55,7 +56,7 @@ def sampling_of(
     return chosen if switch is None else replace(chosen, enable_thinking=switch)
 
 
-def _given(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
+def _given(request: ChatRequest | CompletionRequest | InfillRequest) -> dict[str, Any]:
     """Return the sampling parameters that a request has, by whatever name, as `SamplingParams` wants them."""
     rows = [row for row in PARAMETERS if isinstance(request, ChatRequest) or not row.chat]
     given = {row.name: named_once(request, row) for row in rows}

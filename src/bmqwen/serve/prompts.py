@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bmqwen.errors import ContextLengthError, RequestError, UnsupportedFieldError
+from bmqwen.generate.fill_in_middle import FillInMiddle, Gap
 from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.text_stream import tokens_showing
 from bmqwen.generate.tokenizer import Tokenizer
@@ -29,6 +30,7 @@ class Prompts:
     ) -> None:
         """`facts` returns what the engine can read, or raises NotReadyError."""
         self._tokenizer, self._template, self._limits, self._facts = tokenizer, template, limits, facts
+        self._fill = FillInMiddle.of(tokenizer)
         # The tokens that the model itself sampled for an answer, by owner and text: encoding its text again may give
         # others than are cached.
         self._answers: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
@@ -70,17 +72,46 @@ class Prompts:
     def of_completion(self, request: CompletionRequest) -> list[list[int]]:
         """Return the token ids of each prompt of a request. Raises as `of_chat` does."""
         given: Any = request.prompt
+        if request.suffix:
+            return self._gaps([given] if isinstance(given, str) else given, request.suffix)
         prompts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
         found = []
         for place, prompt in enumerate(prompts):
             param = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
             ids = self.of_text(prompt, param, control=True) if isinstance(prompt, str) else prompt
-            if not ids:
-                raise RequestError(f"{param} is empty", param)
+            # An empty text is the beginning of any document.
+            ids = ids or [self._tokenizer.end_of_text]
             self._check_ids(ids, param)
             self._check_length(ids)
             found.append(ids)
         return found
+
+    def of_gap(self, gap: Gap, answer: int) -> tuple[list[int], bool]:
+        """Return the token ids of a prompt for the middle of a text, and whether some of the text was left out.
+
+        It leaves room for an answer of so many tokens, at most for half of the context.
+
+        Raises RequestError for too much text, and for invalid Unicode; UnsupportedFieldError for a model that cannot do
+        it.
+        """
+        fill = self.fill_in_middle("input_suffix")
+        texts = {"input_prefix": gap.before, "input_suffix": gap.after}
+        texts |= {f"input_extra[{place}]": "".join(other) for place, other in enumerate(gap.others)}
+        self._check_characters(sum(map(len, texts.values())), "input_prefix")
+        for param, text in texts.items():
+            check_unicode(text, param)
+        context = self._facts().context_length
+        return fill.prompt(gap, context - min(max(answer, 1), context // 2))
+
+    def fill_in_middle(self, param: str) -> FillInMiddle:
+        """Return what asks for the middle of texts. Raises UnsupportedFieldError for a model that cannot do it."""
+        if self._fill is None:
+            raise UnsupportedFieldError(
+                f"{param} is there, but this model cannot fill in the middle of a text, it has no tokens for that: "
+                "serve a coder model such as Qwen2.5-Coder",
+                param,
+            )
+        return self._fill
 
     def of_tokens(self, ids: Sequence[int]) -> str:
         """Return the text that tokens show. Raises RequestError for one that the model does not have."""
@@ -138,6 +169,21 @@ class Prompts:
             else message
             for message in chat
         ], shown
+
+    def _gaps(self, prompts: Sequence[Any], suffix: str) -> list[list[int]]:
+        fill = self.fill_in_middle("suffix")
+        found = []
+        for text in (suffix, *prompts):
+            if not isinstance(text, str):
+                raise RequestError("with a suffix, prompt must be text, not token ids", "prompt")
+            param = "suffix" if text is suffix else "prompt"
+            check_unicode(text, param)
+            self._check_characters(len(text), param)
+        for prompt in prompts:
+            ids, _ = fill.prompt(Gap(prompt, suffix))
+            self._check_length(ids)
+            found.append(ids)
+        return found
 
     def _check_characters(self, count: int, param: str) -> None:
         if count > self._limits.characters:

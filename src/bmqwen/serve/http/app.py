@@ -20,6 +20,7 @@ from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, Reques
 from bmqwen.serve.http.chat import chat_api
 from bmqwen.serve.http.completions import completion_api
 from bmqwen.serve.http.errors import error_response, refused
+from bmqwen.serve.http.infill import infill_api
 from bmqwen.serve.http.info import model_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
 from bmqwen.serve.http.page import PageFile, PageFiles
@@ -52,6 +53,7 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     )
     app.include_router(chat_api(service))
     app.include_router(completion_api(service))
+    app.include_router(infill_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
     page = PageFiles(Path(str(files("bmqwen.serve") / "page")))
     _add_page(app, page)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -27,6 +28,8 @@ def completion_api(service: Service) -> APIRouter:
         caller = Caller.of(request, body.user or body.safety_identifier)
         params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
         prompts = await asyncio.to_thread(service.prompts.of_completion, body)
+        if body.suffix:
+            params = replace(params, stop_ids=service.prompts.fill_in_middle("suffix").stop_ids)
         answers = Answers(service, request, caller, prompts, params, choices=body.n or 1, chat=False)
         return await answers.respond(CompletionWriter(service, body, answers), stream=bool(body.stream))
 

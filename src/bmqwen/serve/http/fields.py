@@ -53,7 +53,6 @@ UNUSED: Mapping[str, Unused] = {
     "prompt_cache_retention": Unused(str),
     "reasoning_effort": Unused(str),
     "request_id": Unused(str),
-    "response_fields": Unused(list[str]),
     "return_progress": Unused(bool, (False,)),
     "service_tier": Unused(str, ("auto", "default")),
     "skip_special_tokens": Unused(On, (True,)),

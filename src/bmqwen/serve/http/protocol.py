@@ -58,7 +58,6 @@ def _parts(value: Any) -> str:
 WHOLE = BeforeValidator(_whole)
 Nothing = Annotated[None, Field(description="Not supported: leave it out.")]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST_ID), WHOLE]
-Text = Annotated[str, Field(min_length=1)]
 Ids = Annotated[list[TokenId], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stops = Annotated[
@@ -256,8 +255,8 @@ class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
     prompt: Annotated[
-        Annotated[Text, Tag("a string")]
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS), Tag("list of strings")]
+        Annotated[str, Tag("a string")]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS), Tag("list of strings")]
         | Annotated[Ids, Tag("list of ids")]
         | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS), Tag("lists of ids")],
         Discriminator(_shape),
@@ -267,7 +266,36 @@ class CompletionRequest(GenerationRequest):
         None
     )
     logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
-    suffix: Nothing = None
+    suffix: (
+        Annotated[str, Field(description="The text after the gap that is to be filled; prompt is text then.")]
+        | None
+    ) = None
+
+
+class OtherFile(OpenModel):
+    """A piece of another file, for context."""
+
+    text: str = ""
+    filename: str = "tmp"
+
+
+class InfillRequest(GenerationRequest):
+    """POST /infill, as llama.cpp's editors send it."""
+
+    input_prefix: Annotated[str, Field(description="What stands before the gap.")] = ""
+    input_suffix: Annotated[str, Field(description="What stands after it.")] = ""
+    input_extra: Annotated[list[OtherFile], Field(max_length=1024)] | None = None
+    prompt: Annotated[str, Field(description="What stands between input_prefix and the gap.")] | None = None
+    n_cmpl: Annotated[int, Field(ge=1, le=MOST_CHOICES, description="As n."), WHOLE] | None = None
+    response_fields: list[str] | None = None
+    n_indent: Annotated[int, Field(ge=0, le=1000), WHOLE] | None = None
+    samplers: (
+        Annotated[
+            list[str], Field(description="Sampling parameters that count; infill: the likeliest token.")
+        ]
+        | None
+    ) = None
+    t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
 
 
 class TokenizeText(RequestModel):

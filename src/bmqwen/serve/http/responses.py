@@ -165,6 +165,21 @@ class TextAnswer(Identity, Counts):
     choices: list[TextChoice]
 
 
+class InfillAnswer(TypedDict):
+    """The middle of a text."""
+
+    index: Count
+    content: str
+    stop: bool
+    stop_type: Literal["eos", "limit"]
+    model: str
+    tokens_predicted: Count
+    tokens_evaluated: Count
+    tokens_cached: Count
+    truncated: bool
+    timings: dict[str, float]
+
+
 class ModelEntry(TypedDict):
     """A model."""
 
