@@ -197,6 +197,13 @@ class MediaTypeError(RequestError):
     code = "unsupported_media_type"
 
 
+class StoppedError(BmqwenError):
+    """An answer was stopped by its client, on another connection."""
+
+    http_status = 409
+    code = "answer_stopped"
+
+
 class BusyError(BmqwenError):
     """The queue is full.
 

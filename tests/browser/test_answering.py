@@ -55,18 +55,53 @@ def test_a_streaming_answer_grows_and_can_be_stopped(visit: Visit, endless: Live
     expect(prose).to_have_text(kept)
 
 
-def test_an_unfinished_answer_survives_a_reload(visit: Visit, endless: LiveServer) -> None:
+def test_an_answer_goes_on_while_the_page_is_reloaded(visit: Visit, endless: LiveServer) -> None:
+    """It is read on where it was; another tab shows it and can stop it; its numbers stay."""
     page = visit(endless)
     send(page, "hello")
     prose = page.locator("article.answer .prose")
     expect(prose).to_contain_text("hello you and the you and the")
-    page.wait_for_timeout(500)
-    seen = prose.inner_text().strip()
+    expect(page.locator(".progress")).to_contain_text("tokens/s")
+    expect(page.get_by_role("meter")).not_to_have_attribute("aria-valuenow", "0")
     page.reload()
-    expect(page.get_by_text("Stopped.")).to_be_visible()
-    assert prose.inner_text().strip().startswith(seen[: len(seen) // 2])
-    expect(questions(page)).to_have_text("hello")
-    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    expect(page.locator("article.answer.writing")).to_be_visible()
+    seen = len(prose.inner_text())
+    page.wait_for_function(
+        "length => document.querySelector('.answer .prose').innerText.length > length", arg=seen
+    )
+    words = prose.inner_text().split()
+    assert (
+        words == ["hello", *["you", "and", "the"] * len(words)][: len(words)]
+    )  # nothing twice, nothing lost
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator("article.answer.writing")).to_be_visible()
+    other.get_by_role("button", name="Stop").click()
+    for tab in (page, other):
+        expect(tab.get_by_text("Stopped.")).to_be_visible()
+        expect(tab.locator(".measured")).to_contain_text("prompt tokens")
+        expect(tab.get_by_role("button", name="Send")).to_be_visible()
+
+
+def test_a_cut_answer_can_go_on(visit: Visit, talking: LiveServer) -> None:
+    page = visit(talking)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Max tokens", exact=True).fill("2")
+    send(page, "hello")
+    expect(page.get_by_text("Cut off at the token limit.")).to_be_visible()
+    page.get_by_label("Max tokens", exact=True).fill("")
+    page.get_by_role("button", name="Continue").click()
+    expect_answers(page, SAYS)
+    expect(page.get_by_role("button", name="Continue")).to_have_count(0)
+    # What the model said can be changed; the old version stays.
+    page.get_by_role("button", name="Edit answer").click()
+    page.get_by_role("textbox", name="Edit").fill("changed")
+    page.get_by_role("button", name="Save").click()
+    expect_answers(page, "changed")
+    expect(page.locator(".branches")).to_have_text("2/2")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        send(page, "next")
+    assert (sent.value.post_data_json or {})["messages"][1]["content"] == "changed"
 
 
 def test_regenerating_keeps_both_answers(visit: Visit, talking: LiveServer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen import serve
+from bmqwen import errors, serve
 
 PAGE = Path(serve.__file__).parent / "page"
 VENDOR = PAGE / "vendor"
@@ -58,6 +58,22 @@ def test_both_languages_have_the_same_lists(part: str) -> None:
         found.append(re.findall(r'^    (?:(\w+):|\["([^"]+)")', body[1], re.MULTILINE))
     assert found[0] == found[1]
     assert found[0]
+
+
+def test_every_error_of_the_server_has_words() -> None:
+    """Those that a request from the page can meet, each by its code."""
+    elsewhere = ("unsupported_model", "bad_checkpoint", "bad_bundle", "download_failed", "missing_dependency")
+    codes = {kind.code for kind in _kinds(errors.BmqwenError)} - {*elsewhere, "compile_failed"}
+    text = (PAGE / "server" / "fault.js").read_text(encoding="utf-8")
+    known = dict(re.findall(r'^  (\w+): "(\w+)",$', text, re.M))
+    assert codes - set(known) == set()
+    english = (PAGE / "language" / "en.js").read_text(encoding="utf-8")
+    words = set(re.findall(r"^    (\w+):", english[english.index("  fault: {") :], re.M))
+    assert set(known.values()) <= words
+
+
+def _kinds(kind: type[errors.BmqwenError]) -> list[type[errors.BmqwenError]]:
+    return [kind, *(below for child in kind.__subclasses__() for below in _kinds(child))]
 
 
 def test_every_word_is_said_and_every_word_said_exists() -> None:

@@ -13,6 +13,7 @@ from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.fields import RequestModel
+from bmqwen.serve.http.kept_answers import KeptAnswers
 from bmqwen.serve.metrics import Metrics
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.scheduler import Scheduler
@@ -63,6 +64,7 @@ class Service:
         """With `strict_fields`, a request with a field that no answer depends on is refused."""
         self.model, self.scheduler, self._strict_fields = model, scheduler, strict_fields
         self.metrics = Metrics(scheduler)
+        self.kept = KeptAnswers()
         self.prompts = Prompts(model.tokenizer, model.template, model.limits, scheduler.check)
 
     @property

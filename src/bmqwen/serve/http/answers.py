@@ -10,6 +10,7 @@ from fastapi import Request
 from bmqwen.generate.answer_parts import Part
 from bmqwen.generate.params import Completion, Piece, SamplingParams, TokenLogprob, Usage
 from bmqwen.generate.tool_calls import AnswerReader, CallArguments, CallStart, Event, ToolCall
+from bmqwen.serve.http.kept_answers import HEADER
 from bmqwen.serve.http.responses import Counts, Finish, counts
 from bmqwen.serve.http.streaming import EventStream, Framing, unless_left
 from bmqwen.serve.pool.job import Started
@@ -78,7 +79,10 @@ class Answers:
     async def respond(self, writer: Writer, *, stream: bool) -> Any:
         """Return the body of a response, or a stream."""
         if stream:
-            return EventStream(self._written(writer), writer.framing)
+            events, name = self._written(writer), self._request.headers.get(HEADER)
+            if name:
+                events = self._service.kept.keep(self._caller.owner, name, events)
+            return EventStream(events, writer.framing)
         return await unless_left(self._whole(writer), self._request.receive)
 
     async def events(self) -> AsyncGenerator[tuple[int, Started | Delta | Answer], None]:

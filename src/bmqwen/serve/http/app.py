@@ -39,6 +39,7 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     async def life(_: FastAPI) -> AsyncIterator[None]:
         service.scheduler.open()
         yield
+        service.kept.close()
         await service.scheduler.close()
 
     app = FastAPI(

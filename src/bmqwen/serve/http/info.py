@@ -21,6 +21,7 @@ from bmqwen.serve.http.responses import (
     TextAnswerOfTokens,
     TokensAnswer,
 )
+from bmqwen.serve.http.streaming import OPENAI, EventStream
 from bmqwen.serve.service import Caller, Service
 from bmqwen.version import __version__
 
@@ -84,6 +85,16 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             "sampling": [_setting(row, model.defaults) for row in PARAMETERS],
             "limits": asdict(model.limits),
         }
+
+    # What the page needs beside OpenAI's: an answer that is under way, for another connection.
+    @api.get("/v1/answers/{name}", include_in_schema=False)
+    async def read_on(name: str, request: Request, after: int = 0) -> Response:
+        return EventStream(service.kept.read(Caller.of(request, None).owner, name, after), OPENAI)
+
+    @api.delete("/v1/answers/{name}", include_in_schema=False)
+    async def stop(name: str, request: Request) -> Response:
+        service.kept.stop(Caller.of(request, None).owner, name)
+        return Response(status_code=204)
 
     @api.post("/tokenize", summary="Text, or messages, to token ids")
     async def tokenize(body: Annotated[TokenizeRequest, Body()], request: Request) -> TokensAnswer:

@@ -1,6 +1,8 @@
-// Conversations as a JSON file, out and in. A file read is a stranger's: every field is checked and copied, none kept whole.
+// Conversations as a JSON file, out and in, and as Markdown, out. A file read is a stranger's: every field is checked and copied, none kept whole.
 
-import { ROOT, newId } from "./tree.js";
+import { say } from "../language/words.js";
+import { fileOf } from "./attachment.js";
+import { ROOT, contentOf, newId, shownPath, titleOf } from "./tree.js";
 
 export const FORMAT = "bmqwen-conversations";
 export const VERSION = 1;
@@ -17,11 +19,24 @@ export class BadFile extends Error {
 export function toFile(conversations, now = new Date()) {
   const plain = conversations.map((conversation) => ({
     ...conversation,
-    turns: [...conversation.turns.values()].map(({ owner: _owner, ...turn }) => turn),
+    turns: [...conversation.turns.values()].map(
+      ({ owner: _owner, live: _live, answerId: _answerId, seen: _seen, ...turn }) => turn,
+    ),
     chosen: Object.fromEntries(conversation.chosen),
   }));
   const file = { format: FORMAT, version: VERSION, exported: now.toISOString(), conversations: plain };
   return JSON.stringify(file, null, 1) + "\n";
+}
+
+/** The shown branch of a conversation, for people and other programs. */
+export function toMarkdown(conversation) {
+  const parts = [`# ${titleOf(conversation)}`];
+  if (conversation.system.trim()) parts.push(`> ${conversation.system.trim().replaceAll("\n", "\n> ")}`);
+  shownPath(conversation).forEach(({ turn }, index) => {
+    const heading = say(turn.role === "user" ? "question" : "answer", Math.floor(index / 2) + 1);
+    parts.push(`## ${heading}`, contentOf(turn).trim());
+  });
+  return `${parts.filter(Boolean).join("\n\n")}\n`;
 }
 
 /** The conversations of a file, all with new ids. Raises BadFile. */
@@ -76,14 +91,23 @@ function turnFrom(raw, id, parent) {
     role: raw.role,
     text: textOf(raw.text),
     created: timeOf(raw.created),
+    changed: timeOf(raw.created),
     state: ["done", "stopped", "failed"].includes(raw.state) ? raw.state : "stopped",
   };
-  for (const key of ["model", "finish"]) if (typeof raw[key] === "string") turn[key] = raw[key];
+  for (const key of ["model", "finish", "thoughts"]) if (typeof raw[key] === "string") turn[key] = raw[key];
+  for (const key of ["dropped", "thinkingMs"]) if (raw[key] >= 0 && Number.isFinite(raw[key])) turn[key] = raw[key];
+  if (raw.edited === true) turn.edited = true;
+  if (Array.isArray(raw.files)) turn.files = raw.files.map(({ name, text } = {}) => fileOf(textOf(name), textOf(text)));
+  if (Array.isArray(raw.calls)) turn.calls = raw.calls.map(callFrom);
   const usage = numbersFrom(raw.usage, ["prompt_tokens", "completion_tokens"]);
   if (usage && Object.keys(usage).length === 2) turn.usage = usage;
   const timings = numbersFrom(raw.timings, ["first_token_s", "tokens_per_s", "cached_tokens", "queue_s"]);
   if (timings) turn.timings = timings;
   return turn;
+}
+
+function callFrom(raw) {
+  return { id: textOf(raw?.id ?? ""), name: textOf(raw?.name ?? ""), arguments: textOf(raw?.arguments ?? "") };
 }
 
 /** All numbers: which of them are settings, the server says when they are used. */

@@ -1,7 +1,11 @@
-// The conversations kept in this browser: one IndexedDB record each. Other tabs are told of every change.
+// The conversations kept in this browser: one IndexedDB record each, and a short one for the list, so that a thousand long
+// conversations cost a page nothing until they are opened. Other tabs are told of every change.
+
+import { summaryOf } from "./tree.js";
 
 const NAME = "bmqwen";
 const STORE = "conversations";
+const LIST = "summaries";
 
 /** A request of IndexedDB as a promise. */
 function done(request) {
@@ -11,6 +15,16 @@ function done(request) {
   });
 }
 
+function upgrade(database, transaction, before) {
+  if (before < 1) database.createObjectStore(STORE, { keyPath: "id" });
+  const list = database.createObjectStore(LIST, { keyPath: "id" });
+  transaction.objectStore(STORE).openCursor().onsuccess = ({ target: { result: cursor } }) => {
+    if (!cursor) return;
+    list.put(summaryOf(cursor.value));
+    cursor.continue();
+  };
+}
+
 export class Library {
   #database = null;
   #channel = null;
@@ -18,8 +32,8 @@ export class Library {
   /** Open the store; `onChange(id)` is called when another tab has changed a conversation. False: nothing can be kept here. */
   async open(onChange) {
     try {
-      const opening = indexedDB.open(NAME, 1);
-      opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id" });
+      const opening = indexedDB.open(NAME, 2);
+      opening.onupgradeneeded = ({ oldVersion }) => upgrade(opening.result, opening.transaction, oldVersion);
       this.#database = await done(opening);
       // A later version of this page in another tab may need the store for itself.
       this.#database.onversionchange = () => this.#database.close();
@@ -31,38 +45,57 @@ export class Library {
     return true;
   }
 
-  /** All conversations. */
-  async all() {
-    return this.#database ? done(this.#store("readonly").getAll()) : [];
+  /** {id, title, created, updated} of all conversations. */
+  async list() {
+    return this.#database ? done(this.#database.transaction(LIST).objectStore(LIST).getAll()) : [];
   }
 
   /** One conversation, or undefined. */
   async get(id) {
-    return this.#database ? done(this.#store("readonly").get(id)) : undefined;
+    return this.#database ? done(this.#database.transaction(STORE).objectStore(STORE).get(id)) : undefined;
   }
 
-  /** Write a conversation. Raises what the browser says (its storage is full, for example). */
-  async put(conversation) {
+  /** {id, title, created, updated} of one conversation, or undefined. */
+  async summary(id) {
+    return this.#database ? done(this.#database.transaction(LIST).objectStore(LIST).get(id)) : undefined;
+  }
+
+  /**
+   * Write a conversation, with what other tabs have added to it or changed later. Raises what the browser says (its
+   * storage is full, for example). `removed`: turns that this tab took out.
+   */
+  async put(conversation, removed = new Set()) {
     if (!this.#database) return;
-    await this.#change((store) => store.put(conversation));
+    const transaction = this.#database.transaction([STORE, LIST], "readwrite");
+    const store = transaction.objectStore(STORE);
+    const known = await done(store.get(conversation.id));
+    for (const turn of known?.turns.values() ?? []) {
+      const ours = conversation.turns.get(turn.id);
+      if (ours ? (turn.changed ?? 0) > (ours.changed ?? 0) : !removed.has(turn.id)) conversation.turns.set(turn.id, turn);
+    }
+    store.put(conversation);
+    await this.#commit(transaction, transaction.objectStore(LIST).put(summaryOf(conversation)));
     this.#channel.postMessage(conversation.id);
   }
 
   async remove(id) {
     if (!this.#database) return;
-    await this.#change((store) => store.delete(id));
+    const transaction = this.#database.transaction([STORE, LIST], "readwrite");
+    transaction.objectStore(STORE).delete(id);
+    await this.#commit(transaction, transaction.objectStore(LIST).delete(id));
     this.#channel.postMessage(id);
   }
 
-  /** One change, committed at once: a page that is reloaded in the next moment must not lose it. */
-  #change(act) {
-    const store = this.#store("readwrite");
-    const changed = done(act(store));
-    store.transaction.commit();
-    return changed;
-  }
-
-  #store(mode) {
-    return this.#database.transaction(STORE, mode).objectStore(STORE);
+  /** At once: a page that is reloaded in the next moment must not lose a change. */
+  #commit(transaction, last) {
+    const changed = done(last);
+    transaction.commit();
+    return Promise.all([
+      changed,
+      new Promise((resolve, reject) => {
+        transaction.oncomplete = resolve;
+        transaction.onabort = () => reject(transaction.error);
+      }),
+    ]);
   }
 }

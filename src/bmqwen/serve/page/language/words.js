@@ -31,13 +31,27 @@ export function say(key, ...values) {
 
 /** A number as this language writes it, with so many decimals. */
 export function number(value, decimals = 0) {
-  return value.toLocaleString(current === "zh" ? "zh-CN" : "en", {
+  return value.toLocaleString(locale(), {
     minimumFractionDigits: decimals,
     maximumFractionDigits: decimals,
   });
 }
 
+const locale = () => (current === "zh" ? "zh-CN" : "en");
+
 /** A day as this language writes it. */
-export function day(time) {
-  return new Date(time).toLocaleDateString(current === "zh" ? "zh-CN" : "en", { dateStyle: "medium" });
+export function day(at) {
+  return new Date(at).toLocaleDateString(locale(), { dateStyle: "medium" });
+}
+
+/** A time of day as this language writes it. */
+export function time(at) {
+  return new Date(at).toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit", hour12: false });
+}
+
+/** A number of bytes, such as "12 kB": in thousands, as the command line has them. */
+export function size(bytes) {
+  const step = Math.min(3, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
+  const value = bytes / 1000 ** step;
+  return `${number(value, step > 1 && value < 10 ? 1 : 0)} ${["B", "kB", "MB", "GB"][step]}`;
 }

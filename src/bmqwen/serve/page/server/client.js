@@ -1,7 +1,10 @@
-// The server that sent this page: what it serves, and its chat endpoint.
+// The server that sent this page: what it serves, its tokenizer, its chat endpoint.
 
 import { EventReader } from "./events.js";
 import { Fault, faultFrom } from "./fault.js";
+
+// After a break in the line an answer is looked for again, as often as this and after so long.
+const LOOK_AGAIN_MS = [300, 1_500, 4_000];
 
 /** The folder of the page's files, which the script in the document leads to. */
 export const pageAddress = document.querySelector("script[type=module]").src;
@@ -24,6 +27,15 @@ function authorization(key) {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
+function post(path, body, key, { signal, headers } = {}) {
+  return request(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...authorization(key), ...headers },
+    body: JSON.stringify(body),
+    signal,
+  });
+}
+
 /** Model, precision, engine, context_length, version, key_required, sampling, limits. */
 export async function serverInfo(key) {
   const response = await request("/api/info", { headers: authorization(key) });
@@ -41,36 +53,92 @@ export async function keyFits(key) {
   }
 }
 
+/** Token ids of a text, or of messages as the model reads them. */
+export async function tokensOf(given, key) {
+  const body = typeof given === "string" ? { prompt: given } : { messages: given };
+  const response = await post("/tokenize", body, key);
+  return (await response.json()).tokens;
+}
+
+/** End an answer, whoever reads it. */
+export function stopAnswer(answerId, key) {
+  return request(`/v1/answers/${answerId}`, { method: "DELETE", headers: authorization(key), keepalive: true });
+}
+
 /**
- * One answer, streamed: yields {text}, {finish} and {usage, timings}. Raises a Fault, also when the stream ends too early;
- * what was yielded before stays good.
+ * One answer, streamed: yields {text}, {thought}, {call}, {finish}, {usage, timings} and {progress}, most with the number
+ * `seen` of the event. After a break in the line it is read on. Raises a Fault; what was yielded before stays good.
+ *
+ * `answerId` names the answer at the server; without a `body` it is read on after event `seen`.
  */
-export async function* streamAnswer(body, key, signal) {
-  const response = await request("/v1/chat/completions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json", ...authorization(key) },
-    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
-    signal,
-  });
+export async function* streamAnswer({ path, body, answerId, seen = 0, key, signal }) {
+  let response = body
+    ? await post(
+        path,
+        { ...body, stream: true, stream_options: { include_usage: true } },
+        key,
+        { signal, headers: { "X-Answer-Id": answerId } },
+      )
+    : await readOn(answerId, seen, key, signal);
+  for (;;) {
+    try {
+      for await (const event of eventsOf(response)) {
+        if (event.data === "[DONE]") return;
+        if (event.id) seen = Number(event.id);
+        if (event.comment) yield* progressOf(event.comment);
+        else for (const part of partsOf(JSON.parse(event.data))) yield { ...part, seen };
+      }
+    } catch (error) {
+      if (error.name === "AbortError" || error instanceof Fault) throw error;
+    }
+    response = await lookAgain(answerId, seen, key, signal);
+  }
+}
+
+function readOn(answerId, seen, key, signal) {
+  return request(`/v1/answers/${answerId}?after=${seen}`, { headers: authorization(key), signal });
+}
+
+/** Raises Fault("cut") when the answer is lost. */
+async function lookAgain(answerId, seen, key, signal) {
+  for (const wait of LOOK_AGAIN_MS) {
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    try {
+      return await readOn(answerId, seen, key, signal);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      if (error.kind !== "offline") break;
+    }
+  }
+  throw new Fault("cut");
+}
+
+async function* eventsOf(response) {
   const events = new EventReader();
   const decoder = new TextDecoder();
   const reader = response.body.getReader();
   for (;;) {
-    const { done, value } = await reader.read().catch((error) => {
-      throw error.name === "AbortError" ? error : new Fault("cut");
-    });
-    if (done) throw new Fault("cut");
-    for (const data of events.push(decoder.decode(value, { stream: true }))) {
-      if (data === "[DONE]") return;
-      yield* partsOf(JSON.parse(data));
-    }
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield* events.push(decoder.decode(value, { stream: true }));
   }
+}
+
+/** Comments of the stream say how an answer comes along before its first word: ": queue 2", ": read 512/2048". */
+function* progressOf(comment) {
+  const [, word, first, second] = /^(queue|read) (\d+)(?:\/(\d+))?$/u.exec(comment) ?? [];
+  if (word === "queue") yield { progress: { ahead: Number(first) } };
+  else if (word === "read" && second) yield { progress: { read: Number(first), prompt: Number(second) } };
 }
 
 function* partsOf(chunk) {
   if (chunk.error) throw faultFrom(chunk.error, 200);
   const choice = chunk.choices?.[0];
-  if (choice?.delta?.content) yield { text: choice.delta.content };
+  const delta = choice?.delta ?? {};
+  if (delta.reasoning_content) yield { thought: delta.reasoning_content };
+  for (const call of delta.tool_calls ?? []) yield { call };
+  const text = delta.content ?? choice?.text;
+  if (text) yield { text };
   if (choice?.finish_reason) yield { finish: choice.finish_reason };
   if (chunk.usage) yield { usage: chunk.usage, timings: chunk.timings ?? null };
 }

@@ -1,10 +1,10 @@
 // What the page knows and can do: the conversations, the one that is open, the answers under way, the server.
 
 import * as tree from "../conversation/tree.js";
-import { fromFile, toFile } from "../conversation/exchange.js";
+import { fromFile, toFile, toMarkdown } from "../conversation/exchange.js";
 import { requestSettings } from "../conversation/settings.js";
 import { Library } from "../conversation/library.js";
-import { keyFits, serverInfo } from "../server/client.js";
+import { keyFits, serverInfo, stopAnswer } from "../server/client.js";
 import { Fault } from "../server/fault.js";
 import { Answering } from "./answering.js";
 import { thisTab } from "./tab.js";
@@ -16,13 +16,19 @@ const INFO_AGAIN_MS = 3_000;
 
 /** Dispatches "change" (something to show is new) and "notice" (detail: {text, undo}). */
 export class Chat extends EventTarget {
-  conversations = new Map();
+  /** {id, title, created, updated} of the kept conversations. */
+  summaries = new Map();
+  /** Grows with each change of the list. */
+  listVersion = 0;
   info = null;
   infoFault = null;
   keeps = true;
   keyWanted = false;
-  #open = tree.newConversation();
+  /** The turn that a search led to. */
+  found = null;
+  #open;
   #running = new Map();
+  #removedTurns = new Set();
   #watched = new Map();
   #library = new Library();
   #preferences;
@@ -30,14 +36,20 @@ export class Chat extends EventTarget {
   constructor(preferences) {
     super();
     this.#preferences = preferences;
+    this.#open = this.#fresh();
   }
 
   /** Read what is kept, then ask the server what it serves. */
   async start() {
     this.keeps = await this.#library.open((id) => this.#reread(id));
-    for (const conversation of await this.#library.all()) this.#admit(conversation);
-    this.changed();
+    for (const summary of await this.#library.list()) this.summaries.set(summary.id, summary);
+    this.#listChanged();
+    await this.show(location.hash.slice(1) || null);
     await this.refreshInfo();
+  }
+
+  get preferences() {
+    return this.#preferences;
   }
 
   /** The conversation shown: a kept one, or a new one that is kept with its first question. */
@@ -47,18 +59,34 @@ export class Chat extends EventTarget {
 
   /** Newest first. */
   get sorted() {
-    return [...this.conversations.values()].sort((one, other) => other.updated - one.updated);
+    return [...this.summaries.values()].sort((one, other) => other.updated - one.updated);
   }
 
-  isRunning(conversation) {
-    return this.#running.has(conversation.id);
+  /** Is an answer of this conversation written by this tab, or by another as far as the open one shows? */
+  isRunning({ id }) {
+    return this.#running.has(id) || (id === this.#open.id && tree.writingTurn(this.#open) !== null);
   }
 
-  show(id) {
-    const found = this.conversations.get(id);
-    if (found) this.#open = found;
-    else if (this.conversations.has(this.#open.id)) this.#open = tree.newConversation();
+  /** Open a conversation, at a turn of it; null or an unknown id for a new one. */
+  async show(id, turn = null) {
+    if (this.summaries.has(id)) {
+      const found = this.#running.get(id)?.conversation ?? (this.#open.id === id ? this.#open : await this.#library.get(id));
+      if (found) this.#open = found;
+      this.#lookAfter(this.#open);
+    } else if (this.summaries.has(this.#open.id)) this.#open = this.#fresh();
+    if (turn) tree.reveal(this.#open, turn);
+    this.found = turn;
     this.changed();
+  }
+
+  /** Conversations that hold all words of a query, as they are found: {summary, turn, before, match, after}. */
+  async *search(query, signal) {
+    for (const summary of this.sorted) {
+      const conversation = this.#running.get(summary.id)?.conversation ?? (await this.#whole(summary.id));
+      if (signal.aborted) return;
+      const place = conversation && tree.findIn(conversation, query);
+      if (place) yield { summary, ...place };
+    }
   }
 
   /** Ask what is served until there is an answer. */
@@ -90,27 +118,45 @@ export class Chat extends EventTarget {
     this.changed();
   }
 
-  ask(text) {
+  ask(text, files = []) {
     const conversation = this.#open;
-    const question = tree.addTurn(conversation, tree.lastShown(conversation), "user", { text });
-    this.conversations.set(conversation.id, conversation);
+    const question = tree.addTurn(conversation, tree.lastShown(conversation), "user", { text, ...(files.length && { files }) });
+    this.#enlist(conversation);
     this.#answer(conversation, question.id);
   }
 
-  /** Another question in the place of this one; the old one stays on its branch. */
-  edit(turn, text) {
-    const question = tree.addTurn(this.#open, turn.parent, "user", { text });
-    this.#answer(this.#open, question.id);
+  /** Another question in the place of this one, with its files; or another text of an answer. The old one stays on its branch. */
+  edit({ parent, role, files, model, dropped }, text) {
+    const more = role === "user" ? { files } : { model, dropped, edited: true };
+    const turn = tree.addTurn(this.#open, parent, role, { text, ...more });
+    if (role === "user") this.#answer(this.#open, turn.id);
+    else this.#save(this.#open);
+    this.changed();
   }
 
   /** Another answer to the same question. One that failed without a word makes room. */
   regenerate(turn) {
-    if (turn.state === "failed" && !turn.text) this.#open.turns.delete(turn.id);
+    if (turn.state === "failed" && !turn.text) {
+      this.#removedTurns.add(turn.id);
+      this.#open.turns.delete(turn.id);
+    }
     this.#answer(this.#open, turn.parent);
   }
 
+  /** Let the answer go on where it was cut off. */
+  continue(turn) {
+    for (const name of ["finish", "fault", "usage", "timings"]) delete turn[name];
+    Object.assign(turn, { state: "writing", owner: thisTab });
+    this.#run(this.#open, turn, (answering) => answering.continue());
+  }
+
+  /** Stop the answer of the open conversation, also where another tab writes it. */
   stop() {
-    this.#running.get(this.#open.id)?.stop();
+    const answering = this.#running.get(this.#open.id);
+    const turn = tree.writingTurn(this.#open);
+    if (answering) answering.stop();
+    else if (turn?.answerId) stopAnswer(turn.answerId, this.#preferences.key).catch(() => this.#end(turn));
+    else if (turn) this.#end(turn);
   }
 
   showBranch(id) {
@@ -119,7 +165,9 @@ export class Chat extends EventTarget {
     this.changed();
   }
 
-  rename(conversation, title) {
+  async rename(id, title) {
+    const conversation = await this.#whole(id);
+    if (!conversation) return;
     conversation.title = title.trim().slice(0, 200);
     this.#save(conversation);
     this.changed();
@@ -137,14 +185,36 @@ export class Chat extends EventTarget {
     this.#keepSettings();
   }
 
-  remove(conversation) {
-    this.#running.get(conversation.id)?.stop();
-    this.conversations.delete(conversation.id);
-    this.#attempt(this.#library.remove(conversation.id));
-    if (this.#open === conversation) this.#open = tree.newConversation();
+  /** Take over a preset's system prompt and settings, here and for new conversations; null for the server's defaults. */
+  usePreset(name) {
+    this.#preferences.set("preset", name);
+    const { system, settings } = this.#preferences.preset;
+    Object.assign(this.#open, { system, settings: { ...settings } });
+    this.#keepSettings();
+  }
+
+  /** Keep the open conversation's system prompt and settings under a name. */
+  savePreset(name) {
+    const { system, settings } = this.#open;
+    this.#preferences.savePreset({ name, system, settings: { ...settings } });
     this.changed();
+  }
+
+  removePreset(name) {
+    this.#preferences.removePreset(name);
+    this.changed();
+  }
+
+  async remove(id) {
+    const conversation = await this.#whole(id);
+    if (!conversation) return;
+    this.#running.get(id)?.stop();
+    this.summaries.delete(id);
+    this.#attempt(this.#library.remove(id));
+    if (this.#open.id === id) this.#open = this.#fresh();
+    this.#listChanged();
     this.notice(say("deleted"), () => {
-      this.conversations.set(conversation.id, conversation);
+      this.#enlist(conversation);
       this.#open = conversation;
       this.#save(conversation);
       this.changed();
@@ -152,15 +222,22 @@ export class Chat extends EventTarget {
   }
 
   /** The text of a file with one conversation, or with all. */
-  exported(conversation = null) {
-    return toFile(conversation ? [conversation] : this.sorted);
+  async exported(id = null) {
+    const ids = id ? [id] : this.sorted.map((summary) => summary.id);
+    const conversations = await Promise.all(ids.map((each) => this.#whole(each)));
+    return toFile(conversations.filter(Boolean));
+  }
+
+  /** The shown branch of a conversation as Markdown. */
+  async asMarkdown(id) {
+    return toMarkdown(await this.#whole(id));
   }
 
   /** Add the conversations of an exported file; returns how many. Raises BadFile. */
   imported(text) {
     const conversations = fromFile(text);
     for (const conversation of conversations) {
-      this.conversations.set(conversation.id, conversation);
+      this.#enlist(conversation);
       this.#save(conversation);
     }
     this.changed();
@@ -171,81 +248,115 @@ export class Chat extends EventTarget {
     this.dispatchEvent(new CustomEvent("notice", { detail: { text, undo } }));
   }
 
-  /** The page is going: answers under way are stopped, and what they have is saved. */
+  /** The page is going: what answers under way have is saved. */
   leave() {
     for (const answering of this.#running.values()) {
-      answering.stop();
+      answering.leave();
       this.#save(answering.conversation);
     }
   }
 
+  /** Something to show is new. */
+  changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  #fresh() {
+    const { system, settings } = this.#preferences.preset;
+    return { ...tree.newConversation(), system, settings: { ...settings } };
+  }
+
+  async #whole(id) {
+    return this.#open.id === id ? this.#open : (this.#running.get(id)?.conversation ?? this.#library.get(id));
+  }
+
+  #enlist(conversation) {
+    this.summaries.set(conversation.id, tree.summaryOf(conversation));
+    this.#listChanged();
+  }
+
+  #listChanged() {
+    this.listVersion += 1;
+    this.changed();
+  }
+
   #answer(conversation, questionId) {
-    this.#running.get(conversation.id)?.stop();
     const turn = tree.addTurn(conversation, questionId, "assistant", {
       state: "writing",
       owner: thisTab,
       model: this.info?.model,
     });
+    this.#run(conversation, turn, (answering) => answering.ask());
+  }
+
+  #run(conversation, turn, begin) {
+    this.#running.get(conversation.id)?.stop();
     const answering = new Answering(conversation, turn, {
-      model: this.info?.model,
+      info: this.info,
       settings: requestSettings(this.info, conversation.settings),
+      policy: this.#preferences.get("overflow"),
       key: this.#preferences.key,
       onGrowth: () => this.changed(),
       onSave: () => this.#save(conversation),
     });
     this.#running.set(conversation.id, answering);
     this.#save(conversation);
-    this.changed();
-    answering.run().finally(() => {
+    this.#listChanged();
+    begin(answering).finally(() => {
       if (this.#running.get(conversation.id) === answering) this.#running.delete(conversation.id);
       if (turn.fault?.kind === "key") this.keyWanted = true;
-      if (["restarted", "loading", "offline"].includes(turn.fault?.kind)) this.refreshInfo();
-      this.changed();
+      if (["restarted", "loading", "stopping", "offline", "model"].includes(turn.fault?.kind)) this.refreshInfo();
+      this.#listChanged();
     });
   }
 
   #keepSettings() {
-    if (this.conversations.has(this.#open.id)) this.#save(this.#open);
+    if (this.summaries.has(this.#open.id)) this.#save(this.#open);
     this.changed();
   }
 
   #save(conversation) {
     // One that was deleted while its answer ended must not come back.
-    if (this.conversations.has(conversation.id)) this.#attempt(this.#library.put(conversation));
+    if (!this.summaries.has(conversation.id)) return;
+    this.#enlist(conversation);
+    this.#attempt(this.#library.put(conversation, this.#removedTurns));
   }
 
   #attempt(promise) {
     promise.catch(() => this.notice(say("notSaved")));
   }
 
-  /** Take in a conversation from the store; what nobody writes any more was stopped. */
-  #admit(conversation) {
-    for (const turn of conversation.turns.values()) {
-      if (turn.state !== "writing") continue;
-      const abandoned = turn.owner === thisTab || Date.now() - conversation.updated > SIGN_OF_LIFE_MS;
-      if (abandoned) turn.state = "stopped";
-      else this.#lookAgain(conversation.id);
-    }
-    this.conversations.set(conversation.id, conversation);
-    if (this.#open.id === conversation.id) this.#open = conversation;
+  /** An answer of the open conversation that another tab writes is watched; one that nobody writes any more is read on. */
+  #lookAfter(conversation) {
+    const turn = tree.writingTurn(conversation);
+    if (!turn || this.#running.has(conversation.id)) return;
+    if (turn.owner !== thisTab && Date.now() - turn.changed < SIGN_OF_LIFE_MS) {
+      clearTimeout(this.#watched.get(conversation.id));
+      this.#watched.set(conversation.id, setTimeout(() => this.#reread(conversation.id), SIGN_OF_LIFE_MS));
+    } else if (turn.answerId) {
+      turn.owner = thisTab;
+      this.#run(conversation, turn, (answering) => answering.readOn());
+    } else this.#end(turn);
   }
 
-  #lookAgain(id) {
-    clearTimeout(this.#watched.get(id));
-    this.#watched.set(id, setTimeout(() => this.#reread(id), SIGN_OF_LIFE_MS));
+  #end(turn) {
+    turn.state = "stopped";
+    for (const name of ["owner", "live", "answerId", "seen"]) delete turn[name];
+    turn.changed = Date.now();
+    this.#save(this.#open);
+    this.changed();
   }
 
   /** Another tab has changed a conversation. */
   async #reread(id) {
     if (this.#running.has(id)) return;
-    const conversation = await this.#library.get(id);
-    if (conversation) this.#admit(conversation);
-    else this.conversations.delete(id);
-    this.changed();
-  }
-
-  /** Something to show is new. */
-  changed() {
-    this.dispatchEvent(new Event("change"));
+    const summary = await this.#library.summary(id);
+    if (summary) this.summaries.set(id, summary);
+    else this.summaries.delete(id);
+    if (this.#open.id === id && summary) {
+      this.#open = (await this.#library.get(id)) ?? this.#open;
+      this.#lookAfter(this.#open);
+    }
+    this.#listChanged();
   }
 }

@@ -1,4 +1,4 @@
-// Messages begun but not sent, one a conversation; kept for the tab, so that a reload loses nothing.
+// Messages begun but not sent, one a conversation; texts are kept for the tab, so that a reload loses nothing.
 
 const NAME = "bmqwen.drafts";
 const NEW = "new";
@@ -16,9 +16,18 @@ function readAll() {
 
 class Drafts {
   #texts = readAll();
+  #files = new Map();
 
   get(conversation, kept) {
     return this.#texts.get(nameOf(conversation, kept)) ?? "";
+  }
+
+  filesOf(conversation, kept) {
+    return this.#files.get(nameOf(conversation, kept)) ?? [];
+  }
+
+  setFiles(conversation, kept, files) {
+    this.#files.set(nameOf(conversation, kept), files);
   }
 
   set(conversation, kept, text) {

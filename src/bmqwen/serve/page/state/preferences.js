@@ -1,8 +1,9 @@
-// The reader's choices for this browser: language, theme, sidebar. The API key stays for the tab or, if wished, for good.
+// The reader's choices for this browser: language, theme, sidebar, what new conversations begin with. The API key stays for the tab or, if wished, for good.
 
 const NAME = "bmqwen.preferences";
 const KEY_NAME = "bmqwen.key";
-const DEFAULTS = { language: "auto", theme: "auto", sidebar: true };
+const DEFAULTS = { language: "auto", theme: "auto", sidebar: true, overflow: "drop", presets: [], preset: null };
+const NO_PRESET = { system: "", settings: {} };
 
 function read(storage, name) {
   try {
@@ -47,6 +48,23 @@ export class Preferences {
   set(name, value) {
     this.#values[name] = value;
     write(local, NAME, JSON.stringify(this.#values));
+  }
+
+  /** What new conversations begin with: {system, settings}. */
+  get preset() {
+    return this.#values.presets.find(({ name }) => name === this.#values.preset) ?? NO_PRESET;
+  }
+
+  /** Keep {name, system, settings}, in the place of one of the same name, and use it. */
+  savePreset(preset) {
+    const others = this.#values.presets.filter(({ name }) => name !== preset.name);
+    this.set("presets", [...others, preset]);
+    this.set("preset", preset.name);
+  }
+
+  removePreset(name) {
+    this.set("presets", this.#values.presets.filter((preset) => preset.name !== name));
+    if (this.#values.preset === name) this.set("preset", null);
   }
 
   get key() {

@@ -1,17 +1,25 @@
-// The field for the next message, with send and stop; below it the model and how full its context is.
+// The field for the next message, with files, send and stop; below it the model and how full its context is.
 
+import { FileRefused, readAttachment } from "../conversation/attachment.js";
 import { say } from "../language/words.js";
 import { drafts } from "../state/drafts.js";
+import { DraftCounter } from "../state/room.js";
+import { Attachments } from "./attachments.js";
 import { ContextGauge } from "./context_gauge.js";
-import { html, useEffect, useLayoutEffect, useState } from "./html.js";
+import { faultWords } from "./failure.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
+import { modelName } from "./model_name.js";
 import { fitHeight, sends } from "./text_field.js";
 
-export function Composer({ chat, field, narrow, onEditLast }) {
+export function Composer({ chat, field, narrow, onEditLast, dropped }) {
   const { id } = chat.open;
-  const [text, setText] = useState(() => drafts.get(chat.open, chat.conversations));
+  const [text, setText] = useState(() => drafts.get(chat.open, chat.summaries));
+  const [files, setFiles] = useState(() => drafts.filesOf(chat.open, chat.summaries));
+  const tokens = useDraftTokens(chat, text, files);
+  const chooser = useRef(null);
   const running = chat.isRunning(chat.open);
-  const ready = text.trim() && !running && chat.info;
+  const ready = (text.trim() || files.length) && !running && chat.info;
 
   useLayoutEffect(() => fitHeight(field.current), [text]);
   useEffect(() => {
@@ -20,12 +28,33 @@ export function Composer({ chat, field, narrow, onEditLast }) {
 
   const change = (value) => {
     setText(value);
-    drafts.set(chat.open, chat.conversations, value);
+    drafts.set(chat.open, chat.summaries, value);
   };
+  const changeFiles = (chosen) => {
+    setFiles(chosen);
+    drafts.setFiles(chat.open, chat.summaries, chosen);
+  };
+  const attach = async (chosen) => {
+    const largest = (chat.info?.limits.body_bytes ?? 4 << 20) / 2;
+    let taken = drafts.filesOf(chat.open, chat.summaries);
+    for (const file of chosen) {
+      try {
+        taken = [...taken, await readAttachment(file, largest)];
+      } catch (error) {
+        if (!(error instanceof FileRefused)) throw error;
+        chat.notice(error.message);
+      }
+    }
+    changeFiles(taken);
+    field.current?.focus();
+  };
+  dropped.current = attach;
+
   const submit = () => {
     if (!ready) return;
     change("");
-    chat.ask(text.trim());
+    changeFiles([]);
+    chat.ask(text.trim(), files);
   };
   const onKey = (event) => {
     if (sends(event)) submit();
@@ -33,39 +62,78 @@ export function Composer({ chat, field, narrow, onEditLast }) {
     else return;
     event.preventDefault();
   };
+  const onPaste = (event) => {
+    const pasted = [...event.clipboardData.files];
+    // A program that copies text may add a picture of it.
+    if (!pasted.length || event.clipboardData.types.includes("text/plain")) return;
+    event.preventDefault();
+    attach(pasted);
+  };
 
   return html`<div class="composer">
     <div class="composer-box">
-      <textarea
-        ref=${field}
-        rows="1"
-        dir="auto"
-        aria-label=${say("message")}
-        placeholder=${say("messageHint")}
-        value=${text}
-        onInput=${(event) => change(event.target.value)}
-        onKeyDown=${onKey}
-      ></textarea>
-      ${running
-        ? html`<button type="button" class="send stop" aria-label=${say("stop")} title="${say("stop")} (Esc)" onClick=${() => chat.stop()}>
-            <span class="stop-mark"></span>
-          </button>`
-        : html`<button type="button" class="send" aria-label=${say("send")} title=${say("send")} disabled=${!ready} onClick=${submit}>
-            <${Icon} name="send" />
-          </button>`}
+      <${Attachments} files=${files} tokens=${files.length ? tokens : null} onRemove=${(index) => changeFiles(files.toSpliced(index, 1))} />
+      <div class="composer-row">
+        <button type="button" class="icon-button" aria-label=${say("attach")} title=${say("attach")} onClick=${() => chooser.current.click()}>
+          <${Icon} name="clip" />
+        </button>
+        <input
+          ref=${chooser}
+          class="offscreen"
+          type="file"
+          multiple
+          tabindex="-1"
+          aria-label=${say("attach")}
+          onChange=${(event) => {
+            attach([...event.target.files]);
+            event.target.value = "";
+          }}
+        />
+        <textarea
+          ref=${field}
+          rows="1"
+          dir="auto"
+          aria-label=${say("message")}
+          placeholder=${say("messageHint")}
+          value=${text}
+          onInput=${(event) => change(event.target.value)}
+          onKeyDown=${onKey}
+          onPaste=${onPaste}
+        ></textarea>
+        ${running
+          ? html`<button type="button" class="send stop" aria-label=${say("stop")} title="${say("stop")} (Esc)" onClick=${() => chat.stop()}>
+              <span class="stop-mark"></span>
+            </button>`
+          : html`<button type="button" class="send" aria-label=${say("send")} title=${say("send")} disabled=${!ready} onClick=${submit}>
+              <${Icon} name="send" />
+            </button>`}
+      </div>
     </div>
-    <${Served} chat=${chat} />
+    <${Served} chat=${chat} draft=${tokens} />
   </div>`;
 }
 
-function Served({ chat }) {
+/** Tokens of the message that is being written; null while nobody knows. */
+function useDraftTokens(chat, text, files) {
+  const [tokens, setTokens] = useState(0);
+  const counter = useRef(null);
+  counter.current ??= new DraftCounter(setTokens);
+  useEffect(() => {
+    if (chat.info) counter.current.count(text, files, chat.preferences.key);
+  }, [text, files, Boolean(chat.info)]);
+  useEffect(() => () => counter.current.stop(), []);
+  return tokens;
+}
+
+function Served({ chat, draft }) {
   if (!chat.info) {
-    const words = chat.infoFault ? say("fault")[chat.infoFault.kind] : say("connecting");
+    const words = chat.infoFault ? faultWords(chat.infoFault) : say("connecting");
     return html`<p class="served trouble">${words}</p>`;
   }
-  const { model, precision, engine } = chat.info;
+  const { precision, engine } = chat.info;
+  const model = modelName(chat.info);
   return html`<div class="served">
-    <p title=${[model, precision, engine].join(" · ")}><b>${model}</b><span>${precision}</span><span>${engine}</span></p>
-    <${ContextGauge} chat=${chat} />
+    <p title=${[model, precision, engine].filter(Boolean).join(" · ")}><b>${model}</b><span>${precision}</span><span>${engine}</span></p>
+    <${ContextGauge} chat=${chat} draft=${draft ?? 0} />
   </div>`;
 }

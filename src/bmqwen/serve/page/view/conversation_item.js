@@ -1,38 +1,41 @@
 // One conversation in the list: open, rename, export, delete.
 
-import { titleOf } from "../conversation/tree.js";
 import { say } from "../language/words.js";
 import { html, useLayoutEffect, useRef, useState } from "./html.js";
 import { Menu } from "./menu.js";
-import { saveFile } from "./save_file.js";
+import { fileName, saveFile } from "./save_file.js";
 
-export function ConversationItem({ chat, conversation, onChoose }) {
+/** `found`: where a search found it: {turn, before, match, after}. */
+export function ConversationItem({ chat, summary, found, onChoose }) {
   const [renaming, setRenaming] = useState(false);
-  const title = titleOf(conversation) || say("untitled");
+  const { id } = summary;
+  const title = summary.title || say("untitled");
   if (renaming) {
     const done = (text) => {
       setRenaming(false);
-      if (text !== null) chat.rename(conversation, text);
+      if (text !== null) chat.rename(id, text);
     };
     return html`<li><${TitleField} title=${title} onDone=${done} /></li>`;
   }
   const items = [
     { label: say("rename"), act: () => setRenaming(true) },
-    { label: say("exportOne"), act: () => saveFile(fileName(title), chat.exported(conversation)) },
-    { label: say("remove"), act: () => chat.remove(conversation), danger: true },
+    { label: say("exportMarkdown"), act: async () => saveFile(fileName(title, ".md"), await chat.asMarkdown(id)) },
+    { label: say("exportOne"), act: async () => saveFile(fileName(title, ".json"), await chat.exported(id)) },
+    { label: say("remove"), act: () => chat.remove(id), danger: true },
   ];
-  const current = conversation === chat.open;
+  const current = id === chat.open.id;
   return html`<li class=${current ? "current" : ""}>
     <button
       type="button"
       class="conversation"
       aria-current=${current ? "page" : undefined}
       title=${title}
-      onClick=${() => onChoose(conversation.id)}
+      onClick=${() => onChoose(id, found?.turn)}
       onDblClick=${() => setRenaming(true)}
     >
-      ${chat.isRunning(conversation) && html`<span class="running" aria-hidden="true"></span>`}
+      ${chat.isRunning(summary) && html`<span class="running" aria-hidden="true"></span>`}
       <span class="conversation-title">${title}</span>
+      ${found?.turn && html`<span class="found-text">${found.before}<mark>${found.match}</mark>${found.after}</span>`}
     </button>
     <${Menu} label=${say("actionsFor", title)} items=${items} />
   </li>`;
@@ -67,10 +70,4 @@ function TitleField({ title, onDone }) {
     onKeyDown=${onKey}
     onBlur=${() => end(text)}
   />`;
-}
-
-/** A file name that every system takes. */
-function fileName(title) {
-  const safe = title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/gu, "");
-  return `bmqwen-${safe.slice(0, 40) || "conversation"}.json`;
 }

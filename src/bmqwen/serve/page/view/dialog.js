@@ -2,7 +2,8 @@
 
 import { html, useEffect, useRef } from "./html.js";
 
-export function Dialog({ title, onClose, children }) {
+/** `wide` for what is more than a few lines. */
+export function Dialog({ title, onClose, wide = false, children }) {
   const dialog = useRef(null);
   useEffect(() => {
     dialog.current.showModal();
@@ -10,7 +11,7 @@ export function Dialog({ title, onClose, children }) {
   const onClick = (event) => {
     if (event.target === dialog.current) dialog.current.close();
   };
-  return html`<dialog ref=${dialog} aria-labelledby="dialog-title" onClose=${onClose} onClick=${onClick}>
+  return html`<dialog ref=${dialog} class=${wide ? "wide" : ""} aria-labelledby="dialog-title" onClose=${onClose} onClick=${onClick}>
     <div class="dialog-body">
       <h2 id="dialog-title">${title}</h2>
       ${children}

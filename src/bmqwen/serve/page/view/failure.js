@@ -1,8 +1,13 @@
-// Why there is no answer, in a sentence, and the button to try again.
+// Why there is no answer, in a sentence, and the button to try again or to change the question.
 
-import { say } from "../language/words.js";
+import { number, say } from "../language/words.js";
 import { html, useEffect, useState } from "./html.js";
 import { Icon } from "./icon.js";
+
+// Trying again would say the same.
+const TOO_LONG = ["full", "tooLong", "long"];
+// Here the server's own sentence names what is wrong.
+const DETAILED = ["refused", "field", "failed", "storage", "device", "address"];
 
 /** Whole seconds until a time, counting down. */
 function useSecondsUntil(time) {
@@ -16,18 +21,27 @@ function useSecondsUntil(time) {
   return Math.min(seconds, left());
 }
 
+/** The sentence for a fault's record: {kind, tokens?, fits?}. */
+export function faultWords(fault) {
+  const words = say("fault")[fault?.kind] ?? say("fault").failed;
+  if (typeof words !== "function") return words;
+  return fault.tokens === undefined ? words() : words(number(fault.tokens), number(fault.fits));
+}
+
 /** `fault`: {kind, detail, retryAt}; missing for an answer that was imported. */
-export function Failure({ fault, onRetry }) {
+export function Failure({ fault, onRetry, onEdit }) {
   const wait = useSecondsUntil(fault?.retryAt);
-  const kind = fault?.kind in say("fault") ? fault.kind : "failed";
+  const tooLong = TOO_LONG.includes(fault?.kind);
   return html`<div class="failure" role="alert">
     <${Icon} name="warning" />
     <div>
-      <p>${say("fault")[kind]}</p>
-      ${fault?.detail && html`<p class="detail">${fault.detail}</p>`}
+      <p>${faultWords(fault)}</p>
+      ${fault?.detail && DETAILED.includes(fault.kind) && html`<p class="detail">${say("serverSays", fault.detail)}</p>`}
     </div>
-    <button type="button" class="button" disabled=${wait > 0} onClick=${onRetry}>
-      ${wait > 0 ? say("retryIn", wait) : say("retry")}
-    </button>
+    ${tooLong
+      ? html`<button type="button" class="button" onClick=${onEdit}>${say("edit")}</button>`
+      : html`<button type="button" class="button" disabled=${wait > 0} onClick=${onRetry}>
+          ${wait > 0 ? say("retryIn", wait) : say("retry")}
+        </button>`}
   </div>`;
 }

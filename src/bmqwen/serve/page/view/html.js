@@ -5,6 +5,7 @@ export {
   render,
   useEffect,
   useLayoutEffect,
+  useMemo,
   useRef,
   useState,
 } from "../vendor/htm-preact.js";

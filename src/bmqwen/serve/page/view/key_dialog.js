@@ -2,6 +2,7 @@
 
 import { say } from "../language/words.js";
 import { Dialog } from "./dialog.js";
+import { faultWords } from "./failure.js";
 import { html, useState } from "./html.js";
 
 export function KeyDialog({ chat }) {
@@ -16,7 +17,7 @@ export function KeyDialog({ chat }) {
     try {
       setTrouble((await chat.useKey(key.trim(), keep)) ? null : say("keyWrong"));
     } catch (fault) {
-      setTrouble(say("fault")[fault.kind] ?? say("fault").failed);
+      setTrouble(faultWords(fault.record));
     }
     setAsking(false);
   };

@@ -2,8 +2,10 @@
 
 import { lastShown, shownPath, titleOf } from "../conversation/tree.js";
 import { languageFor, say, speak } from "../language/words.js";
+import { AboutDialog } from "./about_dialog.js";
 import { Composer } from "./composer.js";
-import { html, useEffect, useRef, useState } from "./html.js";
+import { DropPlace } from "./drop_place.js";
+import { html, useEffect, useMemo, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
 import { KeyDialog } from "./key_dialog.js";
 import { Notice } from "./notice.js";
@@ -12,7 +14,7 @@ import { ShortcutsDialog } from "./shortcuts_dialog.js";
 import { Sidebar } from "./sidebar.js";
 import { SpokenStatus } from "./spoken_status.js";
 import { Thread } from "./thread.js";
-import { useChanges, useNarrow } from "./watch.js";
+import { useChanges, useNarrow, useWide } from "./watch.js";
 import { Welcome } from "./welcome.js";
 
 export function Page({ chat, preferences }) {
@@ -21,9 +23,11 @@ export function Page({ chat, preferences }) {
   const [drawer, setDrawer] = useState(false);
   const [shelf, setShelf] = useState(preferences.get("sidebar"));
   const [settings, setSettings] = useState(false);
-  const [shortcuts, setShortcuts] = useState(false);
+  const [dialog, setDialog] = useState(null);
   const [editing, setEditing] = useState(null);
-  const [, setLanguage] = useState(preferences.get("language"));
+  const [language, setLanguage] = useState(preferences.get("language"));
+  const wide = useWide();
+  const dropped = useRef(null);
   const composer = useRef(null);
   const searchField = useRef(null);
   const open = chat.open;
@@ -37,15 +41,15 @@ export function Page({ chat, preferences }) {
     preferences.set("sidebar", shown);
     setShelf(shown);
   };
-  const toConversation = (id) => {
-    chat.show(id);
+  const toConversation = (id, turn) => {
+    chat.show(id, turn);
     setEditing(null);
     setDrawer(false);
     if (!narrow) composer.current?.focus();
   };
-  const choose = (id) => {
-    if (id !== open.id) history.pushState(null, "", id ? `#${id}` : location.pathname);
-    toConversation(id);
+  const choose = (id, turn = null) => {
+    if (id !== chat.open.id) history.pushState(null, "", id ? `#${id}` : location.pathname);
+    toConversation(id, turn);
   };
   const search = () => {
     showList(true);
@@ -63,6 +67,7 @@ export function Page({ chat, preferences }) {
   };
   const escape = () => {
     if (narrow && drawer) setDrawer(false);
+    else if (settings && !wide) setSettings(false);
     else if (chat.isRunning(open)) chat.stop();
     else if (settings) setSettings(false);
   };
@@ -76,28 +81,37 @@ export function Page({ chat, preferences }) {
 
   const empty = lastShown(open) === "root";
   const shape = `page ${listShown ? "with-list" : ""} ${settings ? "with-settings" : ""}`;
-  return html`<div class=${shape}>
-    <${Sidebar}
+  // Drawn again only when the list has changed: not for each word of an answer.
+  const sidebar = useMemo(
+    () => html`<${Sidebar}
       ...${{ chat, preferences, searchField }}
       onChoose=${choose}
       onNew=${() => choose(null)}
       onHide=${() => showList(false)}
       onLanguage=${changeLanguage}
-      onShortcuts=${() => setShortcuts(true)}
-    />
+      onShortcuts=${() => setDialog("shortcuts")}
+      onAbout=${() => setDialog("about")}
+    />`,
+    [chat.listVersion, open.id, language, narrow, Boolean(chat.info?.key_required)],
+  );
+  const covered = (narrow && drawer) || (settings && !wide);
+  return html`<div class=${shape}>
+    ${sidebar}
     ${narrow && drawer && html`<div class="scrim" onClick=${() => setDrawer(false)}></div>`}
-    <main class="main" inert=${narrow && (drawer || settings)}>
+    <main class="main" inert=${covered}>
       <${Header} ...${{ chat, listShown, settings }} onList=${() => showList(true)} onNew=${() => choose(null)} onSettings=${() => setSettings(!settings)} />
       ${!chat.keeps && html`<p class="banner">${say("notKept")}</p>`}
       ${empty
         ? html`<${Welcome} chat=${chat} onAsk=${(text) => chat.ask(text)} />`
         : html`<${Thread} key=${open.id} ...${{ chat, editing, setEditing }} />`}
-      <${Composer} key=${open.id} ...${{ chat, narrow }} field=${composer} onEditLast=${editLast} />
+      <${Composer} key=${open.id} ...${{ chat, narrow, dropped }} field=${composer} onEditLast=${editLast} />
     </main>
-    ${settings && narrow && html`<div class="scrim" onClick=${() => setSettings(false)}></div>`}
+    ${settings && !wide && html`<div class="scrim" onClick=${() => setSettings(false)}></div>`}
     ${settings && html`<${Settings} chat=${chat} onClose=${() => setSettings(false)} />`}
     ${chat.keyWanted && html`<${KeyDialog} chat=${chat} />`}
-    ${shortcuts && html`<${ShortcutsDialog} onClose=${() => setShortcuts(false)} />`}
+    ${dialog === "shortcuts" && html`<${ShortcutsDialog} onClose=${() => setDialog(null)} />`}
+    ${dialog === "about" && html`<${AboutDialog} chat=${chat} onClose=${() => setDialog(null)} />`}
+    <${DropPlace} onFiles=${(files) => dropped.current?.(files)} />
     <${Notice} chat=${chat} />
     <${SpokenStatus} chat=${chat} />
   </div>`;
@@ -142,19 +156,13 @@ function usePageKeys({ escape, search, compose, fresh }) {
 
 /** The address names the open conversation: reload and the back button find it. */
 function useAddress(chat, toConversation) {
-  const id = chat.conversations.has(chat.open.id) ? chat.open.id : null;
-  const started = useRef(false);
+  const id = chat.summaries.has(chat.open.id) ? chat.open.id : null;
   useEffect(() => {
     const follow = () => toConversation(location.hash.slice(1) || null);
     addEventListener("popstate", follow);
     return () => removeEventListener("popstate", follow);
   });
   useEffect(() => {
-    if (!started.current && chat.conversations.size && location.hash) {
-      started.current = true;
-      chat.show(location.hash.slice(1));
-    } else if (id && location.hash.slice(1) !== id) {
-      history.replaceState(null, "", `#${id}`);
-    }
+    if (id && location.hash.slice(1) !== id) history.replaceState(null, "", `#${id}`);
   });
 }

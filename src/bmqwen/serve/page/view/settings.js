@@ -1,9 +1,11 @@
 // The settings of the open conversation, and what the server runs.
 
 import { settingsOf } from "../conversation/settings.js";
-import { number, say } from "../language/words.js";
+import { say } from "../language/words.js";
+import { Facts } from "./about_dialog.js";
 import { html, useEffect, useRef } from "./html.js";
 import { Icon } from "./icon.js";
+import { Presets } from "./presets.js";
 import { SettingField } from "./setting_field.js";
 
 export function Settings({ chat, onClose }) {
@@ -20,7 +22,8 @@ export function Settings({ chat, onClose }) {
         <${Icon} name="close" />
       </button>
     </div>
-    <div class="settings-body" key=${open.id}>
+    <div class="settings-body" tabindex="0" key=${`${open.id} ${chat.preferences.get("preset")}`}>
+      <${Presets} chat=${chat} />
       <p class="quiet">${say("forThisChat")}</p>
       <label class="system">
         <span>${say("systemPrompt")}</span>
@@ -40,23 +43,14 @@ export function Settings({ chat, onClose }) {
           ${say("allDefaults")}
         </button>
       </fieldset>
-      ${info && html`<${Facts} info=${info} />`}
+      <label class="overflow">
+        <span>${say("overflow")}</span>
+        <select value=${chat.preferences.get("overflow")} onChange=${(event) => chat.preferences.set("overflow", event.target.value)}>
+          <option value="drop">${say("overflowDrop")}</option>
+          <option value="refuse">${say("overflowRefuse")}</option>
+        </select>
+      </label>
+      ${info && html`<section><h3>${say("served")}</h3><${Facts} info=${info} /></section>`}
     </div>
   </aside>`;
-}
-
-function Facts({ info }) {
-  const facts = [
-    ["model", info.model],
-    ["precision", info.precision],
-    ["engine", info.engine],
-    ["contextSize", say("tokens", number(info.context_length))],
-    ["serverVersion", info.version],
-  ];
-  return html`<section class="facts">
-    <h3>${say("served")}</h3>
-    <dl>
-      ${facts.map(([key, value]) => html`<div key=${key}><dt>${say(key)}</dt><dd>${value}</dd></div>`)}
-    </dl>
-  </section>`;
 }

@@ -4,7 +4,7 @@ import { shownPath } from "../conversation/tree.js";
 import { say } from "../language/words.js";
 import { onCodeClick, onCopy } from "../text/clipboard.js";
 import { Answer } from "./answer.js";
-import { html, useLayoutEffect, useRef, useState } from "./html.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
 import { Question } from "./question.js";
 
@@ -34,13 +34,24 @@ export function Thread({ chat, editing, setEditing }) {
     if (asked || followed.current) toEnd();
   });
 
-  return html`<div ref=${scroller} class="scroller" tabindex="-1" onScroll=${onScroll}>
+  useEffect(() => {
+    const turn = chat.found && document.getElementById(`turn-${chat.found}`);
+    if (!turn) return;
+    chat.found = null;
+    followed.current = false;
+    turn.scrollIntoView({ block: "start" });
+    turn.classList.add("found");
+  });
+
+  const droppedIn = (index) => path[index]?.turn.dropped ?? 0;
+  return html`<div ref=${scroller} class="scroller" tabindex="0" onScroll=${onScroll}>
       <div class="thread" role="log" aria-live="off" onClick=${onCodeClick} onCopy=${onCopy}>
         ${path.map((place, index) => {
-          const shown = { chat, place, order: Math.floor(index / 2) + 1 };
-          return place.turn.role === "user"
-            ? html`<${Question} key=${place.turn.id} ...${shown} editing=${editing === place.turn.id} setEditing=${setEditing} />`
-            : html`<${Answer} key=${place.turn.id} ...${shown} last=${index === path.length - 1} />`;
+          const { id, role } = place.turn;
+          const shown = { chat, place, order: Math.floor(index / 2) + 1, editing: editing === id, setEditing };
+          return role === "user"
+            ? html`<${Question} key=${id} ...${shown} />`
+            : html`<${Answer} key=${id} ...${shown} last=${index === path.length - 1} dropped=${droppedIn(index) - droppedIn(index - 2)} />`;
         })}
       </div>
     </div>

@@ -23,14 +23,19 @@ export function useChanges(target) {
   }, [target]);
 }
 
-/** Is the window as narrow as a phone's? The same border is in styles/layout.css. */
-export function useNarrow() {
-  const query = matchMedia("(max-width: 860px)");
-  const [narrow, setNarrow] = useState(query.matches);
+function useMedia(condition) {
+  const query = matchMedia(condition);
+  const [met, setMet] = useState(query.matches);
   useEffect(() => {
-    const onChange = () => setNarrow(query.matches);
+    const onChange = () => setMet(query.matches);
     query.addEventListener("change", onChange);
     return () => query.removeEventListener("change", onChange);
   }, []);
-  return narrow;
+  return met;
 }
+
+/** Is the window as narrow as a phone's? The same border is in styles/layout.css. */
+export const useNarrow = () => useMedia("(max-width: 860px)");
+
+/** Is there room for the settings beside the conversation? The same border is in styles/layout.css. */
+export const useWide = () => useMedia("(min-width: 1200px)");
