@@ -96,7 +96,7 @@ def test_a_cut_answer_can_go_on(visit: Visit, talking: LiveServer) -> None:
     # What the model said can be changed; the old version stays.
     page.get_by_role("button", name="Edit answer").click()
     page.get_by_role("textbox", name="Edit").fill("changed")
-    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Save", exact=True).click()
     expect_answers(page, "changed")
     expect(page.locator(".branches")).to_have_text("2/2")
     with page.expect_request("**/v1/chat/completions") as sent:

@@ -15,35 +15,41 @@ pytestmark = pytest.mark.browser
 KEY = "an-open-secret-of-tests"
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "sentence", "detailed"),
-    [
-        (400, "context_length_exceeded", "no longer fits into the model's context", False),
-        (413, "request_too_large", "more than the server takes in one request", False),
-        (429, "queue_full", "its queue is full", False),
-        (503, "engine_lost", "The engine is restarting.", False),
-        (503, "not_ready", "The server is loading the model.", False),
-        (404, "model_not_found", "The server has another model now.", False),
-        (400, "invalid_request", "The server refused the request.", True),
-        (500, "internal_error", "The server failed to answer.", True),
-    ],
-)
-def test_an_error_is_a_sentence_with_a_way_on(
-    visit: Visit, talking: LiveServer, status: int, code: str, sentence: str, detailed: bool
-) -> None:
+FAULTS = [
+    (400, "context_length_exceeded", "no longer fits into the model's context", False),
+    (413, "request_too_large", "more than the server takes in one request", False),
+    (429, "queue_full", "its queue is full", False),
+    (503, "engine_lost", "The engine is restarting.", False),
+    (503, "not_ready", "The server is loading the model.", False),
+    (404, "model_not_found", "The server has another model now.", False),
+    (400, "invalid_request", "The server refused the request.", True),
+    (500, "internal_error", "The server failed to answer.", True),
+]
+
+
+def test_an_error_is_a_sentence_with_a_way_on(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
-    refuse_with(page, status, code, "what the server says of it")
-    send(page, "hello")
     failure = page.get_by_role("alert")
-    expect(failure).to_contain_text(sentence)
-    expect(failure.get_by_text("The server says: what the server says of it")).to_have_count(detailed)
-    page.unroute_all()
-    if status in (400, 413) and not detailed:  # trying again would say the same
-        failure.get_by_role("button", name="Edit").click()
-        page.get_by_role("textbox", name="Edit").press("Enter")
-    else:
-        page.get_by_role("button", name="Try again").click()
-    expect_answers(page, SAYS)
+    for status, code, sentence, detailed in FAULTS:
+        page.get_by_role("button", name="New chat").first.click()
+        expect(failure).to_have_count(0)
+        refuse_with(page, status, code, "what the server says of it")
+        send(page, "hello")
+        expect(failure).to_contain_text(sentence)
+        expect(failure.get_by_text("The server says: what the server says of it")).to_have_count(
+            int(detailed)
+        )
+        page.unroute_all()
+        if code in ("context_length_exceeded", "request_too_large"):  # trying again would say the same
+            failure.get_by_role("button", name="Edit").click()
+            page.get_by_role("textbox", name="Edit").press("Enter")
+        else:
+            failure.get_by_role("button", name="Try again").click()
+        expect_answers(page, SAYS)
+    page.get_by_role("combobox", name="Language").select_option("zh")
+    refuse_with(page, 400, "invalid_request", "in English")
+    send(page, "hello")
+    expect(failure).to_contain_text("服务器拒绝了这个请求。")
 
 
 def test_a_busy_server_says_when(visit: Visit, talking: LiveServer) -> None:

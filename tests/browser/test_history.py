@@ -150,31 +150,32 @@ def conversation(*turns: Any, **fields: Any) -> dict[str, Any]:
     return {"format": "bmqwen-conversations", "version": 1, "conversations": [talk]}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("no json", "This file is not JSON."),
-        ("[]", "contains no conversations from this page"),
-        ('{"format": "other", "conversations": []}', "contains no conversations from this page"),
-        ({"format": "bmqwen-conversations", "version": 2, "conversations": []}, "newer version"),
-        (conversation(turn("a", "missing")), "This file is damaged"),
-        (conversation(turn("a", "b"), turn("b", "a", "assistant")), "This file is damaged"),
-        (conversation(turn("a", "root", "system")), "This file is damaged"),
-        (conversation(turn("a", "root", text=5)), "This file is damaged"),
-        (conversation(turn("a", "root"), turn("b", "a", "user")), "This file is damaged"),
-        (conversation(None), "This file is damaged"),
-        (conversation(title={}), "This file is damaged"),
-        (conversation() | {"conversations": [None]}, "This file is damaged"),
-    ],
-)
-def test_a_bad_file_is_refused_whole(
-    visit: Visit, talking: LiveServer, tmp_path: Path, content: Any, message: str
-) -> None:
+BAD_FILES: list[tuple[Any, str]] = [
+    ("no json", "This file is not JSON."),
+    ("[]", "contains no conversations from this page"),
+    ('{"format": "other", "conversations": []}', "contains no conversations from this page"),
+    ({"format": "bmqwen-conversations", "version": 2, "conversations": []}, "newer version"),
+    (conversation(turn("a", "missing")), "This file is damaged"),
+    (conversation(turn("a", "b"), turn("b", "a", "assistant")), "This file is damaged"),
+    (conversation(turn("a", "root", "system")), "This file is damaged"),
+    (conversation(turn("a", "root", text=5)), "This file is damaged"),
+    (conversation(turn("a", "root"), turn("b", "a", "user")), "This file is damaged"),
+    (conversation(None), "This file is damaged"),
+    (conversation(title={}), "This file is damaged"),
+    (conversation() | {"conversations": [None]}, "This file is damaged"),
+]
+
+
+def test_a_bad_file_is_refused_whole(visit: Visit, talking: LiveServer, tmp_path: Path) -> None:
     page = visit(talking)
     file = tmp_path / "bad.json"
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
-    imported(page, file)
-    expect(page.locator(".notice")).to_contain_text(message)
+    notice = page.locator(".notice")
+    for content, message in BAD_FILES:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        imported(page, file)
+        expect(notice).to_contain_text(message)
+        notice.get_by_role("button", name="Dismiss").click()
+        expect(notice).to_have_count(0)
     expect(titles(page)).to_have_count(0)
 
 

@@ -129,8 +129,10 @@ export function summaryOf(conversation) {
 /** The words of a text on one line, without the marks of Markdown: a fence says nothing. */
 function plainOf(text) {
   const start = text.slice(0, 2_000);
+  const code = /^[ \t]*(`{3,}|~{3,}).*\n[\s\S]*?(?:^[ \t]*\1.*$|$(?![\s\S]))/gmu;
   const marks = /^[ \t]*(?:`{3,}|~{3,}).*$|^[ \t]*(?:#{1,6}|>)[ \t]+|\*\*|`/gmu;
-  const line = start.replace(marks, " ").replace(/\s+/gu, " ").trim();
+  const words = start.replace(code, "").trim() ? start.replace(code, "") : start;
+  const line = words.replace(marks, "").replace(/\s+/gu, " ").trim();
   return line || start.trim().replace(/\s+/gu, " ");
 }
 

@@ -41,8 +41,6 @@ export function Answer({ chat, place, order, last, dropped, editing, setEditing 
     ${!writing &&
     !editing &&
     html`<div class=${`turn-foot ${last ? "shown" : ""}`}>
-      <${Measured} turn=${turn} />
-      <${Branches} ...${{ chat, place }} />
       ${turn.text && html`<${CopyButton} text=${turn.text} label=${say("copyAnswer")} />`}
       ${turn.text &&
       html`<button type="button" class="small-button" aria-label=${say("editAnswer")} title=${say("editAnswer")} onClick=${() => setEditing(turn.id)}>
@@ -52,6 +50,8 @@ export function Answer({ chat, place, order, last, dropped, editing, setEditing 
       html`<button type="button" class="small-button" aria-label=${say("regenerate")} title=${say("regenerate")} onClick=${() => chat.regenerate(turn)}>
         <${Icon} name="again" />
       </button>`}
+      <${Branches} ...${{ chat, place }} />
+      <${Measured} turn=${turn} />
       <${Time} at=${turn.created} />
     </div>`}
   </article>`;

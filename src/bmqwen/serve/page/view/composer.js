@@ -133,7 +133,7 @@ function Served({ chat, draft }) {
   const { precision, engine } = chat.info;
   const model = modelName(chat.info);
   return html`<div class="served">
-    <p title=${[model, precision, engine].filter(Boolean).join(" · ")}><b>${model}</b><span>${precision}</span><span>${engine}</span></p>
+    <p title=${[model, precision, engine].filter(Boolean).join(" · ")}><b>${model}</b><span>${precision.split(/[ ,]/u)[0]}</span><span>${engine}</span></p>
     <${ContextGauge} chat=${chat} draft=${draft ?? 0} />
   </div>`;
 }
