@@ -1,0 +1,173 @@
+"""Continuous batching: each step of the runtime is made of whatever the answers on their way want next."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from bmqwen.errors import ContextLengthError, DeviceError, InputError
+from bmqwen.generate.conversation_cache import ConversationCache
+from bmqwen.generate.generation import Fed, Generation
+from bmqwen.generate.grammar import GrammarMaker
+from bmqwen.generate.params import SamplingParams
+from bmqwen.generate.slot import Slot, choose_slot
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.runtime.base import Feed, Runtime
+
+# Rows of logits at once: 64 of a vocabulary of 152,000 are 39 MB.
+_SCORED_ROWS = 64
+# Of several prompts the one that has least left is read first; a step of waiting counts as so many tokens less.
+_TOKENS_A_STEP = 8
+
+
+class Batcher:
+    """Answers as many prompts at once as the runtime has sequences. Not thread-safe.
+
+    Every step gives each answer its next token, and one prompt beside them its next piece, of a size that does not hold
+    the answers up. Generations wait for a free slot in their order. One that ends in any way (by itself, cancelled,
+    dropped, by an exception of a step) leaves its slot usable: what was fed stays cached.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tokenizer: Tokenizer,
+        *,
+        saved: ConversationCache | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`saved` keeps conversations that others take the place of; `clock` returns seconds."""
+        self.runtime, self.tokenizer = runtime, tokenizer
+        self.saved = ConversationCache(0) if saved is None else saved
+        self._clock = clock
+        self._grammars = GrammarMaker(tokenizer)
+        self._slots = [Slot(runtime, number) for number in range(runtime.sequences)]
+        self._waiting: list[Generation] = []
+        self._running: list[Generation] = []
+        self._uses = 0
+
+    @property
+    def longest_prompt(self) -> int:
+        """Most tokens that a prompt may have: one less than the context, for one token of the answer."""
+        return self.runtime.context_length - 1
+
+    def add(self, prompt: Sequence[int], params: SamplingParams, owner: str = "") -> Generation:
+        """Begin an answer; `step` computes it. What was cached for one `owner` is never used for another.
+
+        Raises:
+            ContextLengthError: the prompt leaves no room for an answer.
+            InputError: an empty prompt, or a wrong token id.
+        """
+        if not prompt:
+            raise InputError("the prompt has no tokens; write something")
+        if len(prompt) > self.longest_prompt:
+            raise ContextLengthError(self.longest_prompt, len(prompt), "shorten it")
+        vocab_size = self.runtime.vocab_size
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise InputError(f"token ids must be within 0 and {vocab_size - 1}")
+        generation = Generation(
+            list(prompt),
+            params,
+            self.tokenizer,
+            self._grammars,
+            vocab_size,
+            self.runtime.context_length,
+            owner,
+            self._clock,
+        )
+        self._waiting.append(generation)
+        try:
+            self._admit()
+        except BaseException:
+            self.drop(generation)
+            raise
+        return generation
+
+    def step(self) -> None:
+        """Compute the next tokens of all answers.
+
+        Raises:
+            FeedInterruptedError: `Runtime.interrupt` was called; the next step goes on as if nothing had been.
+            DeviceError: the runtime failed; none of the answers can go on.
+        """
+        for generation in [*self._running, *self._waiting]:
+            if generation.cancelled:
+                self._cancel(generation)
+        self._admit()
+        writing = [generation for generation in self._running if not generation.reading]
+        parts = [(generation, len(generation.wanted.tokens)) for generation in writing if generation.wanted]
+        if reader := self._next_reader():
+            parts.append((reader, self._piece(reader, len(writing))))
+        if not parts:
+            return
+        before = [_position(generation) for generation, _ in parts]
+        outputs = self.runtime.step([_feed(generation, size) for generation, size in parts])
+        for (generation, size), position, output in zip(parts, before, outputs, strict=True):
+            read = _position(generation) - position
+            if read != size:
+                raise DeviceError(f"the runtime is at fault: it read {read} of {size} tokens")
+            generation.advance(Fed(output, size))
+        self._running = [generation for generation in self._running if not generation.over]
+
+    def drop(self, generation: Generation) -> None:
+        """End a generation without a result."""
+        generation.end()
+        for generations in (self._waiting, self._running):
+            if generation in generations:
+                generations.remove(generation)
+
+    def reset(self) -> None:
+        """Empty all slots, and forget what was saved."""
+        for slot in self._slots:
+            slot.truncate(0)
+        self.saved.clear()
+
+    def _admit(self) -> None:
+        """Give slots to those that wait, the first first."""
+        while self._waiting:
+            generation = self._waiting[0]
+            slot = choose_slot(self._slots, generation.owner, generation.reusable)
+            if slot is None:
+                return
+            self._uses += 1
+            slot.used = self._uses
+            others = [other for other in self._slots if other is not slot]
+            cached = slot.take(generation.owner, generation.reusable, self.saved, others)
+            self._waiting.pop(0)
+            generation.begin(slot, cached)
+            if not generation.over:
+                self._running.append(generation)
+
+    def _cancel(self, generation: Generation) -> None:
+        if generation in self._waiting:
+            self._waiting.remove(generation)
+            generation.begin(None, 0)
+        generation.advance(Fed(None))
+        self._running = [other for other in self._running if other is not generation]
+
+    def _next_reader(self) -> Generation | None:
+        """The generation whose prompt is read in the next step."""
+        readers = [generation for generation in self._running if generation.reading]
+        chosen = min(readers, key=lambda g: g.to_read - g.read - _TOKENS_A_STEP * g.passed, default=None)
+        for generation in readers:
+            generation.passed += generation is not chosen
+        return chosen
+
+    def _piece(self, generation: Generation, beside: int) -> int:
+        """How much of a prompt to read in the next step."""
+        assert generation.slot is not None
+        assert generation.wanted is not None
+        left = len(generation.wanted.tokens)
+        size = self.runtime.piece(generation.slot.sequence.number, left, beside)
+        return min(size, _SCORED_ROWS) if generation.wanted.every_row else size
+
+
+def _position(generation: Generation) -> int:
+    assert generation.slot is not None
+    return generation.slot.sequence.position
+
+
+def _feed(generation: Generation, size: int) -> Feed:
+    slot, wanted = generation.slot, generation.wanted
+    assert slot is not None
+    assert wanted is not None
+    prompt = wanted.reading and not wanted.every_row
+    return Feed(slot.sequence.number, wanted.tokens[:size], wanted.every_row, prompt)

@@ -1,0 +1,230 @@
+"""One answer on its way: what it wants fed next, and the text that comes of it."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from bmqwen.errors import BmqwenError
+from bmqwen.generate.answer_parts import TAGS
+from bmqwen.generate.call_grammar import answer_grammar
+from bmqwen.generate.echo import PromptEcho
+from bmqwen.generate.grammar import GrammarMaker
+from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
+from bmqwen.generate.sampler import Sampler
+from bmqwen.generate.slot import Slot
+from bmqwen.generate.text_stream import AnswerText
+from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.runtime.base import Output
+
+_numbers = count()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Tokens that a generation wants fed behind those of its slot.
+
+    Attributes:
+        reading: they are a prompt's: as many of the first of them as suits the step.
+        every_row: the results after each of them are wanted.
+    """
+
+    tokens: Sequence[int]
+    reading: bool = False
+    every_row: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """The first `count` tokens of what was wanted were fed; without an `output` the generation was cancelled instead."""
+
+    output: Output | None
+    count: int = 0
+
+
+Steps = Generator[Wanted, Fed, None]
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """An answer to a prompt.
+
+    Attributes:
+        owner: whose cached tokens it may use.
+        cancelled: set to have it end before the next step, with the finish reason "cancelled".
+        slot: where it is computed; None while it waits for one.
+        wanted: what it wants fed; None before it has a slot, and at its end.
+        passed: steps in which other prompts were read before its own.
+        read, to_read: tokens of the prompt that were read, and those that the cache did not have.
+        pieces: text that nobody took yet.
+        completion: of a complete answer.
+        error: of one that failed by itself.
+    """
+
+    prompt: list[int]
+    params: SamplingParams
+    tokenizer: Tokenizer
+    grammars: GrammarMaker
+    vocab_size: int
+    context_length: int
+    owner: str = ""
+    clock: Callable[[], float] = time.perf_counter
+    number: int = field(default_factory=lambda: next(_numbers))
+    cancelled: bool = False
+    slot: Slot | None = None
+    wanted: Wanted | None = None
+    passed: int = 0
+    cached: int = 0
+    read: int = 0
+    pieces: deque[Piece] = field(default_factory=deque)
+    completion: Completion | None = None
+    error: BmqwenError | None = None
+    _start: float = field(init=False)
+    _steps: Steps | None = None
+
+    def __post_init__(self) -> None:
+        self._start = self.clock()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing follows but the pieces that nobody took yet."""
+        return self.completion is not None or self.error is not None
+
+    @property
+    def reading(self) -> bool:
+        """Whether its prompt is being read."""
+        return self.wanted is not None and self.wanted.reading
+
+    @property
+    def to_read(self) -> int:
+        """Tokens of the prompt that were not cached."""
+        return len(self.prompt) - self.cached
+
+    @property
+    def reusable(self) -> list[int]:
+        """What of the prompt may come from a cache: its last token, or each that is scored, is computed again."""
+        scored = self.params.echo and self.params.logprobs is not None
+        return [] if scored else self.prompt[:-1]
+
+    def begin(self, slot: Slot | None, cached: int) -> None:
+        """Start in a slot that has the first `cached` tokens of the prompt; without one, to be cancelled."""
+        self.slot, self.cached = slot, cached
+        if slot is not None:
+            slot.busy = True
+        self._steps = self._run()
+        self._go_on(lambda steps: next(steps))
+
+    def advance(self, fed: Fed) -> None:
+        """Take what a step computed, and say what is wanted next."""
+        if self.slot is not None and self.wanted is not None:
+            self.slot.note(self.wanted.tokens[: fed.count])
+        self.read += fed.count if self.reading else 0
+        self._go_on(lambda steps: steps.send(fed))
+
+    def end(self) -> None:
+        """Leave the slot, at any time."""
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = self.wanted = None
+            if self.slot is not None:
+                self.slot.busy = False
+
+    def _go_on(self, step: Callable[[Steps], Wanted]) -> None:
+        if self._steps is None:
+            return
+        try:
+            self.wanted = step(self._steps)
+        except StopIteration:
+            self.end()
+        except BmqwenError as error:
+            self.error = error
+            self.end()
+
+    def _run(self) -> Steps:
+        grammar = answer_grammar(self.params, self.grammars)
+        sampler = Sampler(self.params, self.vocab_size, self.prompt, grammar)
+        answer = AnswerText(self.tokenizer, self.params, self.prompt)
+        echo = PromptEcho(self.prompt, self.params, self.tokenizer) if self.params.echo else None
+        stop_ids = self.tokenizer.stop_ids.union(self.params.stop_ids)
+        room = self.context_length - len(self.prompt)
+        limit = room if self.params.max_tokens is None else min(room, self.params.max_tokens)
+        output = yield from self._read(echo)
+        first = last = None
+        sampled = 0
+        closing: deque[int] = deque()  # what ends the thoughts in the model's place
+        finish: FinishReason = "cancelled"
+        if output is not None and echo is not None:
+            shown = echo.piece()
+            answer.begin_with(shown)
+            self.pieces.append(shown)
+        if output is not None and limit == 0:
+            output, finish = None, "length"
+        while output is not None:
+            if closing:
+                token = closing.popleft()
+                sampler.record(token, free=True)
+            else:
+                token = self._choose(output, sampler, answer)
+            last = self.clock()
+            first = last if first is None else first
+            sampled += 1
+            if token in stop_ids:
+                finish = "stop"
+                break
+            self.pieces.extend(answer.push(token))
+            if answer.stopped:
+                finish = "stop"
+                break
+            if sampled == limit or answer.late(last - first):
+                finish = "length"
+                break
+            spent = self.params.thinking_budget is not None and sampled >= self.params.thinking_budget
+            if spent and answer.in_thoughts and not closing:
+                closing.extend(self._end_of_thoughts())
+            output = (yield Wanted([token])).output
+        self.pieces.extend(answer.finish(complete=finish == "stop" and not answer.stopped))
+        if first is None or last is None:  # cancelled before the first token
+            first = last = self.clock()
+        usage = Usage(
+            len(self.prompt), self.cached, sampled, first - self._start, last - first, answer.thought_tokens
+        )
+        self.completion = Completion(
+            answer.text(), tuple(answer.ids), finish, usage, answer.logprobs, answer.text("thought")
+        )
+
+    def _read(self, echo: PromptEcho | None) -> Generator[Wanted, Fed, Output | None]:
+        """Read what of the prompt is not cached; None if cancelled in between."""
+        rest, scored = self.prompt[self.cached :], echo is not None and echo.scored
+        output = None
+        while rest:
+            fed = yield Wanted(rest, reading=True, every_row=scored)
+            output = fed.output
+            if output is None:
+                return None
+            if scored and echo is not None:
+                echo.note(output.logits())
+            rest = rest[fed.count :]
+        return output
+
+    def _choose(self, output: Output, sampler: Sampler, answer: AnswerText) -> int:
+        # A JSON schema is the answer's, not the thoughts'.
+        free, beside = answer.in_thoughts, list[int]()
+        think = self.tokenizer.control_tokens.get(TAGS["thought"][0])
+        if think is not None and answer.may_think:
+            beside = [think]
+        if sampler.needs_logits:
+            row = output.logits()[-1]
+            token = sampler.sample(row, free=free, beside=beside)
+            answer.note(row, token)
+        else:
+            token = output.greedy()[-1]
+        sampler.record(token, free=free or token in beside)
+        return token
+
+    def _end_of_thoughts(self) -> list[int]:
+        """Tokens that end the thoughts, as the model itself would do it."""
+        ids: list[int] = []
+        for part in self.tokenizer.split_control(f"\n{TAGS['thought'][1]}\n\n"):
+            ids += [part] if isinstance(part, int) else self.tokenizer.encode(part)
+        return ids
