@@ -37,7 +37,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """The first `count` tokens of what was wanted were fed; without an `output` the generation was cancelled instead."""
+    """The first `count` tokens of what was wanted were fed; without `output` the generation was cancelled instead."""
 
     output: Output | None
     count: int = 0

@@ -1,0 +1,182 @@
+"""Several answers in one loop: each is what it is alone, none waits long, and no owner sees another's tokens."""
+
+from contextlib import suppress
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bmqwen.errors import ContextLengthError, FeedInterruptedError, InputError, SchemaError
+from bmqwen.generate.batcher import Batcher
+from bmqwen.generate.conversation_cache import ConversationCache
+from bmqwen.generate.generation import Generation
+from bmqwen.generate.params import SamplingParams
+from bmqwen.generate.session import Session
+from support.toy_runtime import ToyRuntime, drain
+from support.toy_tokenizer import toy_tokenizer
+
+TOKENIZER = toy_tokenizer()
+GREEDY = SamplingParams(max_tokens=9)
+
+
+def next_token(prefix: tuple[int, ...]) -> int:
+    """Depends on all of the prefix, and never ends an answer."""
+    return 40 + sum(prefix) % 60
+
+
+def runtime(sequences: int = 1) -> ToyRuntime:
+    return ToyRuntime(TOKENIZER.vocab_size, sequences=sequences, next_token=next_token)
+
+
+def batcher(sequences: int, budget: int = 0) -> Batcher:
+    return Batcher(runtime(sequences), TOKENIZER, saved=ConversationCache(budget))
+
+
+def toy(of: Batcher) -> ToyRuntime:
+    assert isinstance(of.runtime, ToyRuntime)
+    return of.runtime
+
+
+def finish(of: Batcher, generations: list[Generation]) -> None:
+    for _ in range(1000):
+        if all(generation.over for generation in generations):
+            return
+        of.step()
+    pytest.fail("an answer does not end")
+
+
+def prompt(number: int, length: int = 30) -> list[int]:
+    return Random(number).choices(range(250), k=length)
+
+
+def alone(tokens: list[int], params: SamplingParams = GREEDY) -> tuple[int, ...]:
+    of = Session(runtime(), TOKENIZER)
+    return drain(of.generate(tokens, params))[1].token_ids
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 2**32))
+def test_each_answer_is_what_it_is_alone(sequences: int, seed: int) -> None:
+    """Conversations of several owners that come, are cancelled and go on at any time."""
+    random, of = Random(seed), batcher(sequences, 8 * 200)
+    running: list[tuple[Generation, list[int]]] = []
+    beginnings = [(owner, prompt(number)) for number in range(3) for owner in "ab"]
+    begun = 0
+    while begun < 12 or running:
+        if begun < 12 and random.random() < 0.3:
+            owner, beginning = random.choice(beginnings)
+            tokens = beginning + prompt(random.randrange(20), random.randrange(1, 20))
+            running.append((of.add(tokens, GREEDY, owner), tokens))
+            begun += 1
+        of.step()
+        for generation, tokens in list(running):
+            if random.random() < 0.02:
+                generation.cancelled = True
+            if generation.over:
+                running.remove((generation, tokens))
+                assert generation.completion is not None
+                whole = alone(tokens)
+                ids = generation.completion.token_ids
+                assert ids == whole[: len(ids)]
+                assert ids == whole or generation.cancelled
+                if ids == whole and random.random() < 0.5:
+                    beginnings.append((generation.owner, [*tokens, *ids]))
+    assert max(toy(of).steps) <= sequences
+
+
+def test_answers_get_a_token_in_every_step_while_prompts_are_read() -> None:
+    of = batcher(4)
+    writing = [of.add(prompt(number, 5), SamplingParams(max_tokens=400)) for number in range(2)]
+    while any(generation.reading for generation in writing):
+        of.step()
+    long, short = of.add(prompt(8, 300), GREEDY), of.add(prompt(9, 20), GREEDY)
+    before = [generation.wanted for generation in writing]
+    steps = len(toy(of).steps)
+    while short.reading:
+        of.step()
+        assert all(g.wanted is not w for g, w in zip(writing, before, strict=True))
+        before = [generation.wanted for generation in writing]
+    # The short one was read first, though it came later: in pieces of 4, beside the answers.
+    assert len(toy(of).steps) - steps == 5
+    assert long.read == 0
+    finish(of, [long, short])
+
+
+def test_a_long_prompt_gets_its_turn_however_many_short_ones_come() -> None:
+    of = batcher(3)
+    long = of.add(prompt(1, 200), GREEDY)
+    for number in range(200):
+        short = of.add(prompt(number, 12), SamplingParams(max_tokens=1))
+        while not short.over and not long.over:
+            of.step()
+        if long.over:
+            return
+    pytest.fail("the long prompt was never read")
+
+
+def test_more_than_there_are_slots_wait_in_their_order() -> None:
+    of = batcher(2)
+    generations = [of.add(prompt(number), GREEDY) for number in range(5)]
+    assert [generation.slot is not None for generation in generations] == [True, True, False, False, False]
+    generations[3].cancelled = True
+    finish(of, generations)
+    assert [g.completion.finish_reason for g in generations if g.completion] == [
+        "length",
+        "length",
+        "length",
+        "cancelled",
+        "length",
+    ]
+
+
+def test_a_beginning_that_conversations_of_one_owner_share_is_read_once() -> None:
+    of, system = batcher(4), prompt(0, 100)
+    finish(of, [of.add(system + prompt(1), GREEDY, "me")])
+    others = [of.add(system + prompt(number), GREEDY, "me") for number in (2, 3)]
+    stranger = of.add(system + prompt(4), GREEDY, "you")
+    finish(of, [*others, stranger])
+    assert [generation.cached for generation in others] == [100, 100]
+    assert stranger.cached == 0
+    # The first conversation is still there as a whole.
+    again = of.add(system + prompt(1), GREEDY, "me")
+    assert again.cached == 129
+    finish(of, [again])
+
+
+def test_an_answer_that_fails_ends_alone() -> None:
+    of = batcher(2)
+    schema = SamplingParams(max_tokens=9, json_schema='{"type": "nothing that JSON has"}')
+    bad, good = of.add(prompt(1), schema), of.add(prompt(2), GREEDY)
+    finish(of, [bad, good])
+    assert isinstance(bad.error, SchemaError)
+    assert good.completion is not None
+    assert good.completion.token_ids == alone(prompt(2))
+
+
+def test_an_interrupt_costs_the_others_nothing() -> None:
+    of = batcher(2)
+    generations = [of.add(prompt(1), GREEDY), of.add(prompt(2), GREEDY)]
+
+    def interrupt(number: int) -> None:
+        if number % 3 == 1:
+            toy(of).feeds.append((0, 0))
+            raise FeedInterruptedError("now")
+
+    toy(of).before_feed = interrupt
+    for _ in range(100):
+        with suppress(FeedInterruptedError):
+            of.step()
+    for generation, number in zip(generations, (1, 2), strict=True):
+        assert generation.completion is not None
+        assert generation.completion.token_ids == alone(prompt(number))
+
+
+def test_prompts_that_cannot_be_answered_are_refused() -> None:
+    of = Batcher(ToyRuntime(TOKENIZER.vocab_size, 16, sequences=2), TOKENIZER)
+    for tokens in ([], [TOKENIZER.vocab_size], [-1]):
+        with pytest.raises(InputError):
+            of.add(tokens, GREEDY)
+    with pytest.raises(ContextLengthError):
+        of.add([1] * 16, GREEDY)
+    finish(of, [of.add([1] * 15, GREEDY)])
