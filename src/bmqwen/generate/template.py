@@ -45,7 +45,12 @@ class Message:
 
 
 class ChatTemplate:
-    """A Jinja chat template, run in a process of its own with limits."""
+    """A Jinja chat template, run in a process of its own with limits.
+
+    Attributes:
+        source: its text.
+        special_tokens: variables for it, "eos_token" and its kin.
+    """
 
     def __init__(
         self,
@@ -62,7 +67,7 @@ class ChatTemplate:
         """
         self.source = source
         self._origin = origin
-        self._special_tokens = dict(special_tokens or {})
+        self.special_tokens = dict(special_tokens or {})
         count = len(source)
         if count > _LONGEST_SOURCE:
             raise ConfigError(f"the chat template in {origin} has {count:,} characters, too many for one")
@@ -187,7 +192,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
     ) -> str:
         known = {
-            **self._special_tokens,
+            **self.special_tokens,
             **(variables or {}),
             "messages": chat,
             "add_generation_prompt": add_generation_prompt,

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, RequestError
+from bmqwen.serve.http.addresses import advice
 from bmqwen.serve.http.chat import chat_api
 from bmqwen.serve.http.completions import completion_api
 from bmqwen.serve.http.errors import error_response, refused
@@ -123,10 +124,16 @@ async def _http(request: Request, error: HTTPException) -> Response:
         return error_response(error.__cause__, path)
     where = f"{request.method} {path[:100]}"
     if error.status_code == 404:
-        return error_response(NotFoundError(f"there is nothing at {where}"), path)
+        known = [place for place in request.app.openapi()["paths"] if "{" not in place]
+        origin = f"{request.url.scheme}://{request.headers.get('host', '')[:100]}"
+        return error_response(
+            NotFoundError(f"there is nothing at {where}; {advice(path, known, origin)}"), path
+        )
     if error.status_code == 405:
-        response = error_response(MethodRefusedError(f"{where} is not offered: use another method"), path)
-        response.headers.update(error.headers or {})
+        headers = error.headers or {}
+        methods = {name.lower(): value for name, value in headers.items()}.get("allow", "another method")
+        response = error_response(MethodRefusedError(f"{where} is not offered: use {methods}"), path)
+        response.headers.update(headers)
         return response
     return error_response(RequestError("the request cannot be read: it is not valid JSON"), path)
 

@@ -69,6 +69,9 @@ CHAT_ONLY: Mapping[str, Unused] = {
     "enable_thinking": Unused(bool, (False,)),
     "thinking_budget": Unused(int),
 }
+TOKENIZE_UNUSED: Mapping[str, Unused] = {
+    name: UNUSED[name] for name in ("add_special_tokens", "add_generation_prompt", "continue_final_message")
+}
 STREAM_UNUSED: Mapping[str, Unused] = {
     "include_obfuscation": Unused(bool, (False,)),
     "continuous_usage_stats": Unused(bool, (False,)),

@@ -9,6 +9,8 @@ from starlette.responses import Response
 
 from bmqwen.errors import NotOfferedError
 from bmqwen.generate.params import PARAMETERS, Parameter, SamplingParams
+from bmqwen.generate.template import ChatTemplate
+from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.http.protocol import DetokenizeRequest, TokenizeChat, TokenizeRequest
 from bmqwen.serve.http.responses import (
     LOADING,
@@ -18,7 +20,10 @@ from bmqwen.serve.http.responses import (
     Info,
     ModelEntry,
     ModelList,
+    Props,
+    Slot,
     TextAnswerOfTokens,
+    TokenizerInfo,
     TokensAnswer,
 )
 from bmqwen.serve.http.streaming import OPENAI, EventStream
@@ -32,12 +37,20 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
     """Build the router of all these addresses."""
     api = APIRouter()
 
+    def context_length() -> int | None:
+        """None before the first engine is loaded."""
+        facts = service.scheduler.facts
+        return None if facts is None else facts.context_length
+
     def model() -> ModelEntry:
         return {
             "id": service.model.name,
             "object": "model",
             "created": service.model.created,
             "owned_by": "bmqwen",
+            "max_model_len": context_length(),
+            "context_length": context_length(),
+            "meta": {"n_ctx_train": context_length(), "n_vocab": service.model.vocab_size},
         }
 
     @api.get("/v1/models", summary="The models that are served")
@@ -64,6 +77,39 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             "engines": len(states),
             "ready": states.count("ready"),
             "problem": scheduler.problem or None,
+        }
+
+    @api.get("/props", summary="The model and the server, as llama.cpp tells it")
+    async def props() -> Props:
+        tokenizer, template = service.model.tokenizer, service.model.template
+        return {
+            "default_generation_settings": {"n_ctx": service.scheduler.check().context_length},
+            "total_slots": len(service.scheduler.replicas),
+            "model_alias": service.model.name,
+            "chat_template": template.source,
+            "eos_token": _eos_token(tokenizer, template),
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"bmqwen {__version__}",
+        }
+
+    @api.get("/slots", summary="Engines, as llama.cpp tells them")
+    async def slots() -> list[Slot]:
+        facts, running = service.scheduler.check(), service.scheduler.running
+        return [
+            {"id": number, "n_ctx": facts.context_length, "is_processing": number < running}
+            for number in range(len(service.scheduler.replicas))
+        ]
+
+    @api.get("/tokenizer_info", summary="The tokenizer, as vLLM tells it")
+    async def tokenizer_info() -> TokenizerInfo:
+        tokenizer, template = service.model.tokenizer, service.model.template
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": template.special_tokens.get("bos_token"),
+            "eos_token": _eos_token(tokenizer, template),
+            "pad_token": template.special_tokens.get("pad_token"),
+            "model_max_length": service.scheduler.check().context_length,
+            "chat_template": template.source,
         }
 
     @api.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=METRICS)
@@ -132,6 +178,12 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
         }
 
     return api
+
+
+def _eos_token(tokenizer: Tokenizer, template: ChatTemplate) -> str:
+    """The token that ends an answer."""
+    named = template.special_tokens.get("eos_token")
+    return named or tokenizer.token_bytes(min(tokenizer.stop_ids)).decode("utf-8", "replace")
 
 
 def _setting(row: Parameter, defaults: SamplingParams) -> Any:

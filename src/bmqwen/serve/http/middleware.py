@@ -107,6 +107,8 @@ class AccessMiddleware:
             try:
                 self._check_place(headers, origin)
                 path = scope["path"]
+                if path.endswith("/") and not path.startswith(PUBLIC_FOLDER):
+                    path = scope["path"] = path.rstrip("/") or "/"
                 public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
                 scope["owner"] = "" if public else self._rules.keys.owner(headers.get(b"authorization"))
                 self._check_body(headers)

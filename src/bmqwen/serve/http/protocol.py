@@ -14,6 +14,7 @@ from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS, PARAMETERS, Param
 from bmqwen.serve.http.fields import (
     CHAT_ONLY,
     STREAM_UNUSED,
+    TOKENIZE_UNUSED,
     UNUSED,
     Body,
     OpenModel,
@@ -298,6 +299,7 @@ class InfillRequest(GenerationRequest):
     t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
 
 
+@accepting(TOKENIZE_UNUSED)
 class TokenizeText(RequestModel):
     """POST /tokenize of a text."""
 
@@ -308,6 +310,7 @@ class TokenizeText(RequestModel):
     ) = None
 
 
+@accepting(TOKENIZE_UNUSED)
 class TokenizeChat(RequestModel):
     """POST /apply-template, or /tokenize of the prompt that messages become."""
 

@@ -180,13 +180,54 @@ class InfillAnswer(TypedDict):
     timings: dict[str, float]
 
 
+class ModelMeta(TypedDict):
+    """Sizes of a model, as llama.cpp names them."""
+
+    n_ctx_train: Count | None
+    n_vocab: Count
+
+
 class ModelEntry(TypedDict):
-    """A model."""
+    """A model; its context's length by the names that clients look for, null while it is loaded."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    max_model_len: Count | None
+    context_length: Count | None
+    meta: ModelMeta
+
+
+class Props(TypedDict):
+    """The model and the server, as llama.cpp's server tells it."""
+
+    default_generation_settings: dict[str, Count]
+    total_slots: Count
+    model_alias: str
+    chat_template: str
+    eos_token: str
+    modalities: dict[str, bool]
+    build_info: str
+
+
+class Slot(TypedDict):
+    """An engine, as llama.cpp's server tells it."""
+
+    id: Count
+    n_ctx: Count
+    is_processing: bool
+
+
+class TokenizerInfo(TypedDict):
+    """The tokenizer, as vLLM's server tells it."""
+
+    tokenizer_class: str
+    bos_token: str | None
+    eos_token: str
+    pad_token: str | None
+    model_max_length: Count
+    chat_template: str
 
 
 class ModelList(TypedDict):
