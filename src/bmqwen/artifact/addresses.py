@@ -39,8 +39,9 @@ class AddressMap:
             self.size += _pages(self._row)
             self._areas.append(self._place(self._row * rows))
         self.cache = len(self._areas) * _pages(self._row * rows)
-        self._token = self._place(4)
-        self._logits = self._place(4 * config.vocab_size)
+        results = max(shape.rows for shape in shapes)
+        self._token = self._place(4 * results)
+        self._logits = self._place(4 * config.vocab_size * results)
 
     def text(self, shape: StepShape, weights: int, memory_start: int) -> str:
         """Return the addresses of one net's inputs and outputs, as JSON.
@@ -54,9 +55,9 @@ class AddressMap:
             inputs.append(_entry(name, address, size))
             address += size
         outputs = [
-            _entry("token_id", start + self._token, 4),
+            _entry("token_id", start + self._token, 4 * shape.rows),
             # The compiler's name for logits that it converts to float for the choice of the token.
-            _entry("logitstoken_id_f32", start + self._logits, 4 * self._config.vocab_size),
+            _entry("logitstoken_id_f32", start + self._logits, 4 * self._config.vocab_size * shape.rows),
         ]
         for i, place in enumerate(self._areas):
             area = start + place
@@ -82,7 +83,7 @@ def _inputs(config: ModelConfig, shape: StepShape) -> dict[str, int]:
         "input_states": HALF * tokens * config.hidden_size,
         "position_ids": 4 * tokens,
         "attention_mask": HALF * tokens * (shape.history + tokens),
-        "last_row": 4,
+        "last_row": 4 * shape.rows,
     }
     return {name: -(-size // LINE) * LINE for name, size in sizes.items()}
 

@@ -19,7 +19,7 @@ AREA = "model"
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequest:
-    """A model that is to run, by name and precision, with a K/V cache of `context` rows.
+    """A model that is to run, by name and precision, with a K/V cache for sequences of `context` tokens.
 
     Attributes:
         longest: the longest context for which a test of footprints holds; None for a bundle, whose nets are made.
@@ -46,12 +46,15 @@ class MemoryRequest:
         return {"title": self.title, "context": self.context, **self.footprint.to_dict()}
 
 
-def config_request(name: str, config: ModelConfig, precision: Precision, context: int) -> MemoryRequest:
-    """Return the request of a model that is to be compiled, with a K/V cache of `context` rows."""
+def config_request(
+    name: str, config: ModelConfig, precision: Precision, context: int, sequences: int = 1
+) -> MemoryRequest:
+    """Return the request of a model to be compiled, with a K/V cache for `sequences` of `context` tokens each."""
+    several = f", {sequences} sequences" if sequences > 1 else ""
     return MemoryRequest(
-        title=f"{name}, {precision}",
+        title=f"{name}, {precision}{several}",
         context=context,
-        footprint=footprint(config, precision, context),
+        footprint=footprint(config, precision, context, sequences),
         longest=partial(longest_context, config, precision),
     )
 

@@ -75,9 +75,11 @@ class Footprint:
         return {name: getattr(self, name) for name in names} | {"largest_piece": max(self.pieces)}
 
 
-def footprint(config: ModelConfig, precision: Precision, context: int) -> Footprint:
-    """Return what the step nets of a model take, with a K/V cache of `context` rows."""
-    shapes = step_shapes(context)
+def footprint(
+    config: ModelConfig, precision: Precision, context: int, sequences: int = 1, *, drafts: bool = True
+) -> Footprint:
+    """Return what the step nets of a model take, with a K/V cache for `sequences` of `context` tokens each."""
+    shapes = step_shapes(context, sequences, drafts=drafts)
     weights = sum(weight_bytes(config, precision).values())
     # Cosines and sines of every position.
     weights += 2 * aligned(2 * context * config.head_dim)

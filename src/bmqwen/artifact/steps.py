@@ -25,6 +25,18 @@ HISTORIES: dict[int, tuple[int, ...]] = {
     8: SHORT_STEP[1:],
     1: (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16384),
 }
+# Steps that also give results of several rows, one for each token: drafts to be checked, conversations side by side.
+# Their cost is all reading, too.
+EVERY_ROW = (8, 16)
+DRAFT_HISTORIES = (128, 256, 512, 1024, 1536, 2048, 3072, 4096, 8192, 16384)
+# With several sequences: the step that gives each of them a token, and those that read a prompt meanwhile; and the
+# histories for them beyond a single sequence's context.
+BESIDE = (128, 64, 32)
+SHARED_HISTORIES = (1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
+BESIDE_HISTORIES = (2048, 4096, 8192, 16384)
+# More rows for all sequences together need more nets than they are worth.
+MOST_SHARED = 16384
+MOST_SEQUENCES = 16
 SHORTEST = 32
 MULTIPLE = 8
 # The cost of what there is no net for, in ns.
@@ -35,26 +47,62 @@ LONGEST = 1 << 20
 
 @dataclass(frozen=True, slots=True, order=True)
 class StepShape:
-    """A net's lengths: `tokens` new ones after up to `history` cached ones."""
+    """A net's lengths: `tokens` new ones after up to `history` cached ones.
+
+    `rows` of the new ones can have results: the one that is named, or of a net for several sequences or for drafts as
+    many as are named.
+    """
 
     tokens: int
     history: int
+    rows: int = 1
 
     def __str__(self) -> str:
         return f"{counted(self.tokens, 'token')} after {self.history}"
 
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> "StepShape":
+        """Read it from what a manifest states. Raises KeyError, TypeError or ValueError."""
+        return cls(int(stated["tokens"]), int(stated["history"]), int(stated.get("rows", 1)))
 
-def step_shapes(context: int) -> tuple[StepShape, ...]:
-    """The nets for a K/V cache of `context` rows, the longest steps first: what those need on the chip is the most.
 
-    A net of C tokens writes C rows at its position, so position + C <= context.
+def cache_rows(context: int, sequences: int) -> int:
+    """Return the rows of the K/V cache of so many sequences; several need some to spare for steps that are not full."""
+    return context * sequences + (min(context, max(BESIDE)) if sequences > 1 else 0)
+
+
+def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tuple[StepShape, ...]:
+    """The nets for `sequences` of at most `context` tokens each, the longest steps first: those need the most memory.
+
+    Without `drafts`, and for one sequence, each net gives the result of a single row.
+    A net of C tokens writes C rows at its place in the K/V cache, so place + C is at most `cache_rows`.
     """
-    shapes = [
-        StepShape(tokens, history)
-        for tokens in HISTORIES
+    rows, several = cache_rows(context, sequences), sequences > 1
+    histories = dict(HISTORIES)
+    if drafts or several:
+        histories[EVERY_ROW[0]] = DRAFT_HISTORIES
+    if drafts or sequences > EVERY_ROW[0]:
+        histories[EVERY_ROW[1]] = DRAFT_HISTORIES
+    results = dict.fromkeys(EVERY_ROW, 0) if drafts or several else {}
+    shapes = {
+        StepShape(tokens, history, tokens if tokens in results else 1)
+        for tokens, offered in histories.items()
         if tokens <= context
-        for history in _histories(tokens, context)
-    ]
+        for history in _histories(offered, tokens, context)
+    }
+    if several:
+        decoding = EVERY_ROW[1] if sequences > EVERY_ROW[0] else EVERY_ROW[0]
+        beyond: dict[int, Sequence[int]] = {
+            tokens: SHARED_HISTORIES for tokens in EVERY_ROW if tokens <= decoding
+        }
+        beyond |= dict.fromkeys(BESIDE, BESIDE_HISTORIES)
+        shapes |= {
+            StepShape(tokens, history, min(tokens, decoding))
+            for tokens, offered in beyond.items()
+            if tokens <= context
+            for history in _histories(offered, tokens, rows)
+            if history > context
+        }
     return tuple(sorted(shapes, reverse=True))
 
 
@@ -68,18 +116,28 @@ def check_context(config: ModelConfig, context: int) -> None:
         )
 
 
-def _histories(tokens: int, context: int) -> list[int]:
-    """Lengths of history that a net of so many tokens is made for, up to `context`."""
+def check_sequences(context: int, sequences: int) -> None:
+    """Raise InputError unless nets can be made for so many sequences of that context."""
+    most = max(1, min(MOST_SEQUENCES, MOST_SHARED // context))
+    if not 1 <= sequences <= most:
+        raise InputError(
+            f"--sequences {sequences} cannot be compiled with --seq-len {context}: choose 1 to {most}"
+            + (", or a shorter --seq-len" if 1 < sequences <= MOST_SEQUENCES else "")
+        )
+
+
+def _histories(offered: Sequence[int], tokens: int, context: int) -> list[int]:
+    """Lengths of history, of those offered, that a net of so many tokens is made for, up to `context`."""
     # One hardly shorter than the whole is not worth its compilation.
-    below = [history for history in HISTORIES[tokens] if 4 * history <= 3 * context]
+    below = [history for history in offered if 4 * history <= 3 * context]
     # As long as the context, a step has its place at the beginning only.
     return below if tokens == context and 0 in below else [*below, context]
 
 
 class _Table(NamedTuple):
-    """For each position: the history of the net to use (-1: none), and what its launch costs in ns."""
+    """For each place: the net to use (None: there is none), and what its launch costs in ns."""
 
-    histories: list[int]
+    shapes: list[StepShape | None]
     costs: list[int]
 
 
@@ -88,10 +146,11 @@ class StepNets:
     """The net `name` of a bmodel and its stages, one for each shape; all share weights and K/V memory.
 
     Attributes:
-        context: rows of the K/V cache; a step writes all its `tokens` rows, so position + tokens <= context.
+        context: tokens of a sequence at most.
         cycles: predicted time of each shape in ns (cycles of 1 GHz), from the compiler's timing.
         half: "f16" or "bf16", the type of states, mask and K/V.
         toolchain: version of the compiler.
+        sequences: that share the K/V cache, each with its own rows of it.
     """
 
     context: int
@@ -100,25 +159,31 @@ class StepNets:
     chip: str = DEFAULT_CHIP.name
     toolchain: str = ""
     name: str = "step"
+    sequences: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of the K/V cache; a step writes all its `tokens` rows, so place + tokens <= rows."""
+        return cache_rows(self.context, self.sequences)
 
     def shape(self, tokens: int, position: int) -> StepShape | None:
-        """The net for `tokens` rows at a position: the one with the shortest history that holds it. None: too long.
+        """The net for `tokens` rows at a place: the one with the shortest history that holds it. None: too long.
 
         A net reads its new rows from where its history ends; they are written at the position. In a history shorter
         than the context the two places must not overlap, unless they are the same.
         """
         table = self._tables.get(tokens)
-        history = table.histories[position] if table and position < self.context else -1
-        return None if history < 0 else StepShape(tokens, history)
+        return table.shapes[position] if table and position < self.rows else None
 
     def plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:
         """Return the cheapest sequence of nets that feeds `count` tokens after `position`, with what each takes.
 
-        Raises InputError (they do not fit into the context), BundleError (there is no net for one of them).
+        All rows before `position` are those that may be looked at.
+        Raises InputError (they do not fit into the cache), BundleError (there is no net for one of them).
         """
         end = position + count
-        if position < 0 or count < 1 or end > self.context:
-            raise InputError(f"{count} tokens after {position} do not fit into a context of {self.context}")
+        if position < 0 or count < 1 or end > self.rows:
+            raise InputError(f"{count} tokens after {position} do not fit into a context of {self.rows}")
         # A* search: the bounds tell what the rest costs at least.
         least, waste = self._bounds
         costs = [(tokens, table.costs) for tokens, table in self._tables.items()]
@@ -142,26 +207,30 @@ class StepNets:
         row: list[tuple[StepShape, int]] = []
         while end > position:
             at, tokens = came[end]
-            row.append((StepShape(tokens, self._tables[tokens].histories[at]), end - at))
+            shape = self._tables[tokens].shapes[at]
+            assert shape is not None
+            row.append((shape, end - at))
             end = at
         return row[::-1]
 
+    def cost(self, shape: StepShape) -> int:
+        """Return what a launch takes, in ns, with the call of the host."""
+        return self.cycles[shape] + round(1e6 * spec_of(self.chip, "the bundle").host.op_ms)
+
     @cached_property
     def _tables(self) -> dict[int, "_Table"]:
-        """What each length of step takes at each position, the longest first."""
+        """What each length of step takes at each place, the longest first."""
         tables = {}
-        call_ns = round(1e6 * spec_of(self.chip, "the bundle").host.op_ms)
-        for tokens in sorted({s.tokens for s in self.cycles if s.tokens <= self.context}, reverse=True):
-            histories = np.full(self.context, -1)
-            costs = np.full(self.context, NEVER)
-            room = max(0, self.context - tokens + 1)
+        for tokens in sorted({s.tokens for s in self.cycles if s.tokens <= self.rows}, reverse=True):
+            chosen, costs = np.full(self.rows, None), np.full(self.rows, NEVER)
+            room = max(0, self.rows - tokens + 1)
             # The shorter history comes later and takes the place of the longer one.
             for shape in sorted((s for s in self.cycles if s.tokens == tokens), reverse=True):
                 history = shape.history
-                clear = room if history == self.context else max(0, history - tokens + 1)
+                clear = room if history == self.rows else max(0, history - tokens + 1)
                 for places in (slice(0, clear), slice(history, min(history + 1, room))):
-                    histories[places], costs[places] = history, self.cycles[shape] + call_ns
-            tables[tokens] = _Table(histories.tolist(), costs.tolist())
+                    chosen[places], costs[places] = shape, self.cost(shape)
+            tables[tokens] = _Table(chosen.tolist(), costs.tolist())
         return tables
 
     @cached_property
@@ -171,20 +240,20 @@ class StepNets:
         The first counts each token as in the cheapest launch that may feed it. The second is what launches cost more
         than that, wherever they are: a prompt of any length that is cut into them wastes as much.
         """
-        rates = np.full(self.context, np.inf)
+        rates = np.full(self.rows, np.inf)
         for tokens, table in self._tables.items():
             # Of a launch at a position, for each of the tokens from there on.
             costs = np.array(table.costs, np.float64) / tokens
             for start in range(tokens):
-                np.minimum(rates[start:], costs[: self.context - start], out=rates[start:])
+                np.minimum(rates[start:], costs[: self.rows - start], out=rates[start:])
         least = np.concatenate([[0.0], np.cumsum(rates)])
         more = []
         for tokens, table in self._tables.items():
-            costs = np.array(table.costs[: self.context - tokens + 1], np.float64)
+            costs = np.array(table.costs[: self.rows - tokens + 1], np.float64)
             extra = float((costs - least[tokens:] + least[:-tokens]).min(initial=NEVER))
             more.append((tokens, max(0.0, extra)))
         waste, rate = [0.0], float(rates.min())
-        for count in range(1, self.context + 1):
+        for count in range(1, self.rows + 1):
             waste.append(
                 min(extra + (waste[count - n] if n <= count else (n - count) * rate) for n, extra in more)
             )
@@ -197,9 +266,10 @@ class StepNets:
             "net": self.name,
             "half": self.half,
             "context": self.context,
+            "sequences": self.sequences,
             "toolchain": self.toolchain,
             "stages": [
-                {"tokens": s.tokens, "history": s.history, "cycles": n}
+                {"tokens": s.tokens, "history": s.history, "rows": s.rows, "cycles": n}
                 for s, n in sorted(self.cycles.items())
             ],
         }
@@ -211,16 +281,19 @@ class StepNets:
             stages: Sequence[Mapping[str, Any]] = details["stages"]
             nets = cls(
                 context=int(details["context"]),
-                cycles={StepShape(int(s["tokens"]), int(s["history"])): int(s["cycles"]) for s in stages},
+                cycles={StepShape.from_dict(s): int(s["cycles"]) for s in stages},
                 half=str(details["half"]),
                 chip=str(details["chip"]),
                 toolchain=str(details["toolchain"]),
                 name=str(details["net"]),
+                # Bundles of before there were several do not say it.
+                sequences=int(details.get("sequences", 1)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{source}: the description of the nets is damaged ({error!r})") from error
         spec_of(nets.chip, source)
-        whole = 1 <= nets.context <= LONGEST and nets.shape(1, 0) and nets.shape(1, nets.context - 1)
+        sizes = 1 <= nets.context <= LONGEST and 1 <= nets.sequences <= MOST_SEQUENCES
+        whole = sizes and nets.shape(1, 0) and nets.shape(1, nets.context - 1)
         if nets.half not in ("f16", "bf16") or not whole:
             raise BundleError(f"{source}: the nets do not make up a whole model")
         return nets

@@ -55,6 +55,8 @@ def compile_model(
     seq_len: int = 512,
     half: Half = "f16",
     layers: int | None = None,
+    sequences: int | None = None,
+    drafts: bool = True,
     chip: ChipSpec = DEFAULT_CHIP,
     jobs: int | None = None,
     toolchain: Toolchain | None = None,
@@ -68,9 +70,11 @@ def compile_model(
     Args:
         folder: the bundle's folder; it appears when it is complete.
         precision: formats of the weights; f32 is not for the chip.
-        seq_len: tokens that the K/V cache holds.
+        seq_len: tokens that the K/V cache holds of a sequence.
         half: what the chip computes in.
         layers: only so many decoder layers, for trials.
+        sequences: computed side by side; None: what there is memory for.
+        drafts: with nets that check drafted tokens.
         jobs: nets compiled at a time; None: what memory and processors allow.
         toolchain: the compiler; None: the pinned one, fetched when it is needed.
         replace: an existing bundle of other content is replaced.
@@ -83,7 +87,7 @@ def compile_model(
         StorageError: not enough room, or a place that cannot be written.
     """
     progress = progress or Silent()
-    plan = make_plan(checkpoint, precision, seq_len, half, layers, chip)
+    plan = make_plan(checkpoint, precision, seq_len, half, layers, chip, sequences=sequences, drafts=drafts)
     if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
         return existing
     _check_place(folder, plan, checkpoint.name)
@@ -151,7 +155,7 @@ def _compile_nets(
     if not missing:
         work.join(toolchain)
         return finished
-    request = config_request(checkpoint.name, plan.config, plan.precision, plan.context)
+    request = config_request(checkpoint.name, plan.config, plan.precision, plan.context, plan.sequences)
     for finding in memory_findings(request, System()):
         progress.note(str(finding))
     require_free(work.path, plan.size.scratch(jobs), f"compiling {checkpoint.name}")
@@ -191,9 +195,11 @@ def _device_bytes(said: str, plan: Plan) -> int:
 
     Raises CompileError unless model_tool names one net with just the planned stages, in their order.
     """
+    lengths = re.findall(r"attention_mask, \[1, 1, (\d+), (\d+)\]", said)
+    results = re.findall(r"last_row, \[(\d+)\]", said)
     found = [
-        StepShape(int(tokens), int(columns) - int(tokens))
-        for tokens, columns in re.findall(r"attention_mask, \[1, 1, (\d+), (\d+)\]", said)
+        StepShape(int(tokens), int(columns) - int(tokens), int(rows))
+        for (tokens, columns), rows in zip(lengths, results, strict=True)
     ]
     if tuple(found) != plan.shapes or "\nnet 1:" in said:
         raise CompileError(
@@ -223,10 +229,17 @@ def _write_manifest(
 ) -> None:
     """Complete the bundle in `part`."""
     cycles = {shape: finished[shape].profile.cycles for shape in plan.shapes}
-    nets = StepNets(plan.context, cycles, half=plan.half, chip=plan.chip.name, toolchain=toolchain.version)
+    nets = StepNets(
+        plan.context,
+        cycles,
+        half=plan.half,
+        chip=plan.chip.name,
+        toolchain=toolchain.version,
+        sequences=plan.sequences,
+    )
     details = nets.to_dict()
     for entry in details["stages"]:
-        entry |= asdict(finished[StepShape(entry["tokens"], entry["history"])].profile)
+        entry |= asdict(finished[StepShape.from_dict(entry)].profile)
     details |= {
         "device_bytes": device_bytes,
         "checkpoint": str(checkpoint.path.absolute()),

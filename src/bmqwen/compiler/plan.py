@@ -3,13 +3,21 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
-from bmqwen.artifact.steps import StepShape, check_context, step_shapes
-from bmqwen.chip.memory import largest_heaps
+from bmqwen.artifact.steps import (
+    MOST_SEQUENCES,
+    MOST_SHARED,
+    StepShape,
+    check_context,
+    check_sequences,
+    step_shapes,
+)
+from bmqwen.chip.memory import Heap, largest_heaps
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.compiler.toolchain import WHEEL
 from bmqwen.compiler.tpuc import Mode
@@ -27,8 +35,10 @@ from bmqwen.util.text import counted
 from bmqwen.weights.checkpoint import Checkpoint, identity
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is compiled again.
-EMITTER = 2
+EMITTER = 3
 
+# Side by side where nobody says otherwise, the first that there is memory for.
+DEFAULT_SEQUENCES = (8, 4, 2)
 # Peak of a compiler process in terms of the net's weights, and what it takes besides (measured).
 COMPILER_FACTOR = {"grid": 3.3, "float": 4.6}
 COMPILER_BASE = 300 << 20
@@ -73,7 +83,8 @@ class Plan:
 
     Attributes:
         config: of the model, with the layers that are compiled.
-        context: rows of the K/V cache.
+        context: tokens of a sequence.
+        sequences: that share the K/V cache.
         shapes: of the nets, the largest first.
         key: fingerprint of the bundle's content.
     """
@@ -81,6 +92,7 @@ class Plan:
     config: ModelConfig
     precision: Precision
     context: int
+    sequences: int
     half: Half
     shapes: tuple[StepShape, ...]
     size: Sizes
@@ -126,14 +138,19 @@ def make_plan(
     half: Half,
     layers: int | None = None,
     chip: ChipSpec = DEFAULT_CHIP,
+    *,
+    sequences: int | None = None,
+    drafts: bool = True,
 ) -> Plan:
     """Check the options and lay the nets out. Raises InputError for options that fit neither model nor chip.
 
     Args:
         model: a checkpoint, or where there are no weights a name and a configuration.
-        context: rows of the K/V cache.
+        context: tokens of a sequence.
         half: what the chip computes in.
         layers: only so many decoder layers; None: all.
+        sequences: to be computed side by side; None: `default_sequences`.
+        drafts: with nets that check drafted tokens.
     """
     name, config = model if isinstance(model, tuple) else (model.name, model.config)
     source = "" if isinstance(model, tuple) else identity(model.path)
@@ -147,22 +164,43 @@ def make_plan(
             )
         config = replace(config, num_hidden_layers=layers)
     check_context(config, context)
-    shapes = step_shapes(context)
-    check_device_memory(config, precision, context, chip)
-    size = sizes(config, precision, context)
+    if sequences is None:
+        sequences = default_sequences(config, precision, context, chip)
+    check_sequences(context, sequences)
+    shapes = step_shapes(context, sequences, drafts=drafts)
+    check_device_memory(config, precision, context, chip, sequences)
+    size = sizes(config, precision, context, sequences, drafts=drafts)
     parts = [
         *(source, precision.to_dict(), context, half, config.num_hidden_layers),
-        *([(s.tokens, s.history) for s in shapes], WHEEL.version, EMITTER, *chip.key),
+        *([astuple(s) for s in shapes], WHEEL.version, EMITTER, *chip.key),
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(config, precision, context, half, shapes, size, key, chip)
+    return Plan(config, precision, context, sequences, half, shapes, size, key, chip)
 
 
-def sizes(config: ModelConfig, precision: Precision, context: int) -> Sizes:
+def default_sequences(
+    config: ModelConfig, precision: Precision, context: int, chip: ChipSpec = DEFAULT_CHIP
+) -> int:
+    """Return how many sequences a bundle has room for where one has: of the usual box as delivered, or at its most."""
+    board = chip.board
+    for heaps in (largest_heaps(replace(board, most=board.now)), largest_heaps(board)):
+        if not fits(footprint(config, precision, context), heaps):
+            continue
+        for sequences in DEFAULT_SEQUENCES:
+            if context * sequences <= MOST_SHARED and fits(
+                footprint(config, precision, context, sequences), heaps
+            ):
+                return sequences
+    return 1
+
+
+def sizes(
+    config: ModelConfig, precision: Precision, context: int, sequences: int = 1, *, drafts: bool = True
+) -> Sizes:
     """Return sizes from the configuration alone."""
     weight_file = total = 0
     tensors = config.network.shapes()
-    chip = footprint(config, precision, context)
+    chip = footprint(config, precision, context, sequences, drafts=drafts)
     for name in weight_bytes(config, precision):
         shape = tensors[name]
         values = math.prod(shape)
@@ -180,19 +218,33 @@ def sizes(config: ModelConfig, precision: Precision, context: int) -> Sizes:
 
 
 def check_device_memory(
-    config: ModelConfig, precision: Precision, context: int, chip: ChipSpec = DEFAULT_CHIP
+    config: ModelConfig,
+    precision: Precision,
+    context: int,
+    chip: ChipSpec = DEFAULT_CHIP,
+    sequences: int = 1,
 ) -> None:
     """Raise InputError if the model cannot fit on the largest chip."""
-    need, heaps = footprint(config, precision, context), largest_heaps(chip.board)
+    need, heaps = footprint(config, precision, context, sequences), largest_heaps(chip.board)
     if fits(need, heaps):
         return
     longest = longest_context(config, precision, lambda other: fits(other, heaps))
     fix = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
+    if longest and longest >= context:
+        most = _most_sequences(config, precision, context, heaps)
+        fix = f"choose --sequences {most} or less, or a shorter --seq-len"
     parts = (need.total, need.weights, need.cache, need.activations + need.instructions)
     needed, weights, cache, work = (f"{size / 2**30:.1f}" for size in parts)
-    most = sum(heap.total for heap in heaps)
+    total = sum(heap.total for heap in heaps)
+    several = f" with --sequences {sequences}" if sequences > 1 else ""
     raise InputError(
-        f"--seq-len {context} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
-        f"rest {work}), but a {chip.name} has at most {most / 2**30:.1f}, the largest piece of it "
+        f"--seq-len {context}{several} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
+        f"rest {work}), but a {chip.name} has at most {total / 2**30:.1f}, the largest piece of it "
         f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {fix}"
     )
+
+
+def _most_sequences(config: ModelConfig, precision: Precision, context: int, heaps: Sequence[Heap]) -> int:
+    """Return how many sequences fit, where one does."""
+    counts = range(MOST_SEQUENCES, 1, -1)
+    return next((n for n in counts if fits(footprint(config, precision, context, n), heaps)), 1)

@@ -79,7 +79,7 @@ class WorkFolder:
         self._joined: dict[StepShape, FinishedNet] = {}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             stated = json.loads((path / STATE).read_bytes())
-            nets = {StepShape(s["tokens"], s["history"]): FinishedNet.from_dict(s) for s in stated["stages"]}
+            nets = {StepShape.from_dict(s): FinishedNet.from_dict(s) for s in stated["stages"]}
             same = all(done.identity == self._identity(shape) for shape, done in nets.items())
             if same and file_sha256(self._joined_file(len(nets))) == stated["bmodel"]:
                 self._joined = nets

@@ -59,7 +59,7 @@ class MlirOps:
         states = f.input("input_states", [1, tokens, c.hidden_size])
         positions = f.input("position_ids", [1, tokens], np.int32)
         self._mask = f.input("attention_mask", [1, 1, tokens, self.shape.history + tokens])
-        self._last_row = f.input("last_row", [1], np.int32)
+        self._last_row = f.input("last_row", [self.shape.rows], np.int32)
         self._masks: dict[int, Value] = {}
         history = [1, self.shape.history or 1, c.num_key_value_heads, c.head_dim]
         self._history = [
@@ -138,16 +138,14 @@ class MlirOps:
         return (self.file.op("Mul", [active, up], up.shape, f"{up.name}.swiglu"),)
 
     def wanted_rows(self, x: Rows) -> Rows:
-        """Take the one row that `last_row` names."""
-        shape = [1, 1, self.config.hidden_size]
+        """Take the rows that `last_row` names."""
+        shape = [1, self.shape.rows, self.config.hidden_size]
         return (self.file.op("Gather", [x[0], self._last_row], shape, "last_hidden", axis="1 : si32"),)
 
     def logits(self, x: Rows, weight: str) -> Rows:
-        """Emit the head, and the most likely token beside it."""
-        f = self.file
-        logits = f.op(
-            "Reshape", [self._product(x[0], weight, bias=False)], [1, self.config.vocab_size], "logits"
-        )
+        """Emit the head, and each row's most likely token beside it."""
+        f, shape = self.file, [self.shape.rows, self.config.vocab_size]
+        logits = f.op("Reshape", [self._product(x[0], weight, bias=False)], shape, "logits")
         for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
             f.output(value)
         return (logits,)

@@ -224,14 +224,14 @@ def simulate(
     first, answer = Cost(chip=chip), Cost(chip=chip)
     position = history
     for shape, used in launches:
-        _launch(first, profiles[shape], shape, position, row_bytes)
+        count_launch(first, profiles[shape], shape, position, row_bytes)
         position += used
     first.host_ops += READ_OPS
     first.python_ms = PROMPT_MS + question.prompt_tokens * PROMPT_TOKEN_MS
     # Each token is fed to find the next one; the answer's last token is not.
     for position in range(start, start + new_tokens - 1):
         for shape, _ in nets.plan(position, 1):
-            _launch(answer, profiles[shape], shape, position, row_bytes)
+            count_launch(answer, profiles[shape], shape, position, row_bytes)
         answer.host_ops += READ_OPS
         answer.python_ms += TOKEN_MS
     return Forecast(
@@ -246,7 +246,7 @@ def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
     return [seconds for start, seconds in curve if start <= history][-1]
 
 
-def _launch(spent: Cost, profile: Profile, shape: StepShape, position: int, row_bytes: int) -> None:
+def count_launch(spent: Cost, profile: Profile, shape: StepShape, position: int, row_bytes: int) -> None:
     """Count a launch. Rows that do not follow the net's whole history go to their place by a copy."""
     spent.add(profile, LAUNCH_OPS)
     if position != shape.history and row_bytes:
@@ -263,6 +263,6 @@ def _curve(
         if row != last:
             spent = Cost(host_ops=READ_OPS, python_ms=TOKEN_MS, chip=spec_of(nets.chip, "the bundle"))
             for shape, _ in row:
-                _launch(spent, profiles[shape], shape, position, row_bytes)
+                count_launch(spent, profiles[shape], shape, position, row_bytes)
             yield position, spent.seconds(host)
             last = row

@@ -1,0 +1,252 @@
+"""Which rows of a bmodel's K/V cache belong to which sequence: all sequences share one cache."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.errors import BundleError
+
+FREE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """New tokens of one sequence in a step.
+
+    Attributes:
+        feed: which of the step's feeds they belong to.
+        start: which of that feed's tokens is the first of them.
+        count: how many they are.
+        results: how many of them, from the last one back, have results that are wanted.
+    """
+
+    feed: int
+    sequence: int
+    start: int
+    count: int
+    results: int
+
+    def cut(self, count: int) -> "tuple[Part, Part]":
+        """Return the first `count` tokens and the rest."""
+        rest = self.count - count
+        first = replace(self, count=count, results=max(0, self.results - rest))
+        return first, replace(self, start=self.start + count, count=rest, results=min(rest, self.results))
+
+
+class Placement(NamedTuple):
+    """The net for a step, and the row of the cache that its first token gets; the others follow."""
+
+    shape: StepShape
+    row: int
+
+
+class RowPool:
+    """Hands out rows of the cache; a net's mask then tells each token which of them it may look at.
+
+    A step's rows lie side by side, whatever sequences they are of, because that is how a net writes them. Those of a
+    sequence alone lie as they always did: row and position are the same.
+
+    Attributes:
+        epochs: for each sequence, how often some of its rows were taken away or moved.
+    """
+
+    def __init__(self, nets: StepNets, move: Callable[[NDArray[np.int64]], None] = lambda _: None) -> None:
+        """All rows are free. The nets' costs decide which one a step gets.
+
+        `move` is told to put the rows of these numbers, in this order, to the cache's beginning.
+        """
+        self._nets, self._move = nets, move
+        self._by_cost = sorted(nets.cycles, key=nets.cost)
+        # Tokens of the longest step with a result for each.
+        self._widest = max(shape.tokens for shape in nets.cycles if shape.rows == shape.tokens)
+        # Behind the cache lie the rows in which the nets of the whole history leave what they compute.
+        self._owners = np.full(nets.rows + max(shape.tokens for shape in nets.cycles), FREE, np.int16)
+        self._rows = np.zeros((nets.sequences, nets.context), np.int64)
+        self._counts = [0] * nets.sequences
+        # For each sequence, the row behind its highest.
+        self._tops = [0] * nets.sequences
+        self.epochs = [0] * nets.sequences
+        self._next = 0
+
+    def position(self, sequence: int) -> int:
+        """Return how many tokens of a sequence are cached."""
+        return self._counts[sequence]
+
+    def rows(self, sequence: int) -> NDArray[np.int64]:
+        """Return the rows of a sequence's tokens, in their order. Not to be written to."""
+        return self._rows[sequence, : self._counts[sequence]]
+
+    @property
+    def top(self) -> int:
+        """The row behind the highest that is in use."""
+        return max(self._tops)
+
+    def choose(self, sequences: Sequence[int], tokens: int, results: int) -> Placement | None:
+        """Return the cheapest net for so many new tokens of some sequences, with results of so many of them.
+
+        None: no net takes them together, or there is no room of that length.
+        """
+        seen = max(self._tops[sequence] for sequence in sequences)
+        for shape in self._by_cost:
+            if shape.tokens >= tokens and shape.rows >= results and shape.history >= seen:
+                row = self._room(shape)
+                if row is not None:
+                    return Placement(shape, row)
+        return None
+
+    def launches(self, parts: Sequence[Part]) -> list[tuple[list[Part], Placement | None]]:
+        """Return the parts of a step as the cheapest launches take them, by the cache as it is now.
+
+        All together, or short ones together and each long one in the pieces that are best for it. A single launch
+        comes with its place; of several, each is to be chosen when those before it are appended.
+        """
+        together = self._together(parts) if len(parts) > 1 or parts[0].count <= self._widest else None
+        if together is not None and _tokens(parts) <= self._widest:
+            return [(list(parts), together)]
+        apart: list[list[Part]] = []
+        short: list[Part] = []
+        for part in parts:
+            if part.count > self._widest:
+                apart += [[piece] for piece in self._pieces(part)]
+                continue
+            if _tokens(short) + part.count > self._widest:
+                apart.insert(0, short)
+                short = []
+            short.append(part)
+        if short:
+            apart.insert(0, short)
+        if together is not None:
+            costs = [self._together(group) for group in apart]
+            least = sum(self._nets.cost(placement.shape) for placement in costs if placement)
+            if None in costs or self._nets.cost(together.shape) < least:
+                return [(list(parts), together)]
+        return [(group, None) for group in apart]
+
+    def place(self, parts: Sequence[Part]) -> Iterator[tuple[Placement, Sequence[Part]]]:
+        """Yield how a launch of `launches` is carried out: where it goes, or the launches that it has to be cut into.
+
+        What was yielded has to be appended before the next one is asked for. Where rows in use leave no room, they are
+        moved together. Raises BundleError where there is no net for a single token.
+        """
+        tokens, results = _tokens(parts), sum(part.results for part in parts)
+        placement = self._together(parts)
+        used = sum(self._counts)
+        if (
+            placement is None
+            and used < self.top
+            and any(
+                shape.tokens >= tokens and shape.rows >= results and shape.history >= used
+                for shape in self._by_cost
+            )
+        ):
+            self._compact()
+            placement = self._together(parts)
+        if placement is not None:
+            yield placement, parts
+        elif len(parts) > 1:
+            half = len(parts) // 2
+            yield from self.place(parts[:half])
+            yield from self.place(parts[half:])
+        elif tokens > 1:
+            for part in parts[0].cut(tokens // 2):
+                yield from self.place([part])
+        else:
+            raise BundleError(f"the bundle has no net for one token after {self.top}")
+
+    def piece(self, sequence: int, count: int) -> tuple[StepShape, int]:
+        """Return the net that a prompt of so many tokens is best begun with, and how many of them it takes."""
+        return self._piece(sequence, self.top, count)
+
+    def append(self, row: int, counts: Sequence[tuple[int, int]]) -> None:
+        """Give the rows from `row` on to sequences, to each as many as stated, in that order."""
+        for sequence, count in counts:
+            end, position = row + count, self._counts[sequence]
+            self._owners[row:end] = sequence
+            self._rows[sequence, position : position + count] = np.arange(row, end)
+            self._counts[sequence] += count
+            self._tops[sequence] = max(self._tops[sequence], end)
+            row = end
+        self._next = row
+
+    def truncate(self, sequence: int, position: int) -> None:
+        """Free the rows of a sequence's tokens from `position` on."""
+        freed = self.rows(sequence)[position:]
+        if not freed.size:
+            return
+        self._owners[freed] = FREE
+        self._next = min(self._next, int(freed.min()))
+        self._counts[sequence] = position
+        self._tops[sequence] = int(self.rows(sequence).max(initial=-1)) + 1
+        self.epochs[sequence] += 1
+
+    def _compact(self) -> None:
+        """Lay every sequence's rows side by side, from row 0 on."""
+        self._move(np.concatenate([self.rows(sequence) for sequence in range(len(self._counts))]))
+        self._owners[:] = FREE
+        self._next = 0
+        for sequence, count in enumerate(self._counts):
+            self._counts[sequence] = self._tops[sequence] = 0
+            if count:
+                self.append(self._next, [(sequence, count)])
+                self.epochs[sequence] += 1
+
+    def _pieces(self, part: Part) -> list[Part]:
+        """Return a long part as the launches that are best for it."""
+        pieces, place = [], self.top
+        while part.count:
+            if part.results > 1:
+                used = min(part.count, self._widest)
+            else:
+                used = self._piece(part.sequence, place, part.count)[1]
+            piece, part = part.cut(used)
+            pieces.append(piece)
+            place += used
+        return pieces
+
+    def _piece(self, sequence: int, place: int, count: int) -> tuple[StepShape, int]:
+        """As `piece`, with all rows before `place` in use."""
+        if place + count <= self._nets.rows:
+            with suppress(BundleError):
+                return self._nets.plan(place, count)[0]
+        # The last rows are too few for the nets there: between others there may be room.
+        lengths = sorted({shape.tokens for shape in self._nets.cycles}, reverse=True)
+        for tokens in (min(count, length) for length in lengths):
+            if (placement := self.choose([sequence], tokens, 1)) is not None:
+                return placement.shape, tokens
+        return self._by_cost[0], 1
+
+    def _together(self, parts: Sequence[Part]) -> Placement | None:
+        """Return how one launch takes all parts; None: there is no such net, or no room."""
+        sequences = [part.sequence for part in parts]
+        return self.choose(sequences, _tokens(parts), sum(part.results for part in parts))
+
+    def _room(self, shape: StepShape) -> int | None:
+        """Where a net's rows can go: where the last ones end, else the lowest place. None: nowhere.
+
+        The net leaves them behind its history, where nobody's may be, and they are copied from there.
+        """
+        start, tokens = shape.history, shape.tokens
+        if (self._owners[start : start + tokens] != FREE).any():
+            return None
+        if self._is_room(self._next, shape):
+            return self._next
+        taken = np.flatnonzero(self._owners[: self._nets.rows] != FREE)
+        edges = np.concatenate([[-1], taken, [self._nets.rows]])
+        gaps = edges[:-1][np.diff(edges) > tokens] + 1
+        # In the gap that the net's own place lies in, a copy must not overlap that.
+        places = (place for gap in gaps for place in (int(gap), start, start + tokens))
+        return next((place for place in places if self._is_room(place, shape)), None)
+
+    def _is_room(self, row: int, shape: StepShape) -> bool:
+        start, end = shape.history, row + shape.tokens
+        clear = end <= start or row == start or row >= start + shape.tokens
+        return clear and end <= self._nets.rows and not (self._owners[row:end] != FREE).any()
+
+
+def _tokens(parts: Sequence[Part]) -> int:
+    return sum(part.count for part in parts)

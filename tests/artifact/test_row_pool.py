@@ -1,0 +1,144 @@
+"""Rows of a shared K/V cache: nobody's are lost or overwritten, whatever the sequences do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bmqwen.artifact.row_pool import Part, Placement, RowPool
+from bmqwen.artifact.steps import StepNets, StepShape, step_shapes
+
+CONTEXT, SEQUENCES = 32, 3
+SHAPES = step_shapes(CONTEXT, SEQUENCES)
+
+
+def nets_of(context: int, sequences: int, shapes: Sequence[StepShape]) -> StepNets:
+    cycles = {s: 1_000_000 + 10_000 * s.tokens + 1000 * s.history for s in shapes}
+    return StepNets(context, cycles, sequences=sequences)
+
+
+class Cache:
+    """What a device does with its rows: a net leaves them behind its history, and they are copied to their place."""
+
+    def __init__(self, nets: StepNets) -> None:
+        self.rows = np.zeros((nets.rows + max(s.tokens for s in nets.cycles), 2), np.int64)
+        self.pool = RowPool(nets, self.move)
+        self.texts: list[list[tuple[int, int]]] = [[] for _ in range(nets.sequences)]
+        self.count = 0
+        self.moves = 0
+
+    def move(self, rows: NDArray[np.int64]) -> None:
+        self.moves += 1
+        self.rows[: len(rows)] = self.rows[rows]
+
+    def step(self, feeds: Sequence[tuple[int, int]]) -> list[Placement]:
+        """Append so many tokens to sequences; return the launches."""
+        parts = [Part(i, sequence, 0, count, 1) for i, (sequence, count) in enumerate(feeds)]
+        done = []
+        for group, _ in self.pool.launches(parts):
+            for placement, taken in self.pool.place(group):
+                self.launch(placement, taken)
+                done.append(placement)
+        return done
+
+    def launch(self, placement: Placement, parts: Sequence[Part]) -> None:
+        shape, row = placement
+        tokens = sum(part.count for part in parts)
+        assert tokens <= shape.tokens
+        assert sum(part.results for part in parts) <= shape.rows
+        new = []
+        for part in parts:
+            # A net sees its history only.
+            assert (self.pool.rows(part.sequence) < shape.history).all()
+            for _ in range(part.count):
+                self.count += 1
+                new.append((part.sequence, self.count))
+                self.texts[part.sequence].append(new[-1])
+        written = np.full((shape.tokens, 2), -1)
+        written[:tokens] = new
+        self.rows[shape.history : shape.history + shape.tokens] = written
+        source, target = set(range(shape.history, shape.history + shape.tokens)), row
+        assert row == shape.history or not source & set(range(target, target + shape.tokens))
+        self.rows[row : row + shape.tokens] = written
+        self.pool.append(row, [(part.sequence, part.count) for part in parts])
+
+    def check(self) -> None:
+        for sequence, text in enumerate(self.texts):
+            assert self.rows[self.pool.rows(sequence)].tolist() == [list(entry) for entry in text]
+            assert self.pool.position(sequence) == len(text)
+
+
+# Shrinking a long history takes minutes.
+@settings(phases=[Phase.explicit, Phase.reuse, Phase.generate], max_examples=60)
+@given(st.data())
+def test_every_sequence_keeps_its_rows(data: st.DataObject) -> None:
+    cache = Cache(nets_of(CONTEXT, SEQUENCES, SHAPES))
+    for _ in range(data.draw(st.integers(1, 30))):
+        chosen = data.draw(st.lists(st.integers(0, SEQUENCES - 1), unique=True, max_size=SEQUENCES))
+        feeds = []
+        for sequence in chosen:
+            known = cache.pool.position(sequence)
+            if known == CONTEXT or data.draw(st.integers(0, 5)) == 0:
+                kept = data.draw(st.integers(0, known))
+                cache.pool.truncate(sequence, kept)
+                del cache.texts[sequence][kept:]
+            else:
+                feeds.append((sequence, data.draw(st.sampled_from([1, 1, 1, 3, CONTEXT - known]))))
+        feeds = [(s, min(count, CONTEXT - cache.pool.position(s))) for s, count in feeds]
+        if feeds:
+            cache.step(feeds)
+        cache.check()
+
+
+def test_a_sequence_alone_lies_as_in_a_cache_of_its_own() -> None:
+    """Row and position are the same, and the nets are those of the plan."""
+    nets = nets_of(CONTEXT, SEQUENCES, SHAPES)
+    cache = Cache(nets)
+    assert [p.row for p in cache.step([(1, 20)])] == [0]
+    for position in range(20, CONTEXT):
+        (placement,) = cache.step([(1, 1)])
+        assert placement.row == position
+        assert nets.cycles[placement.shape] == nets.cycles[nets.plan(position, 1)[0][0]]
+
+
+def test_all_take_one_launch_a_step() -> None:
+    cache = Cache(nets_of(CONTEXT, SEQUENCES, SHAPES))
+    cache.step([(0, 5), (1, 6), (2, 7)])
+    for _ in range(CONTEXT - 7):
+        assert len(cache.step([(0, 1), (1, 1), (2, 1)])) == 1
+    cache.check()
+    assert cache.moves == 0
+
+
+def test_a_prompt_is_read_in_the_step_of_the_others() -> None:
+    cache = Cache(nets_of(512, 8, step_shapes(512, 8)))
+    cache.step([(s, 200) for s in range(7)])
+    (placement,) = cache.step([*((s, 1) for s in range(7)), (7, 26)])
+    assert placement.shape == StepShape(64, 2048, 8)
+
+
+def test_rows_move_together_when_there_is_no_room_between_them() -> None:
+    cache = Cache(nets_of(CONTEXT, SEQUENCES, SHAPES))
+    for _ in range(CONTEXT):
+        cache.step([(0, 1), (1, 1), (2, 1)])
+    for sequence in (0, 1):
+        cache.pool.truncate(sequence, 0)
+        cache.texts[sequence].clear()
+    # Between the rows of the third there are gaps of two.
+    cache.step([(0, CONTEXT)])
+    cache.step([(1, CONTEXT)])
+    cache.check()
+    assert cache.moves
+
+
+@pytest.mark.parametrize("sequences", [2, 8, 16])
+@pytest.mark.parametrize("context", [32, 64, 512, 1024])
+def test_all_sequences_can_be_full(context: int, sequences: int) -> None:
+    cache = Cache(nets_of(context, sequences, step_shapes(context, sequences)))
+    for sequence in range(sequences):
+        cache.step([(sequence, context - 1)])
+    cache.step([(sequence, 1) for sequence in range(sequences)])
+    cache.check()
