@@ -66,7 +66,7 @@ class Overflown:
         """Infinities and worse."""
         config = tiny_config()
         rows = np.full((4, len(ids), config.num_key_value_heads, config.head_dim), np.inf, np.float32)
-        return StageResult(0, np.full(config.vocab_size, np.nan, np.float32), rows)
+        return StageResult([0], np.full((1, config.vocab_size), np.nan, np.float32), rows)
 
 
 def test_what_is_no_number_fails_and_is_still_json(described: Bundle, tmp_path: Path) -> None:

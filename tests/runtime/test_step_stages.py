@@ -10,13 +10,13 @@ import pytest
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.runtime.bmodel.backend import Network, Port, Stage
-from bmqwen.runtime.bmodel.step_stages import StepStages
+from bmqwen.runtime.bmodel.step_stages import Segment, StepStages
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import DeviceMem, Libraries
 from support.checkpoints import tiny_config
 
-CONTEXT, WIDE, LAST = 32, StepShape(8, 32), StepShape(1, 32)
+CONTEXT, WIDE, LAST = 32, StepShape(8, 32, 8), StepShape(1, 32)
 CONFIG = tiny_config(layers=1, hidden_size=16, heads=2, kv_heads=1, head_dim=8, vocab_size=50)
 ROW = 2 * CONFIG.kv_size
 
@@ -119,13 +119,13 @@ class Bench:
             ("input_states", (1, tokens, CONFIG.hidden_size), half),
             ("position_ids", (1, tokens), np.dtype(np.int32)),
             ("attention_mask", (1, 1, tokens, history + tokens), half),
-            ("last_row", (1,), np.dtype(np.int32)),
+            ("last_row", (shape.rows,), np.dtype(np.int32)),
             ("history_k.0", (1, history, *cache), half),
             ("history_v.0", (1, history, *cache), half),
         ]
         outputs: list[tuple[str, tuple[int, ...], np.dtype[Any]]] = [
-            ("token_id", (1, 1), np.dtype(np.int32)),
-            ("logitstoken_id_f32", (1, CONFIG.vocab_size), np.dtype(np.float32)),
+            ("token_id", (shape.rows, 1), np.dtype(np.int32)),
+            ("logitstoken_id_f32", (shape.rows, CONFIG.vocab_size), np.dtype(np.float32)),
             ("k_cache.0", (1, tokens, *cache), half),
             ("v_cache.0", (1, tokens, *cache), half),
         ]
@@ -157,10 +157,10 @@ def states(count: int) -> Any:
 
 def test_a_token_is_one_write_one_launch_and_four_bytes_back() -> None:
     bench = Bench()
-    bench.stages.launch(LAST, 5, states(1))
-    bench.stages.token_id(LAST)
-    bench.stages.launch(LAST, 6, states(1))
-    bench.stages.token_id(LAST)
+    bench.stages.launch(LAST, 5, states(1), [Segment.alone(5, 1)])
+    bench.stages.token_ids(LAST, 1)
+    bench.stages.launch(LAST, 6, states(1), [Segment.alone(6, 1)])
+    bench.stages.token_ids(LAST, 1)
     assert bench.library.calls == ["write", "launch", "wait", "read"] * 2
     counters = bench.stages.counters
     assert (counters.launches, counters.writes, counters.reads, counters.bytes_out) == (2, 2, 2, 8)
@@ -169,13 +169,13 @@ def test_a_token_is_one_write_one_launch_and_four_bytes_back() -> None:
 
 def test_inputs_as_the_device_sees_them() -> None:
     bench = Bench()
-    bench.stages.launch(WIDE, 3, states(5))
+    bench.stages.launch(WIDE, 3, states(5), [Segment.alone(3, 5)])
     given = bench.model.given
     rows = bench.bytes_at(given["input_states"], 2 * 8 * 16).view(np.uint16).reshape(8, 16)
     assert (rows[:5] == states(5)).all()
     assert not rows[5:].any()
     assert bench.bytes_at(given["position_ids"], 32).view(np.int32).tolist() == [3, 4, 5, 6, 7, 0, 0, 0]
-    assert bench.bytes_at(given["last_row"], 4).view(np.int32).tolist() == [4]
+    assert bench.bytes_at(given["last_row"], 32).view(np.int32).tolist() == [4, *[0] * 7]
     mask = bench.mask(WIDE)
     assert (mask[:, :3] == 0).all()
     assert (mask[:, 3:32] == -10000).all()
@@ -185,15 +185,47 @@ def test_inputs_as_the_device_sees_them() -> None:
 def test_mask_follows_the_position_back_and_forth() -> None:
     bench = Bench()
     for position in (0, 7, 31, 4, 5, 0):
-        bench.stages.launch(LAST, position, states(1))
+        bench.stages.launch(LAST, position, states(1), [Segment.alone(position, 1)])
         expected = np.where(np.arange(33) < position, 0, -10000)
         expected[32] = 0
         assert (bench.mask(LAST)[0] == expected).all()
 
 
+def test_each_token_sees_its_own_sequence() -> None:
+    bench = Bench()
+    first, second = np.array([0, 2, 4]), np.array([1, 3])
+    for gained in range(3):
+        # A token of one sequence, three of another: all their results are wanted, or the last one's.
+        given = [
+            Segment((0, 0), 3 + gained, 1, np.concatenate([first, 5 + np.arange(gained)])),
+            Segment((1, 0), 2, 3, second, 3),
+        ]
+        bench.stages.launch(WIDE, 20, states(4), given)
+        expected = np.full((4, 40), -10000.0)
+        expected[0, [*first, *range(5, 5 + gained), 32]] = 0
+        for token in range(3):
+            expected[1 + token, [*second, *range(33, 34 + token)]] = 0
+        assert (bench.mask(WIDE)[:4] == expected).all()
+        names = bench.model.given
+        positions = bench.bytes_at(names["position_ids"], 32).view(np.int32)
+        assert positions.tolist() == [3 + gained, 2, 3, 4, 0, 0, 0, 0]
+        assert bench.bytes_at(names["last_row"], 16).view(np.int32).tolist() == [0, 1, 2, 3]
+    # Another row was taken away: what was open is closed.
+    bench.stages.launch(
+        WIDE, 20, states(2), [Segment((0, 1), 1, 1, first[:1]), Segment((1, 0), 2, 1, second)]
+    )
+    mask = bench.mask(WIDE)
+    assert np.flatnonzero(mask[0] == 0).tolist() == [0, 32]
+    assert np.flatnonzero(mask[1] == 0).tolist() == [1, 3, 33]
+    # One alone again.
+    bench.stages.launch(WIDE, 20, states(2), [Segment((0, 1), 1, 2, first[:1])])
+    mask = bench.mask(WIDE)
+    assert np.flatnonzero(mask[1] == 0).tolist() == [0, 32, 33]
+
+
 def test_mask_of_a_bfloat16_net_is_written_in_its_own_type() -> None:
     bench = Bench(half="bf16")
-    bench.stages.launch(LAST, 2, states(1))
+    bench.stages.launch(LAST, 2, states(1), [Segment.alone(2, 1)])
     bits = bench.bytes_at(bench.model.given["attention_mask"], 66).view(np.uint16)
     # 0xC61C is -9984, the number nearest to -10000 that bfloat16 has.
     assert bits[:2].tolist() == [0, 0]
@@ -205,7 +237,7 @@ def test_new_rows_are_aimed_at_their_place_and_nothing_is_copied() -> None:
     own = bench.stages._launches[WIDE].stage
     base = {part: cast(DeviceMemory, own.input(f"history_{part}.0").memory).address for part in "kv"}
     for position in (0, 9, 3):
-        bench.stages.launch(WIDE, position, states(8))
+        bench.stages.launch(WIDE, position, states(8), [Segment.alone(position, 8)])
         for part in "kv":
             assert bench.model.given[f"history_{part}.0"] == base[part]
             assert bench.model.taken[f"{part}_cache.0"] == base[part] + position * ROW
@@ -213,10 +245,10 @@ def test_new_rows_are_aimed_at_their_place_and_nothing_is_copied() -> None:
 
 def test_rows_that_do_not_follow_the_history_are_copied_by_the_device() -> None:
     bench = Bench()
-    bench.stages.launch(LAST, 5, states(1))
+    bench.stages.launch(LAST, 5, states(1), [Segment.alone(5, 1)])
     counters = bench.stages.counters
     assert (counters.row_copies, counters.row_bytes) == (2, 2 * ROW)
-    bench.stages.launch(LAST, CONTEXT - 1, states(1))
+    bench.stages.launch(LAST, CONTEXT - 1, states(1), [Segment.alone(CONTEXT - 1, 1)])
     assert (counters.row_copies, counters.row_bytes) == (4, 4 * ROW)
 
 
@@ -225,9 +257,9 @@ def test_stages_with_memory_of_their_own_share_one_cache() -> None:
     bench = Bench(shared=False)
     cache = bench.stages._launches[WIDE].stage.input("history_k.0").memory
     canonical = cast(DeviceMemory, cache).address
-    bench.stages.launch(WIDE, 0, states(8))
+    bench.stages.launch(WIDE, 0, states(8), [Segment.alone(0, 8)])
     assert bench.stages.counters.device_copies == 0
-    bench.stages.launch(LAST, 8, states(1))
+    bench.stages.launch(LAST, 8, states(1), [Segment.alone(8, 1)])
     assert bench.model.given["history_k.0"] == canonical
     assert bench.model.taken["k_cache.0"] == canonical + 8 * ROW
     assert bench.stages.counters.device_copies == 2
@@ -236,7 +268,7 @@ def test_stages_with_memory_of_their_own_share_one_cache() -> None:
 
 def test_inputs_that_lie_far_apart_are_still_one_write() -> None:
     bench = Bench(gap=100 << 10)
-    bench.stages.launch(LAST, 1, states(1))
+    bench.stages.launch(LAST, 1, states(1), [Segment.alone(1, 1)])
     assert bench.library.calls == ["write", "launch"]
     assert bench.stages.counters.device_copies == 4
     assert bench.stages.counters.bytes_in < 1024

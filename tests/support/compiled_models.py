@@ -44,6 +44,7 @@ def compile_toy(
     *,
     half: Half = "f16",
     context: int = CONTEXT,
+    sequences: int = 1,
 ) -> CompiledModel:
     """Make it in an empty folder."""
     config = tiny_config(kind, hidden_size=128, intermediate_size=256)
@@ -52,7 +53,13 @@ def compile_toy(
     kept = patch("bmqwen.compiler.pipeline.compile_net", compile_net)
     with open_checkpoint(folder / "model") as checkpoint, kept:
         bundle = compile_model(
-            checkpoint, folder / "bundle", precision, seq_len=context, half=half, toolchain=toolchain
+            checkpoint,
+            folder / "bundle",
+            precision,
+            seq_len=context,
+            half=half,
+            sequences=sequences,
+            toolchain=toolchain,
         )
         grid = GridWeights(checkpoint.weights, checkpoint.config, precision)
         weights = {name: grid.read(name) for name in grid.names()}

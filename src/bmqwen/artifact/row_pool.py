@@ -12,6 +12,8 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError
 
 FREE = -1
+# Plans that are remembered.
+MOST_PLANS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class RowPool:
         self._tops = [0] * nets.sequences
         self.epochs = [0] * nets.sequences
         self._next = 0
+        self._plans: dict[tuple[int, int], list[tuple[StepShape, int]]] = {}
 
     def position(self, sequence: int) -> int:
         """Return how many tokens of a sequence are cached."""
@@ -158,9 +161,21 @@ class RowPool:
         else:
             raise BundleError(f"the bundle has no net for one token after {self.top}")
 
-    def piece(self, sequence: int, count: int) -> tuple[StepShape, int]:
-        """Return the net that a prompt of so many tokens is best begun with, and how many of them it takes."""
-        return self._piece(sequence, self.top, count)
+    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
+        """Return how many tokens of a prompt are best read first; with `most`, by no longer net than that."""
+        shape, used = self._piece(sequence, self.top, count)
+        if most is not None and shape.tokens > most:
+            _, used = self._piece(sequence, self.top, min(most, count))
+        return used
+
+    def reserve(self, sequence: int, count: int) -> int:
+        """Give an empty sequence so many rows that lie side by side, and return the first of them."""
+        if not (gaps := self._gaps(count)):
+            self._compact()
+        row = gaps[0] if gaps else self._next
+        if count:
+            self.append(row, [(sequence, count)])
+        return row
 
     def append(self, row: int, counts: Sequence[tuple[int, int]]) -> None:
         """Give the rows from `row` on to sequences, to each as many as stated, in that order."""
@@ -212,13 +227,25 @@ class RowPool:
         """As `piece`, with all rows before `place` in use."""
         if place + count <= self._nets.rows:
             with suppress(BundleError):
-                return self._nets.plan(place, count)[0]
+                return self._plan(place, count)[0]
         # The last rows are too few for the nets there: between others there may be room.
         lengths = sorted({shape.tokens for shape in self._nets.cycles}, reverse=True)
         for tokens in (min(count, length) for length in lengths):
             if (placement := self.choose([sequence], tokens, 1)) is not None:
                 return placement.shape, tokens
         return self._by_cost[0], 1
+
+    def _plan(self, place: int, count: int) -> list[tuple[StepShape, int]]:
+        """As `StepNets.plan`, once for a prompt: what is left of a plan is the plan of what is left."""
+        if (place, count) not in self._plans:
+            if len(self._plans) > MOST_PLANS:
+                self._plans.clear()
+            pieces, at = self._nets.plan(place, count), place
+            for i, (_, used) in enumerate(pieces):
+                self._plans[at, place + count - at] = pieces[i:]
+                self._plans[at, used] = pieces[i : i + 1]
+                at += used
+        return self._plans[place, count]
 
     def _together(self, parts: Sequence[Part]) -> Placement | None:
         """Return how one launch takes all parts; None: there is no such net, or no room."""
@@ -235,12 +262,16 @@ class RowPool:
             return None
         if self._is_room(self._next, shape):
             return self._next
+        # In the gap that the net's own place lies in, a copy must not overlap that.
+        places = (place for gap in self._gaps(tokens) for place in (gap, start, start + tokens))
+        return next((place for place in places if self._is_room(place, shape)), None)
+
+    def _gaps(self, count: int) -> list[int]:
+        """Return where rows begin of which so many side by side are free."""
         taken = np.flatnonzero(self._owners[: self._nets.rows] != FREE)
         edges = np.concatenate([[-1], taken, [self._nets.rows]])
-        gaps = edges[:-1][np.diff(edges) > tokens] + 1
-        # In the gap that the net's own place lies in, a copy must not overlap that.
-        places = (place for gap in gaps for place in (int(gap), start, start + tokens))
-        return next((place for place in places if self._is_room(place, shape)), None)
+        gaps: list[int] = (edges[:-1][np.diff(edges) > count] + 1).tolist()
+        return gaps
 
     def _is_room(self, row: int, shape: StepShape) -> bool:
         start, end = shape.history, row + shape.tokens

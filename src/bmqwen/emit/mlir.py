@@ -157,21 +157,29 @@ class MlirOps:
 
     def _attention_part(self, query: Value, keys: Value, values: Value, start: int, place: str) -> Value:
         """Attention of the queries from `start` on over all rows that they may see."""
-        f, c = self.file, self.config
+        f, c, tokens = self.file, self.config, self.shape.tokens
         heads, dim = c.num_attention_heads, c.head_dim
-        stop = min(start + self._chip.most_queries, self.shape.tokens)
+        stop = min(start + self._chip.most_queries, tokens)
         count, rows = stop - start, self.shape.history + stop
         place = f"{place}.{start}"
         query = f.slice(query, 1, start, stop, f"{place}.q")
         keys, values = (f.slice(x, 1, 0, rows, f"{place}.{n}") for x, n in ((keys, "k"), (values, "v")))
         fewest = self._chip.fewest_queries
-        copies = -(-fewest // count) if 1 < count < fewest else 1
+        short = 1 < count < fewest
+        # Heads that share keys are as good as further queries, where there are few.
+        group = c.group if short and self.shape.rows == tokens else 1
+        copies = -(-fewest // (count * group)) * group if short else 1
         if start not in self._masks:
             mask = f.slice(self._mask, 2, start, stop, f"mask.rows.{start}")
             mask = f.slice(mask, 3, 0, rows, f"mask.part.{start}")
             self._masks[start] = f.concat([mask] * copies, 2, f"mask.copies.{start}") if copies > 1 else mask
-        if copies > 1:
-            query = f.concat([query] * copies, 1, f"{place}.q.copies")
+        if group > 1:
+            kv_heads = heads // group
+            query = f.permute(query, (1, count, kv_heads, group, dim), (0, 3, 1, 2, 4), f"{place}.q.grouped")
+            query = f.op("Reshape", [query], [1, group * count, kv_heads, dim], f"{place}.q.rows")
+            heads = kv_heads
+        if copies > group:
+            query = f.concat([query] * (copies // group), 1, f"{place}.q.copies")
         made = f.op(
             "FAttention",
             [query, keys, values, self._masks[start], f.none],
@@ -186,7 +194,13 @@ class MlirOps:
             mk=f"{rows} : i64",
             keep_dims="false",
         )
-        return f.slice(made, 1, 0, count, f"{place}.attention.own")
+        made = f.slice(made, 1, 0, count * group, f"{place}.attention.own")
+        if group > 1:
+            apart = f.permute(
+                made, (1, group, count, heads, dim), (0, 2, 3, 1, 4), f"{place}.attention.heads"
+            )
+            made = f.op("Reshape", [apart], [1, count, c.q_size], f"{place}.attention.rows")
+        return made
 
     def _side_by_side(self, parts: Sequence[Value], axis: int, location: str) -> Value:
         """Parts that are laid out side by side in memory instead of being copied together."""

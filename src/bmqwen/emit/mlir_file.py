@@ -100,6 +100,12 @@ class MlirFile:
             axes="[]",
         )
 
+    def permute(self, x: Value, shape: Sequence[int], order: Sequence[int], location: str) -> Value:
+        """See a tensor in another shape of as many elements, and put its axes into another order."""
+        seen = self.op("Reshape", [x], shape, f"{location}.axes")
+        moved = [shape[axis] for axis in order]
+        return self.op("Permute", [seen], moved, location, order=str(list(order)))
+
     def arg_max(self, x: Value, location: str) -> Value:
         """Find each row's largest element; comes out of the bmodel as int32 [rows, 1]."""
         result = Value("", (x.shape[0], 1))

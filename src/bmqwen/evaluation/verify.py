@@ -40,9 +40,9 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How close a net's results are to a reference: cosines, the largest absolute differences, the likeliest token.
+    """How close a net's results are to a reference: cosines, the largest absolute differences, the likeliest tokens.
 
-    Of the new K/V rows the cosine is the least of any layer's keys or values.
+    The cosine of logits is the least of any row, that of the new K/V rows the least of any layer's keys or values.
     """
 
     logits_cosine: float
@@ -123,7 +123,8 @@ def verify(
     threshold = THRESHOLDS[nets.half]
     precision = Precision(**bundle.precision)
     cached = {shape: cached_rows(shape, nets.context, tokens) for shape in shapes}
-    ends = sorted({cached[shape] + shape.tokens for shape in shapes})
+    # Where a result is wanted: after the last token, or after each.
+    ends = sorted({end for shape in shapes for end in _results(shape, cached[shape])})
     text = list(islice(cycle(Tokenizer.from_folder(bundle.folder).encode(TEXT)), ends[-1]))
     report(f"computing {ends[-1]} tokens in float32")
     floats = _reference(checkpoint.weights, bundle.config, text, ends)
@@ -139,9 +140,10 @@ def verify(
         report(f"net {number} of {len(shapes)}, {shape}: about {duration(seconds)}")
         start, position = time.perf_counter(), cached[shape]
         end = position + shape.tokens
+        wanted = _results(shape, position)
         result = runtime.run_stage(shape, text[position:end], truth.cache[:, :position])
-        to_grid = None if grid is None else _compare(result, grid, position, end)
-        to_float = _compare(result, floats, position, end)
+        to_grid = None if grid is None else _compare(result, grid, position, wanted)
+        to_float = _compare(result, floats, position, wanted)
         passed = (to_grid or to_float).cosine >= threshold
         spent = time.perf_counter() - start
         stages.append(NetReport(shape.tokens, shape.history, position, to_float, to_grid, passed, spent))
@@ -156,7 +158,8 @@ def cached_rows(shape: StepShape, context: int, most: int) -> int:
     room = shape.history - shape.tokens
     if room < min(most, shape.history) and shape.history + shape.tokens <= context:
         return shape.history
-    return max(0, min(most, room))
+    # Positions end with the context, also where several sequences share a longer history.
+    return max(0, min(most, room, context - shape.tokens))
 
 
 def choose_nets(bundle: Bundle, wanted: str | None) -> list[StepShape]:
@@ -184,7 +187,7 @@ def estimate_seconds(config: ModelConfig, shapes: Sequence[StepShape]) -> float:
     weights = config.network.shapes().items()
     body = sum(math.prod(shape) for name, shape in weights if len(shape) == 2 and ".layers." in name)
     attention = 2 * config.num_hidden_layers * config.q_size
-    products = sum(s.tokens * (body + attention * (s.history + s.tokens)) + head for s in shapes)
+    products = sum(s.tokens * (body + attention * (s.history + s.tokens)) + s.rows * head for s in shapes)
     return products / SIMULATED_PER_SECOND + len(shapes)
 
 
@@ -201,14 +204,21 @@ def _reference(weights: Weights, config: ModelConfig, text: Sequence[int], ends:
     return _Reference(np.stack(ops.cache), dict(zip(ends, logits, strict=True)))
 
 
-def _compare(result: StageResult, reference: _Reference, start: int, end: int) -> Similarity:
-    logits, rows = reference.logits[end], reference.cache[:, start:end]
+def _results(shape: StepShape, cached: int) -> range:
+    """Return after how many tokens the results come that a net of that shape is looked at by."""
+    end = cached + shape.tokens
+    return range(end - shape.tokens + 1 if shape.rows == shape.tokens else end, end + 1)
+
+
+def _compare(result: StageResult, reference: _Reference, start: int, wanted: Sequence[int]) -> Similarity:
+    logits = np.stack([reference.logits[end] for end in wanted])
+    rows = reference.cache[:, start : wanted[-1]]
     return Similarity(
-        _cosine(result.logits, logits),
+        min(_cosine(got, want) for got, want in zip(result.logits, logits, strict=True)),
         _error(result.logits, logits),
         min(_cosine(got, want) for got, want in zip(result.rows, rows, strict=True)),
         _error(result.rows, rows),
-        result.token_id == int(logits.argmax()),
+        result.token_ids == logits.argmax(axis=1).tolist(),
     )
 
 

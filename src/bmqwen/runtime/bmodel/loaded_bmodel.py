@@ -18,29 +18,30 @@ Nets = TypeVar("Nets", bound=DeviceNets)
 
 
 class DeviceOutput:
-    """What a step computed for the last token fed; on the device until it is asked for."""
+    """What a step computed for a Feed; on the device until it is asked for."""
 
     def __init__(
         self,
         runtime: "LoadedBmodel[Nets]",
-        token_id: Callable[[], int],
+        token_ids: Callable[[], list[int]],
         logits: Callable[[], NDArray[np.float32]],
     ) -> None:
-        """`token_id` and `logits` read them from the device."""
-        self._runtime, self._token_id, self._logits = runtime, token_id, logits
+        """`token_ids` and `logits` read them from the device."""
+        self._runtime, self._token_ids, self._logits = runtime, token_ids, logits
         self._serial = runtime._serial
 
     def greedy(self) -> list[int]:
         self._check()
-        token = self._token_id()
-        if not 0 <= token < self._runtime.vocab_size:
-            raise DeviceError(
-                f"{self._runtime.name} computed the token {token}, which the model does not have"
-            )
-        return [token]
+        tokens = self._token_ids()
+        for token in tokens:
+            if not 0 <= token < self._runtime.vocab_size:
+                raise DeviceError(
+                    f"{self._runtime.name} computed the token {token}, which the model does not have"
+                )
+        return tokens
 
     def logits(self) -> NDArray[np.float32]:
-        """Logits after the last token, float32 [1, vocab]. Raises DeviceError where the bmodel gives none."""
+        """Logits, float32 [rows, vocab]. Raises DeviceError where the bmodel gives none."""
         self._check()
         return self._logits()
 
@@ -61,14 +62,15 @@ class LoadedBmodel(ABC, Generic[Nets]):
         open_backend: BackendOpener,
         context_length: int | None,
         find_nets: Callable[[DeviceBackend], Nets],
+        sequences: int = 1,
     ) -> None:
         """Open the device, load the bmodel and find its nets. Raises what `StepRuntime` does."""
         self._backend = backend = open_backend(bundle.bmodel, device_bytes(bundle))
         self.chip, self.library = backend.chip, backend.library
         self.name = f"{self.chip}, {backend}, {self.library}"
         self.vocab_size = bundle.config.vocab_size
-        self.sequences = 1
-        self._tokens: list[list[int]] = [[]]
+        self.sequences = sequences
+        self._tokens: list[list[int]] = [[] for _ in range(sequences)]
         self._serial = 0
         self._interrupted = False
         try:

@@ -51,7 +51,9 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
                 rows.append(nets.logits()[0])
         known.extend(feed.tokens)
         return (
-            HostOutput(np.stack(rows)) if feed.every_row else DeviceOutput(self, nets.token_id, nets.logits)
+            HostOutput(np.stack(rows))
+            if feed.every_row
+            else DeviceOutput(self, lambda: [nets.token_id()], nets.logits)
         )
 
 

@@ -1,6 +1,6 @@
-"""Runs a bmodel bundle of step nets on a device: one launch a token, four bytes back."""
+"""Runs a bmodel bundle of step nets on a device: one launch a step, four bytes back for each result."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,19 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle
+from bmqwen.artifact.row_pool import Part, Placement, RowPool
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError
-from bmqwen.runtime.base import Feed, HostOutput, Output, check_step, chosen_context
+from bmqwen.runtime.base import (
+    Feed,
+    HostOutput,
+    Output,
+    SavedCache,
+    check_saved,
+    check_step,
+    check_truncate,
+    chosen_context,
+)
 from bmqwen.runtime.bmodel.backend import BackendOpener
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published import PublishedRuntime
-from bmqwen.runtime.bmodel.step_stages import StepStages
+from bmqwen.runtime.bmodel.step_stages import Segment, StepStages
 from bmqwen.util.float16 import from_half, to_half
-
-# Tokens of a prompt that are read in about the time that a token of an answer takes.
-MOST_BESIDE = 64
-# Plans that are remembered.
-MOST_PLANS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +34,39 @@ class StageResult:
     """What one launch computed.
 
     Attributes:
-        token_id: the most likely token.
-        logits: float32 [vocab].
+        token_ids: the most likely token after the last one fed; or after each, of a net with a result for every row.
+        logits: float32 [results, vocab].
         rows: new rows of K/V, float32 [2 * layers, tokens, kv_heads, head_dim], a layer's keys before its values.
     """
 
-    token_id: int
+    token_ids: list[int]
     logits: NDArray[np.float32]
     rows: NDArray[np.float32]
+
+
+class _Results:
+    """The results of the last launch, on the device until they are asked for; its tokens are read together."""
+
+    def __init__(self, nets: StepStages, shape: StepShape, parts: Sequence[Part]) -> None:
+        self._nets, self._shape = nets, shape
+        # Of each feed: where its results begin, and how many they are.
+        self.places: dict[int, tuple[int, int]] = {}
+        self._count = 0
+        for part in parts:
+            self.places[part.feed] = self._count, part.results
+            self._count += part.results
+        self._ids: list[int] | None = None
+
+    def token_ids(self, feed: int) -> list[int]:
+        """The most likely tokens."""
+        if self._ids is None:
+            self._ids = self._nets.token_ids(self._shape, self._count)
+        first, count = self.places[feed]
+        return self._ids[first : first + count]
+
+    def logits(self, feed: int) -> NDArray[np.float32]:
+        """Logits, float32 [results, vocab]."""
+        return self._nets.logits(self._shape, *self.places[feed])
 
 
 class StepRuntime(LoadedBmodel[StepStages]):
@@ -58,54 +88,66 @@ class StepRuntime(LoadedBmodel[StepStages]):
             MissingDependencyError: no libraries.
             DeviceError: no device, not enough memory, or a refused bmodel.
         """
-        self._plans: dict[tuple[int, int], list[tuple[StepShape, int]]] = {}
         self._nets = nets = StepNets.from_dict(bundle.details, str(bundle.folder))
         # Said before loading, which takes a while.
         chosen_context(context_length, nets.context, "the bundle's")
         config = bundle.config
         self._embedding = map_embedding(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
+        self._pool = RowPool(nets, self._move_rows)
         super().__init__(
-            bundle, open_backend, context_length, lambda backend: StepStages(backend, nets, config)
+            bundle,
+            open_backend,
+            context_length,
+            lambda backend: StepStages(backend, nets, config),
+            nets.sequences,
         )
 
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
-        """What the first of as few launches as pay takes."""
-        position = self.position(sequence)
-        (shape, used), *_ = self._plan(position, count)
-        if beside and shape.tokens > MOST_BESIDE:
-            (_, used), *_ = self._plan(position, min(MOST_BESIDE, count))
-        return used
+        """What the first of as few launches as pay takes; beside answers, what fits into a net with their tokens."""
+        return self._pool.piece(sequence, count, beside)
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
-        """Append tokens: as few launches as pay, or one a token with `every_row`."""
+        """Append tokens: in one launch, or in as few as pay."""
         check_step(self, feeds)
-        return [self._run(feed) for feed in feeds]
-
-    def _run(self, feed: Feed) -> DeviceOutput | HostOutput:
-        known, tokens, every_row = self._tokens[feed.sequence], feed.tokens, feed.every_row
         self._begin_step()
-        position, count, done = len(known), len(tokens), 0
-        rows = np.empty((count if every_row else 0, self.vocab_size), np.float32)
-        for shape, used in self._singly(position, count) if every_row else self._plan(position, count):
-            self._check_interrupt()
-            self._launch(shape, position + done, tokens[done : done + used])
-            if every_row:
-                rows[done] = self._device_nets.logits(shape)[0]
-            done += used
-        known.extend(tokens)
-        return HostOutput(rows) if every_row else self._output(shape)
+        before = [self._pool.position(feed.sequence) for feed in feeds]
+        try:
+            outputs = self._run(feeds)
+        except BaseException:
+            for feed, position in zip(feeds, before, strict=True):
+                self._pool.truncate(feed.sequence, position)
+            raise
+        for feed in feeds:
+            self._tokens[feed.sequence].extend(feed.tokens)
+        return outputs
 
-    def _plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:
-        """As `StepNets.plan`, once for a prompt: what is left of a plan is the plan of what is left."""
-        if (position, count) not in self._plans:
-            if len(self._plans) > MOST_PLANS:
-                self._plans.clear()
-            pieces, at = self._nets.plan(position, count), position
-            for i, (_, used) in enumerate(pieces):
-                self._plans[at, position + count - at] = pieces[i:]
-                self._plans[at, used] = pieces[i : i + 1]
-                at += used
-        return self._plans[position, count]
+    def truncate(self, sequence: int, position: int) -> None:
+        check_truncate(self, sequence, position)
+        self._pool.truncate(sequence, position)
+        del self._tokens[sequence][position:]
+
+    def save(self, sequence: int) -> SavedCache:
+        """Copy the rows in use from the device, as that has them: [2 * layers, position, ...]."""
+        tokens, rows = tuple(self._tokens[sequence]), self._pool.rows(sequence)
+        if not tokens:
+            return SavedCache(0, self._device_nets.read_rows(0, 0))
+        start = int(rows.min())
+        found = self._device_nets.read_rows(start, int(rows.max()) + 1 - start)
+        return SavedCache(
+            len(tokens), found if found.shape[1] == len(rows) else found[:, rows - start], tokens
+        )
+
+    def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
+        check_saved(saved, position, self._device_nets.cache_shape(saved.position))
+        self._begin_step()
+        self.truncate(sequence, 0)
+        row = self._pool.reserve(sequence, position)
+        try:
+            self._device_nets.write_rows(row, saved.rows[:, :position])
+        except BaseException:
+            self._pool.truncate(sequence, 0)
+            raise
+        self._tokens[sequence].extend(saved.tokens[:position])
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
@@ -115,30 +157,69 @@ class StepRuntime(LoadedBmodel[StepStages]):
             tokens: as many as it takes.
             cache: float32 [2 * layers, n, kv_heads, head_dim]: n cached rows, a layer's keys before its values.
         """
-        position, count = cache.shape[1], len(tokens)
-        self._serial += 1
-        self._tokens[0].clear()
+        position, count, nets = cache.shape[1], len(tokens), self._device_nets
+        self._begin_step()
+        for sequence in range(self.sequences):
+            self.truncate(sequence, 0)
         if position:
-            self._device_nets.write_rows(0, to_half(cache, self._nets.half))
-        self._launch(shape, position, tokens)
-        token, logits = self._device_nets.token_id(shape), self._device_nets.logits(shape)[0]
-        rows = from_half(self._device_nets.read_rows(position, count), self._nets.half)
-        return StageResult(token, logits, rows)
+            nets.write_rows(0, to_half(cache, self._nets.half))
+        # Of a net with results for some rows only, that of the last one.
+        results = shape.rows if shape.rows == count else 1
+        states = self._embedding[np.asarray(tokens, np.int64)]
+        nets.launch(shape, position, states, [Segment.alone(position, count, results)])
+        ids, logits = nets.token_ids(shape, results), nets.logits(shape, 0, results)
+        return StageResult(ids, logits, from_half(nets.read_rows(position, count), self._nets.half))
 
-    def _output(self, shape: StepShape) -> DeviceOutput:
-        nets = self._device_nets
-        return DeviceOutput(self, partial(nets.token_id, shape), partial(nets.logits, shape))
+    def _run(self, feeds: Sequence[Feed]) -> list[Output]:
+        """Launch a step; the results of all launches but the last are fetched before the next one takes their place."""
+        parts = [
+            Part(i, feed.sequence, 0, len(feed.tokens), len(feed.tokens) if feed.every_row else 1)
+            for i, feed in enumerate(feeds)
+        ]
+        fetched: list[list[NDArray[np.float32]]] = [[] for _ in feeds]
+        results: _Results | None = None
+        for group, found in self._pool.launches(parts):
+            for placement, taken in self._pool.place(group) if found is None else ((found, group),):
+                if results is not None:
+                    self._check_interrupt()
+                    self._fetch(results, fetched)
+                self._launch(placement, taken, feeds)
+                results = _Results(self._device_nets, placement.shape, taken)
+        assert results is not None
+        if any(fetched[feed] for feed in results.places):
+            # A part of a feed's results came before.
+            self._fetch(results, fetched)
+        return [
+            HostOutput(np.concatenate(rows))
+            if rows
+            else DeviceOutput(self, partial(results.token_ids, i), partial(results.logits, i))
+            for i, rows in enumerate(fetched)
+        ]
 
-    def _launch(self, shape: StepShape, position: int, tokens: Sequence[int]) -> None:
-        self._device_nets.launch(shape, position, self._embedding[np.asarray(tokens, np.int64)])
+    def _fetch(self, results: _Results, fetched: Sequence[list[NDArray[np.float32]]]) -> None:
+        for feed, (_, count) in results.places.items():
+            if count:
+                fetched[feed].append(results.logits(feed))
 
-    def _singly(self, position: int, count: int) -> Iterator[tuple[StepShape, int]]:
-        """The nets that take one token each, as a plan."""
-        for at in range(position, position + count):
-            shape = self._nets.shape(1, at)
-            if shape is None:
-                raise BundleError(f"the bundle has no net for one token after {at}")
-            yield shape, 1
+    def _launch(self, placement: Placement, parts: Sequence[Part], feeds: Sequence[Feed]) -> None:
+        pool = self._pool
+        tokens: list[int] = []
+        segments = []
+        for part in parts:
+            tokens += feeds[part.feed].tokens[part.start : part.start + part.count]
+            sequence, rows = part.sequence, pool.rows(part.sequence)
+            epoch = pool.epochs[sequence]
+            segments.append(Segment((sequence, epoch), len(rows), part.count, rows, part.results))
+        self._device_nets.launch(
+            placement.shape, placement.row, self._embedding[np.asarray(tokens, np.int64)], segments
+        )
+        pool.append(placement.row, [(part.sequence, part.count) for part in parts])
+
+    def _move_rows(self, rows: NDArray[np.int64]) -> None:
+        """Put rows of the cache to its beginning, by way of the host."""
+        if rows.size:
+            found = self._device_nets.read_rows(0, int(rows.max()) + 1)
+            self._device_nets.write_rows(0, found[:, rows])
 
 
 def map_embedding(path: Path, vocab_size: int, hidden_size: int) -> NDArray[np.uint16]:

@@ -1,6 +1,7 @@
 """The step nets of a bmodel on a device: their inputs, their one K/V cache, and launching them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,32 @@ from bmqwen.util.float16 import to_half
 DATA = ("input_states", "position_ids", "attention_mask", "last_row")
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """New tokens of one sequence in a launch, which lie side by side.
+
+    Attributes:
+        sequence: names the sequence, and how often rows of it were taken away: equal ones only ever gained rows.
+        position: of the first token.
+        count: how many they are.
+        seen: the cache's rows of the tokens before.
+        results: how many of the tokens, from the last one back, have results that are wanted.
+    """
+
+    sequence: tuple[int, int]
+    position: int
+    count: int
+    seen: NDArray[np.int64]
+    results: int = 1
+
+    @classmethod
+    def alone(cls, position: int, count: int, results: int = 1) -> "Segment":
+        """Return tokens of the only sequence, whose rows are its positions."""
+        return cls((-1, position), position, count, np.arange(position), results)
+
+
 class StepStages(DeviceNets):
-    """Launches stages one at a time on one K/V cache; which one and at which position is the caller's business.
+    """Launches stages one at a time on one K/V cache; which one and at which row is the caller's business.
 
     Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device.
     What was computed stays there until it is asked for.
@@ -59,31 +84,35 @@ class StepStages(DeviceNets):
             shape: _Launch(self, stage, shape, self._cache, busy) for shape, stage in stages.items()
         }
 
-    def launch(self, shape: StepShape, position: int, states: NDArray[np.uint16]) -> None:
-        """Feed embedded tokens [n, hidden] (bits of halves), n <= shape.tokens, after `position` cached ones.
+    def launch(
+        self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
+    ) -> None:
+        """Feed embedded tokens [n, hidden] (bits of halves), n <= shape.tokens, to the cache's rows from `row` on.
 
-        All shape.tokens rows of the cache from `position` on change; those beyond n are not to be used.
+        The segments say whose they are, in their order. All shape.tokens rows of the cache from `row` on change; those
+        beyond n are not to be used.
         """
         self._settle()
         launch = self._launches[shape]
-        launch.fill(position, states)
+        launch.fill(states, segments)
         self._write(launch.block)
-        if position != shape.history:
+        if row != shape.history:
             # A net writes its rows behind its history, and the device copies them from there.
             self.counters.row_copies += len(self._cache)
             self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
-        self._start(launch.prepared, position * self.row_bytes)
+        self._start(launch.prepared, row * self.row_bytes)
 
-    def token_id(self, shape: StepShape) -> int:
-        """The most likely token after the last launch, which was of that shape."""
-        ids = np.empty(1, np.int32)
+    def token_ids(self, shape: StepShape, count: int) -> list[int]:
+        """The most likely tokens by the first `count` results of the last launch, which was of that shape."""
+        ids = np.empty(count, np.int32)
         self._read(self._launches[shape].token_id, ids)
-        return int(ids[0])
+        found: list[int] = ids.tolist()
+        return found
 
-    def logits(self, shape: StepShape) -> NDArray[np.float32]:
-        """Logits float32 [1, vocab] after the last launch, which was of that shape."""
-        rows = np.empty((1, self._config.vocab_size), np.float32)
-        self._read(self._launches[shape].logits, rows)
+    def logits(self, shape: StepShape, first: int, count: int) -> NDArray[np.float32]:
+        """Logits float32 [count, vocab] of results of the last launch, which was of that shape."""
+        rows = np.empty((count, self._config.vocab_size), np.float32)
+        self._read(self._launches[shape].logits, rows, first * rows[0].nbytes)
         return rows
 
     def _histories(self) -> list[str]:
@@ -96,7 +125,7 @@ class StepStages(DeviceNets):
             "input_states": (1, tokens, config.hidden_size),
             "position_ids": (1, tokens),
             "attention_mask": (1, 1, tokens, history + tokens),
-            "last_row": (1,),
+            "last_row": (shape.rows,),
         }
         wanted |= dict.fromkeys(self._histories(), (1, history or 1, *self._row))
         for stage in stages:
@@ -142,20 +171,56 @@ class _Launch:
         self.logits = stage.output(logits).memory
         self._closed = to_half(np.array(CLOSED), owner._nets.half).item()
         self._mask = self.block.arrays["attention_mask"][0, 0]
-        self._mask[:] = self._closed
+        self._history = shape.history
         own = np.full((shape.tokens, shape.tokens), self._closed, np.uint16)
-        self._mask[:, shape.history :] = np.triu(own, 1)
-        self._opened = 0
+        self._alone = np.triu(own, 1)
+        # What the mask was made for.
+        self._shown: list[Segment] = []
 
-    def fill(self, position: int, states: NDArray[np.uint16]) -> None:
+    def fill(self, states: NDArray[np.uint16], segments: Sequence[Segment]) -> None:
         """Set the inputs."""
         count, arrays = len(states), self.block.arrays
         arrays["input_states"][0, :count] = states
         arrays["input_states"][0, count:] = 0
-        arrays["position_ids"][0, :count] = np.arange(position, position + count)
-        arrays["position_ids"][0, count:] = 0
-        arrays["last_row"][0] = count - 1
-        # The new tokens' own columns never change; of the history's only those between the two positions do.
-        self._mask[:, self._opened : position] = 0
-        self._mask[:, position : self._opened] = self._closed
-        self._opened = position
+        positions, wanted, last = arrays["position_ids"][0], arrays["last_row"], arrays["last_row"].size
+        positions[count:] = 0
+        wanted[:] = 0
+        end = result = 0
+        for segment in segments:
+            start, end = end, end + segment.count
+            positions[start:end] = np.arange(segment.position, segment.position + segment.count)
+            first, result = result, min(last, result + segment.results)
+            wanted[first:result] = np.arange(end - (result - first), end)
+        self._show(segments)
+
+    def _show(self, segments: Sequence[Segment]) -> None:
+        """Set the mask: each row sees its sequence's rows, and of the new ones its own and those before."""
+        known = [len(shown.seen) for shown in self._shown]
+        if not self._gained(segments):
+            known = [0] * len(segments)
+            self._mask[:, : self._history] = self._closed
+            self._mask[:, self._history :] = self._alone
+            if len(segments) > 1:
+                self._mask[:, self._history :] = self._closed
+        end = 0
+        for segment, before in zip(segments, known, strict=True):
+            start, end = end, end + segment.count
+            rows = slice(start, end)
+            if len(segments) == 1:
+                # Also those that are not used: the next launch may use them.
+                rows = slice(None)
+            elif not before:
+                own = slice(self._history + start, self._history + end)
+                self._mask[rows, own] = self._alone[: segment.count, : segment.count]
+            self._mask[rows, segment.seen[before:]] = 0
+        self._shown = list(segments)
+
+    def _gained(self, segments: Sequence[Segment]) -> bool:
+        """Whether the mask is right but for rows that the sequences gained since."""
+        alike = len(segments) == len(self._shown) and all(
+            new.sequence == old.sequence
+            and len(new.seen) >= len(old.seen)
+            and (new.count == old.count or len(segments) == 1)
+            for new, old in zip(segments, self._shown, strict=True)
+        )
+        return alike and bool(self._shown)

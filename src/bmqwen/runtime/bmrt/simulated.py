@@ -35,9 +35,9 @@ class Target:
         return getattr(self._runtime, name)
 
     def step(self, positions: Sequence[int], feeds: Sequence[Feed]) -> None:
-        """As `Runtime.step`, each Feed after its position; later tokens are forgotten first."""
-        for feed, position in zip(feeds, positions, strict=True):
-            self._runtime.truncate(feed.sequence, position)
+        """As `Runtime.step`, with that many tokens of each sequence; later ones are forgotten first."""
+        for sequence, position in enumerate(positions):
+            self._runtime.truncate(sequence, position)
         self._outputs = self._runtime.step(feeds)
 
     def piece(self, position: int, sequence: int, count: int, beside: int) -> int:
@@ -133,7 +133,7 @@ class SimulatedRuntime:
         """Append tokens and simulate what follows them: about a second for a million of products."""
         check_step(self, feeds)
         sent = [replace(feed, tokens=[int(token) for token in feed.tokens]) for feed in feeds]
-        self._worker.call("step", [self._positions[feed.sequence] for feed in feeds], sent)
+        self._worker.call("step", self._positions, sent)
         for feed in feeds:
             self._positions[feed.sequence] += len(feed.tokens)
         return [SimulatedOutput(self._worker, index) for index in range(len(feeds))]

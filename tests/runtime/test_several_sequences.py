@@ -1,0 +1,140 @@
+"""Sequences side by side in a compiled toy model say what each says alone, by libbmrt and by SAIL, on the simulator."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.errors import InputError
+from bmqwen.runtime.base import Feed
+from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from support.compiled_models import CompiledModel, compile_toy
+
+pytestmark = pytest.mark.simulator
+CONTEXT, SEQUENCES = 40, 3
+PROMPTS = [
+    np.random.default_rng(seed).integers(0, 300, count).tolist() for seed, count in ((1, 9), (2, 5), (3, 20))
+]
+ANSWER = 12
+
+
+@pytest.fixture(scope="module")
+def model(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> CompiledModel:
+    """Nets for three sequences; two heads share their keys."""
+    folder = tmp_path_factory.mktemp("several")
+    return compile_toy(simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module", params=["libbmrt", "SAIL"])
+def runtime(
+    request: pytest.FixtureRequest, model: CompiledModel, simulator: Toolchain
+) -> Iterator[SimulatedRuntime]:
+    """It, loaded by either library; tests empty it."""
+    opener = {"opener": "support.sail_probe:current"} if request.param == "SAIL" else {}
+    runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder, **opener)
+    yield runtime
+    runtime.close()
+
+
+def empty(runtime: SimulatedRuntime) -> None:
+    """Forget everything."""
+    for sequence in range(runtime.sequences):
+        runtime.truncate(sequence, 0)
+
+
+def say(runtime: SimulatedRuntime, sequence: int, tokens: Sequence[int]) -> int:
+    """Feed one sequence; what comes next."""
+    (output,) = runtime.step([Feed(sequence, tokens)])
+    (token,) = output.greedy()
+    return token
+
+
+def alone(runtime: SimulatedRuntime, prompt: Sequence[int]) -> list[int]:
+    """An answer while the other sequences are empty, a token a step."""
+    empty(runtime)
+    answer = [say(runtime, 1, prompt)]
+    while len(answer) < ANSWER:
+        answer.append(say(runtime, 1, answer[-1:]))
+    return answer
+
+
+def test_side_by_side_each_says_what_it_says_alone(runtime: SimulatedRuntime) -> None:
+    assert runtime.sequences == SEQUENCES
+    expected = [alone(runtime, prompt) for prompt in PROMPTS]
+    empty(runtime)
+    answers: list[list[int]] = [[], [], []]
+    for step in range(ANSWER + 6):
+        # Each begins three steps after the one before: its prompt is read while the others go on.
+        under_way = [s for s, answer in enumerate(answers) if step >= 3 * s and len(answer) < ANSWER]
+        feeds = [Feed(s, answers[s][-1:] or PROMPTS[s]) for s in under_way]
+        before = runtime.counters
+        outputs = runtime.step(feeds)
+        assert (runtime.counters - before).launches == 1
+        for sequence, output in zip(under_way, outputs, strict=True):
+            answers[sequence] += output.greedy()
+        assert (runtime.counters - before).reads == 1
+    assert answers == expected
+
+
+def test_a_sequence_that_ends_or_comes_back_leaves_the_others_alone(runtime: SimulatedRuntime) -> None:
+    expected = [alone(runtime, prompt) for prompt in PROMPTS]
+    empty(runtime)
+    answers = [
+        [token]
+        for output in runtime.step([Feed(s, p) for s, p in enumerate(PROMPTS)])
+        for token in output.greedy()
+    ]
+    for step in range(ANSWER - 1):
+        if step == 4:
+            saved = runtime.save(1)
+            runtime.truncate(1, 0)
+        going = [0, 2] if 4 <= step < 8 else [0, 1, 2]
+        if step == 8:
+            runtime.restore(1, saved, saved.position)
+        outputs = runtime.step([Feed(s, answers[s][-1:]) for s in going])
+        for sequence, output in zip(going, outputs, strict=True):
+            answers[sequence] += output.greedy()
+    assert (answers[0], answers[2]) == (expected[0], expected[2])
+    assert answers[1] == expected[1][: len(answers[1])]
+    # Drafted tokens that were wrong are forgotten.
+    runtime.step([Feed(0, answers[0][-1:]), Feed(2, [7, 8, 9], every_row=True)])
+    position = runtime.position(2) - 3
+    runtime.truncate(2, position)
+    token = say(runtime, 2, answers[2][-1:])
+    assert token == alone_again(runtime, [*PROMPTS[2], *answers[2]])
+
+
+def alone_again(runtime: SimulatedRuntime, tokens: Sequence[int]) -> int:
+    """What follows these tokens in an empty cache."""
+    empty(runtime)
+    return say(runtime, 0, tokens)
+
+
+@pytest.mark.parametrize("count", [3, 8, 13])
+def test_every_row_of_a_step_is_that_of_a_step_of_its_own(runtime: SimulatedRuntime, count: int) -> None:
+    text = [*PROMPTS[0], *alone(runtime, PROMPTS[0]), *PROMPTS[1]]
+    empty(runtime)
+    say(runtime, 0, text[:9])
+    say(runtime, 2, PROMPTS[2])
+    start = runtime.position(0)
+    (output,) = runtime.step([Feed(0, text[start : start + count], every_row=True)])
+    tokens, logits = output.greedy(), output.logits()
+    assert logits.shape == (count, runtime.vocab_size)
+    assert tokens == logits.argmax(axis=1).tolist()
+    runtime.truncate(0, start)
+    for token, row in zip(text[start : start + count], logits, strict=True):
+        (single,) = runtime.step([Feed(0, [token])])
+        other = single.logits()[0]
+        assert np.dot(row, other) / np.linalg.norm(row) / np.linalg.norm(other) >= 0.9999
+        assert single.greedy() == [int(row.argmax())]
+
+
+def test_a_step_that_fails_changes_no_sequence(runtime: SimulatedRuntime) -> None:
+    empty(runtime)
+    say(runtime, 0, PROMPTS[0])
+    with pytest.raises(InputError, match="there is no sequence 3: the runtime has 3"):
+        runtime.step([Feed(0, [1]), Feed(3, [1])])
+    with pytest.raises(InputError, match="names each sequence once"):
+        runtime.step([Feed(0, [1]), Feed(0, [2])])
+    assert [runtime.position(s) for s in range(3)] == [9, 0, 0]
