@@ -54,6 +54,21 @@ ChipHead = Annotated[
     ChipFormat | None, typer.Option(help="Format of the output layer on the chip; default: as --quant.")
 ]
 SeqLen = Annotated[int | None, typer.Option(help="Context length on the chip, in tokens; default: 512.")]
+Sequences = Annotated[
+    int | None,
+    typer.Option(
+        "--sequences",
+        metavar="N",
+        help="Conversations computed side by side, each with --seq-len tokens; default: 8, or as memory allows.",
+    ),
+]
+Drafts = Annotated[
+    bool,
+    typer.Option(
+        "--drafts/--no-drafts",
+        help="With nets that check drafted tokens: up to 16 of one conversation a step.",
+    ),
+]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in BF16 instead of F16.")]
 Jobs = Annotated[
     int | None,

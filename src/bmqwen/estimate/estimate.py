@@ -12,11 +12,14 @@ from bmqwen.compiler.timing import Profile, Timeline
 from bmqwen.errors import BundleError, InputError
 from bmqwen.estimate.forecast import Forecast, Question, simulate
 from bmqwen.estimate.representative import time_nets
+from bmqwen.estimate.together import Together, simulate_together
 from bmqwen.hub.known_config import known_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.progress import Progress
+
+SIDE_BY_SIDE = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Estimate:
 
     Attributes:
         timelines: of the nets with one layer each, where they were compiled for it; else empty.
+        together: several conversations side by side, from two to as many as the nets are for.
         published: the row of the vendor's table for such a model, if there is one.
     """
 
@@ -61,11 +65,13 @@ class Estimate:
     layers: int
     forecast: Forecast
     timelines: Mapping[StepShape, Timeline]
+    together: tuple[Together, ...] = ()
     published: Published | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         about: dict[str, Any] = {"model": self.model, "precision": self.precision, "layers": self.layers}
+        about["together"] = [side_by_side.to_dict() for side_by_side in self.together]
         if (row := self.published) is not None:
             about["published"] = {"first_token_s": row.first_token_s, "tokens_per_s": row.tokens_per_s}
         return self.forecast.to_dict() | about
@@ -80,6 +86,8 @@ def estimate_model(
     question: Question,
     *,
     half: Half = "f16",
+    sequences: int | None = None,
+    drafts: bool = True,
     jobs: int | None = None,
     progress: Progress,
 ) -> Estimate:
@@ -87,22 +95,30 @@ def estimate_model(
 
     Raises what `time_nets` and `simulate` raise.
     """
-    plan = make_plan((name, config), precision, context, half)
+    plan = make_plan((name, config), precision, context, half, sequences=sequences, drafts=drafts)
     question.answer_in(context)  # refused before the long work
     timed = time_nets(plan, jobs=jobs, progress=progress)
     profiles = {shape: net.profile for shape, net in timed.items()}
-    nets = StepNets(context, {shape: profile.cycles for shape, profile in profiles.items()}, half=half)
+    cycles = {shape: profile.cycles for shape, profile in profiles.items()}
+    nets = StepNets(context, cycles, half=half, sequences=plan.sequences)
     timelines = {shape: net.timeline for shape, net in timed.items()}
     forecast = simulate(nets, profiles, host, question, _row_bytes(config))
     # Of the box only, and of an answer from its beginning on.
     alike = host == DEFAULT_CHIP.host and not question.history
     job = (name, precision.weights, context)
     row = next((p for p in PUBLISHED if alike and (p.model, p.form, p.context) == job), None)
-    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, row)
+    together = _side_by_side(nets, profiles, host, question, config)
+    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, together, row)
 
 
 def estimate_published(
-    host: Host, question: Question, *, jobs: int | None = None, progress: Progress
+    host: Host,
+    question: Question,
+    *,
+    sequences: int | None = None,
+    drafts: bool = True,
+    jobs: int | None = None,
+    progress: Progress,
 ) -> list[tuple[Published, Estimate]]:
     """Estimate our nets for every published row, in their order. Raises what `estimate_model` raises."""
     found = []
@@ -110,7 +126,16 @@ def estimate_published(
         name, config = known_config(row.model, progress=progress)
         precision = Precision(row.form, 64, row.form)
         ours = estimate_model(
-            name, config, precision, row.context, host, question, jobs=jobs, progress=progress
+            name,
+            config,
+            precision,
+            row.context,
+            host,
+            question,
+            sequences=sequences,
+            drafts=drafts,
+            jobs=jobs,
+            progress=progress,
         )
         found.append((row, ours))
     return found
@@ -134,8 +159,7 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
     nets = StepNets.from_dict(bundle.details, str(bundle.folder))
     try:
         profiles = {
-            StepShape(stage["tokens"], stage["history"]): Profile.from_dict(stage)
-            for stage in bundle.details["stages"]
+            StepShape.from_dict(stage): Profile.from_dict(stage) for stage in bundle.details["stages"]
         }
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
@@ -143,7 +167,22 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
         ) from error
     forecast = simulate(nets, profiles, host, question, _row_bytes(bundle.config))
     precision = str(Precision(**bundle.precision))
-    return Estimate(bundle.model, precision, bundle.config.num_hidden_layers, forecast, {})
+    together = _side_by_side(nets, profiles, host, question, bundle.config)
+    return Estimate(bundle.model, precision, bundle.config.num_hidden_layers, forecast, {}, together)
+
+
+def _side_by_side(
+    nets: StepNets,
+    profiles: Mapping[StepShape, Profile],
+    host: Host,
+    question: Question,
+    config: ModelConfig,
+) -> tuple[Together, ...]:
+    """Follow 2, 4, 8 and 16 conversations, as far as the nets are for so many, each with the same question."""
+    counts = sorted({n for n in SIDE_BY_SIDE if n < nets.sequences} | {nets.sequences} - {1})
+    if question.history:
+        return ()
+    return tuple(simulate_together(nets, profiles, host, question, _row_bytes(config), n) for n in counts)
 
 
 def _row_bytes(config: ModelConfig) -> int:

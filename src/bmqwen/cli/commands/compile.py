@@ -19,6 +19,8 @@ def compile_(
     lm_head: Annotated[
         ChipFormat | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
     ] = None,
+    sequences: options.Sequences = None,
+    drafts: options.Drafts = True,
     bf16: options.Bf16 = False,
     layers: Annotated[
         int | None, typer.Option(metavar="N", help="Compile only the first N layers, for trials.")
@@ -45,6 +47,8 @@ def compile_(
             seq_len=seq_len,
             half="bf16" if bf16 else "f16",
             layers=layers,
+            sequences=sequences,
+            drafts=drafts,
             jobs=jobs,
             replace=force,
             progress=bar,
@@ -59,9 +63,10 @@ def compile_(
         "details": details,
     }
     decode = max((s for s in details["stages"] if s["tokens"] == 1), key=lambda s: s["history"])
+    several = f" for each of {details['sequences']} conversations" if details["sequences"] > 1 else ""
     text = (
         f"{output}: {bundle.model}, {precision}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
-        f"{details['context']} tokens, {size_text(bundle.total_bytes)}; "
+        f"{details['context']} tokens{several}, {size_text(bundle.total_bytes)}; "
         f"on the chip {size_text(details['device_bytes'])}, "
         f"about {decode['cycles'] / 1e6:.1f} ms a token at a full history"
     )

@@ -16,6 +16,8 @@ def estimate(
     *,
     precision: "options.Precision",
     seq_len: options.SeqLen = None,
+    sequences: options.Sequences = None,
+    drafts: options.Drafts = True,
     bf16: options.Bf16 = False,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt.")] = 26,
     new_tokens: Annotated[
@@ -87,7 +89,9 @@ def estimate(
         check_chart(chart)
     with progress_bar(sizes=False) as bar:
         if every:
-            rows = estimate_published(machine, question, jobs=jobs, progress=bar)
+            rows = estimate_published(
+                machine, question, sequences=sequences, drafts=drafts, jobs=jobs, progress=bar
+            )
             bar.close()
             print_json([row.to_dict() for _, row in rows]) if json else show(table_lines(rows, machine))
             return
@@ -97,7 +101,7 @@ def estimate(
             name, config = known_config(model, offline=offline, progress=bar)
             found = estimate_model(
                 name, config, precision, 512 if seq_len is None else seq_len, machine, question,
-                half="bf16" if bf16 else "f16", jobs=jobs, progress=bar,
+                half="bf16" if bf16 else "f16", sequences=sequences, drafts=drafts, jobs=jobs, progress=bar,
             )  # fmt: skip
     if chart is not None:
         write_chart(found, chart)

@@ -58,6 +58,12 @@ def lines(estimate: Estimate) -> Iterator[Text]:
         f"{f.chip.bus / 1e9:.1f}, {size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token"
         + (idle if f.answer.part_ns else "")
     )
+    for beside in estimate.together:
+        yield Text(
+            f"together      {beside.tokens_per_s:8.2f} tokens/s   {beside.clients} conversations, "
+            f"{beside.tokens_per_s / f.tokens_per_s:.1f} times one: a step {beside.step_s * 1e3:.2f} ms; first token "
+            f"{beside.first_token_s:.3f} s while {beside.clients - 1} go on"
+        )
     if row := estimate.published:
         yield Text(
             f"published     {row.first_token_s:8.3f} s          {row.tokens_per_s:.3f} tokens/s: predicted is "
