@@ -79,13 +79,13 @@ class SilentModel(BmrtBackend):
             "input_states": ((1, tokens, config.hidden_size), HALF),
             "position_ids": ((1, tokens), INT),
             "attention_mask": ((1, 1, tokens, history + tokens), HALF),
-            "last_row": ((1,), INT),
+            "last_row": ((shape.rows,), INT),
         }
         layers = range(config.num_hidden_layers)
         inputs |= {f"history_{part}.{i}": ((1, history or 1, *rows), HALF) for i in layers for part in "kv"}
         outputs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            "token_id": ((1,), INT),
-            "logits": ((1, config.vocab_size), np.dtype(np.float32)),
+            "token_id": ((shape.rows,), INT),
+            "logits": ((shape.rows, config.vocab_size), np.dtype(np.float32)),
         }
         outputs |= {f"{part}_cache.{i}": ((1, tokens, *rows), HALF) for i in layers for part in "kv"}
         return Stage("step", index, self._ports(inputs), self._ports(outputs))

@@ -56,7 +56,7 @@ def test_footprint_is_what_the_compiler_makes(
     precision = Precision.choose(form, 32 if hidden == 128 else 64, form)
     with open_checkpoint(tmp_path / "model") as checkpoint:
         bundle = compile_model(
-            checkpoint, tmp_path / "bundle", precision, seq_len=context, toolchain=toolchain
+            checkpoint, tmp_path / "bundle", precision, seq_len=context, sequences=1, toolchain=toolchain
         )
     bmodel = bundle.path("model.bmodel")
     said = re.search(r"device mem size: (\d+) \(weight: (\d+), instruct", describe(toolchain, bmodel))

@@ -12,7 +12,7 @@ import pytest
 
 from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.bundle import read_bundle
-from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.artifact.steps import StepNets, StepShape, step_shapes
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import CheckpointError, CompileError, InputError, MissingDependencyError, StorageError
@@ -62,6 +62,7 @@ def run(
     *,
     seq_len: int = 64,
     layers: int | None = None,
+    sequences: int = 1,
     replace: bool = False,
     progress: Notes | None = None,
     jobs: int | None = None,
@@ -74,6 +75,8 @@ def run(
             precision,
             seq_len=seq_len,
             layers=layers,
+            sequences=sequences,
+            drafts=sequences > 1,
             toolchain=toolchain,
             replace=replace,
             progress=progress,
@@ -123,10 +126,29 @@ def test_bundle_is_complete_and_says_what_it_holds(model: Path, tmp_path: Path) 
     assert max(progress.shares) <= 1.001
 
 
+def test_bundle_for_several_sequences(model: Path, tmp_path: Path) -> None:
+    """It says how many, which nets have results for several rows, and what that takes on the chip."""
+    progress = Notes()
+    nets = run(model, tmp_path / "bundle", stand_in(tmp_path), sequences=3, progress=progress)
+    assert (nets.context, nets.sequences, nets.rows) == (64, 3, 256)
+    assert set(nets.cycles) == set(step_shapes(64, 3))
+    assert {shape.rows for shape in nets.cycles if shape.tokens == 8} == {8}
+    bundle = read_bundle(tmp_path / "bundle")
+    assert bundle.details["device_bytes"] == 1000 + AddressMap(bundle.config, list(nets.cycles)).size
+    assert ", 3 sequences, 64 tokens: needs " in progress.notes[0]
+
+
 def test_bf16_table(model: Path, tmp_path: Path) -> None:
     with open_checkpoint(model) as checkpoint:
         bundle = compile_model(
-            checkpoint, tmp_path / "bundle", INT4, seq_len=64, half="bf16", toolchain=stand_in(tmp_path)
+            checkpoint,
+            tmp_path / "bundle",
+            INT4,
+            seq_len=64,
+            half="bf16",
+            sequences=1,
+            drafts=False,
+            toolchain=stand_in(tmp_path),
         )
         table = checkpoint.weights.read("model.embed_tokens.weight")
     stored = np.fromfile(bundle.path("embedding.bin"), np.uint16).reshape(table.shape)
@@ -288,6 +310,7 @@ if limit:
 try:
     with open_checkpoint(Path({model!r})) as checkpoint:
         compile_model(checkpoint, Path({folder!r}), Precision("int4", 32, "int8"), seq_len=64, jobs=2,
+                      sequences=1, drafts=False,
                       toolchain=stand_in(Path({tmp!r}), {behaviour!r}), progress=notes)
 except (BmqwenError, KeyboardInterrupt) as error:
     print(type(error).__name__, error, *notes.notes, sep="|")

@@ -70,6 +70,8 @@ def test_compiled_twice_is_byte_for_byte_equal(
                     tmp_path / f"{form}-{jobs}",
                     Precision.choose(form, 32),
                     seq_len=64,
+                    sequences=1,
+                    drafts=False,
                     toolchain=toolchain,
                     jobs=jobs,
                 )
@@ -94,6 +96,9 @@ def test_killed_in_the_middle_it_goes_on(model: Path, cache: Path, tmp_path: Pat
         str(tmp_path / "bundle"),
         "--seq-len",
         "64",
+        "--sequences",
+        "1",
+        "--no-drafts",
         "--group-size",
         "32",
     ]
@@ -141,6 +146,9 @@ def test_compiler_that_may_write_no_more(model: Path, cache: Path, tmp_path: Pat
         str(tmp_path / "bundle"),
         "--seq-len",
         "64",
+        "--sequences",
+        "1",
+        "--no-drafts",
         "--group-size",
         "32",
     ]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.artifact.steps import StepNets, StepShape, check_context, step_shapes
-from bmqwen.compiler.plan import check_device_memory, sizes
+from bmqwen.artifact.steps import StepNets, StepShape, check_context, check_sequences, step_shapes
+from bmqwen.compiler.plan import check_device_memory, default_sequences, sizes
 from bmqwen.compiler.schedule import NetClock, available_memory, duration_text, parallel_jobs
 from bmqwen.compiler.timing import Profile, read_profile
 from bmqwen.errors import CompileError, InputError
@@ -35,7 +35,7 @@ LARGE = qwen(4096, 32, 11008, 32)
 
 
 def test_shapes_of_the_usual_context() -> None:
-    assert [(s.tokens, s.history) for s in step_shapes(512)] == [
+    assert [(s.tokens, s.history) for s in step_shapes(512, drafts=False)] == [
         *((512, 0), (128, 512), (128, 0), (64, 512), (64, 0), (32, 512), (32, 0), (8, 512)),
         *((1, 512), (1, 384), (1, 256), (1, 128)),
     ]
@@ -43,7 +43,7 @@ def test_shapes_of_the_usual_context() -> None:
 
 @pytest.mark.parametrize("context", [32, 40, 64, 128, 200, 512, 600, 1024, 2048, 4096, 32768])
 def test_shapes_feed_every_prompt(context: int) -> None:
-    shapes = step_shapes(context)
+    shapes = step_shapes(context, drafts=False)
     assert len(set(shapes)) == len(shapes)
     lengths = [t for t in (512, 128, 64, 32, 8, 1) if t <= context]
     assert list(dict.fromkeys(s.tokens for s in shapes)) == lengths
@@ -63,10 +63,51 @@ def test_shapes_feed_every_prompt(context: int) -> None:
 
 
 def test_few_enough_to_compile() -> None:
-    assert len(step_shapes(64)) == 5
-    assert len(step_shapes(512)) <= 12
-    assert len(step_shapes(4096)) <= 30
-    assert len(step_shapes(32768)) <= 40
+    assert len(step_shapes(64, drafts=False)) == 5
+    assert len(step_shapes(512, drafts=False)) <= 12
+    assert len(step_shapes(4096, drafts=False)) <= 30
+    assert len(step_shapes(32768, drafts=False)) <= 40
+    assert len(step_shapes(512)) <= 17
+    assert len(step_shapes(512, 8)) <= 28
+    assert len(step_shapes(2048, 8)) <= 48
+
+
+def test_shapes_for_drafts_and_for_several_sequences() -> None:
+    """All that one sequence needs without them, the short steps with a result for each token, and longer histories."""
+    plain, drafts, several = step_shapes(512, drafts=False), step_shapes(512), step_shapes(512, 8)
+    short = [s for s in drafts if s.tokens in (8, 16)]
+    assert [(s.tokens, s.history) for s in short] == [(n, h) for n in (16, 8) for h in (512, 256, 128)]
+    assert all(s.rows == s.tokens for s in short)
+    assert {s for s in plain if s.tokens != 8} == {s for s in drafts if s not in short}
+    beyond = [s for s in several if s not in drafts]
+    # Rows for all, and for a step that is not full.
+    assert max(s.history for s in beyond) == 8 * 512 + 128
+    assert all(s.history > 512 and s.rows == 8 for s in beyond)
+    assert {s.tokens for s in beyond} == {8, 32, 64, 128}
+    assert max(s.rows for s in step_shapes(512, 16)) == 16
+
+
+@pytest.mark.parametrize(("context", "sequences"), [(512, 0), (512, 17), (2048, 9), (32768, 2)])
+def test_sequences_that_cannot_be(context: int, sequences: int) -> None:
+    most = {512: 16, 2048: 8, 32768: 1}[context]
+    with pytest.raises(
+        InputError, match=f"--sequences {sequences} cannot be compiled .*: choose 1 to {most}"
+    ):
+        check_sequences(context, sequences)
+
+
+def test_sequences_that_exceed_the_chip_name_how_many_fit() -> None:
+    with pytest.raises(
+        InputError, match=r"--seq-len 2048 with --sequences 8 needs .*: choose --sequences 3 or"
+    ):
+        check_device_memory(LARGE, INT4, 2048, sequences=8)
+    check_device_memory(LARGE, INT4, 2048, sequences=3)
+
+
+def test_default_sequences_are_those_that_fit_where_one_does() -> None:
+    assert default_sequences(SMALL, INT4, 512) == 8
+    assert default_sequences(SMALL, INT4, 4096) < 8
+    assert default_sequences(LARGE, INT4, 16384) == 1
 
 
 @pytest.mark.parametrize("context", [0, 8, 31, 33, 100, 264, 1 << 40])
@@ -77,7 +118,7 @@ def test_contexts_that_cannot_be(context: int) -> None:
 
 def test_sizes_are_those_of_a_compiled_model() -> None:
     """Against what the compiler really made of this shape: 858,251,264 bytes, 1,000,572,672 on the chip."""
-    size = sizes(SMALL, Precision("int4", 64, "int4"), 512)
+    size = sizes(SMALL, Precision("int4", 64, "int4"), 512, drafts=False)
     # The file has the chip's kernels in it, too.
     assert 0.97 < size.chip.weights / 858_251_264 < 1
     assert size.chip.total == pytest.approx(1_000_572_672, rel=0.005)

@@ -122,7 +122,7 @@ def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
     assert found[1].level == "error"
     assert "in one piece, but the largest heap (npu) has 3,950 MiB" in found[1].text
     assert (
-        "`./memory_edit.sh -c -npu 7424 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
+        "`./memory_edit.sh -c -npu 7456 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
         "sudo reboot`"
     ) in found[1].fix
     assert "the boot.itb that a guide in circulation names belongs to BM1688" in found[1].fix

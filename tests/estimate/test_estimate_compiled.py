@@ -43,7 +43,9 @@ def bundle(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("whole")
     write_checkpoint(folder / "model", CONFIG, seed=4)
     with open_checkpoint(folder / "model") as checkpoint:
-        compile_model(checkpoint, folder / "bundle", PRECISION, seq_len=CONTEXT, toolchain=simulator)
+        compile_model(
+            checkpoint, folder / "bundle", PRECISION, seq_len=CONTEXT, sequences=1, toolchain=simulator
+        )
     return folder / "bundle"
 
 
@@ -54,7 +56,9 @@ def estimated() -> Estimate:
 
 
 def predict() -> Estimate:
-    return estimate_model("toy", CONFIG, PRECISION, CONTEXT, DEFAULT_CHIP.host, QUESTION, progress=Silent())
+    return estimate_model(
+        "toy", CONFIG, PRECISION, CONTEXT, DEFAULT_CHIP.host, QUESTION, sequences=1, progress=Silent()
+    )
 
 
 def test_two_layers_foretell_the_whole_model(bundle: Path, estimated: Estimate) -> None:
