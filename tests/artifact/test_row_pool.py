@@ -120,6 +120,25 @@ def test_a_prompt_is_read_in_the_step_of_the_others() -> None:
     assert placement.shape == StepShape(64, 2048, 8)
 
 
+def test_a_piece_of_a_prompt_takes_the_others_no_longer_than_twice_their_time() -> None:
+    nets = nets_of(512, 8, step_shapes(512, 8))
+    cache = Cache(nets)
+    cache.step([(s, 200) for s in range(7)])
+    for beside in (1, 3, 7):
+        used = cache.pool.piece(7, 300, beside)
+        (alone,), (both,) = (
+            cache.step([(s, 1) for s in range(beside)]),
+            cache.step([*((s, 1) for s in range(beside)), (7, used)]),
+        )
+        assert used + beside in (32, 64, 128)
+        assert nets.cost(both.shape) <= 2 * nets.cost(alone.shape)
+        cache.pool.truncate(7, 0)
+        cache.texts[7].clear()
+    # Where no net takes both, one after the other must not take longer.
+    apart = nets_of(512, 8, [s for s in step_shapes(512, 8) if s.rows in (1, s.tokens)])
+    assert 1 <= RowPool(apart).piece(0, 300, 3) <= 128
+
+
 def test_rows_move_together_when_there_is_no_room_between_them() -> None:
     cache = Cache(nets_of(CONTEXT, SEQUENCES, SHAPES))
     for _ in range(CONTEXT):

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.artifact.steps import NEVER, StepNets, StepShape
 from bmqwen.errors import BundleError
 
 FREE = -1
+# A step that reads a piece of a prompt as well takes answers at most so many times their own time.
+MOST_SLOWER = 2
 # Plans that are remembered.
 MOST_PLANS = 1024
 
@@ -64,6 +66,7 @@ class RowPool:
         """
         self._nets, self._move = nets, move
         self._by_cost = sorted(nets.cycles, key=nets.cost)
+        self._lengths = sorted({shape.tokens for shape in nets.cycles}, reverse=True)
         # Tokens of the longest step with a result for each.
         self._widest = max(shape.tokens for shape in nets.cycles if shape.rows == shape.tokens)
         # Behind the cache lie the rows in which the nets of the whole history leave what they compute.
@@ -161,11 +164,26 @@ class RowPool:
         else:
             raise BundleError(f"the bundle has no net for one token after {self.top}")
 
-    def piece(self, sequence: int, count: int, most: int | None = None) -> int:
-        """Return how many tokens of a prompt are best read first; with `most`, by no longer net than that."""
-        shape, used = self._piece(sequence, self.top, count)
-        if most is not None and shape.tokens > most:
-            _, used = self._piece(sequence, self.top, min(most, count))
+    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
+        """Return how many tokens of a prompt are best read first.
+
+        With `beside` answers that get a token in the same step: as many as do not take them longer than `MOST_SLOWER`
+        times their own time, in one launch where there is a net for that.
+        """
+        if not beside:
+            return self._piece(sequence, self.top, count)[1]
+        everyone = range(len(self._counts))
+        own = self.choose(everyone, beside, beside)
+        limit = MOST_SLOWER * self._nets.cost(own.shape) if own else NEVER
+        for length in self._lengths:
+            used = min(count, length - beside)
+            both = self.choose(everyone, used + beside, 1 + beside) if used > 0 else None
+            if both is not None and self._nets.cost(both.shape) <= limit:
+                return used
+        for length in self._lengths:
+            shape, used = self._piece(sequence, self.top, min(count, length))
+            if limit * (MOST_SLOWER - 1) / MOST_SLOWER >= self._nets.cost(shape):
+                break
         return used
 
     def reserve(self, sequence: int, count: int) -> int:
@@ -229,8 +247,7 @@ class RowPool:
             with suppress(BundleError):
                 return self._plan(place, count)[0]
         # The last rows are too few for the nets there: between others there may be room.
-        lengths = sorted({shape.tokens for shape in self._nets.cycles}, reverse=True)
-        for tokens in (min(count, length) for length in lengths):
+        for tokens in (min(count, length) for length in self._lengths):
             if (placement := self.choose([sequence], tokens, 1)) is not None:
                 return placement.shape, tokens
         return self._by_cost[0], 1
