@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape, check_context, check_sequences, step_shapes
-from bmqwen.compiler.plan import check_device_memory, default_sequences, sizes
+from bmqwen.compiler.plan import check_device_memory, default_sequences, make_plan, sizes
 from bmqwen.compiler.schedule import NetClock, available_memory, duration_text, parallel_jobs
 from bmqwen.compiler.timing import Profile, read_profile
 from bmqwen.errors import CompileError, InputError
@@ -191,3 +191,8 @@ def test_time_left_comes_from_what_is_measured() -> None:
 )
 def test_durations_in_words(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+def test_a_model_with_a_recurrent_state_is_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match=r"qwen3\.5-0\.8b cannot be compiled yet: .*run it on the CPU"):
+        make_plan(("qwen3.5-0.8b", tiny_config("qwen3.5")), INT4, 512, "f16")

@@ -15,7 +15,7 @@ from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, tiny_config, write_checkpoint
 
 
-@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "qwen3", "llama"])
+@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "qwen3", "qwen3.5", "llama"])
 def test_logits_and_cache(tmp_path: Path, kind: Kind) -> None:
     config = tiny_config(kind)
     write_checkpoint(tmp_path / "model", config, seed=1)
@@ -29,4 +29,6 @@ def test_logits_and_cache(tmp_path: Path, kind: Kind) -> None:
     runtime.close()
     assert logits.dtype == np.float32
     assert np.abs(logits - wanted[[4, 20]]).max() < 1e-4
-    assert [rows.shape for rows in ops.cache] == [(21, config.num_key_value_heads, config.head_dim)] * 4
+    assert [rows.shape for rows in ops.cache] == [(21, config.num_key_value_heads, config.head_dim)] * (
+        2 * len(config.kv_layers)
+    )

@@ -30,6 +30,7 @@ KINDS = {
     "qwen3 (head norms, tied)": tiny_config("qwen3"),
     "qwen3 untied, multi-head": tiny_config("qwen3", kv_heads=4, tied=False),
     "qwen3 stretched by YaRN": replace(tiny_config("qwen3"), yarn=Yarn(4.0, 64, 1.1)),
+    "qwen3.5": tiny_config("qwen3.5", layers=4),
     "wide heads": tiny_config("qwen2.5", head_dim=32, layers=3),
 }
 TOKENS = np.random.default_rng(7).integers(0, 300, 50).tolist()
@@ -62,12 +63,14 @@ def reference_logits(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
     return logits
 
 
-def run_plain(bundle: Bundle, config: ModelConfig, pieces: list[list[int]]) -> NDArray[np.float32]:
+def run_plain(bundle: Bundle, pieces: list[list[int]]) -> NDArray[np.float32]:
     ort: Any = pytest.importorskip("onnxruntime")
     session = ort.InferenceSession(bundle.path(MODEL_FILE), providers=["CPUExecutionProvider"])
-    empty = np.zeros((1, config.num_key_value_heads, 0, config.head_dim), np.float32)
+    # No past: no rows, or states of zeros.
     cache = {
-        f"past_key_values.{i}.{p}": empty for i in range(config.num_hidden_layers) for p in ("key", "value")
+        value.name: np.zeros([size if isinstance(size, int) else 0 for size in value.shape], np.float32)
+        for value in session.get_inputs()
+        if value.name.startswith("past_")
     }
     rows, position = [], 0
     for piece in pieces:
@@ -80,19 +83,20 @@ def run_plain(bundle: Bundle, config: ModelConfig, pieces: list[list[int]]) -> N
         names = [output.name for output in session.get_outputs()]
         results = dict(zip(names, session.run(names, feeds), strict=True))
         rows.append(results.pop("logits")[0])
-        cache = {name.replace("present", "past_key_values"): value for name, value in results.items()}
+        own = {name.partition(".")[2]: name for name in cache}
+        cache = {own[name.removeprefix("present.")]: value for name, value in results.items()}
         position += len(piece)
     return np.concatenate(rows)
 
 
 @pytest.mark.reference
-def test_float32_equals_transformers(config: ModelConfig, folder: Path) -> None:
+def test_float32_equals_transformers(folder: Path) -> None:
     expected = reference_logits(folder, TOKENS)
     runtime = CpuRuntime(export(folder, "contrib", FLOAT), threads=1)
     got = RuntimeSequence(runtime).feed(TOKENS, every_row=True).logits()
     assert np.abs(expected).max() > 0.1  # a reference of zeros would prove nothing
     np.testing.assert_allclose(got, expected, atol=TOLERANCE, rtol=0)
-    plain = run_plain(export(folder, "plain", FLOAT, plain=True), config, [TOKENS])
+    plain = run_plain(export(folder, "plain", FLOAT, plain=True), [TOKENS])
     np.testing.assert_allclose(plain, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -116,12 +120,13 @@ def test_dialects_agree_on_quantised_weights(config: ModelConfig, folder: Path, 
     runtime = CpuRuntime(export(folder, "contrib", precision), threads=1)
     fast = RuntimeSequence(runtime).feed(TOKENS, every_row=True).logits()
     bundle = export(folder, "plain", precision, plain=True)
-    plain = run_plain(bundle, config, [TOKENS[:20], TOKENS[20:]])
+    plain = run_plain(bundle, [TOKENS[:20], TOKENS[20:]])
     # The fast dialect rounds activations to int8 as well; the weights' grid is the same.
     if form == "f16":
         np.testing.assert_allclose(fast, plain, atol=1e-3, rtol=0)
     cosine = (fast * plain).sum(1) / np.linalg.norm(fast, axis=1) / np.linalg.norm(plain, axis=1)
-    assert cosine.min() > 0.995
+    # A state adds up what rounding does to each token.
+    assert cosine.min() > (0.995 if config.linear is None else 0.9)
 
 
 def test_plain_export_passes_the_checker_with_standard_operations_only(folder: Path) -> None:

@@ -12,7 +12,8 @@ from bmqwen.model.config import ModelConfig
 from bmqwen.model.llama import Llama
 from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.qwen3 import Qwen3
-from bmqwen.model.registry import parse_config, read_config
+from bmqwen.model.qwen3_5 import Qwen35
+from bmqwen.model.registry import PUBLISHED_CONFIGS, parse_config, read_config
 from bmqwen.model.rope import Yarn
 from support.checkpoints import Kind, tiny_config
 
@@ -89,7 +90,55 @@ def test_published_llama_type_config_is_read() -> None:
     assert (config.tie_word_embeddings, config.rope_theta) == (True, 100000.0)
 
 
-@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "qwen3", "llama"])
+def test_the_text_of_a_model_with_pictures_is_read() -> None:
+    # As published with Qwen3.5-0.8B, less what does not matter here.
+    text = {
+        "attn_output_gate": True,
+        "full_attention_interval": 4,
+        "head_dim": 256,
+        "hidden_act": "silu",
+        "hidden_size": 1024,
+        "intermediate_size": 3584,
+        "layer_types": ([*["linear_attention"] * 3, "full_attention"]) * 6,
+        "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 128,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 16,
+        "linear_value_head_dim": 128,
+        "max_position_embeddings": 262144,
+        "model_type": "qwen3_5_text",
+        "mtp_num_hidden_layers": 1,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_parameters": {
+            "mrope_interleaved": True,
+            "mrope_section": [11, 11, 10],
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000000,
+            "rope_type": "default",
+        },
+        "tie_word_embeddings": True,
+        "vocab_size": 248320,
+    }
+    whole = {
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "text_config": text,
+        "vision_config": {"depth": 12},
+    }
+    config = parse_config(whole, "c")
+    assert (config.architecture, config.rotary_dim, config.rope_theta) == (Qwen35, 64, 1e7)
+    assert config.kv_layers == [3, 7, 11, 15, 19, 23]
+    assert config == parse_config(PUBLISHED_CONFIGS["Qwen/Qwen3.5-0.8B"], "c")
+    with pytest.raises(ConfigError, match="layer_types"):
+        parse_config(whole | {"text_config": text | {"layer_types": ["full_attention"]}}, "c")
+    with pytest.raises(ConfigError, match="text_config is missing"):
+        parse_config(whole | {"text_config": None}, "c")
+
+
+@pytest.mark.parametrize("kind", ["qwen1.5", "qwen2.5", "qwen3", "qwen3.5", "llama"])
 def test_to_dict_round_trips_through_json(kind: Kind) -> None:
     config = tiny_config(kind)
     assert parse_config(json.loads(json.dumps(config.to_dict())), "config.json") == config

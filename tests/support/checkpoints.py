@@ -7,14 +7,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.model.config import ModelConfig
+from bmqwen.model.config import LinearAttention, ModelConfig
 from bmqwen.model.llama import Llama
 from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.qwen3 import Qwen3
+from bmqwen.model.qwen3_5 import Qwen35
 
-Kind = Literal["qwen1.5", "qwen2.5", "qwen3", "llama"]
+Kind = Literal["qwen1.5", "qwen2.5", "qwen3", "qwen3.5", "llama"]
 
-_ARCHITECTURES = {"qwen1.5": Qwen2, "qwen2.5": Qwen2, "qwen3": Qwen3, "llama": Llama}
+_ARCHITECTURES = {"qwen1.5": Qwen2, "qwen2.5": Qwen2, "qwen3": Qwen3, "qwen3.5": Qwen35, "llama": Llama}
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -47,10 +48,18 @@ def tiny_config(
     max_position_embeddings: int = 256,
 ) -> ModelConfig:
     """A small configuration: Qwen1.5 = multi-head, untied; Qwen2.5 = grouped-query, tied; Llama = the
-    same without biases; Qwen3 = that with head norms and heads wider than hidden_size / heads.
+    same without biases; Qwen3 = that with head norms and heads wider than hidden_size / heads; Qwen3.5 = that with all
+    layers but the last linear.
     `vocab_size` is a little larger than the tokenizer's (as in the real ones).
     """
     grouped = kind != "qwen1.5"
+    linear: dict[str, Any] = {}
+    if kind == "qwen3.5":
+        linear = {
+            "layer_types": (*["linear_attention"] * (layers - 1), "full_attention"),
+            "linear": LinearAttention(2, 4, 16, 16, 4),
+            "partial_rotary_factor": 0.25,
+        }
     return ModelConfig(
         architecture=_ARCHITECTURES[kind],
         vocab_size=vocab_size,
@@ -59,11 +68,12 @@ def tiny_config(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads if kv_heads is not None else (heads // 2 if grouped else heads),
-        head_dim=head_dim or (2 if kind == "qwen3" else 1) * (hidden_size // heads),
+        head_dim=head_dim or {"qwen3": 2, "qwen3.5": 4}.get(kind, 1) * (hidden_size // heads),
         rms_norm_eps=1e-6,
         rope_theta=1000000.0 if kind == "qwen2.5" else 10000.0,
         max_position_embeddings=max_position_embeddings,
         tie_word_embeddings=grouped if tied is None else tied,
+        **linear,
     )
 
 
@@ -75,11 +85,26 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, NDArray[np.f
         values = rng.standard_normal(shape, dtype=np.float32)
         if name.endswith("norm.weight"):
             weights[name] = np.float32(1.0) + np.float32(0.1) * values
-        elif name.endswith(".bias"):
+        elif name.endswith((".bias", "A_log", "dt_bias")):
             weights[name] = np.float32(0.1) * values
         else:
             weights[name] = values * np.float32(shape[-1] ** -0.5)
     return weights
+
+
+def as_stored(config: ModelConfig, weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """The tensors of the network as Hugging Face's files have them."""
+    stored: dict[str, NDArray[np.float32]] = {}
+    for tensor in config.network.tensors():
+        values = weights[tensor.name] - np.float32(tensor.plus)
+        if tensor.half == 1:
+            halves = (
+                part.reshape(-1, 1, config.head_dim, part.shape[-1])
+                for part in (stored[tensor.stored], values)
+            )
+            values = np.concatenate(list(halves), axis=1).reshape(-1, values.shape[-1])
+        stored[tensor.stored or tensor.name] = values
+    return stored
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -108,7 +133,7 @@ def write_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", config.to_dict() | {"torch_dtype": dtype})
-    tensors = random_weights(config, seed) if weights is None else weights
+    tensors = as_stored(config, random_weights(config, seed) if weights is None else weights)
     if shards == 1:
         write_safetensors(folder / "model.safetensors", tensors, dtype)
     else:

@@ -62,7 +62,7 @@ def _net(net: NetDescription) -> dict[str, Any]:
 
 
 def _architecture(config: ModelConfig) -> dict[str, Any]:
-    kv_rows = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    kv_rows = 2 * len(config.kv_layers) * config.num_key_value_heads * config.head_dim
     return {
         "architecture": config.architecture.class_name,
         "layers": config.num_hidden_layers,

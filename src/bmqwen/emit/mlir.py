@@ -20,6 +20,12 @@ from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.precision import Precision
 
 Rows = tuple[Value, ...]
+_NO_DELTA = "nets with a state from one step to the next"
+
+_NO_DELTA = (
+    "models with layers of the gated delta rule (Qwen3.5) cannot be compiled for the chip yet: run them on the CPU, or "
+    "compile a Qwen3"
+)
 
 
 class MlirOps:
@@ -130,6 +136,22 @@ class MlirOps:
         if len(parts) == 1:
             return (parts[0],)
         return (self._side_by_side(parts, 1, f"{place}.attention"),)
+
+    def sigmoid_gate(self, *_: Any, **__: Any) -> Rows:
+        """Not there: see `gated_delta`."""
+        raise NotImplementedError(_NO_DELTA)
+
+    def short_convolution(self, *_: Any, **__: Any) -> Rows:
+        """Not there: see `gated_delta`."""
+        raise NotImplementedError(_NO_DELTA)
+
+    def gated_delta(self, *_: Any, **__: Any) -> Rows:
+        """Not there: the runtimes of bmodels have no place for a state that goes from one step to the next."""
+        raise NotImplementedError(_NO_DELTA)
+
+    def gated_norm(self, *_: Any, **__: Any) -> Rows:
+        """Not there: see `gated_delta`."""
+        raise NotImplementedError(_NO_DELTA)
 
     def swiglu(self, gate_up: Rows) -> Rows:
         """Emit silu(gate) * up."""

@@ -19,13 +19,14 @@ class NumpyOps:
 
     Attributes:
         cache: keys (after rotation) and values of each layer in turn, float32 [tokens, kv_heads, head_dim].
+        states: the delta rule's, by layer.
     """
 
     def __init__(
         self, config: ModelConfig, blocks: WeightBlocks, tokens: Sequence[int], wanted: Sequence[int]
     ) -> None:
         """`tokens` start at position 0; `wanted` are the rows whose logits are computed."""
-        self.config, self.cache = config, list[Rows]()
+        self.config, self.cache, self.states = config, list[Rows](), dict[int, Rows]()
         self._blocks, self._tokens, self._wanted = blocks, tokens, wanted
         tables = rope_tables(config, len(tokens))
         self._cos, self._sin = (np.concatenate([table] * 2, 1)[:, None] for table in tables)
@@ -77,10 +78,56 @@ class NumpyOps:
         y: Rows = np.einsum("hqk,khd->qhd", scores, v).reshape(count, -1)
         return y
 
+    def sigmoid_gate(self, x: Rows, gate: Rows) -> Rows:
+        """Compute it as defined."""
+        y: Rows = x * _sigmoid(gate)
+        return y
+
+    def short_convolution(self, x: Rows, weight: str, layer: int) -> Rows:  # noqa: ARG002
+        """Sum shifted rows, from an empty state on."""
+        kernel = self._blocks.vector(f"{weight}.weight")[:, 0]
+        width = kernel.shape[1]
+        padded = np.pad(x, ((width - 1, 0), (0, 0)))
+        y: Rows = sum((padded[tap : tap + len(x)] * kernel[:, tap] for tap in range(width)), np.zeros_like(x))
+        return y * _sigmoid(y)
+
+    def gated_delta(self, qkv: Rows, decay: Rows, beta: Rows, a_log: str, dt_bias: str, layer: int) -> Rows:
+        """Compute it token by token, from an empty state on."""
+        one = self.config.linear_sizes
+        group = one.linear_num_value_heads // one.linear_num_key_heads
+        q, k, v = (
+            part.reshape(len(qkv), -1, dim)
+            for part, dim in zip(
+                np.split(qkv, [one.key_dim, 2 * one.key_dim], axis=1),
+                (one.linear_key_head_dim, one.linear_key_head_dim, one.linear_value_head_dim),
+                strict=True,
+            )
+        )
+        q, k = (np.repeat(_unit(part), group, axis=1) for part in (q, k))
+        q = q * np.float32(one.linear_key_head_dim**-0.5)
+        raw = decay + self._blocks.vector(dt_bias)
+        kept = np.exp(-np.exp(self._blocks.vector(a_log)) * np.logaddexp(0, raw))
+        rate = _sigmoid(beta)
+        state = np.zeros(one.delta_state, np.float32)
+        y = np.empty_like(v)
+        for at in range(len(qkv)):
+            state = state * kept[at][:, None, None]
+            delta = rate[at][:, None] * (v[at] - np.einsum("hvk,hk->hv", state, k[at]))
+            state = state + delta[:, :, None] * k[at][:, None]
+            y[at] = np.einsum("hvk,hk->hv", state, q[at])
+        self.states[layer] = state
+        return y.reshape(len(qkv), -1)
+
+    def gated_norm(self, x: Rows, gate: Rows, weight: str) -> Rows:
+        """Compute it as defined."""
+        heads = x.reshape(len(x), -1, self.config.linear_sizes.linear_value_head_dim)
+        y: Rows = self.rms_norm(heads, weight).reshape(x.shape) * gate * _sigmoid(gate)
+        return y
+
     def swiglu(self, gate_up: Rows) -> Rows:
         """Emit silu(gate) * up."""
         gate, up = np.split(gate_up, 2, axis=1)
-        y: Rows = gate * 0.5 * (1 + np.tanh(gate * 0.5)) * up
+        y: Rows = gate * _sigmoid(gate) * up
         return y
 
     def wanted_rows(self, x: Rows) -> Rows:
@@ -96,6 +143,18 @@ class NumpyOps:
         return np.concatenate([x @ block.T for block in blocks], axis=1).astype(np.float32, copy=False)
 
     def _rotate(self, x: Rows) -> Rows:
+        x, rest = np.split(x, [self.config.rotary_dim], axis=2)
         first, second = np.split(x, 2, axis=2)
-        y: Rows = x * self._cos + np.concatenate([-second, first], axis=2) * self._sin
-        return y
+        y = x * self._cos + np.concatenate([-second, first], axis=2) * self._sin
+        return np.concatenate([y, rest], axis=2)
+
+
+def _sigmoid(x: Rows) -> Rows:
+    y: Rows = 0.5 * (1 + np.tanh(x * 0.5))
+    return y
+
+
+def _unit(x: Rows) -> Rows:
+    """Vectors of length 1, along the last axis."""
+    y: Rows = x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + np.float32(1e-6))
+    return y

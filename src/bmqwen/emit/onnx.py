@@ -1,5 +1,7 @@
 """What both ONNX dialects have in common: embedding, norms, the graph's ends."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bmqwen.emit.onnx_file import OnnxFile
@@ -19,6 +21,7 @@ class OnnxOps:
 
     Inputs of every graph: `input_ids` int64 [B, C]; `logits_from` int64 [1], the first of the C rows whose logits are
     wanted (C - 1: only the last); `past_key_values.N.key` and `.value` float32 [B, kv_heads, past, head_dim].
+    Layers of the delta rule have in its place `past_state.N.conv` [B, kernel - 1, width] and `past_state.N.delta`.
     Outputs: `logits` float32 [B, C - logits_from, vocab]; `present.N.key` and `.value`, the cache with the C new rows.
 
     Attributes:
@@ -107,6 +110,22 @@ class OnnxOps:
             self.file.output(f"present.{layer}.{part}", np.float32, shape) for part in ("key", "value")
         )
         return key, value
+
+    def state_ends(self, layer: int, part: str, shape: Sequence[int]) -> tuple[str, str]:
+        """Declare a layer's state before and after the step, and return both names."""
+        sizes = [self.batch, *shape]
+        return (
+            self.file.input(f"past_state.{layer}.{part}", np.float32, sizes),
+            self.file.output(f"present.{layer}.{part}", np.float32, sizes),
+        )
+
+    def small(self, name: str) -> str:
+        """Declare a small tensor of the checkpoint as a constant."""
+        return self.file.constant(name, self.blocks.vector(name))
+
+    def sigmoid_gate(self, x: str, gate: str) -> str:
+        """Emit it in standard operations."""
+        return self.file.value("Mul", x, self.file.value("Sigmoid", gate))
 
     def rope_tables(self) -> tuple[str, str]:
         """Store cosines and sines of all positions, float32 [max_position_embeddings, rotary_dim / 2]."""

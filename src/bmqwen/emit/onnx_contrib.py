@@ -129,6 +129,42 @@ class ContribOps(OnnxOps):
         )
         return attended[0]
 
+    def short_convolution(self, x: str, weight: str, layer: int) -> str:
+        """Emit one operation, with silu inside."""
+        past, present = self.state_ends(layer, "conv", self.config.linear_sizes.conv_state)
+        return self.file.node(
+            "CausalConvWithState",
+            [x, self.small(f"{weight}.weight"), "", past],
+            outputs=[f"convolved.{layer}", present],
+            domain=MICROSOFT,
+            activation="silu",
+            channels_last=1,
+        )[0]
+
+    def gated_delta(self, qkv: str, decay: str, beta: str, a_log: str, dt_bias: str, layer: int) -> str:
+        """Emit one operation, which takes queries, keys and values as they lie."""
+        f, one = self.file, self.config.linear_sizes
+        past, present = self.state_ends(layer, "delta", one.delta_state)
+        mixed = f.node(
+            "GatedDeltaNet",
+            [qkv, "", "", "", decay, beta, past, self.small(a_log), self.small(dt_bias)],
+            outputs=[f"mixed.{layer}", present],
+            domain=MICROSOFT,
+            update_rule="gated_delta",
+            gate_activation="softplus",
+            beta_activation="sigmoid",
+            qk_l2_norm=1,
+        )[0]
+        return f.value("Reshape", mixed, self._ints("joined_last", 0, 0, -1))
+
+    def gated_norm(self, x: str, gate: str, weight: str) -> str:
+        """Emit the norm in one operation, silu in another."""
+        f, one = self.file, self.config.linear_sizes
+        heads = f.value("Reshape", x, self._ints("value_heads", 0, 0, -1, one.linear_value_head_dim))
+        square = f.value("Pow", heads, f.constant("two", np.array(2, np.float32)))
+        normed = f.value("Reshape", self._scaled(heads, square, weight), self._ints("joined_last", 0, 0, -1))
+        return f.value("Mul", normed, f.value("QuickGelu", gate, domain=MICROSOFT, alpha=1.0))
+
     def swiglu(self, gate_up: str) -> str:
         """Emit QuickGelu: with alpha 1 it is SiLU in one operation."""
         gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)

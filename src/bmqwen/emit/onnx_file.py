@@ -1,6 +1,6 @@
 """An ONNX file being written: the graph in memory, the weights straight to their file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,6 +67,41 @@ class OnnxFile:
     def value(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output and return its name."""
         return self.node(op, inputs, domain=domain, **attributes)[0]
+
+    def scan(
+        self,
+        name: str,
+        state: Mapping[str, tuple[str, Sequence[int]]],
+        inputs: Mapping[str, tuple[str, Sequence[int]]],
+        steps: Sequence[tuple[str, list[str], str]],
+        made: Sequence[int],
+    ) -> tuple[str, str]:
+        """Add a loop over the first axis of `inputs`, and return the last state and what the steps made.
+
+        Args:
+            name: of the loop's graph.
+            state: name inside, what it is before the first step, and its shape; the steps make NAME_after of it.
+            inputs: names inside, what is looped over, and the shape of one step's part.
+            steps: operation, its inputs and its output; the last one's output is gathered. A Transpose turns the last
+                two axes.
+            made: shape of that output.
+        """
+        helper = self._onnx.helper
+        turned = [*range(len(made) - 2), len(made) - 1, len(made) - 2]
+        nodes = [
+            helper.make_node(op, given, [out], **({"perm": turned} if op == "Transpose" else {}))
+            for op, given, out in steps
+        ]
+        (own, (_, shape)), last = next(iter(state.items())), steps[-1][2]
+        body = helper.make_graph(
+            nodes,
+            name,
+            [self._value_info(key, np.float32, size) for key, (_, size) in {**state, **inputs}.items()],
+            [self._value_info(f"{own}_after", np.float32, shape), self._value_info(last, np.float32, made)],
+        )
+        given = [value for value, _ in (*state.values(), *inputs.values())]
+        after, gathered = self.node("Scan", given, outputs=2, body=body, num_scan_inputs=len(inputs))
+        return after, gathered
 
     def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
         """Declare an input of the graph."""

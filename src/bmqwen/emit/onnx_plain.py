@@ -92,6 +92,79 @@ class PlainOps(OnnxOps):
             self._ints("joined", 1, -1, c.q_size),
         )
 
+    def short_convolution(self, x: str, weight: str, layer: int) -> str:
+        """Emit Conv over the state's rows and the step's."""
+        f, one = self.file, self.config.linear_sizes
+        past, present = self.state_ends(layer, "conv", one.conv_state)
+        rows = f.value("Concat", past, x, axis=1)
+        end = f.constant("end", np.array([np.iinfo(np.int64).max], np.int64))
+        last = self._ints("last_rows", 1 - one.linear_conv_kernel_dim)
+        f.node("Slice", [rows, last, end, f.constant("row_axis", np.array([1], np.int64))], outputs=[present])
+        columns = f.value("Transpose", rows, perm=[0, 2, 1])
+        made = f.value("Conv", columns, self.small(f"{weight}.weight"), group=one.conv_dim)
+        y = f.value("Transpose", made, perm=[0, 2, 1])
+        return f.value("Mul", y, f.value("Sigmoid", y))
+
+    def gated_delta(self, qkv: str, decay: str, beta: str, a_log: str, dt_bias: str, layer: int) -> str:
+        """Emit Scan over the tokens: the state is [value heads, value_dim, key_dim]."""
+        f, one = self.file, self.config.linear_sizes
+        past, present = self.state_ends(layer, "delta", one.delta_state)
+        heads, group = one.linear_num_value_heads, one.linear_num_value_heads // one.linear_num_key_heads
+        sizes = self._ints("delta_sizes", one.key_dim, one.key_dim, one.value_dim)
+        q, k, v = (
+            f.value("Reshape", part, self._ints(f"by_head_{dim}", -1, count, 1, dim))
+            for part, count, dim in zip(
+                f.node("Split", [qkv, sizes], outputs=3, axis=-1),
+                (one.linear_num_key_heads, one.linear_num_key_heads, heads),
+                (one.linear_key_head_dim, one.linear_key_head_dim, one.linear_value_head_dim),
+                strict=True,
+            )
+        )
+        repeated = self._ints("delta_repeats", 1, 1, group, 1)
+        shape = self._ints("delta_rows", -1, heads, 1, one.linear_key_head_dim)
+        eps = f.constant("unit_eps", np.array(1e-6, np.float32))
+        q, k = (
+            f.value("Reshape", f.value("Tile", self._unit(part, eps), repeated), shape) for part in (q, k)
+        )
+        scale = f.constant("delta_scale", np.array(one.linear_key_head_dim**-0.5, np.float32))
+        raw = f.value("Softplus", f.value("Add", decay, self.small(dt_bias)))
+        kept = f.value("Exp", f.value("Neg", f.value("Mul", f.value("Exp", self.small(a_log)), raw)))
+        column = self._ints("delta_column", -1, heads, 1, 1)
+        values = self._ints("delta_values", -1, heads, one.linear_value_head_dim, 1)
+        state, y = f.scan(
+            "gated_delta",
+            {"state": (f.value("Squeeze", past, self._ints("first_axis", 0)), one.delta_state)},
+            {
+                "q": (f.value("Mul", q, scale), (heads, 1, one.linear_key_head_dim)),
+                "k": (k, (heads, 1, one.linear_key_head_dim)),
+                "v": (f.value("Reshape", v, values), (heads, one.linear_value_head_dim, 1)),
+                "kept": (f.value("Reshape", kept, column), (heads, 1, 1)),
+                "rate": (f.value("Reshape", f.value("Sigmoid", beta), column), (heads, 1, 1)),
+            },
+            [
+                ("Mul", ["state", "kept"], "faded"),
+                ("Transpose", ["k"], "k_column"),
+                ("MatMul", ["faded", "k_column"], "recalled"),
+                ("Sub", ["v", "recalled"], "missing"),
+                ("Mul", ["missing", "rate"], "delta"),
+                ("MatMul", ["delta", "k"], "written"),
+                ("Add", ["faded", "written"], "state_after"),
+                ("Transpose", ["q"], "q_column"),
+                ("MatMul", ["state_after", "q_column"], "y"),
+            ],
+            (heads, one.linear_value_head_dim, 1),
+        )
+        f.node("Unsqueeze", [state, self._ints("first_axis", 0)], outputs=[present])
+        return f.value("Reshape", y, self._ints(f"joined_{one.value_dim}", 1, -1, one.value_dim))
+
+    def gated_norm(self, x: str, gate: str, weight: str) -> str:
+        """Compute it as any norm, by head."""
+        f, one = self.file, self.config.linear_sizes
+        heads = f.value("Reshape", x, self._ints("value_heads", 1, 0, -1, one.linear_value_head_dim))
+        joined = self._ints(f"joined_{one.value_dim}", 1, -1, one.value_dim)
+        normed = f.value("Reshape", self.rms_norm(heads, weight), joined)
+        return f.value("Mul", normed, f.value("Mul", gate, f.value("Sigmoid", gate)))
+
     def swiglu(self, gate_up: str) -> str:
         """Emit silu(gate) * up."""
         gate, up = self.file.node("Split", [gate_up], outputs=2, axis=-1, num_outputs=2)
@@ -99,11 +172,19 @@ class PlainOps(OnnxOps):
 
     def _rotate(self, x: str) -> str:
         """Rotary embedding of [1, heads, C, head_dim], halves paired."""
-        f = self.file
-        a, b = f.node("Split", [x], outputs=2, axis=-1, num_outputs=2)
+        f, c = self.file, self.config
+        half, rest = c.rotary_dim // 2, c.head_dim - c.rotary_dim
+        sizes = self._ints("rotated_sizes", half, half, *([rest] if rest else []))
+        a, b, *kept = f.node("Split", [x, sizes], outputs=3 if rest else 2, axis=-1)
         first = f.value("Sub", f.value("Mul", a, self.cos), f.value("Mul", b, self.sin))
         second = f.value("Add", f.value("Mul", b, self.cos), f.value("Mul", a, self.sin))
-        return f.value("Concat", first, second, axis=-1)
+        return f.value("Concat", first, second, *kept, axis=-1)
+
+    def _unit(self, x: str, eps: str) -> str:
+        """Vectors of length 1, along the last axis."""
+        f = self.file
+        square = f.value("ReduceSum", f.value("Mul", x, x), self._ints("last_axis", -1), keepdims=1)
+        return f.value("Div", x, f.value("Sqrt", f.value("Add", square, eps)))
 
     def _masked(self, scores: str, keys: str) -> str:
         """Scores [..., C, rows] with keys after the query closed."""

@@ -12,11 +12,18 @@ H = TypeVar("H")
 
 
 class Tensor(NamedTuple):
-    """A tensor by its names in Hugging Face's and in GGUF files, and its shape: [out_features, in_features]."""
+    """A tensor by its names in Hugging Face's and in GGUF files, and its shape: [out_features, in_features].
+
+    In Hugging Face's files it may be stored otherwise: under the name `stored`, as one of two halves of the rows of
+    each head, or less a constant, `plus`.
+    """
 
     name: str
     gguf: str
     shape: tuple[int, ...]
+    stored: str = ""
+    half: int | None = None
+    plus: float = 0.0
 
 
 class Architecture:
@@ -32,6 +39,9 @@ class Architecture:
         published: the models that have a short name, by their hub ids, and what their config.json files say.
         default_head_dim: where config.json may lack head_dim; None: hidden_size / num_attention_heads.
         default_kv_heads: whether config.json may lack num_key_value_heads, there being as many as query heads.
+        with_pictures: what config.json calls a model that has this one as its text_config, `architectures` and
+            model_type.
+        left_aside: what the names of tensors begin with that belong to such a model's other parts.
         rotates_neighbours: whether GGUF has the rows of q_proj and k_proj in an order in which RoPE pairs neighbours
             (llama.cpp), not rows half a head apart (Hugging Face).
     """
@@ -44,6 +54,8 @@ class Architecture:
     default_head_dim: ClassVar[int | None] = None
     default_kv_heads: ClassVar[bool] = False
     rotates_neighbours: ClassVar[bool] = False
+    with_pictures: ClassVar[tuple[str, str] | None] = None
+    left_aside: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -101,9 +113,14 @@ class Architecture:
         table = (c.vocab_size, c.hidden_size)
         tensors = [Tensor("model.embed_tokens.weight", "token_embd.weight", table)]
         for layer in range(c.num_hidden_layers):
+            place = block_prefix(layer)
             tensors += [
-                Tensor(f"{block_prefix(layer)}.{name}", f"blk.{layer}.{gguf}", shape)
-                for name, gguf, shape in self.layer_tensors()
+                tensor._replace(
+                    name=f"{place}.{tensor.name}",
+                    gguf=f"blk.{layer}.{tensor.gguf}",
+                    stored=tensor.stored and f"{place}.{tensor.stored}",
+                )
+                for tensor in self.layer_tensors(layer)
             ]
         tensors.append(Tensor("model.norm.weight", "output_norm.weight", (c.hidden_size,)))
         if not c.tie_word_embeddings:
@@ -114,20 +131,20 @@ class Architecture:
         """Return the shapes of all tensors by their Hugging Face names, in the order of the network."""
         return {tensor.name: tensor.shape for tensor in self.tensors()}
 
-    def layer_tensors(self) -> list[Tensor]:
+    def layer_tensors(self, layer: int) -> list[Tensor]:
         """List the tensors of a decoder layer, with what follows the layer in their names."""
         c = self.config
         hidden, inner = c.hidden_size, c.intermediate_size
         return [
             Tensor("input_layernorm.weight", "attn_norm.weight", (hidden,)),
-            *self.attention_tensors(),
+            *self.attention_tensors(layer),
             Tensor("post_attention_layernorm.weight", "ffn_norm.weight", (hidden,)),
             Tensor("mlp.gate_proj.weight", "ffn_gate.weight", (inner, hidden)),
             Tensor("mlp.up_proj.weight", "ffn_up.weight", (inner, hidden)),
             Tensor("mlp.down_proj.weight", "ffn_down.weight", (hidden, inner)),
         ]
 
-    def attention_tensors(self) -> list[Tensor]:
+    def attention_tensors(self, layer: int) -> list[Tensor]:  # noqa: ARG002 - some have layers of several kinds
         """List those of the attention: four projections without biases."""
         c = self.config
         return [

@@ -12,6 +12,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearAttention:
+    """Sizes of layers with a recurrent state, named as in Hugging Face's config.json."""
+
+    linear_num_key_heads: int
+    linear_num_value_heads: int
+    linear_key_head_dim: int
+    linear_value_head_dim: int
+    linear_conv_kernel_dim: int
+
+    @property
+    def key_dim(self) -> int:
+        """Width of all key (or query) heads together."""
+        return self.linear_num_key_heads * self.linear_key_head_dim
+
+    @property
+    def value_dim(self) -> int:
+        """Width of all value heads together."""
+        return self.linear_num_value_heads * self.linear_value_head_dim
+
+    @property
+    def conv_dim(self) -> int:
+        """Width of queries, keys and values, which the convolution goes over."""
+        return 2 * self.key_dim + self.value_dim
+
+    @property
+    def conv_state(self) -> tuple[int, int]:
+        """Shape of the rows that the convolution remembers."""
+        return self.linear_conv_kernel_dim - 1, self.conv_dim
+
+    @property
+    def delta_state(self) -> tuple[int, int, int]:
+        """Shape of the delta rule's state: value heads, and for each a value by key matrix."""
+        return self.linear_num_value_heads, self.linear_value_head_dim, self.linear_key_head_dim
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Sizes and constants of a model, named as in Hugging Face's config.json, and its architecture."""
 
@@ -28,6 +64,9 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     yarn: Yarn | None = None  # how RoPE is scaled for long contexts
+    layer_types: tuple[str, ...] = ()  # "full_attention" or "linear_attention"; empty: all are full
+    linear: LinearAttention | None = None  # sizes of the linear layers
+    partial_rotary_factor: float = 1.0
 
     @property
     def group(self) -> int:
@@ -46,8 +85,28 @@ class ModelConfig:
 
     @property
     def rotary_dim(self) -> int:
-        """Elements of a head that RoPE rotates."""
-        return self.head_dim
+        """Elements of a head that RoPE rotates: its first ones."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    def is_full(self, layer: int) -> bool:
+        """Whether a layer has full attention, and with it a KV cache, in place of a recurrent state."""
+        return not self.layer_types or self.layer_types[layer] == "full_attention"
+
+    @property
+    def kv_layers(self) -> list[int]:
+        """The layers that have a KV cache."""
+        return [layer for layer in range(self.num_hidden_layers) if self.is_full(layer)]
+
+    @property
+    def state_layers(self) -> list[int]:
+        """The layers that have a recurrent state."""
+        return [layer for layer in range(self.num_hidden_layers) if not self.is_full(layer)]
+
+    @property
+    def linear_sizes(self) -> LinearAttention:
+        """Sizes of the linear layers, which there must be."""
+        assert self.linear is not None
+        return self.linear
 
     @property
     def network(self) -> "Architecture":
@@ -62,7 +121,11 @@ class ModelConfig:
             "hidden_act": "silu",
         }
         values |= {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        del values["yarn"]
+        del values["yarn"], values["linear"]
+        if self.linear is None:
+            del values["layer_types"], values["partial_rotary_factor"]
+        else:
+            values |= {**asdict(self.linear), "layer_types": list(self.layer_types)}
         if self.yarn is not None:
             values["rope_scaling"] = {"rope_type": "yarn"} | asdict(self.yarn)
         return values | dict.fromkeys(self.architecture.stated_switches, False)

@@ -53,6 +53,26 @@ class Ops(Protocol[T, H]):
         Appends the step's keys and values, as they are given, to the layer's KV cache.
         """
 
+    def sigmoid_gate(self, x: T, gate: T) -> T:
+        """Compute x * sigmoid(gate)."""
+
+    def short_convolution(self, x: T, weight: str, layer: int) -> T:
+        """Compute silu of a causal convolution over the tokens, for each column with a kernel of its own.
+
+        `weight` is [width, 1, kernel]. The last kernel - 1 rows are the layer's state for the next step.
+        """
+
+    def gated_delta(self, qkv: T, decay: T, beta: T, a_log: str, dt_bias: str, layer: int) -> T:
+        """Compute the gated delta rule over the tokens: [C, value heads * value_head_dim].
+
+        Per value head, with S [value_dim, key_dim] the layer's state, q and k of length 1 (q over the root of
+        key_dim besides), g = -exp(a_log) * softplus(decay + dt_bias) and b = sigmoid(beta):
+        S = exp(g) S; S = S + b (v - S k) k^T; the result is S q (arXiv 2412.06464, equation 10).
+        """
+
+    def gated_norm(self, x: T, gate: T, weight: str) -> T:
+        """Compute rms_norm(x) * silu(gate) over each head of value_head_dim."""
+
     def swiglu(self, gate_up: T) -> T:
         """Compute silu(gate) * up, of two halves side by side."""
 

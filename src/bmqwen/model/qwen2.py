@@ -53,9 +53,9 @@ class Qwen2(Architecture):
         """
         return super().sampling() | {"repetition_penalty": 1.05}
 
-    def attention_tensors(self) -> list[Tensor]:
+    def attention_tensors(self, layer: int) -> list[Tensor]:
         """List four projections and three biases."""
-        q, k, v, o = super().attention_tensors()
+        q, k, v, o = super().attention_tensors(layer)
         return [q, _bias(q), k, _bias(k), v, _bias(v), o]
 
     def attention(self, ops: Ops[T, H], h: T, layer: int, place: str) -> T:

@@ -46,11 +46,11 @@ class Qwen3(Architecture):
         """Return what the generation_config.json files of Qwen3 say."""
         return {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 
-    def attention_tensors(self) -> list[Tensor]:
+    def attention_tensors(self, layer: int) -> list[Tensor]:
         """List four projections and two norms that all heads share."""
         shape = (self.config.head_dim,)
         return [
-            *super().attention_tensors(),
+            *super().attention_tensors(layer),
             Tensor("self_attn.q_norm.weight", "attn_q_norm.weight", shape),
             Tensor("self_attn.k_norm.weight", "attn_k_norm.weight", shape),
         ]

@@ -10,9 +10,10 @@ from bmqwen.model.llama import Llama
 from bmqwen.model.packing import read_packing
 from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.qwen3 import Qwen3
+from bmqwen.model.qwen3_5 import Qwen35
 from bmqwen.util.json_file import read_json_object
 
-ARCHITECTURES: tuple[type[Architecture], ...] = (Qwen2, Qwen3, Llama)
+ARCHITECTURES: tuple[type[Architecture], ...] = (Qwen2, Qwen3, Qwen35, Llama)
 
 # Of all models that have a short name, by hub id.
 PUBLISHED_CONFIGS: Mapping[str, Mapping[str, object]] = {
@@ -39,6 +40,7 @@ def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
     Raises:
         ConfigError: a key is missing, has a value out of range, or asks for something unsupported.
     """
+    values = _text_config(values, source)
     reader = ConfigValues(values, source)
     names = values.get("architectures")
     architecture = next((a for a in ARCHITECTURES if names == [a.class_name]), None)
@@ -49,6 +51,18 @@ def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
         raise reader.error("model_type", f"which contradicts architectures = {names}")
     read_packing(values, source)
     return architecture.read(reader)
+
+
+def _text_config(values: Mapping[str, object], source: str) -> Mapping[str, object]:
+    """The configuration of the text in that of a model with pictures; any other as it is."""
+    for architecture in ARCHITECTURES:
+        if architecture.with_pictures and values.get("architectures") == [architecture.with_pictures[0]]:
+            text = values.get("text_config")
+            if not isinstance(text, Mapping):
+                raise ConfigError(f"{source}: text_config is missing")
+            names = {"architectures": [architecture.class_name], "model_type": architecture.model_type}
+            return {**values, **text, **names}
+    return values
 
 
 def read_config(path: Path) -> ModelConfig:

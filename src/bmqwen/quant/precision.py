@@ -10,6 +10,7 @@ from bmqwen.quant import Format
 from bmqwen.quant.formats import FloatFormat, GridFormat, WeightFormat, make_format
 from bmqwen.quant.rounding import check_group_size
 
+_GATES = (".in_proj_a", ".in_proj_b")
 __all__ = ["Format", "Precision"]
 
 
@@ -60,6 +61,9 @@ class Precision:
 
     def of(self, weight: str) -> WeightFormat:
         """Return a weight's format by its name in the checkpoint, with or without ".weight"."""
+        if weight.removesuffix(".weight").endswith(_GATES):
+            # A few rows that decide what a state forgets.
+            return self.layers if isinstance(self.layers, FloatFormat) else FloatFormat(np.float16)
         is_head = weight.removesuffix(".weight") in ("lm_head", "model.embed_tokens")
         return self.head if is_head else self.layers
 

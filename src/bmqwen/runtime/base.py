@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import ContextLengthError, InputError
+from bmqwen.runtime.recurrent_state import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,17 @@ class SavedCache:
         position: tokens in it.
         rows: the runtime's own layout and type; never changed after it was saved.
         tokens: the tokens themselves, where the runtime keeps them.
+        states: copies of the recurrent layers' state, where there are such layers.
     """
 
     position: int
     rows: NDArray[Any]
     tokens: tuple[int, ...] = ()
+    states: tuple[Snapshot, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        return self.rows.nbytes
+        return self.rows.nbytes + sum(state.nbytes for state in self.states)
 
 
 @runtime_checkable
@@ -107,7 +110,11 @@ class Runtime(Protocol):
         """
 
     def truncate(self, sequence: int, position: int) -> None:
-        """Forget a sequence's tokens from `position` on. Raises InputError unless 0 <= position <= its own."""
+        """Forget a sequence's tokens from `position` on.
+
+        A model with recurrent layers goes back to the last copy of their state that it has, and reads the tokens
+        between with the next step. Raises InputError unless 0 <= position <= the sequence's own.
+        """
 
     def save(self, sequence: int) -> SavedCache:
         """Copy what a sequence has cached to the host; it stays as it is. Raises DeviceError if the device failed."""

@@ -21,6 +21,7 @@ from bmqwen.runtime.base import (
 )
 from bmqwen.runtime.huge_pages import heap_of_huge_pages, use_huge_pages
 from bmqwen.runtime.kv_memory import KvMemory
+from bmqwen.runtime.recurrent_state import RecurrentState
 from bmqwen.util.installation import install_command
 from bmqwen.util.text import counted, first_line
 
@@ -30,6 +31,9 @@ CHUNK = 256
 # blocks of 128 rows, attention through blocks of twice the head's size, and a row alone in a block is another kernel's.
 # (ONNX Runtime 1.32, found by comparing bits.)
 GROUP, BLOCK = 4, 128
+# The last tokens of a prompt, read by themselves where there is a recurrent state: a copy of it from before them serves
+# the same prompt with another end, such as the next turn's, which has this answer without its thoughts.
+TAIL = 8
 # Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
 GROUPS = (1, 2, 4)
 MOST_SEQUENCES = 64
@@ -113,7 +117,10 @@ class CpuRuntime:
         # Bundles made before have graphs of one sequence.
         batched = not isinstance(self._session.get_inputs()[0].shape[0], int)
         self.sequences = sequences if batched else 1
-        places = self.sequences + (SPARE if batched and reproducible else 0)
+        self._states = (
+            [RecurrentState(self._config) for _ in range(self.sequences)] if self._config.state_layers else []
+        )
+        places = self.sequences + (SPARE if batched and reproducible and not self._states else 0)
         self._kv = KvMemory(self._config, places, self.context_length)
         # Of spare places too, which stay empty. Kept because a prompt is read in groups, even if it begins or ends in
         # the middle of one.
@@ -129,6 +136,9 @@ class CpuRuntime:
 
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """As many as end a group, at most CHUNK with those of an incomplete group before; the rest is no row alone."""
+        if self._states:
+            size = min(CHUNK, max(GROUP, beside) if beside else CHUNK, count)
+            return count - TAIL if size > count - TAIL > 0 else size
         before = self.position(sequence) - self._group_start(sequence, count)
         # Products of few rows take a time for each row: as many rows, as long a time. Below eight a row takes longer.
         left, most = before + count, min(CHUNK, max(2 * GROUP, beside // GROUP * GROUP)) if beside else CHUNK
@@ -142,19 +152,20 @@ class CpuRuntime:
 
         Every row of a prompt is computed by the kernels for many rows, at its place in a group: cached tokens of an
         incomplete group are read again. So the logits after a prompt are the same to the bit, however much of it was
-        read before. Rows of an answer, computed one at a time, stay as they are.
+        read before. Rows of an answer, computed one at a time, stay as they are. A recurrent state only goes forward:
+        there logits depend on the pieces that were read, by rounding, and each sequence has a run of its own.
         """
         check_step(self, feeds)
         if self._session is None:
             raise DeviceError("the CPU engine was closed")
         self._run_options.terminate = False
         rows: dict[int, NDArray[np.float32]] = {}
-        single = [feed for feed in feeds if len(feed.tokens) == 1 and not feed.prompt]
+        single = [feed for feed in feeds if len(feed.tokens) == 1 and not feed.prompt and not self._states]
         if single:
             rows |= self._decode({feed.sequence: feed.tokens[0] for feed in single})
         for feed in feeds:
             if feed.sequence not in rows:
-                rows[feed.sequence] = self._feed(feed)
+                rows[feed.sequence] = self._go_on(feed) if self._states else self._feed(feed)
         for feed in feeds:
             self._tokens[feed.sequence].extend(feed.tokens)
         return [HostOutput(rows[feed.sequence]) for feed in feeds]
@@ -177,6 +188,24 @@ class CpuRuntime:
         total = position + len(ids) + fill
         logits = self._run(place, [ids + [0] * fill], [total], rows + fill)
         return logits[0, :rows]
+
+    def _go_on(self, feed: Feed) -> NDArray[np.float32]:
+        """Compute tokens of one sequence from where its recurrent state is; logits [rows wanted, vocab]."""
+        known, state = self._tokens[feed.sequence], self._states[feed.sequence]
+        ids, rows = [*known, *feed.tokens], len(feed.tokens) if feed.every_row else 1
+        place = self._places[feed.sequence]
+        state.go_back(len(known))  # of a step that failed for another sequence
+        # Cached tokens that only a later state has seen, which is gone, are read again.
+        while len(known) - state.position > CHUNK:
+            end = state.position + CHUNK
+            self._run(place, [ids[end - CHUNK : end]], [end], 1, state)
+            state.advance(end)
+        logits = self._run(place, [ids[state.position :]], [len(ids)], rows, state)
+        state.advance(len(ids))
+        if feed.prompt:
+            state.keep(CHUNK)
+        answer: NDArray[np.float32] = logits[0]
+        return answer
 
     def _decode(self, tokens: Mapping[int, int]) -> dict[int, NDArray[np.float32]]:
         """Compute a token of each sequence; logits [1, vocab] of each."""
@@ -221,7 +250,12 @@ class CpuRuntime:
         return start
 
     def _run(
-        self, place: int, ids: Sequence[Sequence[int]], totals: Sequence[int], rows: int
+        self,
+        place: int,
+        ids: Sequence[Sequence[int]],
+        totals: Sequence[int],
+        rows: int,
+        state: RecurrentState | None = None,
     ) -> NDArray[np.float32]:
         """Compute tokens of the sequences from a place on, up to `totals` tokens each; logits [B, rows, vocab]."""
         batch, count = len(ids), len(ids[0])
@@ -236,6 +270,8 @@ class CpuRuntime:
         }
         for name, array in self._inputs.items():
             binding.bind_cpu_input(name, array)
+        if state is not None:
+            state.bind(binding)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         for offset, total in enumerate(totals):
             self._kv.use(place + offset, total)
@@ -252,7 +288,7 @@ class CpuRuntime:
         if (place, batch) not in self._bindings:
             binding = self._bindings[place, batch] = self._session.io_binding()
             for index, part in enumerate(self._kv.rows[:, place : place + batch]):
-                name = f"{index // 2}.{('key', 'value')[index % 2]}"
+                name = f"{self._config.kv_layers[index // 2]}.{('key', 'value')[index % 2]}"
                 args = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
                 binding.bind_input(f"past_key_values.{name}", *args)
                 binding.bind_output(f"present.{name}", *args)
@@ -273,20 +309,25 @@ class CpuRuntime:
         check_truncate(self, sequence, position)
         del self._tokens[sequence][position:]
         self._kv.release(self._places[sequence], position)
+        if self._states:
+            self._states[sequence].go_back(position)
 
     def save(self, sequence: int) -> SavedCache:
-        """Copy the rows in use: float32 [2 * layers, kv_heads, position, head_dim]."""
+        """Copy the rows in use: float32 [2 * layers with a KV cache, kv_heads, position, head_dim]."""
         tokens = tuple(self._tokens[sequence])
-        return SavedCache(len(tokens), self._kv.copy(self._places[sequence], len(tokens)), tokens)
+        states = self._states[sequence].save() if self._states else ()
+        return SavedCache(len(tokens), self._kv.copy(self._places[sequence], len(tokens)), tokens, states)
 
     def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
         config = self._config
-        shape = (2 * config.num_hidden_layers, config.num_key_value_heads, saved.position, config.head_dim)
+        shape = (2 * len(config.kv_layers), config.num_key_value_heads, saved.position, config.head_dim)
         check_saved(saved, position, shape)
         place = self._places[sequence]
         self._kv.write(place, saved.rows[:, :, :position])
         self._kv.release(place, position)
         self._tokens[sequence][:] = saved.tokens[:position]
+        if self._states:
+            self._states[sequence].load(saved.states, position)
 
     def interrupt(self) -> None:
         """End a step between two of the graph's nodes: within about 10 ms."""

@@ -23,12 +23,12 @@ class KvMemory:
     used. (Shared memory, which nothing else maps: what is private is put into large pages, a layer's at a time.)
 
     Attributes:
-        rows: float32 [2 * layers, places, kv_heads, rows, head_dim], a layer's keys before its values.
+        rows: float32 [2 * layers with a KV cache, places, kv_heads, rows, head_dim], a layer's keys before its values.
     """
 
     def __init__(self, config: ModelConfig, places: int, rows: int) -> None:
         """Raises DeviceError if the system refuses so much address space."""
-        shape = (2 * config.num_hidden_layers, places, config.num_key_value_heads, rows, config.head_dim)
+        shape = (2 * len(config.kv_layers), places, config.num_key_value_heads, rows, config.head_dim)
         nbytes = 4 * int(np.prod(shape, dtype=np.int64))
         try:
             self._memory = mmap.mmap(-1, nbytes, **_FLAGS)

@@ -20,6 +20,7 @@ from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.weights.packed import PackedWeights
 from bmqwen.weights.raw_file import RawFile
 from bmqwen.weights.safetensors import SafetensorsWeights
+from bmqwen.weights.stored import StoredWeights
 from bmqwen.weights.weights import Weights, check_layout
 
 _TOKENIZER = "tokenizer.json"
@@ -72,7 +73,8 @@ class Checkpoint(Closing):
             return stated
         counts: Counter[str] = Counter()
         for name, shape in self.config.network.shapes().items():
-            counts[self._reader.dtype(name)] += math.prod(shape)
+            source = self.weights if isinstance(self.weights, StoredWeights) else self._reader
+            counts[source.dtype(name)] += math.prod(shape)
         return counts.most_common(1)[0][0]
 
     def tokenizer_files(self) -> dict[str, bytes]:
@@ -179,8 +181,9 @@ def _open_folder(folder: Path) -> Checkpoint:
                 f"{file} holds packed weights, but {source} has no quantization_config that says how they are packed: "
                 "download quantize_config.json (GPTQ) or quant_config.json (AWQ) as well"
             )
-    check_layout(config, weights, file, str(source))
-    return Checkpoint(folder, config, weights, weights)
+    seen = weights if config.linear is None else StoredWeights(weights, config)
+    check_layout(config, seen, file, str(source))
+    return Checkpoint(folder, config, seen, weights)
 
 
 def _open_gguf(path: Path) -> Checkpoint:

@@ -180,18 +180,17 @@ class TextFormat(RequestModel):
 
 
 class JsonObjectFormat(RequestModel):
-    """A JSON object, that of a schema if there is one."""
+    """A JSON object."""
 
     type: Literal["json_object"]
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
 class JsonSchema(RequestModel):
     """A schema and its name."""
 
-    name: str | None = None
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
     strict: bool | None = None
 
 

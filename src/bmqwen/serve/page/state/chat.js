@@ -24,7 +24,7 @@ export class Chat extends EventTarget {
   infoFault = null;
   keeps = true;
   keyWanted = false;
-  /** What a search led to and the page has still to show: {turn, match}. */
+  /** The turn that a search led to. */
   found = null;
   #open;
   #running = new Map();
@@ -67,14 +67,15 @@ export class Chat extends EventTarget {
     return this.#running.has(id) || (id === this.#open.id && tree.writingTurn(this.#open) !== null);
   }
 
-  /** Open a conversation, at a {turn, match} of it; null or an unknown id for a new one. */
-  async show(id, found = null) {
+  /** Open a conversation, at a turn of it; null or an unknown id for a new one. */
+  async show(id, turn = null) {
     if (this.summaries.has(id)) {
-      this.#open = (await this.#whole(id)) ?? this.#open;
+      const found = this.#running.get(id)?.conversation ?? (this.#open.id === id ? this.#open : await this.#library.get(id));
+      if (found) this.#open = found;
       this.#lookAfter(this.#open);
     } else if (this.summaries.has(this.#open.id)) this.#open = this.#fresh();
-    this.found = found?.turn ? found : null;
-    if (this.found) tree.reveal(this.#open, found.turn);
+    if (turn) tree.reveal(this.#open, turn);
+    this.found = turn;
     this.changed();
   }
 

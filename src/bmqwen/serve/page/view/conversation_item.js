@@ -30,7 +30,7 @@ export function ConversationItem({ chat, summary, found, onChoose }) {
       class="conversation"
       aria-current=${current ? "page" : undefined}
       title=${title}
-      onClick=${() => onChoose(id, found)}
+      onClick=${() => onChoose(id, found?.turn)}
       onDblClick=${() => setRenaming(true)}
     >
       ${chat.isRunning(summary) && html`<span class="running" aria-hidden="true"></span>`}

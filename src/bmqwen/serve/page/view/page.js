@@ -41,15 +41,15 @@ export function Page({ chat, preferences }) {
     preferences.set("sidebar", shown);
     setShelf(shown);
   };
-  const toConversation = (id, found) => {
-    chat.show(id, found);
+  const toConversation = (id, turn) => {
+    chat.show(id, turn);
     setEditing(null);
     setDrawer(false);
     if (!narrow) composer.current?.focus();
   };
-  const choose = (id, found = null) => {
+  const choose = (id, turn = null) => {
     if (id !== chat.open.id) history.pushState(null, "", id ? `#${id}` : location.pathname);
-    toConversation(id, found);
+    toConversation(id, turn);
   };
   const search = () => {
     showList(true);
