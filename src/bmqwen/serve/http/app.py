@@ -18,12 +18,14 @@ from starlette.types import ASGIApp
 
 from bmqwen.errors import BmqwenError, MethodRefusedError, NotFoundError, RequestError
 from bmqwen.serve.http.addresses import advice
+from bmqwen.serve.http.anthropic.api import anthropic_api
 from bmqwen.serve.http.chat import chat_api
 from bmqwen.serve.http.completions import completion_api
 from bmqwen.serve.http.errors import error_response, refused
 from bmqwen.serve.http.infill import infill_api
 from bmqwen.serve.http.info import model_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
+from bmqwen.serve.http.ollama.api import ollama_api
 from bmqwen.serve.http.page import PageFile, PageFiles
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
@@ -56,6 +58,8 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     app.include_router(chat_api(service))
     app.include_router(completion_api(service))
     app.include_router(infill_api(service))
+    app.include_router(anthropic_api(service))
+    app.include_router(ollama_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))
     page = PageFiles(Path(str(files("bmqwen.serve") / "page")))
     _add_page(app, page)
@@ -92,7 +96,7 @@ def _add_page(app: FastAPI, page: PageFiles) -> None:
             file.packed, headers={**headers, "content-encoding": "gzip"}, media_type=file.media_type
         )
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def index(request: Request) -> Response:
         return answer(request, page.document, keep=False)
 
@@ -115,7 +119,7 @@ async def _expected(request: Request, error: BmqwenError) -> Response:
 
 
 async def _refused(request: Request, error: RequestValidationError) -> Response:
-    return error_response(refused(error.errors()), request.url.path)
+    return error_response(refused(error.errors(), request.url.path), request.url.path)
 
 
 async def _http(request: Request, error: HTTPException) -> Response:

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 from starlette.responses import Response
 
 from bmqwen.errors import BmqwenError, BusyError, RequestError, UnsupportedFieldError
-from bmqwen.serve.http.fields import PARTS_REFUSED, REFUSED
+from bmqwen.serve.http.fields import PARTS_REFUSED, REFUSED, Body
 from bmqwen.serve.http.responses import ErrorAnswer
 
 # OpenAI's names for families of errors; what is not listed is the server's own.
@@ -22,6 +23,8 @@ _TYPES = {
 # Complaints about fields of OpenAI's that may only have the value which changes nothing.
 _NEUTRAL_ONLY = ("none_required", "literal_error", "value_error")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+# What parts of messages are called that say so by their type.
+_BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")
 _LONGEST_VALUE = 80
 
 
@@ -86,8 +89,8 @@ def json_bytes(body: Any) -> bytes:
         return json.dumps(body, separators=(",", ":")).encode()
 
 
-def refused(details: Sequence[ErrorDetails]) -> RequestError:
-    """Return what is wrong with a request's body: the checker's complaint that goes deepest into it."""
+def refused(details: Sequence[ErrorDetails], path: str = "/v1/chat/completions") -> RequestError:
+    """Return what is wrong with a request to an address: the checker's complaint that goes deepest into its body."""
     detail = max(details, key=lambda item: len(item["loc"]))
     place, ctx = list(detail["loc"]), detail.get("ctx", {})
     if place[:1] == ["body"]:
@@ -102,7 +105,7 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
     kind, value = detail["type"], detail.get("input")
     if kind == "missing":
         return RequestError(f"{param or 'the body'} is missing", param)
-    if field in REFUSED and names == [field]:
+    if field in REFUSED and names == [field] and path not in REFUSED[field]:
         return UnsupportedFieldError(f"{param} is not supported: {REFUSED[field]}", param)
     if kind == "none_required":
         return UnsupportedFieldError(f"{param} is not a field that this server knows; leave it out", param)
@@ -111,6 +114,8 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
         known = ctx.get("expected_tags", "")
         given = value.get(tag) if isinstance(value, dict) else None
         param = f"{param}.{tag}" if param else tag
+        if isinstance(given, str) and given in PARTS_REFUSED:
+            return UnsupportedFieldError(f"{param} is {_short(given)}: {PARTS_REFUSED[given]}", param)
         return RequestError(f"{param} is {_short(given)}, but must be one of {known}", param)
     if field == "type" and "content" in names:
         reason = PARTS_REFUSED.get(str(value), "this model reads only text parts")
@@ -130,15 +135,24 @@ def refused(details: Sequence[ErrorDetails]) -> RequestError:
     return RequestError(f"{param or 'the body'} is {_short(value)}: {words}", param)
 
 
+def validated(body: type[Body], fields: Mapping[str, Any]) -> Body:
+    """Return the request that one of another API means; a field that is None is as absent. Raises RequestError."""
+    try:
+        return body.model_validate({name: value for name, value in fields.items() if value is not None})
+    except ValidationError as error:
+        raise refused(error.errors()) from error
+
+
 def _names(place: Sequence[int | str]) -> list[int | str]:
     """A place without the checker's names for the members of a union."""
     names: list[int | str] = []
     before: int | str = ""
-    for part in place:
+    for at, part in enumerate(place):
         member = isinstance(part, str) and (
             " " in part
             or part == "[key]"
             or (isinstance(before, int) and part in _ROLES)
+            or (isinstance(before, int) and part in _BLOCKS and at + 1 < len(place))
             or before == "response_format"
         )
         if not member:

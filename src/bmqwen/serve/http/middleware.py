@@ -110,7 +110,7 @@ class AccessMiddleware:
                 if path.endswith("/") and not path.startswith(PUBLIC_FOLDER):
                     path = scope["path"] = path.rstrip("/") or "/"
                 public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
-                scope["owner"] = "" if public else self._rules.keys.owner(headers.get(b"authorization"))
+                scope["owner"] = "" if public else self._rules.keys.owner(_authorization(headers))
                 self._check_body(headers)
                 await self._app(scope, self._limited(receive), send_more)
             except BmqwenError as error:
@@ -205,6 +205,12 @@ def _ignored(scope: Scope) -> str:
     names = [name if _PLAIN_NAME.fullmatch(name) else ascii(name[:60]) for name in scope.get("ignored", [])]
     more = [f"{len(names) - MOST_IGNORED} more"] if len(names) > MOST_IGNORED else []
     return ", ".join(names[:MOST_IGNORED] + more)
+
+
+def _authorization(headers: dict[bytes, bytes]) -> bytes | None:
+    """The header with the key, which Anthropic's clients send in one of their own."""
+    key = headers.get(b"x-api-key")
+    return headers.get(b"authorization") or (key and b"Bearer " + key)
 
 
 def _path(scope: Scope) -> str:

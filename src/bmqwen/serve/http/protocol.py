@@ -52,7 +52,7 @@ def _shape(value: Any) -> str:
     return "list of strings" if isinstance(first, str) else "list of ids"
 
 
-def _parts(value: Any) -> str:
+def parts_or_text(value: Any) -> str:
     return "list of parts" if isinstance(value, list) else "a string"
 
 
@@ -64,7 +64,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stops = Annotated[
     Annotated[Stop, Tag("a string")]
     | Annotated[list[Stop], Field(max_length=MAX_STOPS), Tag("list of parts")],
-    Discriminator(_parts),
+    Discriminator(parts_or_text),
 ]
 Bias = Annotated[
     dict[Annotated[str, Field(pattern=BIAS_PATTERN)], Annotated[float, Field(ge=-100, le=100)]],
@@ -131,7 +131,8 @@ class TextPart(OpenModel):
 
 
 Content = Annotated[
-    Annotated[str, Tag("a string")] | Annotated[list[TextPart], Tag("list of parts")], Discriminator(_parts)
+    Annotated[str, Tag("a string")] | Annotated[list[TextPart], Tag("list of parts")],
+    Discriminator(parts_or_text),
 ]
 
 

@@ -1,0 +1,1 @@
+"""Anthropic's API, over the same request and answer as chat completions."""
