@@ -8,10 +8,8 @@ from bmqwen.errors import SchemaError
 from bmqwen.generate.call_grammar import answer_grammar
 from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import SamplingParams, ToolRule, ToolRules
-from bmqwen.generate.tokenizer import Tokenizer
-from support.toy_tokenizer import toy_tokenizer
+from support.hermes import TOKENIZER, ids
 
-TOKENIZER = toy_tokenizer()
 MAKER = GrammarMaker(TOKENIZER)
 WEATHER = {
     "type": "object",
@@ -25,20 +23,12 @@ PARIS = '{"name": "weather", "arguments": {"city": "Paris"}}'
 OTHER = '{"name": "天气", "arguments": {"a": 1}}'
 
 
-def ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Tokens of an answer, its tags control tokens."""
-    parts = tokenizer.split_control(text)
-    return [
-        token for part in parts for token in ([part] if isinstance(part, int) else tokenizer.encode(part))
-    ]
-
-
 def follow(text: str, params: SamplingParams) -> tuple[str, bool]:
     """As much of an answer as is allowed, and whether it may end there."""
     grammar = answer_grammar(params, MAKER)
     assert grammar is not None
     taken: list[int] = []
-    for token in ids(TOKENIZER, text):
+    for token in ids(text):
         if grammar.holds and not grammar.allowed(TOKENIZER.vocab_size)[token]:
             return TOKENIZER.decode(taken), False
         grammar.accept(token)
@@ -61,7 +51,6 @@ def tagged(*calls: str) -> str:
         ('{\n  "name": "天气",\n  "arguments": {}\n}\n' + PARIS, None),
         ("Any text { with ``` in it.", None),
         ('{"name": "joke", "arguments": {}}', None),
-        (f"<think>{PARIS[:40]}3 </think>", None),
         (tagged(PARIS) + "\nDone.", tagged(PARIS) + "\n"),
         ('<tool_call>\n{"name": "joke"', '<tool_call>\n{"name": "'),
         (

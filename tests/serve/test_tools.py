@@ -7,47 +7,12 @@ from typing import Any
 import openai
 import pytest
 
-from bmqwen.generate.tokenizer import Tokenizer
-from support.toy_runtime import ToyRuntime, script
+from support.hermes import PARIS, ROME, TOKENIZER, WEATHER, ids, server_saying
 from support.toy_server import ToyServer
-from support.toy_tokenizer import HERMES, toy_template, toy_tokenizer
+from support.toy_tokenizer import HERMES, toy_template
 
-TOKENIZER = toy_tokenizer()
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "Of a city",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"enum": ["Paris", "Rom"]}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
 TIME = {"type": "function", "function": {"name": "时间"}}
 ASK: list[Any] = [{"role": "user", "content": "How is the weather?"}]
-PARIS = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
-ROME = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rom"}}\n</tool_call>'
-
-
-def ids(text: str, tokenizer: Tokenizer = TOKENIZER) -> list[int]:
-    """Tokens of an answer, its tags control tokens."""
-    parts = tokenizer.split_control(text)
-    return [
-        token for part in parts for token in ([part] if isinstance(part, int) else tokenizer.encode(part))
-    ]
-
-
-def server_saying(*answers: str) -> ToyServer:
-    """A server that gives these answers to one question after another of a conversation."""
-    ends = ids("<|im_end|>")
-    runtime = ToyRuntime(
-        TOKENIZER.vocab_size,
-        next_token=script([ids(answer) + ends for answer in answers], ids("<|im_start|>assistant\n")),
-    )
-    return ToyServer(runtime, template=toy_template(HERMES))
 
 
 def client(server: ToyServer) -> openai.OpenAI:

@@ -17,7 +17,6 @@ from bmqwen.generate.params import SamplingParams, ToolRule, ToolRules
 from bmqwen.generate.tokenizer import Tokenizer
 
 _OPEN, _CLOSE = TAGS["tool_call"]
-_THINK, _END_THINK = (tag.encode() for tag in TAGS["thought"])
 
 
 class CallGrammar:
@@ -48,7 +47,7 @@ class CallGrammar:
         return self._grammar.allowed(size)
 
     def accept(self, token_id: int) -> None:
-        """Take the answer's next token. Raises as `Grammar.accept` does."""
+        """Take the answer's next token after its thoughts. Raises as `Grammar.accept` does."""
         if self.holds:
             self._grammar.accept(token_id)
             return
@@ -56,8 +55,6 @@ class CallGrammar:
         self._shown += self._tokenizer.shown_bytes(token_id)
         self._ids.append(token_id)
         self._ends.append(len(self._shown))
-        if _THINK in self._shown and _END_THINK not in self._shown:
-            return
         if token_id == self._tokenizer.control_tokens.get(_OPEN):
             self._grammar.accept(token_id)
             self.holds = True

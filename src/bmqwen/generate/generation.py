@@ -190,7 +190,13 @@ class Generation:
             len(self.prompt), self.cached, sampled, first - self._start, last - first, answer.thought_tokens
         )
         self.completion = Completion(
-            answer.text(), tuple(answer.ids), finish, usage, answer.logprobs, answer.text("thought")
+            answer.text(),
+            tuple(answer.ids),
+            finish,
+            usage,
+            answer.logprobs,
+            answer.text("thought"),
+            answer.stop,
         )
 
     def _read(self, echo: PromptEcho | None) -> Generator[Wanted, Fed, Output | None]:

@@ -329,6 +329,7 @@ class Completion:
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
     thoughts: str = ""
+    stop: str | None = None  # the stop string that ended it
 
     @property
     def answer_ids(self) -> tuple[int, ...]:

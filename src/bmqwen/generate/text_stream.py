@@ -66,21 +66,26 @@ class StopStrings:
     """A filter between the detokenizer and the reader, whose result does not depend on how text is cut.
 
     The stop string that is complete first ends the text; among those complete at once, the longest.
+
+    Attributes:
+        found: the one that ended the text.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
+        self.found: str | None = None
 
     def push(self, text: str) -> tuple[str, bool]:
         """Return text that can be shown now, and whether a stop string was found (nothing follows then)."""
         if not self._stops:
             return text, False
         text = self._held + text
-        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        found = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)[1]], True
+            _, start, self.found = min(found)
+            return text[:start], True
         keep = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
@@ -178,6 +183,11 @@ class AnswerText:
     def text(self, kind: PieceKind = "text") -> str:
         """Return all that was shown of one kind."""
         return "".join(piece.text for piece in self.pieces if piece.kind == kind)
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stops.found
 
     @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:

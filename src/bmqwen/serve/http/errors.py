@@ -105,7 +105,8 @@ def refused(details: Sequence[ErrorDetails], path: str = "/v1/chat/completions")
     kind, value = detail["type"], detail.get("input")
     if kind == "missing":
         return RequestError(f"{param or 'the body'} is missing", param)
-    if field in REFUSED and names == [field] and path not in REFUSED[field]:
+    empty = kind == "too_long" and not ctx["max_length"]
+    if field in REFUSED and (names == [field] or empty) and path not in REFUSED[field]:
         return UnsupportedFieldError(f"{param} is not supported: {REFUSED[field]}", param)
     if kind == "none_required":
         return UnsupportedFieldError(f"{param} is not a field that this server knows; leave it out", param)
@@ -120,7 +121,7 @@ def refused(details: Sequence[ErrorDetails], path: str = "/v1/chat/completions")
     if field == "type" and "content" in names:
         reason = PARTS_REFUSED.get(str(value), "this model reads only text parts")
         return UnsupportedFieldError(f"{param} is {_short(value)}: {reason}", param)
-    if kind in _NEUTRAL_ONLY or (kind == "too_long" and not ctx["max_length"]):
+    if kind in _NEUTRAL_ONLY or empty:
         return UnsupportedFieldError(
             f"{param} is {_short(value)}, which this server does not support; leave it out", param
         )

@@ -134,7 +134,7 @@ class MessageWriter:
             return _event({"type": "message_start", "message": message})
         if isinstance(event, Delta):
             return self._delta(event.event)
-        delta = {"stop_reason": _reason(event), "stop_sequence": None}
+        delta = {"stop_reason": _reason(event), "stop_sequence": event.completion.stop}
         return (
             self._close()
             + _event({"type": "message_delta", "delta": delta, "usage": self._usage()})
@@ -167,7 +167,7 @@ class MessageWriter:
             **self._head,
             "content": content,
             "stop_reason": _reason(answer),
-            "stop_sequence": None,
+            "stop_sequence": answer.completion.stop,
             "usage": self._usage(),
         }
         answered: MessageAnswer = made
@@ -215,5 +215,7 @@ class MessageWriter:
 
 
 def _reason(answer: Answer) -> StopReason:
+    if answer.completion.stop is not None and not answer.calls:
+        return "stop_sequence"
     reasons: dict[str, StopReason] = {"length": "max_tokens", "tool_calls": "tool_use"}
     return reasons.get(answer.finish_reason, "end_turn")

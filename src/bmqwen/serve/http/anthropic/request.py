@@ -156,6 +156,7 @@ class CountRequest(RequestModel):
             "tool_choice": choice and _choice(choice),
             "parallel_tool_calls": False if choice and choice.disable_parallel_tool_use else None,
             "enable_thinking": thinking and thinking.type != "disabled",
+            "thinking_budget": thinking and thinking.budget_tokens,
             "response_format": form
             and {"type": "json_schema", "json_schema": {"name": "answer", "schema": form.schema_}},
         }
