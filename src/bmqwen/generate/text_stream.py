@@ -128,6 +128,11 @@ class TextEnd:
     def __init__(self, params: SamplingParams) -> None:
         self._stops, self._indentation = StopStrings(params.stop), Indentation(params.least_indent)
 
+    @property
+    def found(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stops.found
+
     def push(self, text: str) -> tuple[str, bool]:
         """Return text that can be shown now, and whether it ends there."""
         text, stopped = self._stops.push(text)
