@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bmqwen.errors import MissingDependencyError, SchemaError
-from bmqwen.generate.grammar import GrammarMaker, schema_text
+from bmqwen.generate.grammar import GrammarMaker
+from bmqwen.generate.json_schema import held_schema
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import Session
 from support.toy_runtime import ToyRuntime, drain
@@ -30,7 +31,7 @@ SCHEMA: dict[str, Any] = {
 
 def answer(schema: dict[str, Any], seed: int, max_tokens: int = 400) -> Completion:
     params = SamplingParams(
-        temperature=1.0, seed=seed, max_tokens=max_tokens, json_schema=schema_text(schema)
+        temperature=1.0, seed=seed, max_tokens=max_tokens, json_schema=held_schema(schema, "response_format")
     )
     session = Session(ToyRuntime(TOKENIZER.vocab_size), TOKENIZER)
     return drain(session.generate(PROMPT, params))[1]
@@ -56,7 +57,9 @@ def test_only_the_length_cuts_it() -> None:
 
 
 def test_greedy_answers_are_held_to_it_too() -> None:
-    params = SamplingParams(max_tokens=100, json_schema=schema_text({"enum": ["left", "right"]}))
+    params = SamplingParams(
+        max_tokens=100, json_schema=held_schema({"enum": ["left", "right"]}, "response_format")
+    )
     session = Session(ToyRuntime(TOKENIZER.vocab_size), TOKENIZER)
     completion = drain(session.generate(PROMPT, params))[1]
     assert json.loads(completion.text) in ("left", "right")
@@ -84,7 +87,7 @@ def test_a_schema_that_is_nested_too_deep() -> None:
     for _ in range(100_000):
         deep = {"items": deep}
     with pytest.raises(SchemaError, match="nested too deep"):
-        schema_text(deep)
+        held_schema(deep, "response_format")
 
 
 def test_the_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

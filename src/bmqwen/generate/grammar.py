@@ -1,6 +1,6 @@
 """Answers that keep to a JSON schema: which tokens may come next."""
 
-import json
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +15,7 @@ from bmqwen.util.installation import install_command
 # Room for indented JSON, but no endless blanks, which small models fall into.
 BLANKS = r"[\x20\x0A]{1,40}"
 _MOST_KEPT = 32
+_KEYS = re.compile(r"Unimplemented keys: \[(.+?)\]")
 
 
 class Grammar:
@@ -52,10 +53,17 @@ class Grammar:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            text = " ".join(str(self._matcher.get_error()).split())
-            # Of a grammar with several schemas the library also shows the place, and its lines.
-            reason = text.rpartition("failed to compile JSON schema: ")[2].partition(" 1 | ")[0][:300]
-            raise SchemaError(f"the JSON schema cannot be used: {reason}", self._param)
+            raise _unusable(self._matcher.get_error(), self._param)
+
+
+def _unusable(reason: object, param: str) -> SchemaError:
+    """Say what of a schema cannot be held, without the library's account of its own state."""
+    text = " ".join(str(reason).partition("<state>")[0].split())
+    # Of a grammar with several schemas the library also shows the place, and its lines.
+    text = text.rpartition("failed to compile JSON schema: ")[2].partition(" 1 | ")[0]
+    if found := _KEYS.search(text):
+        return SchemaError(f"answers cannot be held to {found[1]} of a JSON schema: leave it out", param)
+    return SchemaError(f"the JSON schema cannot be used: {text[:300]}", param)
 
 
 class GrammarMaker:
@@ -80,7 +88,7 @@ class GrammarMaker:
                 schema, overrides={"whitespace_pattern": BLANKS}
             )
         except (ValueError, RecursionError) as error:
-            raise SchemaError(f"the JSON schema cannot be used: {error}") from error
+            raise _unusable(error, "response_format") from error
         return self._begin(llguidance, grammar, "response_format")
 
     def of_lark(self, text: str, param: str) -> Grammar:
@@ -92,7 +100,7 @@ class GrammarMaker:
         try:
             grammar = llguidance.LLMatcher.grammar_from_lark(text)
         except (ValueError, RecursionError) as error:
-            raise SchemaError(f"the JSON schema cannot be used: {error}", param) from error
+            raise _unusable(error, param) from error
         return self._begin(llguidance, grammar, param)
 
     def _begin(self, llguidance: Any, grammar: str, param: str) -> Grammar:
@@ -132,13 +140,3 @@ class _Vocabulary:
 
     def __call__(self, text: bytes) -> list[int]:
         return self._tokenizer.encode(text.decode("utf-8", "replace"))
-
-
-def schema_text(schema: dict[str, Any]) -> str:
-    """Return a schema as JSON. Raises SchemaError for one that is nested too deep, or has a number without end."""
-    try:
-        return json.dumps(schema)
-    except (RecursionError, ValueError):
-        raise SchemaError(
-            "the JSON schema is nested too deep, or has a number of thousands of digits"
-        ) from None

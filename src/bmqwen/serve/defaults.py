@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bmqwen.errors import RequestError
-from bmqwen.generate.grammar import schema_text
+from bmqwen.generate.json_schema import held_schema
 from bmqwen.generate.params import PARAMETERS, SamplingParams, choose_params
 from bmqwen.serve.http.fields import named_once
 from bmqwen.serve.http.protocol import (
@@ -47,9 +47,8 @@ def sampling_of(
         )
     form, schema = request.response_format, None
     if form is not None and not isinstance(form, TextFormat):
-        schema = schema_text(
-            form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else {"type": "object"}
-        )
+        wanted = form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else form.schema_
+        schema = held_schema({"type": "object"} if wanted is None else wanted, "response_format")
     chosen = choose_params(defaults, given | {"logit_bias": bias, "json_schema": schema})
     # vLLM's name for it and DashScope's.
     switch = (getattr(request, "chat_template_kwargs", None) or {}).get("enable_thinking")

@@ -181,17 +181,18 @@ class TextFormat(RequestModel):
 
 
 class JsonObjectFormat(RequestModel):
-    """A JSON object."""
+    """A JSON object, that of a schema if there is one."""
 
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
 class JsonSchema(RequestModel):
     """A schema and its name."""
 
-    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    name: str | None = None
     description: str | None = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from bmqwen.errors import RequestError, UnsupportedFieldError
-from bmqwen.generate.grammar import schema_text
+from bmqwen.generate.json_schema import held_schema
 from bmqwen.generate.params import ToolRule, ToolRules
 from bmqwen.serve.http.fields import OpenModel, RequestModel
 
@@ -132,9 +132,9 @@ def rules_of(
 
 def _schema(tool: FunctionTool, place: int) -> str:
     schema = tool.parameters()
+    param = f"tools[{place}].function.parameters"
     if schema["type"] != "object":
-        param = f"tools[{place}].function.parameters"
         raise UnsupportedFieldError(
             f'{param} is not the schema of an object: give it "type": "object"', param
         )
-    return schema_text(schema)
+    return held_schema(schema, param)
