@@ -42,6 +42,8 @@ def held_schema(schema: Mapping[str, Any], param: str) -> str:
         return json.dumps(_held(schema, frozenset(_composed(schema)), param, composed=False))
     except RecursionError:
         raise SchemaError("the JSON schema is nested too deep", param) from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise SchemaError(f"the JSON schema cannot be used: {error}", param) from None
 
 
 def _held(schema: Any, open_refs: frozenset[str], param: str, *, composed: bool, place: str = "#") -> Any:
