@@ -84,3 +84,12 @@ def test_time_ends_an_answer_once_it_has_a_line() -> None:
     assert completion.finish_reason == "length"
     assert completion.token_ids[-1] == line
     assert len(completion.token_ids) == 7
+
+
+def test_time_ends_an_answer_without_a_limit_of_its_own() -> None:
+    ticks = count()
+    of = Session(ToyRuntime(TOKENIZER.vocab_size), TOKENIZER, clock=lambda: float(next(ticks)))
+    params = SamplingParams(seconds=5.0, logit_bias=dict.fromkeys(TOKENIZER.stop_ids, -50))
+    _, completion = drain(of.generate(PROMPT, params))
+    assert completion.finish_reason == "length"
+    assert len(completion.token_ids) == 7

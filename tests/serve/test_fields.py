@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 
+from bmqwen.generate.params import SamplingParams
+from bmqwen.serve.defaults import sampling_of
 from bmqwen.serve.http.fields import REFUSED, UNUSED
+from bmqwen.serve.http.protocol import ChatRequest
 from support.toy_server import ToyServer
 
 SAY = {"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 8}
@@ -189,6 +192,19 @@ def test_a_strict_server_refuses_what_has_no_effect() -> None:
         assert server.post("/v1/chat/completions", json=SAY | {"store": False}).status_code == 200
         named = SAY | {"messages": [{"role": "user", "content": "a", "name": "bob"}]}
         assert server.post("/v1/chat/completions", json=named).json()["error"]["param"] == "messages[].name"
+
+
+def test_only_an_answer_without_a_length_has_a_time() -> None:
+    defaults = SamplingParams(temperature=1.0, max_tokens=4096, seconds=120)
+    for fields, expected in (
+        ({}, 120),
+        ({"temperature": 0}, 120),
+        ({"max_tokens": -1}, 120),
+        ({"max_tokens": 5000}, None),
+        ({"max_completion_tokens": 7}, None),
+    ):
+        body = ChatRequest.model_validate({"messages": SAY["messages"], **fields})
+        assert sampling_of(body, defaults, 300).seconds == expected
 
 
 def test_every_answer_has_an_id(toy: ToyServer) -> None:

@@ -205,9 +205,9 @@ class SamplingParams:
         False  # the answer begins with the prompt, which has log-probabilities too if `logprobs` asks for any
     )
     stop_ids: tuple[int, ...] = ()  # tokens that end this answer, beside the model's own
-    line_seconds: float | None = (
-        None  # the answer ends so long after its first token, once it has a line break
-    )
+    # Seconds after an answer's first token after which it ends: wherever it is; once it has a line break.
+    seconds: float | None = None
+    line_seconds: float | None = None
     least_indent: int = 0  # the answer ends before a line that is indented less
     json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
     tools: ToolRules | None = None  # calls that the answer may have, or has in place of JSON
@@ -245,7 +245,8 @@ def choose_params(defaults: SamplingParams, given: Mapping[str, Any]) -> Samplin
     Raises InputError for a value out of range.
     """
     greedy = given.get("temperature") == 0
-    return replace(SamplingParams(max_tokens=defaults.max_tokens) if greedy else defaults, **given)
+    greedy_defaults = SamplingParams(max_tokens=defaults.max_tokens, seconds=defaults.seconds)
+    return replace(greedy_defaults if greedy else defaults, **given)
 
 
 def check_number(

@@ -222,9 +222,15 @@ class AnswerText:
         return self._show(parts)
 
     def late(self, seconds: float) -> bool:
-        """Whether an answer that writes since so many seconds is to end: its time is up, and a line is whole."""
-        limit = self.params.line_seconds
-        return limit is not None and seconds > limit and any("\n" in piece.text for piece in self.pieces)
+        """Whether the time of an answer is up that writes since so many seconds."""
+        limit, line_limit = self.params.seconds, self.params.line_seconds
+        if (
+            line_limit is not None
+            and seconds > line_limit
+            and any("\n" in piece.text for piece in self.pieces)
+        ):
+            return True
+        return limit is not None and seconds > limit
 
     def finish(self, *, complete: bool) -> list[Piece]:
         """Return what was held back, and the log-probabilities that no piece carried.

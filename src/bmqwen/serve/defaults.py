@@ -31,7 +31,10 @@ class Limits:
 def sampling_of(
     request: ChatRequest | CompletionRequest | InfillRequest, defaults: SamplingParams, vocab_size: int
 ) -> SamplingParams:
-    """Return a request's sampling. Raises InputError for values that do not fit together."""
+    """Return a request's sampling; the default's time limit is for answers without a limit of their own.
+
+    Raises InputError for values that do not fit together.
+    """
     given = _given(request)
     if isinstance(request, CompletionRequest):
         given = {"max_tokens": 16, "logprobs": request.logprobs, "echo": bool(request.echo)} | given
@@ -49,6 +52,8 @@ def sampling_of(
     if form is not None and not isinstance(form, TextFormat):
         wanted = form.json_schema.schema_ if isinstance(form, JsonSchemaFormat) else form.schema_
         schema = held_schema({"type": "object"} if wanted is None else wanted, "response_format")
+    if "max_tokens" in given:
+        defaults = replace(defaults, seconds=None)
     chosen = choose_params(defaults, given | {"logit_bias": bias, "json_schema": schema})
     # vLLM's name for it and DashScope's.
     switch = (getattr(request, "chat_template_kwargs", None) or {}).get("enable_thinking")

@@ -67,6 +67,14 @@ def serve(
     time_limit: Annotated[
         float, typer.Option(min=1, help="Seconds that a request may take, from its arrival.")
     ] = 600.0,
+    answer_seconds: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="Seconds of writing after which an answer ends, if neither its request nor --max-tokens limits "
+            "its length.",
+        ),
+    ] = 120.0,
     stop_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds that answers may take to finish after Ctrl-C.")
     ] = 30.0,
@@ -139,6 +147,8 @@ def serve(
         )
         engines = [replace(config, device=chip) for chip in chips] or [config] * replicas
         defaults = choose_params(params_of(bundle), sampling)
+        if "max_tokens" not in sampling:
+            defaults = replace(defaults, seconds=answer_seconds)
         limits = Limits(queue=queue, seconds=time_limit)
         served = server.model_of(bundle, name or bundle.model, defaults, limits)
         _log(quiet)
