@@ -1,10 +1,12 @@
 """Prompts for the middle of texts, in each family's order."""
 
 from dataclasses import astuple
+from itertools import pairwise
 
 import pytest
 from tokenizers import AddedToken
 
+from bmqwen.generate.conversation_cache import as_tokens, shared_length
 from bmqwen.generate.fill_in_middle import FAMILIES, FillInMiddle, FimFamily, Gap
 from bmqwen.generate.text_stream import Indentation
 from bmqwen.generate.tokenizer import Tokenizer
@@ -26,19 +28,18 @@ def text(ids: list[int], tokenizer: Tokenizer = TOKENIZER) -> str:
 @pytest.mark.parametrize(
     ("gap", "expected"),
     [
-        # The line of the gap begins the middle.
         (
             Gap("def add(a, b):\n    return ", "\n\nprint(add(1, 2))"),
-            "<|fim_prefix|>def add(a, b):\n<|fim_suffix|>\n\nprint(add(1, 2))<|fim_middle|>    return ",
+            "<|fim_prefix|>def add(a, b):\n    return <|fim_suffix|>\n\nprint(add(1, 2))<|fim_middle|>",
         ),
-        (Gap("x = ", "\n"), "<|fim_prefix|><|fim_suffix|>\n<|fim_middle|>x = "),
+        (Gap("x = ", "\n"), "<|fim_prefix|>x = <|fim_suffix|>\n<|fim_middle|>"),
         (Gap("a\n", ""), "<|fim_prefix|>a\n<|fim_suffix|><|fim_middle|>"),
         (Gap("", ""), "<|fim_prefix|><|fim_suffix|><|fim_middle|>"),
         (
             Gap("a\nb", "c", [("one.py", "1"), ("two.py", "2")]),
             (
                 "<|repo_name|>project\n<|file_sep|>one.py\n1\n<|file_sep|>two.py\n2\n<|file_sep|>file\n"
-                "<|fim_prefix|>a\n<|fim_suffix|>c<|fim_middle|>b"
+                "<|fim_prefix|>a\nb<|fim_suffix|>c<|fim_middle|>"
             ),
         ),
     ],
@@ -94,16 +95,19 @@ def test_what_does_not_fit_is_left_out_and_the_rest_stays_as_it_grows() -> None:
         assert cut
         assert len(ids) <= room
         prompts.append(ids)
-    begun = TOKENIZER.control_tokens["<|fim_middle|>"]
-    heads = {tuple(ids[: ids.index(begun)]) for ids in prompts}
-    assert len(heads) <= 2  # all before the typed line is nearly always the same
+    shared = min(
+        shared_length(as_tokens(first), as_tokens(second))
+        for first, second in pairwise(prompts)
+        if len(first) < len(second)
+    )
+    assert shared > 1000  # all but what stands after the gap
     assert "line 299\n<|fim_suffix|>after after" in text(prompts[0])
     short, cut = fill().prompt(Gap("a\n", "b", [("old", "o" * 900), ("new", "n" * 90)]), 400)
     assert cut
     assert "nnn" in text(short)
     assert "ooo" not in text(short)
     tiny, cut = fill().prompt(Gap("y" * 100, "b"), 10)
-    assert (text(tiny), cut) == ("<|fim_prefix|><|fim_suffix|><|fim_middle|>" + "y" * 7, True)
+    assert (text(tiny), cut) == ("<|fim_prefix|>" + "y" * 6 + "<|fim_suffix|>b<|fim_middle|>", True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])

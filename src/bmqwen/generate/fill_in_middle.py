@@ -7,7 +7,6 @@ from bmqwen.generate.tokenizer import Tokenizer
 
 # What is left out at the front of a text goes in steps of so many tokens, so that the rest stays cached as it grows.
 _STEP = 256
-_LINE = 64  # and the line that grows has room in steps of so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,36 +82,29 @@ class FillInMiddle:
     def prompt(self, gap: Gap, room: int | None = None) -> tuple[list[int], bool]:
         """Return a prompt's token ids, and whether text had to be left out to keep within `room` of them.
 
-        Names of control tokens in the texts are text. The line that the gap stands in is given as the beginning of the
-        middle: what is typed into it then comes last, and all before it stays cached.
+        Names of control tokens in the texts are text. A keystroke costs what is typed and what stands after the gap:
+        all before it stays cached. (With the line of the gap as the beginning of the middle it would cost the typed
+        tokens only, but Qwen2.5-Coder then completes half as much of a line rightly.)
 
         Of a text that is too long, three quarters of the room are for what stands before the gap; files are left out
         first.
         """
-        lines, _, line = gap.before.rpartition("\n")
         encode = self._tokenizer.encode
-        before = encode(f"{lines}\n") if len(line) < len(gap.before) else []
-        after, begun = encode(gap.after), encode(line)
+        before, after = encode(gap.before), encode(gap.after)
         files = [self._chunk(name, text) for name, text in gap.others]
         cut = False
         if room is not None:
-            left = max(0, room - 3 - _steps(len(begun), _LINE))
+            left = max(0, room - 3)
             kept_after = min(len(after), max(left // 4, left - len(before)))
             skipped = _skipped(len(before), left - kept_after)
             left -= kept_after + len(before) - skipped
             kept_files = _last_fitting(files, left - len(self._head()) - len(self._current()))
-            cut = (
-                bool(skipped)
-                or kept_after < len(after)
-                or len(kept_files) < len(files)
-                or len(begun) + 3 > room
-            )
+            cut = bool(skipped) or kept_after < len(after) or len(kept_files) < len(files)
             before, after, files = before[skipped:], after[:kept_after], kept_files
-            begun = begun[max(0, len(begun) + 3 - room) :]
         ids: list[int] = []
         if files:
             ids = [*self._head(), *(token for chunk in files for token in chunk), *self._current()]
-        return [*ids, self._prefix, *before, self._suffix, *after, self._middle, *begun], cut
+        return [*ids, self._prefix, *before, self._suffix, *after, self._middle], cut
 
     def _head(self) -> list[int]:
         """The beginning of a prompt with other files."""
@@ -129,13 +121,10 @@ class FillInMiddle:
 
 
 def _skipped(count: int, room: int) -> int:
-    """How many of `count` tokens to leave out at the front so that the rest fits, in whole steps."""
-    return 0 if count <= room else min(count, _steps(count - room, _STEP))
-
-
-def _steps(count: int, size: int) -> int:
-    """The next multiple of `size`."""
-    return -(-count // size) * size
+    """How many of `count` tokens to leave out at the front so that the rest fits, in whole steps if that leaves any."""
+    over = max(0, count - room)
+    steps = -(-over // _STEP) * _STEP
+    return steps if steps < count else over
 
 
 def _last_fitting(chunks: Sequence[list[int]], room: int) -> list[list[int]]:
