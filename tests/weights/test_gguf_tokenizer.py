@@ -95,10 +95,11 @@ def test_vocabulary_has_no_padding_tokens(both: tuple[Tokenizer, Tokenizer]) -> 
     assert ours.get_vocab() == theirs.get_vocab()
 
 
-def test_files_of_a_tiny_model_equal_the_folder_s(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pre", ["qwen2", "deepseek-r1-qwen"])
+def test_files_of_a_tiny_model_equal_the_folder_s(pre: str, tmp_path: Path) -> None:
     config = tiny_config()
     write_checkpoint(tmp_path / "folder", config)
-    write_gguf(tmp_path / "m.gguf", config)
+    write_gguf(tmp_path / "m.gguf", config, values={"tokenizer.ggml.pre": pre})
     with open_checkpoint(tmp_path / "folder") as first, open_checkpoint(tmp_path / "m.gguf") as second:
         theirs, ours = first.tokenizer_files(), second.tokenizer_files()
     one, other = (Tokenizer.from_str(files["tokenizer.json"].decode()) for files in (theirs, ours))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bmqwen.errors import CheckpointError, ConfigError
+from bmqwen.model.rope import Yarn, yarn_attention_factor
 from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
@@ -26,6 +27,17 @@ def test_config_and_weights_come_back(kind: Kind, tmp_path: Path) -> None:
         assert checkpoint.weights.names() == set(expected)
         for name, values in expected.items():
             np.testing.assert_array_equal(checkpoint.weights.read(name), values)
+
+
+def test_yarn_is_read(tmp_path: Path) -> None:
+    values: dict[str, str | int | float] = {
+        "qwen3.rope.scaling.type": "yarn",
+        "qwen3.rope.scaling.factor": 4.0,
+        "qwen3.rope.scaling.original_context_length": 64,
+    }
+    path = write_gguf(tmp_path / "m.gguf", tiny_config("qwen3"), values=values)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.config.yarn == Yarn(4.0, 64, yarn_attention_factor(4.0))
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
@@ -119,7 +131,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"general.architecture": "mamba"}, "mamba"),
-        ({"qwen2.rope.scaling.type": "yarn"}, "yarn"),
+        ({"qwen2.rope.scaling.type": "linear"}, "linear"),
         ({"qwen2.expert_count": 8}, "expert_count"),
         ({"qwen2.rope.dimension_count": 8}, "dimension_count"),
         ({"qwen2.attention.head_count_kv": 3}, "num_key_value_heads"),

@@ -22,11 +22,6 @@ from bmqwen.quant.precision import Precision
 Rows = tuple[Value, ...]
 _NO_DELTA = "nets with a state from one step to the next"
 
-_NO_DELTA = (
-    "models with layers of the gated delta rule (Qwen3.5) cannot be compiled for the chip yet: run them on the CPU, or "
-    "compile a Qwen3"
-)
-
 
 class MlirOps:
     """Emits one step net. A value is a tuple of tensors [1, C, width]; projections that share an input stay apart.

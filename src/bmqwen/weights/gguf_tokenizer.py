@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 2, 3, 4, 5
 
-# As in the published tokenizer.json of Qwen1.5 to Qwen3.
+# As in the published tokenizer.json of Qwen1.5 to Qwen3, and of the models that DeepSeek distilled into them.
 _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_KINDS = ("qwen2", "smollm")
+_KINDS = ("qwen2", "deepseek-r1-qwen", "smollm")
 
 
 def gguf_tokenizer_files(file: GgufFile) -> dict[str, bytes]:
@@ -110,7 +110,7 @@ class _Vocabulary:
             "unk_token": None,
             "clean_up_tokenization_spaces": False,
             "model_max_length": self._file.metadata.get(f"{arch}.context_length"),
-            "tokenizer_class": "Qwen2Tokenizer" if self.kind == "qwen2" else "GPT2Tokenizer",
+            "tokenizer_class": "GPT2Tokenizer" if self.kind == "smollm" else "Qwen2Tokenizer",
         }
         template = self._file.metadata.get("tokenizer.chat_template")
         if isinstance(template, str):
@@ -142,9 +142,9 @@ def _split_as(kind: str, tokenizer: "Tokenizer") -> None:
     """Give a tokenizer the normalisation and the splitting of the published ones of its kind."""
     from tokenizers import Regex, normalizers, pre_tokenizers
 
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "qwen2")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "smollm")
     parts: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True), byte_level]
-    if kind == "qwen2":
+    if kind != "smollm":
         tokenizer.normalizer = normalizers.NFC()
         parts[0] = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
