@@ -26,6 +26,7 @@ from bmqwen.serve.http.infill import infill_api
 from bmqwen.serve.http.info import model_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
 from bmqwen.serve.http.ollama.api import ollama_api
+from bmqwen.serve.http.openai_responses.api import responses_api
 from bmqwen.serve.http.page import PageFile, PageFiles
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
@@ -58,6 +59,7 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
     app.include_router(chat_api(service))
     app.include_router(completion_api(service))
     app.include_router(infill_api(service))
+    app.include_router(responses_api(service))
     app.include_router(anthropic_api(service))
     app.include_router(ollama_api(service))
     app.include_router(model_api(service, key_required=bool(rules.keys)))

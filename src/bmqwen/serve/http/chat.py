@@ -84,19 +84,10 @@ class ChatWriter:
         choices = []
         for index, answer in enumerate(answers):
             logprobs = self._logprobs(answer.completion.logprobs)
-            message: dict[str, Any] = {
-                "role": "assistant",
-                "content": answer.text if answer.text or not answer.calls else None,
-                "refusal": None,
-            }
-            if answer.thoughts:
-                message["reasoning_content"] = answer.thoughts
-            if answer.calls:
-                message["tool_calls"] = [_call(call) for call in answer.calls]
             choices.append(
                 {
                     "index": index,
-                    "message": message,
+                    "message": {**message_of(answer), "refusal": None},
                     "logprobs": logprobs,
                     "finish_reason": answer.finish_reason,
                 }
@@ -112,6 +103,17 @@ class ChatWriter:
     def _logprobs(self, items: tuple[TokenLogprob, ...]) -> Any:
         """None where none are asked for."""
         return chat_logprobs(items) if self._with_logprobs else None
+
+
+def message_of(answer: Answer) -> dict[str, Any]:
+    """Return an answer as a message of a chat."""
+    content = answer.text if answer.text or not answer.calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if answer.thoughts:
+        message["reasoning_content"] = answer.thoughts
+    if answer.calls:
+        message["tool_calls"] = [_call(call) for call in answer.calls]
+    return message
 
 
 def _delta(event: Event) -> dict[str, Any]:

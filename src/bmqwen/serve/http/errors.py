@@ -113,6 +113,7 @@ def refused(details: Sequence[ErrorDetails], path: str = "/v1/chat/completions")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = str(ctx.get("discriminator", "")).strip("'")
         known = ctx.get("expected_tags", "")
+        tag, known = "type" if tag.endswith("()") else tag, known.replace(" item'", "'")
         given = value.get(tag) if isinstance(value, dict) else None
         param = f"{param}.{tag}" if param else tag
         if isinstance(given, str) and given in PARTS_REFUSED:

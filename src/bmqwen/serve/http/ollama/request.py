@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from bmqwen.errors import RequestError
 from bmqwen.generate.params import MAX_TOKENS
 from bmqwen.serve.http.errors import validated
-from bmqwen.serve.http.fields import OpenModel, RequestModel, Unused, accepting
+from bmqwen.serve.http.fields import Off, OpenModel, RequestModel, Unused, accepting
 from bmqwen.serve.http.protocol import WHOLE, ChatRequest, CompletionRequest, Stops
 from bmqwen.serve.http.tools import MOST_TOOLS, FunctionTool, ToolName
 
@@ -35,7 +35,7 @@ Whole = Annotated[int, WHOLE]
         "typical_p": Unused(Annotated[float, Field(ge=1, le=1)], (1.0,)),
         "use_mlock": Unused(bool),
         "use_mmap": Unused(bool),
-        "vocab_only": Unused(Annotated[bool, Field()], (False,)),
+        "vocab_only": Unused(Off, (False,)),
     }
 )
 class Options(RequestModel):
