@@ -10,6 +10,14 @@ import pytest
 from bmqwen.serve.http.app import numbers_below
 from support.live_server import live_server
 from support.talker import write_talker
+from support.toy_tokenizer import FIM
+
+# Of tools, no schema can say that a result needs a call before it, or that a choice needs a tool.
+TOOLS_MAY_NOT_FIT = """
+[[operations]]
+include-path-regex = "^/(v1/(chat|messages|responses)|api/(chat|generate)|apply-template|tokenize)"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400]
+"""
 
 
 @pytest.mark.parametrize("limit", [1, 2, 9, 10, 11, 100, 101, 320, 1937])
@@ -20,11 +28,12 @@ def test_numbers_below(limit: int) -> None:
 
 
 def test_schemathesis_finds_nothing(serve_folder: Path, tmp_path: Path) -> None:
-    model = write_talker(serve_folder / "long", context=30_000)
+    model = write_talker(serve_folder / "long", context=30_000, tokens=FIM)
     with live_server(model, "--time-limit", "3", cache=serve_folder / "cache") as server:
         document = server.client.get("/openapi.json").json()
         assert {"/v1/chat/completions", "/v1/completions", "/tokenize", "/metrics"} <= set(document["paths"])
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
+        (tmp_path / "schemathesis.toml").write_text(TOOLS_MAY_NOT_FIT)
         options = [
             "--max-examples",
             "20",

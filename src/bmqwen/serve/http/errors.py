@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from bmqwen.errors import BmqwenError, BusyError, RequestError, UnsupportedFieldError
 from bmqwen.serve.http.fields import PARTS_REFUSED, REFUSED, Body
-from bmqwen.serve.http.responses import ErrorAnswer
+from bmqwen.serve.http.responses import AnthropicErrorAnswer, ErrorAnswer, OllamaErrorAnswer
 
 # OpenAI's names for families of errors; what is not listed is the server's own.
 _TYPES = {
@@ -52,13 +52,13 @@ _ANTHROPIC_TYPES = {
 }
 
 
-def _anthropic(error: BmqwenError) -> dict[str, Any]:
+def _anthropic(error: BmqwenError) -> AnthropicErrorAnswer:
     status = error.http_status
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": str(error)}}
 
 
-def _ollama(error: BmqwenError) -> dict[str, Any]:
+def _ollama(error: BmqwenError) -> OllamaErrorAnswer:
     return {"error": str(error)}
 
 

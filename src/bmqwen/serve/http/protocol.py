@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic.config import JsonDict
 
 from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS, PARAMETERS, Parameter
@@ -82,13 +82,23 @@ def _one_of(row: Parameter) -> JsonDict:
     return {"anyOf": [{"properties": {name: {"type": "null"} for name in absent}} for absent in others]}
 
 
+def _switch(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(kwargs.get("enable_thinking"), bool | None):
+        raise ValueError("enable_thinking should be a valid boolean")
+    return kwargs
+
+
 TemplateKwargs = Annotated[
     dict[Annotated[str, Field(pattern="^[a-z_]{1,64}$")], bool | int | float | str | None],
     Field(
         max_length=16,
         description="Variables of the chat template, such as enable_thinking.",
-        json_schema_extra={"properties": {"enable_thinking": {"type": ["boolean", "null"]}}},
+        json_schema_extra={
+            "properties": {"enable_thinking": {"type": ["boolean", "null"]}},
+            "additionalProperties": False,
+        },
     ),
+    AfterValidator(_switch),
 ]
 
 # What fits together, as a JSON schema; the checks are where sampling parameters are made.

@@ -30,6 +30,26 @@ class ErrorAnswer(TypedDict):
     error: ErrorDetails
 
 
+class AnthropicErrorDetails(TypedDict):
+    """What went wrong: a family and a sentence."""
+
+    type: str
+    message: str
+
+
+class AnthropicErrorAnswer(TypedDict):
+    """Every error of Anthropic's API."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetails
+
+
+class OllamaErrorAnswer(TypedDict):
+    """Every error of Ollama's API."""
+
+    error: str
+
+
 class TokenProbability(TypedDict):
     """A token, its natural log-probability and its bytes."""
 
@@ -363,6 +383,12 @@ STREAM: dict[int | str, dict[str, Any]] = {
     }
 }
 ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorAnswer, "description": "An error"}}
+ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {**ERRORS["default"], "model": AnthropicErrorAnswer}
+}
+OLLAMA_ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {**ERRORS["default"], "model": OllamaErrorAnswer}
+}
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"description": "Counters", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }

@@ -14,7 +14,7 @@ from bmqwen.generate.tool_calls import CallStart, Event
 from bmqwen.serve.http.answers import Answer, Answers, Delta
 from bmqwen.serve.http.anthropic.request import CountRequest, MessagesRequest
 from bmqwen.serve.http.chat import answer_chat
-from bmqwen.serve.http.responses import STREAM, Count
+from bmqwen.serve.http.responses import ANTHROPIC_ERRORS, STREAM, Count
 from bmqwen.serve.http.streaming import Framing, event_of
 from bmqwen.serve.pool.job import Started
 from bmqwen.serve.service import Caller, Service
@@ -64,7 +64,7 @@ class TokenCount(TypedDict):
 
 def anthropic_api(service: Service) -> APIRouter:
     """Build the router."""
-    api = APIRouter(prefix="/v1/messages")
+    api = APIRouter(prefix="/v1/messages", responses=ANTHROPIC_ERRORS)
 
     @api.post("", summary="Anthropic: answer a conversation", response_model=MessageAnswer, responses=STREAM)
     async def messages(body: MessagesRequest, request: Request) -> Any:

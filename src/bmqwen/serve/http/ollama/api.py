@@ -18,7 +18,7 @@ from bmqwen.serve.http.completions import answer_completion
 from bmqwen.serve.http.errors import json_bytes
 from bmqwen.serve.http.fields import RequestModel
 from bmqwen.serve.http.ollama.request import Name, OllamaChatRequest, OllamaGenerateRequest
-from bmqwen.serve.http.responses import STREAM, Count
+from bmqwen.serve.http.responses import OLLAMA_ERRORS, STREAM, Count
 from bmqwen.serve.http.streaming import Framing
 from bmqwen.serve.pool.job import Started
 from bmqwen.serve.service import Service
@@ -149,7 +149,7 @@ class ShowRequest(RequestModel):
 
 def ollama_api(service: Service) -> APIRouter:
     """Build the router."""
-    api = APIRouter(prefix="/api")
+    api = APIRouter(prefix="/api", responses=OLLAMA_ERRORS)
 
     @api.post(
         "/chat", summary="Ollama: answer a conversation", response_model=OllamaChatAnswer, responses=STREAM
