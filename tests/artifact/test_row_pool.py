@@ -46,24 +46,25 @@ class Cache:
 
     def launch(self, placement: Placement, parts: Sequence[Part]) -> None:
         shape, row = placement
-        tokens = sum(part.count for part in parts)
+        tokens = sum(part.tokens for part in parts)
         assert tokens <= shape.tokens
         assert sum(part.results for part in parts) <= shape.rows
         new = []
         for part in parts:
             # A net sees its history only.
             assert (self.pool.rows(part.sequence) < shape.history).all()
-            for _ in range(part.count):
+            for _ in range(part.tokens):
                 self.count += 1
                 new.append((part.sequence, self.count))
                 self.texts[part.sequence].append(new[-1])
         written = np.full((shape.tokens, 2), -1)
         written[:tokens] = new
-        self.rows[shape.history : shape.history + shape.tokens] = written
-        source, target = set(range(shape.history, shape.history + shape.tokens)), row
-        assert row == shape.history or not source & set(range(target, target + shape.tokens))
+        start = shape.landing(self.pool.size)
+        self.rows[start : start + shape.tokens] = written
+        source = range(start, start + shape.tokens)
+        assert row == start or not set(source) & set(range(row, row + shape.tokens))
         self.rows[row : row + shape.tokens] = written
-        self.pool.append(row, [(part.sequence, part.count) for part in parts])
+        self.pool.append(row, [(part.sequence, part.tokens) for part in parts])
 
     def check(self) -> None:
         for sequence, text in enumerate(self.texts):

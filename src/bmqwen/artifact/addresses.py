@@ -19,8 +19,8 @@ class AddressMap:
     """Addresses as tpuc-opt's `use_io_alone_config` reads them.
 
     A layer's keys (and its values) are one area of rows, the same for all nets. A net's history is the area's
-    beginning, and its new rows follow; a net without history writes from the beginning on, and the row that it names
-    without looking at it lies before.
+    beginning, and its new rows follow; a net without history writes from the beginning on, or behind the longest
+    history if it is for several sequences, and the row that it names without looking at it lies before.
 
     Attributes:
         size: bytes of the region, the same for every net.
@@ -33,7 +33,8 @@ class AddressMap:
         self._row = HALF * config.kv_size
         self.size = 0
         self._data = self._place(max(sum(_inputs(config, shape).values()) for shape in shapes))
-        rows = max(shape.history + shape.tokens for shape in shapes)
+        self._longest = max(shape.history for shape in shapes)
+        rows = max(shape.landing(self._longest) + shape.tokens for shape in shapes)
         self._areas = []
         for _ in range(2 * config.num_hidden_layers):
             self.size += _pages(self._row)
@@ -62,10 +63,11 @@ class AddressMap:
         for i, place in enumerate(self._areas):
             area = start + place
             name = f"{'kv'[i % 2]}.{i // 2}"
-            before = area if history else area - self._row
+            landing = area + self._row * shape.landing(self._longest)
+            before = area if history else landing - self._row
             inputs.append(_entry(f"history_{name}", before, self._row * (history or 1)))
             output = f"{'kv'[i % 2]}_cache.{i // 2}"
-            outputs.append(_entry(output, area + self._row * history, self._row * tokens))
+            outputs.append(_entry(output, landing, self._row * tokens))
         stated = {"io_addr": start, "io_size": self.size, "inputs": inputs, "outputs": outputs}
         return json.dumps(stated, indent=1)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,28 +17,27 @@ MOST_SLOWER = 2
 MOST_PLANS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """New tokens of one sequence in a step.
 
     Attributes:
         feed: which of the step's feeds they belong to.
         start: which of that feed's tokens is the first of them.
-        count: how many they are.
+        tokens: how many they are.
         results: how many of them, from the last one back, have results that are wanted.
     """
 
     feed: int
     sequence: int
     start: int
-    count: int
+    tokens: int
     results: int
 
     def cut(self, count: int) -> "tuple[Part, Part]":
         """Return the first `count` tokens and the rest."""
-        rest = self.count - count
-        first = replace(self, count=count, results=max(0, self.results - rest))
-        return first, replace(self, start=self.start + count, count=rest, results=min(rest, self.results))
+        rest = self.tokens - count
+        first = self._replace(tokens=count, results=max(0, self.results - rest))
+        return first, self._replace(start=self.start + count, tokens=rest, results=min(rest, self.results))
 
 
 class Placement(NamedTuple):
@@ -71,6 +69,7 @@ class RowPool:
         self._widest = max(shape.tokens for shape in nets.cycles if shape.rows == shape.tokens)
         # Behind the cache lie the rows in which the nets of the whole history leave what they compute.
         self._owners = np.full(nets.rows + max(shape.tokens for shape in nets.cycles), FREE, np.int16)
+        self._numbers = np.arange(nets.rows)
         self._rows = np.zeros((nets.sequences, nets.context), np.int64)
         self._counts = [0] * nets.sequences
         # For each sequence, the row behind its highest.
@@ -88,6 +87,11 @@ class RowPool:
         return self._rows[sequence, : self._counts[sequence]]
 
     @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return self._numbers.size
+
+    @property
     def top(self) -> int:
         """The row behind the highest that is in use."""
         return max(self._tops)
@@ -97,7 +101,8 @@ class RowPool:
 
         None: no net takes them together, or there is no room of that length.
         """
-        seen = max(self._tops[sequence] for sequence in sequences)
+        tops = self._tops
+        seen = max([tops[sequence] for sequence in sequences])
         for shape in self._by_cost:
             if shape.tokens >= tokens and shape.rows >= results and shape.history >= seen:
                 row = self._room(shape)
@@ -111,16 +116,17 @@ class RowPool:
         All together, or short ones together and each long one in the pieces that are best for it. A single launch
         comes with its place; of several, each is to be chosen when those before it are appended.
         """
-        together = self._together(parts) if len(parts) > 1 or parts[0].count <= self._widest else None
-        if together is not None and _tokens(parts) <= self._widest:
+        tokens = _tokens(parts)
+        together = self._together(parts) if len(parts) > 1 or tokens <= self._widest else None
+        if together is not None and tokens <= self._widest:
             return [(list(parts), together)]
         apart: list[list[Part]] = []
         short: list[Part] = []
         for part in parts:
-            if part.count > self._widest:
+            if part.tokens > self._widest:
                 apart += [[piece] for piece in self._pieces(part)]
                 continue
-            if _tokens(short) + part.count > self._widest:
+            if _tokens(short) + part.tokens > self._widest:
                 apart.insert(0, short)
                 short = []
             short.append(part)
@@ -186,6 +192,21 @@ class RowPool:
                 break
         return used
 
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        """Tell whether a prompt of so many tokens is best read in a step of its own while others write answers.
+
+        That is so where a single launch reads it, sooner than one with the answers' tokens would, and the answers wait
+        no longer for it than for a token.
+        """
+        everyone = range(len(self._counts))
+        alone = self.choose([sequence], count, 1)
+        own = self.choose(everyone, beside, beside)
+        if alone is None or own is None:
+            return False
+        both = self.choose(everyone, count + beside, 1 + beside)
+        least = min(self._nets.cost(placement.shape) for placement in (own, both) if placement)
+        return self._nets.cost(alone.shape) <= least
+
     def reserve(self, sequence: int, count: int) -> int:
         """Give an empty sequence so many rows that lie side by side, and return the first of them."""
         if not (gaps := self._gaps(count)):
@@ -200,7 +221,7 @@ class RowPool:
         for sequence, count in counts:
             end, position = row + count, self._counts[sequence]
             self._owners[row:end] = sequence
-            self._rows[sequence, position : position + count] = np.arange(row, end)
+            self._rows[sequence, position : position + count] = self._numbers[row:end]
             self._counts[sequence] += count
             self._tops[sequence] = max(self._tops[sequence], end)
             row = end
@@ -231,11 +252,11 @@ class RowPool:
     def _pieces(self, part: Part) -> list[Part]:
         """Return a long part as the launches that are best for it."""
         pieces, place = [], self.top
-        while part.count:
+        while part.tokens:
             if part.results > 1:
-                used = min(part.count, self._widest)
+                used = min(part.tokens, self._widest)
             else:
-                used = self._piece(part.sequence, place, part.count)[1]
+                used = self._piece(part.sequence, place, part.tokens)[1]
             piece, part = part.cut(used)
             pieces.append(piece)
             place += used
@@ -274,8 +295,9 @@ class RowPool:
 
         The net leaves them behind its history, where nobody's may be, and they are copied from there.
         """
-        start, tokens = shape.history, shape.tokens
-        if (self._owners[start : start + tokens] != FREE).any():
+        start, tokens = shape.landing(self.size), shape.tokens
+        # Beyond the highest row in use there is nothing to look for.
+        if start < self.top and (self._owners[start : start + tokens] != FREE).any():
             return None
         if self._is_room(self._next, shape):
             return self._next
@@ -291,10 +313,11 @@ class RowPool:
         return gaps
 
     def _is_room(self, row: int, shape: StepShape) -> bool:
-        start, end = shape.history, row + shape.tokens
+        start, end = shape.landing(self.size), row + shape.tokens
         clear = end <= start or row == start or row >= start + shape.tokens
-        return clear and end <= self._nets.rows and not (self._owners[row:end] != FREE).any()
+        free = row >= self.top or not (self._owners[row:end] != FREE).any()
+        return clear and end <= self.size and free
 
 
 def _tokens(parts: Sequence[Part]) -> int:
-    return sum(part.count for part in parts)
+    return sum([part.tokens for part in parts])

@@ -60,6 +60,14 @@ class StepShape:
     def __str__(self) -> str:
         return f"{counted(self.tokens, 'token')} after {self.history}"
 
+    def landing(self, rows: int) -> int:
+        """Return the row of a cache of so many at which the net leaves its new ones: behind its history.
+
+        A net without one leaves them where the cache begins, or behind the cache if it is for several sequences: the
+        cache's first rows may be another's.
+        """
+        return self.history if self.history or self.rows == 1 else rows
+
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> "StepShape":
         """Read it from what a manifest states. Raises KeyError, TypeError or ValueError."""
@@ -103,6 +111,8 @@ def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tup
             for history in _histories(offered, tokens, rows)
             if history > context
         }
+        # A conversation begins while others go on.
+        shapes |= {StepShape(tokens, 0, min(tokens, decoding)) for tokens in BESIDE if tokens <= context}
     return tuple(sorted(shapes, reverse=True))
 
 
@@ -227,6 +237,8 @@ class StepNets:
             # The shorter history comes later and takes the place of the longer one.
             for shape in sorted((s for s in self.cycles if s.tokens == tokens), reverse=True):
                 history = shape.history
+                if shape.landing(self.rows) != history:
+                    continue
                 clear = room if history == self.rows else max(0, history - tokens + 1)
                 for places in (slice(0, clear), slice(history, min(history + 1, room))):
                     chosen[places], costs[places] = shape, self.cost(shape)

@@ -58,7 +58,7 @@ def open_work_folder(
 class WorkFolder:
     """Files of one compilation, below the cache. The caller holds its lock.
 
-    `weights.npz` serves all nets; each net has a folder `TOKENS-HISTORY` with its text and addresses, and when it
+    `weights.npz` serves all nets; each net has a folder `TOKENS-HISTORY` or `TOKENS-HISTORY-RESULTS` with its text and addresses, and when it
     is finished its bmodel and `stage.json`, until it is joined with the nets before it. What is joined is one bmodel,
     whose name holds the number of its nets; `joined.json` is the truth: a run killed at any point leaves either the
     old pair or the new one.
@@ -94,7 +94,8 @@ class WorkFolder:
 
     def net_folder(self, shape: StepShape) -> Path:
         """Return a net's own folder."""
-        return self.path / f"{shape.tokens}-{shape.history}"
+        results = f"-{shape.rows}" if shape.rows > 1 else ""
+        return self.path / f"{shape.tokens}-{shape.history}{results}"
 
     def finished(self, shape: StepShape) -> FinishedNet | None:
         """Return what an earlier run left of this net, if it is of this very text and undamaged."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from bmqwen.artifact.row_pool import Placement
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec, Host, spec_of
 from bmqwen.compiler.timing import Profile
@@ -224,14 +225,14 @@ def simulate(
     first, answer = Cost(chip=chip), Cost(chip=chip)
     position = history
     for shape, used in launches:
-        count_launch(first, profiles[shape], shape, position, row_bytes)
+        count_launch(first, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
         position += used
     first.host_ops += READ_OPS
     first.python_ms = PROMPT_MS + question.prompt_tokens * PROMPT_TOKEN_MS
     # Each token is fed to find the next one; the answer's last token is not.
     for position in range(start, start + new_tokens - 1):
         for shape, _ in nets.plan(position, 1):
-            count_launch(answer, profiles[shape], shape, position, row_bytes)
+            count_launch(answer, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
         answer.host_ops += READ_OPS
         answer.python_ms += TOKEN_MS
     return Forecast(
@@ -246,11 +247,11 @@ def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
     return [seconds for start, seconds in curve if start <= history][-1]
 
 
-def count_launch(spent: Cost, profile: Profile, shape: StepShape, position: int, row_bytes: int) -> None:
-    """Count a launch. Rows that do not follow the net's whole history go to their place by a copy."""
+def count_launch(spent: Cost, profile: Profile, placement: Placement, rows: int, row_bytes: int) -> None:
+    """Count a launch, in a cache of so many rows. Rows go to their place by a copy, unless the net left them there."""
     spent.add(profile, LAUNCH_OPS)
-    if position != shape.history and row_bytes:
-        spent.copy(shape.tokens * row_bytes)
+    if placement.row != placement.shape.landing(rows) and row_bytes:
+        spent.copy(placement.shape.tokens * row_bytes)
 
 
 def _curve(
@@ -263,6 +264,6 @@ def _curve(
         if row != last:
             spent = Cost(host_ops=READ_OPS, python_ms=TOKEN_MS, chip=spec_of(nets.chip, "the bundle"))
             for shape, _ in row:
-                count_launch(spent, profiles[shape], shape, position, row_bytes)
+                count_launch(spent, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
             yield position, spent.seconds(host)
             last = row

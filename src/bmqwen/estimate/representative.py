@@ -50,7 +50,7 @@ def time_nets(
     store = NetStore(toolchain, key, progress.note)
 
     def timed(shape: StepShape, cancelled: threading.Event) -> Mapping[int, NetTiming]:
-        name = f"{shape.tokens}-{shape.history}"
+        name = f"{shape.tokens}-{shape.history}-{shape.rows}"
         return {n: store.compile(f"{name}-{n}", net, cancelled) for n, net in nets[shape].items()}
 
     found: dict[StepShape, Mapping[int, NetTiming]] = {

@@ -28,7 +28,7 @@ class Together:
         tokens_per_s: of all of them, after their first tokens.
         step_s: seconds of a step that gives each a token, on average.
         first_token_s: of a prompt that comes when the others are half-way, at any moment of a step of theirs: half of
-            one to wait for on average, and the step that reads it, in which they go on.
+            one to wait for on average, and the step that reads it.
         copied_bytes_per_step: K/V rows that the chip copies to their place, which the compiler's timing does not show.
     """
 
@@ -89,7 +89,9 @@ def _first_token(
         _spend(under_way, pool, profiles, [(client, 1) for client in others], row_bytes)
     first = Cost(chip=chip)
     prompt = question.prompt_tokens
-    _spend(first, pool, profiles, [*((client, 1) for client in others), (clients - 1, prompt)], row_bytes)
+    apart = pool.reads_apart(clients - 1, prompt, len(others))
+    beside = [] if apart else [(client, 1) for client in others]
+    _spend(first, pool, profiles, [*beside, (clients - 1, prompt)], row_bytes)
     first.python_ms += PROMPT_MS + (prompt - 1) * PROMPT_TOKEN_MS
     return under_way.seconds(host) / 2 + first.seconds(host)
 
@@ -103,7 +105,7 @@ def _spend(
 ) -> None:
     """Count a step: launches, copies, one result read for all together, and Python for each sequence."""
     for placement in _launches(pool, feeds):
-        count_launch(spent, profiles[placement.shape], placement.shape, placement.row, row_bytes)
+        count_launch(spent, profiles[placement.shape], placement, pool.size, row_bytes)
     spent.host_ops += READ_OPS
     spent.python_ms += len(feeds) * TOKEN_MS
 
@@ -113,5 +115,5 @@ def _launches(pool: RowPool, feeds: list[tuple[int, int]]) -> Iterator[Placement
     parts = [Part(i, sequence, 0, count, 1) for i, (sequence, count) in enumerate(feeds)]
     for group, _ in pool.launches(parts):
         for placement, taken in pool.place(group):
-            pool.append(placement.row, [(part.sequence, part.count) for part in taken])
+            pool.append(placement.row, [(part.sequence, part.tokens) for part in taken])
             yield placement

@@ -126,12 +126,14 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _nets(f: Forecast) -> Iterator[Text]:
-    yield Text("nets: new tokens, after cached ones at most, and a launch as predicted")
-    yield Text(f"{'tokens':>8}{'history':>9}{'time':>13}{'a token':>12}{'bytes':>10}{'bus idle':>10}")
+    yield Text("nets: new tokens, after cached ones at most, results, and a launch as predicted")
+    yield Text(
+        f"{'tokens':>8}{'history':>9}{'results':>9}{'time':>13}{'a token':>12}{'bytes':>10}{'bus idle':>10}"
+    )
     for shape, profile in f.nets:
         idle = f"{profile.bus_idle / profile.cycles:.1%}" if profile.part_cycles else "-"
         yield Text(
-            f"{shape.tokens:8}{shape.history:9}{profile.cycles / 1e6:10.3f} ms"
+            f"{shape.tokens:8}{shape.history:9}{shape.rows:9}{profile.cycles / 1e6:10.3f} ms"
             f"{profile.cycles / 1e6 / shape.tokens:9.3f} ms{size_text(profile.bytes_moved):>10}{idle:>10}"
         )
 

@@ -206,14 +206,14 @@ class StepRuntime(LoadedBmodel[StepStages]):
         tokens: list[int] = []
         segments = []
         for part in parts:
-            tokens += feeds[part.feed].tokens[part.start : part.start + part.count]
+            tokens += feeds[part.feed].tokens[part.start : part.start + part.tokens]
             sequence, rows = part.sequence, pool.rows(part.sequence)
             epoch = pool.epochs[sequence]
-            segments.append(Segment((sequence, epoch), len(rows), part.count, rows, part.results))
+            segments.append(Segment((sequence, epoch), len(rows), part.tokens, rows, part.results))
         self._device_nets.launch(
             placement.shape, placement.row, self._embedding[np.asarray(tokens, np.int64)], segments
         )
-        pool.append(placement.row, [(part.sequence, part.count) for part in parts])
+        pool.append(placement.row, [(part.sequence, part.tokens) for part in parts])
 
     def _move_rows(self, rows: NDArray[np.int64]) -> None:
         """Put rows of the cache to its beginning, by way of the host."""

@@ -1,7 +1,7 @@
 """The step nets of a bmodel on a device: their inputs, their one K/V cache, and launching them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,20 @@ from bmqwen.util.float16 import to_half
 DATA = ("input_states", "position_ids", "attention_mask", "last_row")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """New tokens of one sequence in a launch, which lie side by side.
 
     Attributes:
         sequence: names the sequence, and how often rows of it were taken away: equal ones only ever gained rows.
         position: of the first token.
-        count: how many they are.
+        tokens: how many they are.
         seen: the cache's rows of the tokens before.
         results: how many of the tokens, from the last one back, have results that are wanted.
     """
 
     sequence: tuple[int, int]
     position: int
-    count: int
+    tokens: int
     seen: NDArray[np.int64]
     results: int = 1
 
@@ -96,7 +95,7 @@ class StepStages(DeviceNets):
         launch = self._launches[shape]
         launch.fill(states, segments)
         self._write(launch.block)
-        if row != shape.history:
+        if row != shape.landing(self._nets.rows):
             # A net writes its rows behind its history, and the device copies them from there.
             self.counters.row_copies += len(self._cache)
             self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
@@ -180,17 +179,17 @@ class _Launch:
     def fill(self, states: NDArray[np.uint16], segments: Sequence[Segment]) -> None:
         """Set the inputs."""
         count, arrays = len(states), self.block.arrays
-        arrays["input_states"][0, :count] = states
-        arrays["input_states"][0, count:] = 0
-        positions, wanted, last = arrays["position_ids"][0], arrays["last_row"], arrays["last_row"].size
-        positions[count:] = 0
-        wanted[:] = 0
-        end = result = 0
+        rows, positions, wanted = arrays["input_states"][0], arrays["position_ids"][0], arrays["last_row"]
+        rows[:count] = states
+        rows[count:] = positions[count:] = 0
+        end = 0
+        results: list[int] = []
         for segment in segments:
-            start, end = end, end + segment.count
-            positions[start:end] = np.arange(segment.position, segment.position + segment.count)
-            first, result = result, min(last, result + segment.results)
-            wanted[first:result] = np.arange(end - (result - first), end)
+            start, end = end, end + segment.tokens
+            positions[start:end] = range(segment.position, segment.position + segment.tokens)
+            results += range(end - segment.results, end)
+        wanted[: len(results)] = results
+        wanted[len(results) :] = 0
         self._show(segments)
 
     def _show(self, segments: Sequence[Segment]) -> None:
@@ -204,14 +203,14 @@ class _Launch:
                 self._mask[:, self._history :] = self._closed
         end = 0
         for segment, before in zip(segments, known, strict=True):
-            start, end = end, end + segment.count
+            start, end = end, end + segment.tokens
             rows = slice(start, end)
             if len(segments) == 1:
                 # Also those that are not used: the next launch may use them.
                 rows = slice(None)
             elif not before:
                 own = slice(self._history + start, self._history + end)
-                self._mask[rows, own] = self._alone[: segment.count, : segment.count]
+                self._mask[rows, own] = self._alone[: segment.tokens, : segment.tokens]
             self._mask[rows, segment.seen[before:]] = 0
         self._shown = list(segments)
 
@@ -220,7 +219,7 @@ class _Launch:
         alike = len(segments) == len(self._shown) and all(
             new.sequence == old.sequence
             and len(new.seen) >= len(old.seen)
-            and (new.count == old.count or len(segments) == 1)
+            and (new.tokens == old.tokens or len(segments) == 1)
             for new, old in zip(segments, self._shown, strict=True)
         )
         return alike and bool(self._shown)
