@@ -24,12 +24,14 @@ from bmqwen.hub.known_config import published_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
+from bmqwen.runtime.base import Feed
 from bmqwen.runtime.bmodel.backend import Network, Port, Stage
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
 from bmqwen.runtime.bmrt.libraries import DeviceMem, Libraries
 from bmqwen.util.progress import Silent
+from bmqwen.util.text import counted
 from machine import Machine
 
 HALF, INT = np.dtype(np.float16), np.dtype(np.int32)
@@ -104,11 +106,12 @@ def costs(shape: StepShape) -> int:
     return 17_200_000 + shape.tokens * per_token + shape.history * (2600 + 28 * shape.tokens)
 
 
-def session(context: int, folder: Path) -> Session:
-    """A session on a 1.8B model's sizes, without a device."""
+def silent_runtime(context: int, folder: Path, sequences: int = 1) -> StepRuntime:
+    """A runtime of a 1.8B model's sizes, without a device."""
     config = published_config("qwen1.5-1.8b-chat")
     assert config is not None
-    nets = StepNets(context, {shape: costs(shape) for shape in step_shapes(context)})
+    shapes = step_shapes(context, sequences)
+    nets = StepNets(context, {shape: costs(shape) for shape in shapes}, sequences=sequences)
     with (folder / EMBEDDING_FILE).open("wb") as file:
         file.truncate(2 * config.vocab_size * config.hidden_size)  # sparse
     details = {**nets.to_dict(), "device_bytes": 1}
@@ -120,8 +123,25 @@ def session(context: int, folder: Path) -> Session:
         device = Device(Libraries(fake, fake, simulated=False))
         return SilentModel(device, config, nets)
 
+    return StepRuntime(bundle, open_backend)
+
+
+def session(context: int, folder: Path) -> Session:
+    """A session on it."""
     demo = resolve_bundle(None, Precision(), offline=True, progress=Silent())
-    return Session(StepRuntime(bundle, open_backend), Tokenizer.from_folder(demo.tokenizer_folder))
+    return Session(silent_runtime(context, folder), Tokenizer.from_folder(demo.tokenizer_folder))
+
+
+def step_ms(context: int, folder: Path, sequences: int, new_tokens: int) -> float:
+    """Milliseconds of the runtime alone for a step that gives each of several sequences a token."""
+    runtime = silent_runtime(context, folder, sequences)
+    runtime.step([Feed(sequence, range(20)) for sequence in range(sequences)])
+    feeds = [Feed(sequence, [5]) for sequence in range(sequences)]
+    started = time.process_time()
+    for _ in range(new_tokens):
+        for output in runtime.step(feeds):
+            output.greedy()
+    return 1e3 * (time.process_time() - started) / new_tokens
 
 
 def first_and_token(of: Session, prompt: int, new_tokens: int) -> tuple[float, float]:
@@ -144,6 +164,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--new-tokens", type=int, default=90)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -157,12 +178,22 @@ def main() -> None:
             of.runtime._nets.plan(0, prompt)  # type: ignore[attr-defined]
             planned = 1e3 * (time.process_time() - started)
             found.append({"prompt_tokens": prompt, "first_ms": first, "token_ms": token, "plan_ms": planned})
+        steps = {
+            count: statistics.median(
+                step_ms(options.context, Path(folder), count, options.new_tokens)
+                for _ in range(options.repeats)
+            )
+            for count in options.sequences
+        }
     if options.json:
-        print(json.dumps({"machine": Machine.here().to_dict(), "times": found}, indent=1))
+        document = {"machine": Machine.here().to_dict(), "times": found, "steps_ms": steps}
+        print(json.dumps(document, indent=1))
         return
     print(f"{'prompt':>7} {'first token':>12} {'a token':>9} {'planning':>9}   (ms of Python)")
     for row in found:
         print("{prompt_tokens:>7} {first_ms:>12.3f} {token_ms:>9.3f} {plan_ms:>9.3f}".format(**row))
+    for count, spent in steps.items():
+        print(f"a step of the runtime for {counted(count, 'sequence')}: {spent:.3f} ms")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from bmqwen.errors import InputError
 from bmqwen.estimate.forecast import (
     PROMPT_MS,
     PROMPT_TOKEN_MS,
+    STEP_MS,
     TOKEN_MS,
     Question,
     cost_at,
@@ -25,7 +26,7 @@ CYCLES = {
 }
 NETS = StepNets(96, CYCLES)
 HOST = Host("test", 0.2, 10)
-PYTHON_S = 10 * TOKEN_MS / 1e3
+PYTHON_S = 10 * (STEP_MS + TOKEN_MS) / 1e3
 
 
 def profile(cycles: int) -> Profile:

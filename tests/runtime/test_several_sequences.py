@@ -5,10 +5,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from bmqwen.artifact.bmodel import read_description
+from bmqwen.artifact.footprint import bmodel_footprint, footprint
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import InputError
+from bmqwen.evaluation.verify import choose_nets, verify
+from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Feed
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from bmqwen.weights.checkpoint import open_checkpoint
 from support.compiled_models import CompiledModel, compile_toy
 
 pytestmark = pytest.mark.simulator
@@ -135,12 +140,33 @@ def test_every_row_of_a_step_is_that_of_a_step_of_its_own(
     tokens, logits = output.greedy(), output.logits()
     assert logits.shape == (count, runtime.vocab_size)
     assert tokens == logits.argmax(axis=1).tolist()
+    # Another prompt, read since by a net without history, has not touched its rows.
+    answered = min(count, ANSWER - 1)
+    assert tokens[:answered] == expected[0][1 : answered + 1]
     runtime.truncate(0, start)
     for token, row in zip(text[start : start + count], logits, strict=True):
         (single,) = runtime.step([Feed(0, [token])])
         other = single.logits()[0]
         assert np.dot(row, other) / np.linalg.norm(row) / np.linalg.norm(other) >= 0.9999
         assert single.greedy() == [int(row.argmax())]
+
+
+def test_nets_for_several_pass_verify(runtime: SimulatedRuntime, model: CompiledModel) -> None:
+    shapes = [s for s in choose_nets(model.bundle, None) if s.rows > 1]
+    assert {s.tokens for s in shapes} == {8, 16, 32}
+    with open_checkpoint(model.checkpoint) as checkpoint:
+        report = verify(model.bundle, checkpoint, runtime, shapes)
+    assert report.passed
+    for stage in report.stages:
+        assert stage.to_grid is not None
+        assert stage.to_grid.same_token
+
+
+def test_memory_is_what_the_arithmetic_gives(model: CompiledModel) -> None:
+    description = read_description(model.bundle.bmodel)
+    expected = footprint(model.bundle.config, Precision(**model.bundle.precision), CONTEXT, SEQUENCES)
+    assert expected.pieces[-1] == max(stage.io_bytes for stage in description.nets["step"].stages)
+    assert expected.weights == bmodel_footprint(description).weights
 
 
 def test_a_step_that_fails_changes_no_sequence(runtime: SimulatedRuntime) -> None:

@@ -58,10 +58,10 @@ def open_work_folder(
 class WorkFolder:
     """Files of one compilation, below the cache. The caller holds its lock.
 
-    `weights.npz` serves all nets; each net has a folder `TOKENS-HISTORY` or `TOKENS-HISTORY-RESULTS` with its text and addresses, and when it
-    is finished its bmodel and `stage.json`, until it is joined with the nets before it. What is joined is one bmodel,
-    whose name holds the number of its nets; `joined.json` is the truth: a run killed at any point leaves either the
-    old pair or the new one.
+    `weights.npz` serves all nets; each net has a folder `TOKENS-HISTORY`, of several results `TOKENS-HISTORY-RESULTS`,
+    with its text and addresses, and when it is finished its bmodel and `stage.json`, until it is joined with the nets
+    before it. What is joined is one bmodel, whose name holds the number of its nets; `joined.json` is the truth: a run
+    killed at any point leaves either the old pair or the new one.
 
     Attributes:
         weights: the file of the shared weights.

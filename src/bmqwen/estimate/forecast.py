@@ -14,10 +14,11 @@ from bmqwen.errors import InputError
 # comes of it, four bytes for the likeliest token, is one more.
 LAUNCH_OPS, READ_OPS = 2, 1
 LONGEST_OP_MS = 1000.0
-# This program's own Python in milliseconds: a prompt, each of its tokens, and a token of the answer. Measured with
-# benchmarks/host_time.py on an EPYC with AVX-512 (November 2026, Python 3.11: 0.2 ms for a prompt of 20 tokens, 3.9 of
-# 4,000, 0.029 a token), and a fifth more for the calls through ctypes. `Host.python_factor` scales it.
-PROMPT_MS, PROMPT_TOKEN_MS, TOKEN_MS = 0.2, 0.001, 0.035
+# This program's own Python in milliseconds: a prompt, each of its tokens, a step, and each token of an answer in it.
+# Measured with benchmarks/host_time.py on an EPYC with AVX-512 (November 2026, Python 3.11: 0.2 ms for a prompt of 20
+# tokens, 3.9 of 4,000, 0.040 a token alone, 0.023 one more in the step), and a fifth more for the calls through ctypes.
+# `Host.python_factor` scales it.
+PROMPT_MS, PROMPT_TOKEN_MS, STEP_MS, TOKEN_MS = 0.2, 0.001, 0.02, 0.028
 # For people; "device" is the chip where a bundle does not say how its time divides.
 PART_LABELS = {
     "weights": "weights of the layers",
@@ -234,7 +235,7 @@ def simulate(
         for shape, _ in nets.plan(position, 1):
             count_launch(answer, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
         answer.host_ops += READ_OPS
-        answer.python_ms += TOKEN_MS
+        answer.python_ms += STEP_MS + TOKEN_MS
     return Forecast(
         host, nets.context, history, prompt_tokens, new_tokens, tuple(launches), first, answer,
         tuple(_curve(nets, profiles, host, row_bytes)),
@@ -262,7 +263,9 @@ def _curve(
     for position in range(nets.context):
         row = nets.plan(position, 1)
         if row != last:
-            spent = Cost(host_ops=READ_OPS, python_ms=TOKEN_MS, chip=spec_of(nets.chip, "the bundle"))
+            spent = Cost(
+                host_ops=READ_OPS, python_ms=STEP_MS + TOKEN_MS, chip=spec_of(nets.chip, "the bundle")
+            )
             for shape, _ in row:
                 count_launch(spent, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
             yield position, spent.seconds(host)

@@ -12,6 +12,7 @@ from bmqwen.estimate.forecast import (
     PROMPT_MS,
     PROMPT_TOKEN_MS,
     READ_OPS,
+    STEP_MS,
     TOKEN_MS,
     Cost,
     Question,
@@ -92,7 +93,7 @@ def _first_token(
     apart = pool.reads_apart(clients - 1, prompt, len(others))
     beside = [] if apart else [(client, 1) for client in others]
     _spend(first, pool, profiles, [*beside, (clients - 1, prompt)], row_bytes)
-    first.python_ms += PROMPT_MS + (prompt - 1) * PROMPT_TOKEN_MS
+    first.python_ms += PROMPT_MS + prompt * PROMPT_TOKEN_MS - STEP_MS - TOKEN_MS
     return under_way.seconds(host) / 2 + first.seconds(host)
 
 
@@ -107,7 +108,7 @@ def _spend(
     for placement in _launches(pool, feeds):
         count_launch(spent, profiles[placement.shape], placement, pool.size, row_bytes)
     spent.host_ops += READ_OPS
-    spent.python_ms += len(feeds) * TOKEN_MS
+    spent.python_ms += STEP_MS + len(feeds) * TOKEN_MS
 
 
 def _launches(pool: RowPool, feeds: list[tuple[int, int]]) -> Iterator[Placement]:

@@ -173,53 +173,43 @@ class _Launch:
         self._history = shape.history
         own = np.full((shape.tokens, shape.tokens), self._closed, np.uint16)
         self._alone = np.triu(own, 1)
-        # What the mask was made for.
-        self._shown: list[Segment] = []
+        # What the mask was made for: the sequences and their tokens, and how many rows each of them sees.
+        self._layout: list[tuple[tuple[int, int], int]] = []
+        self._known: list[int] = []
 
     def fill(self, states: NDArray[np.uint16], segments: Sequence[Segment]) -> None:
         """Set the inputs."""
         count, arrays = len(states), self.block.arrays
         rows, positions, wanted = arrays["input_states"][0], arrays["position_ids"][0], arrays["last_row"]
-        rows[:count] = states
-        rows[count:] = positions[count:] = 0
-        end = 0
-        results: list[int] = []
+        end, numbers, results = 0, list[int](), list[int]()
         for segment in segments:
-            start, end = end, end + segment.tokens
-            positions[start:end] = range(segment.position, segment.position + segment.tokens)
+            end += segment.tokens
+            numbers += range(segment.position, segment.position + segment.tokens)
             results += range(end - segment.results, end)
-        wanted[: len(results)] = results
-        wanted[len(results) :] = 0
+        rows[:count], positions[:count], wanted[: len(results)] = states, numbers, results
+        if count < len(rows):
+            rows[count:] = positions[count:] = 0
+        if len(results) < len(wanted):
+            wanted[len(results) :] = 0
         self._show(segments)
 
     def _show(self, segments: Sequence[Segment]) -> None:
         """Set the mask: each row sees its sequence's rows, and of the new ones its own and those before."""
-        known = [len(shown.seen) for shown in self._shown]
-        if not self._gained(segments):
-            known = [0] * len(segments)
-            self._mask[:, : self._history] = self._closed
-            self._mask[:, self._history :] = self._alone
-            if len(segments) > 1:
-                self._mask[:, self._history :] = self._closed
+        alone, mask, history = len(segments) == 1, self._mask, self._history
+        layout = [(segment.sequence, 0 if alone else segment.tokens) for segment in segments]
+        if layout != self._layout:
+            self._layout, self._known = layout, [0] * len(segments)
+            mask[:, :history] = self._closed
+            mask[:, history:] = self._alone if alone else self._closed
+            end = 0
+            for segment in () if alone else segments:
+                start, end = end, end + segment.tokens
+                mask[start:end, history + start : history + end] = self._alone[: end - start, : end - start]
+        # Else it is right but for the rows that the sequences gained since.
         end = 0
-        for segment, before in zip(segments, known, strict=True):
+        for i, segment in enumerate(segments):
             start, end = end, end + segment.tokens
-            rows = slice(start, end)
-            if len(segments) == 1:
-                # Also those that are not used: the next launch may use them.
-                rows = slice(None)
-            elif not before:
-                own = slice(self._history + start, self._history + end)
-                self._mask[rows, own] = self._alone[: segment.tokens, : segment.tokens]
-            self._mask[rows, segment.seen[before:]] = 0
-        self._shown = list(segments)
-
-    def _gained(self, segments: Sequence[Segment]) -> bool:
-        """Whether the mask is right but for rows that the sequences gained since."""
-        alike = len(segments) == len(self._shown) and all(
-            new.sequence == old.sequence
-            and len(new.seen) >= len(old.seen)
-            and (new.tokens == old.tokens or len(segments) == 1)
-            for new, old in zip(segments, self._shown, strict=True)
-        )
-        return alike and bool(self._shown)
+            # Of a sequence alone also those that are not used: the next launch may use them.
+            rows = slice(None) if alone else slice(start, end)
+            mask[rows, segment.seen[self._known[i] :]] = 0
+            self._known[i] = len(segment.seen)
