@@ -307,6 +307,8 @@ class Usage:
     first_token_s: float  # from the request to the first sampled token
     decode_s: float  # from the first sampled token to the last
     reasoning_tokens: int = 0  # the first of the sampled ones: thoughts, with their tags
+    drafted_tokens: int = 0  # guessed before they were sampled, and checked several in a step
+    accepted_tokens: int = 0  # of these, the ones that were sampled
 
     @property
     def tokens_per_s(self) -> float:

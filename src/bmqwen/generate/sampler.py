@@ -55,7 +55,7 @@ class Sampler:
         params = self._params
         held = self._grammar is not None and self._grammar.holds
         changed = bool(params.logit_bias) or self._repeats or self._counts or held
-        return changed or params.temperature >= _GREEDY_BELOW or params.logprobs is not None
+        return changed or not self._is_greedy or params.logprobs is not None
 
     def sample(self, logits: NDArray[np.float32], *, free: bool = False, beside: Collection[int] = ()) -> int:
         """Choose from one row of logits, float32 [vocab_size], which stays as it is.
@@ -66,16 +66,36 @@ class Sampler:
             DeviceError: logits that are not numbers.
             SchemaError: the grammar takes too much to follow.
         """
+        logits = self._final(logits, free, beside)
+        if self._is_greedy:
+            return int(np.argmax(logits))
+        ids, weights = self.candidates(logits)
+        return int(ids[draw(weights, self._random.random())])
+
+    def sample_clearly(
+        self, logits: NDArray[np.float32], lead: float, *, free: bool = False, beside: Collection[int] = ()
+    ) -> int | None:
+        """Choose as `sample` does; None where the most likely token is to be taken and leads by less than `lead`."""
+        if not self._is_greedy:
+            return self.sample(logits, free=free, beside=beside)
+        logits = self._final(logits, free, beside)
+        best = int(np.argmax(logits))
+        second = max(logits[:best].max(initial=-np.inf), logits[best + 1 :].max(initial=-np.inf))
+        return best if logits[best] - second >= lead else None
+
+    @property
+    def _is_greedy(self) -> bool:
+        return self._params.temperature < _GREEDY_BELOW
+
+    def _final(self, logits: NDArray[np.float32], free: bool, beside: Collection[int]) -> NDArray[np.float32]:
+        """Logits with bias, penalties and grammar."""
         check_logits(logits)
         logits = self._adjust(logits)
         if self._grammar is not None and not free and self._grammar.holds:
             allowed = self._grammar.allowed(len(logits))
             allowed[list(beside)] = True
             logits = np.where(allowed, logits, np.float32(-np.inf))
-        if self._params.temperature < _GREEDY_BELOW:
-            return int(np.argmax(logits))
-        ids, weights = self.candidates(logits)
-        return int(ids[draw(weights, self._random.random())])
+        return logits
 
     def record(self, token_id: int, *, free: bool = False) -> None:
         """Tell the penalties and, unless `free`, the grammar which token was taken."""

@@ -1,6 +1,6 @@
 """The protocol that every runtime keeps: CPU, chip and simulator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -108,6 +108,17 @@ class Runtime(Protocol):
         With `beside` so many answers get a token in the same step: it should not take them much longer than twice their
         own time then.
         """
+
+    def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
+        """What a step of so many rows of a sequence, all wanted, takes from where it is, in steps of one row.
+
+        From few rows to many; a number between two takes as long as the greater. Where several never pay: {1: 1.0}.
+        With `beside` so many other answers get a token in the same step.
+        """
+
+    @property
+    def rows_agree(self) -> bool:
+        """Whether a row comes out the same to the bit in a step of one row and in one of several."""
 
     def truncate(self, sequence: int, position: int) -> None:
         """Forget a sequence's tokens from `position` on.
