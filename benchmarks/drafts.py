@@ -185,7 +185,7 @@ def _answer(session: Session, prompt: list[int], new_tokens: int) -> tuple[Compl
     while True:
         try:
             next(pieces)
-        except StopIteration as end:  # noqa: PERF203  (what a generator returns comes with it)
+        except StopIteration as end:
             completion: Completion = end.value
             return completion, time.process_time() - (start or 0.0)
         start = start or time.process_time()

@@ -1,5 +1,7 @@
 """Drafts never change an answer, pay where text repeats itself, and end where they do not pay."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,7 +30,7 @@ def copying(prefix: tuple[int, ...]) -> int | None:
 
 def session(next_token: NextToken | None = None, *, drafts: bool = True, agree: bool = True) -> Session:
     runtime = ToyRuntime(TOKENIZER.vocab_size, next_token=next_token, row_costs=CHEAP)
-    runtime.rows_agree = agree
+    runtime.rounds_by_rows = not agree
     return Session(runtime, TOKENIZER, drafts=drafts)
 
 
@@ -97,7 +99,7 @@ def test_steps_of_several_rows_decide_no_close_call() -> None:
 
     def differing(drafts: bool) -> Session:
         runtime = Differing(TOKENIZER.vocab_size, next_token=copying, row_costs=CHEAP, piece=1)
-        runtime.rows_agree = False
+        runtime.rounds_by_rows = True
         return Session(runtime, TOKENIZER, drafts=drafts)
 
     params = SamplingParams(max_tokens=len(TEXT) - 2)
@@ -143,13 +145,13 @@ class Counting:
 
     cost = 0.1
 
-    def guess(self, tokens: list[int], count: int) -> list[int]:
+    def guess(self, tokens: Sequence[int], count: int) -> list[int]:
         return [tokens[-1] + place for place in range(1, count + 1)]
 
 
 @pytest.mark.parametrize(("text", "expected"), [([1, 2, 9, 1, 2, 9, 1], True), ([1, 2, 3], False)])
 def test_a_model_stands_in_where_nothing_repeats(text: list[int], expected: bool) -> None:
-    drafts = Drafts(text, lambda: CHEAP, model=Counting())  # type: ignore[arg-type]
+    drafts = Drafts(text, lambda: CHEAP, model=Counting)
     for token in (2, 9, 1, 2) if expected else (4, 5, 6):
         drafts.propose(15)
         drafts.accept([token])

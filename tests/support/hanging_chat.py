@@ -29,6 +29,7 @@ class Hanging:
 
     chip, library = "hanging chip", "libbmrt"
     name, vocab_size, context_length, sequences = "hanging", VOCABULARY, CONTEXT, 1
+    rounds_by_rows = False
 
     def __init__(self) -> None:
         self._how, self._told = os.environ["HANG_HOW"], Path(os.environ["HANG_TOLD"])
@@ -39,6 +40,9 @@ class Hanging:
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         del sequence, beside
         return count
+
+    def row_costs(self, sequence: int, beside: int = 0) -> dict[int, float]:
+        return {1 + 0 * sequence * beside: 1.0}
 
     def step(self, feeds: Sequence[Any]) -> None:
         del feeds

@@ -1,7 +1,7 @@
 """A runtime without weights: what follows is a fixed function of the whole prefix. Strict about the protocol."""
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class ToyRuntime:
         piece: int = 8,
         nan: bool = False,
         sequences: int = 1,
+        row_costs: Mapping[int, float] | None = None,
     ) -> None:
         self.name = "toy"
         self.vocab_size = vocab_size
@@ -62,6 +63,8 @@ class ToyRuntime:
         self.calls = self.greedy_reads = self.logits_reads = self.saves = 0
         self.closed = False
         self.sequences = sequences
+        self.rounds_by_rows = False
+        self._row_costs = row_costs or {1: 1.0}
         self._next_token, self._piece, self._nan = next_token, piece, nan
         self._tokens: list[list[int]] = [[] for _ in range(sequences)]
 
@@ -77,6 +80,11 @@ class ToyRuntime:
         assert 0 <= sequence < self.sequences
         assert count > 0
         return min(self._piece, count, 4 if beside else count)
+
+    def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
+        assert 0 <= sequence < self.sequences
+        assert 0 <= beside < self.sequences
+        return {1: 1.0} if beside else self._row_costs
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         assert not self.closed

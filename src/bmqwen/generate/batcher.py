@@ -1,10 +1,11 @@
 """Continuous batching: each step of the runtime is made of whatever the answers on their way want next."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
 from bmqwen.generate.conversation_cache import ConversationCache
+from bmqwen.generate.drafts import EarlierAnswers, Guesser
 from bmqwen.generate.generation import Fed, Generation
 from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import SamplingParams
@@ -32,12 +33,19 @@ class Batcher:
         tokenizer: Tokenizer,
         *,
         saved: ConversationCache | None = None,
+        drafts: bool = True,
+        guesser: Guesser | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`saved` keeps conversations that others take the place of; `clock` returns seconds."""
+        """`saved` keeps conversations that others take the place of; `clock` returns seconds.
+
+        With `drafts`, tokens that a text repeats, or with which `guesser` continues it, are checked several in a step.
+        """
         self.runtime, self.tokenizer = runtime, tokenizer
         self.saved = ConversationCache(0) if saved is None else saved
         self._clock = clock
+        self._drafts, self._guesser = drafts, guesser
+        self._earlier = EarlierAnswers()
         self._grammars = GrammarMaker(tokenizer)
         self._slots = [Slot(runtime, number) for number in range(runtime.sequences)]
         self._waiting: list[Generation] = []
@@ -70,7 +78,10 @@ class Batcher:
             self._grammars,
             vocab_size,
             self.runtime.context_length,
+            self._row_costs,
             owner,
+            self._earlier.of(owner),
+            self._guesser_alone,
             self._clock,
         )
         self._waiting.append(generation)
@@ -115,9 +126,10 @@ class Batcher:
                 generations.remove(generation)
 
     def reset(self) -> None:
-        """Empty all slots, and forget what was saved."""
+        """Empty all slots, and forget what was saved and what was answered."""
         for slot in self._slots:
             slot.truncate(0)
+        self._earlier.clear()
         self.saved.clear()
 
     def _admit(self) -> None:
@@ -135,6 +147,17 @@ class Batcher:
             generation.begin(slot, cached)
             if not generation.over:
                 self._running.append(generation)
+
+    def _row_costs(self, generation: Generation) -> Mapping[int, float]:
+        """What a step with more rows of one answer may cost, with the rows that the others want."""
+        if not self._drafts or generation.slot is None:
+            return {1: 1.0}
+        beside = sum(not other.reading for other in self._running if other is not generation)
+        return self.runtime.row_costs(generation.slot.sequence.number, beside)
+
+    def _guesser_alone(self) -> Guesser | None:
+        """The smaller model, which has one text in mind: several answers would have it read them again and again."""
+        return self._guesser if len(self._running) == 1 else None
 
     def _cancel(self, generation: Generation) -> None:
         if generation in self._waiting:

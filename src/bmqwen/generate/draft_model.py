@@ -53,11 +53,8 @@ class DraftModel:
 
 
 def check_pair(draft: Tokenizer, name: str, target: Tokenizer, target_name: str) -> None:
-    """Raise InputError, naming both, unless two models have the same tokens; control tokens may be there in one only."""
-    differ = draft.text_tokens != target.text_tokens or any(
-        draft.control_tokens.get(text, number) != number for text, number in target.control_tokens.items()
-    )
-    if differ:
+    """Raise InputError, naming both models, unless they have the same tokens."""
+    if not draft.agrees_with(target):
         raise InputError(
             f"{name} cannot draft for {target_name}: its vocabulary is another one; choose a smaller model of the same "
             "family"

@@ -73,7 +73,7 @@ class Drafts:
         costs: RowCosts,
         *,
         earlier: SuffixIndex | None = None,
-        model: Guesser | None = None,
+        model: Callable[[], Guesser | None] = lambda: None,
     ) -> None:
         self._own = SuffixIndex(most=max(1 << 16, 2 * len(prompt)))
         self._own.extend(prompt)
@@ -95,10 +95,10 @@ class Drafts:
         if found := self._repeated(longest):
             self._guess, self._guess_rate = found
             count, gain = self._guess_rate.best(costs, len(self._guess))
-        if self._model is not None:
-            drafted, promised = self._model_rate.best(costs, longest, self._model.cost)
+        if (model := self._model()) is not None:
+            drafted, promised = self._model_rate.best(costs, longest, model.cost)
             if drafted and promised > gain:
-                self._guess, self._guess_rate = self._model.guess(self._own.tokens, drafted), self._model_rate
+                self._guess, self._guess_rate = model.guess(self._own.tokens, drafted), self._model_rate
                 count = len(self._guess)
         return self._check(count)
 

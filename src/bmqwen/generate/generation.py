@@ -2,23 +2,29 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 from bmqwen.errors import BmqwenError
 from bmqwen.generate.answer_parts import TAGS
 from bmqwen.generate.call_grammar import answer_grammar
+from bmqwen.generate.drafts import Drafts, Guesser
 from bmqwen.generate.echo import PromptEcho
 from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
 from bmqwen.generate.sampler import Sampler
 from bmqwen.generate.slot import Slot
+from bmqwen.generate.suffix_index import SuffixIndex
 from bmqwen.generate.text_stream import AnswerText
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.runtime.base import Output
 
 _numbers = count()
+# In logits. Where steps of several rows round differently, a token counts only if it leads by more than rounding
+# changes (0.4 at most, in the demo model); any closer choice is left to a step of one row.
+_CLEAR_LEAD = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,10 @@ class Generation:
     """An answer to a prompt.
 
     Attributes:
+        row_costs: what its next step may cost; that of one row alone for an answer without drafts.
         owner: whose cached tokens it may use.
+        earlier: answers that this owner got before.
+        guesser: a smaller model, while there is time for it.
         cancelled: set to have it end before the next step, with the finish reason "cancelled".
         slot: where it is computed; None while it waits for one.
         wanted: what it wants fed; None before it has a slot, and at its end.
@@ -68,7 +77,10 @@ class Generation:
     grammars: GrammarMaker
     vocab_size: int
     context_length: int
+    row_costs: "Callable[[Generation], Mapping[int, float]]"
     owner: str = ""
+    earlier: SuffixIndex | None = None
+    guesser: Callable[[], Guesser | None] = lambda: None
     clock: Callable[[], float] = time.perf_counter
     number: int = field(default_factory=lambda: next(_numbers))
     cancelled: bool = False
@@ -153,7 +165,9 @@ class Generation:
         first = last = None
         sampled = 0
         closing: deque[int] = deque()  # what ends the thoughts in the model's place
-        finish: FinishReason = "cancelled"
+        finish: FinishReason | None = None
+        drafts = Drafts(self.prompt, partial(self.row_costs, self), earlier=self.earlier, model=self.guesser)
+        newest, draft = 0, list[int]()  # the tokens that a step has rows for, but for the prompt's
         if output is not None and echo is not None:
             shown = echo.piece()
             answer.begin_with(shown)
@@ -161,33 +175,63 @@ class Generation:
         if output is not None and limit == 0:
             output, finish = None, "length"
         while output is not None:
-            if closing:
-                token = closing.popleft()
-                sampler.record(token, free=True)
-            else:
-                token = self._choose(output, sampler, answer)
-            last = self.clock()
-            first = last if first is None else first
-            sampled += 1
-            if token in stop_ids:
-                finish = "stop"
+            kept = (
+                len(self.prompt) + sampled
+            )  # tokens of the slot that are the answer's: the step's first row is
+            chosen: list[int] = []
+            close = False
+            for row, guess in enumerate([*draft, None]):
+                if closing:
+                    token = closing.popleft()
+                    sampler.record(token, free=True)
+                else:
+                    found = self._choose(output, row, sampler, answer, alone=not draft)
+                    if close := found is None:
+                        break
+                    token = found
+                last = self.clock()
+                first = last if first is None else first
+                sampled += 1
+                chosen.append(token)
+                if token in stop_ids:
+                    finish = "stop"
+                    break
+                self.pieces.extend(answer.push(token))
+                if answer.stopped:
+                    finish = "stop"
+                    break
+                if sampled == limit or answer.late(last - first):
+                    finish = "length"
+                    break
+                spent = self.params.thinking_budget is not None and sampled >= self.params.thinking_budget
+                if spent and answer.in_thoughts and not closing:
+                    closing.extend(self._end_of_thoughts())
+                if token != guess:
+                    break
+                kept += 1
+            drafts.accept(chosen)
+            # Of too close a choice the token before it is fed once more, by itself.
+            self._forget(kept - close)
+            if finish is not None:
                 break
-            self.pieces.extend(answer.push(token))
-            if answer.stopped:
-                finish = "stop"
-                break
-            if sampled == limit or answer.late(last - first):
-                finish = "length"
-                break
-            spent = self.params.thinking_budget is not None and sampled >= self.params.thinking_budget
-            if spent and answer.in_thoughts and not closing:
-                closing.extend(self._end_of_thoughts())
-            output = (yield Wanted([token])).output
+            draft = [] if close else drafts.propose(limit - sampled - 1)
+            newest = chosen[-1] if chosen else newest
+            output = (yield Wanted([newest, *draft], every_row=bool(draft))).output
+        finish = finish or "cancelled"
         self.pieces.extend(answer.finish(complete=finish == "stop" and not answer.stopped))
+        if self.earlier is not None:
+            self.earlier.add_text(answer.ids)
         if first is None or last is None:  # cancelled before the first token
             first = last = self.clock()
         usage = Usage(
-            len(self.prompt), self.cached, sampled, first - self._start, last - first, answer.thought_tokens
+            len(self.prompt),
+            self.cached,
+            sampled,
+            first - self._start,
+            last - first,
+            answer.thought_tokens,
+            drafts.proposed,
+            drafts.accepted,
         )
         self.completion = Completion(
             answer.text(),
@@ -213,18 +257,31 @@ class Generation:
             rest = rest[fed.count :]
         return output
 
-    def _choose(self, output: Output, sampler: Sampler, answer: AnswerText) -> int:
+    def _forget(self, count: int) -> None:
+        """Leave only the first `count` tokens in the slot."""
+        if self.slot is not None:
+            self.slot.truncate(count)
+
+    def _choose(
+        self, output: Output, row: int, sampler: Sampler, answer: AnswerText, *, alone: bool
+    ) -> int | None:
+        """Choose the token after a row; None if that is too close a choice for a row that was not computed alone."""
         # A JSON schema is the answer's, not the thoughts'.
         free, beside = answer.in_thoughts, list[int]()
         think = self.tokenizer.control_tokens.get(TAGS["thought"][0])
         if think is not None and answer.may_think:
             beside = [think]
-        if sampler.needs_logits:
-            row = output.logits()[-1]
-            token = sampler.sample(row, free=free, beside=beside)
-            answer.note(row, token)
+        unsure = not alone and self.slot is not None and self.slot.sequence.runtime.rounds_by_rows
+        if sampler.needs_logits or unsure:
+            logits = output.logits()[row]
+            lead = _CLEAR_LEAD if unsure else 0.0
+            clear = sampler.sample_clearly(logits, lead, free=free, beside=beside)
+            if clear is None:
+                return None
+            token = clear
+            answer.note(logits, token)
         else:
-            token = output.greedy()[-1]
+            token = output.greedy()[row]
         sampler.record(token, free=free or token in beside)
         return token
 

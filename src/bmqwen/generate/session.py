@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from bmqwen.errors import FeedInterruptedError, InputError
 from bmqwen.generate.batcher import Batcher
 from bmqwen.generate.conversation_cache import ConversationCache
+from bmqwen.generate.drafts import Guesser
 from bmqwen.generate.generation import Generation
 from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.tokenizer import Tokenizer
@@ -32,10 +33,12 @@ class Session:
         tokenizer: Tokenizer,
         *,
         saved: ConversationCache | None = None,
+        drafts: bool = True,
+        guesser: Guesser | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`saved` keeps conversations that others take the place of; `clock` returns seconds."""
-        self.batcher = Batcher(runtime, tokenizer, saved=saved, clock=clock)
+        """As a `Batcher`."""
+        self.batcher = Batcher(runtime, tokenizer, saved=saved, drafts=drafts, guesser=guesser, clock=clock)
         self.runtime, self.tokenizer, self.saved = runtime, tokenizer, self.batcher.saved
         self._last: Generation | None = None
         self._busy = False
@@ -99,7 +102,7 @@ class Session:
         return generation.completion
 
     def reset(self) -> None:
-        """Empty the KV cache, and forget what was saved."""
+        """Empty the KV cache, and forget what was saved and what was answered."""
         self.batcher.reset()
 
     def close(self) -> None:

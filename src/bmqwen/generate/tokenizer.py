@@ -99,6 +99,18 @@ class Tokenizer:
         """The highest token id plus one; a model's logits may be wider."""
         return max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
+    def agrees_with(self, other: "Tokenizer") -> bool:
+        """Whether both have the same tokens of text, and no control token that stands for another one there."""
+        texts = [
+            {text: number for text, number in vocab.items() if text not in one.control_tokens}
+            for one in (self, other)
+            for vocab in (one._inner.get_vocab(with_added_tokens=True),)
+        ]
+        controls = self.control_tokens.items()
+        return texts[0] == texts[1] and all(
+            other.control_tokens.get(text, number) == number for text, number in controls
+        )
+
     def encode(self, text: str) -> list[int]:
         """Return token ids of plain text, none of them a control token. Raises InputError for lone surrogates."""
         try:

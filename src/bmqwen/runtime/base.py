@@ -117,8 +117,8 @@ class Runtime(Protocol):
         """
 
     @property
-    def rows_agree(self) -> bool:
-        """Whether a row comes out the same to the bit in a step of one row and in one of several."""
+    def rounds_by_rows(self) -> bool:
+        """Whether a row is rounded differently in a step of several, so that close choices are left to steps of one."""
 
     def truncate(self, sequence: int, position: int) -> None:
         """Forget a sequence's tokens from `position` on.

@@ -124,7 +124,7 @@ class CpuRuntime:
             [RecurrentState(self._config) for _ in range(self.sequences)] if self._config.state_layers else []
         )
         places = self.sequences + (SPARE if batched and reproducible and not self._states else 0)
-        self.rows_agree = batched and reproducible
+        self.rounds_by_rows = places == self.sequences
         self._kv = KvMemory(self._config, places, self.context_length)
         # Of spare places too, which stay empty. Kept because a prompt is read in groups, even if it begins or ends in
         # the middle of one.
@@ -152,9 +152,11 @@ class CpuRuntime:
         return size - before
 
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
-        """As measured; beside other answers, whose rows share a run, several rows of one never pay."""
+        """As measured. Beside other answers, whose rows share a run, several rows of one never pay, nor where a draft
+        that was wrong has a recurrent state go back to a copy.
+        """
         del sequence
-        return {1: 1.0} if beside else ROW_COSTS
+        return {1: 1.0} if beside or self._states else ROW_COSTS
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens: those of each prompt in a run of the graph, the rows of all answers together in another.

@@ -1,7 +1,7 @@
 """What every runtime of a bmodel has: the device that holds it, its limits, what it asked of the device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -70,6 +70,7 @@ class LoadedBmodel(ABC, Generic[Nets]):
         self.name = f"{self.chip}, {backend}, {self.library}"
         self.vocab_size = bundle.config.vocab_size
         self.sequences = sequences
+        self.rounds_by_rows = False
         self._tokens: list[list[int]] = [[] for _ in range(sequences)]
         self._serial = 0
         self._interrupted = False
@@ -107,6 +108,11 @@ class LoadedBmodel(ABC, Generic[Nets]):
         self._tokens[sequence].clear()
         self._device_nets.write_rows(0, saved.rows[:, :position])
         self._tokens[sequence].extend(saved.tokens[:position])
+
+    def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
+        """Several rows are as many launches, so they never pay."""
+        del sequence, beside
+        return {1: 1.0}
 
     def interrupt(self) -> None:
         """End a step between two launches."""

@@ -1,6 +1,6 @@
 """Runs a bmodel bundle of step nets on a device: one launch a step, four bytes back for each result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,10 @@ class StageResult:
     token_ids: list[int]
     logits: NDArray[np.float32]
     rows: NDArray[np.float32]
+
+
+# Costs of drafts are asked for once for so many rows of the cache.
+_COST_ROWS = 64
 
 
 class _Results:
@@ -94,6 +98,7 @@ class StepRuntime(LoadedBmodel[StepStages]):
         config = bundle.config
         self._embedding = map_embedding(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._pool = RowPool(nets, self._move_rows)
+        self._row_costs: dict[tuple[int, int], Mapping[int, float]] = {}
         super().__init__(
             bundle,
             open_backend,
@@ -105,6 +110,24 @@ class StepRuntime(LoadedBmodel[StepStages]):
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """What the first of as few launches as pay takes; beside answers, what fits into a net with their tokens."""
         return self._pool.piece(sequence, count, beside)
+
+    def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
+        """As the compiler's timing has it. Answers side by side share the rows of a net."""
+        # A net's place is known to the row only when the step is made; costs hardly change with it.
+        key = (self._pool.top // _COST_ROWS, beside)
+        if key not in self._row_costs:
+            self._row_costs[key] = self._nets_costs(
+                [sequence] if not beside else range(self.sequences), beside + 1
+            )
+        return self._row_costs[key]
+
+    def _nets_costs(self, sequences: Sequence[int], answers: int) -> dict[int, float]:
+        alone, costs = self._pool.choose(sequences, answers, answers), {1: 1.0}
+        for rows in sorted({shape.rows for shape in self._nets.cycles}):
+            several = self._pool.choose(sequences, rows, rows) if rows // answers > 1 else None
+            if alone is not None and several is not None:
+                costs[rows // answers] = self._nets.cost(several.shape) / self._nets.cost(alone.shape)
+        return costs
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens: in one launch, or in as few as pay."""

@@ -1,6 +1,6 @@
 """A bmodel bundle on the vendor's simulator, in a process of its own: token ids go in, ids and logits come out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,11 @@ class Target:
         """As `Runtime.piece`, after `position` tokens."""
         self._runtime.truncate(sequence, position)
         return self._runtime.piece(sequence, count, beside)
+
+    def row_costs(self, position: int, sequence: int, beside: int) -> Mapping[int, float]:
+        """As `Runtime.row_costs`, after `position` tokens."""
+        self._runtime.truncate(sequence, position)
+        return self._runtime.row_costs(sequence, beside)
 
     def save(self, position: int, sequence: int) -> SavedCache:
         """As `Runtime.save`, of `position` tokens."""
@@ -111,6 +116,7 @@ class SimulatedRuntime:
         self.vocab_size: int = bundle.config.vocab_size
         self.context_length: int = self._worker.call("context_length")
         self.sequences: int = self._worker.call("sequences")
+        self.rounds_by_rows: bool = self._worker.call("rounds_by_rows")
         self._positions = [0] * self.sequences
 
     @property
@@ -128,6 +134,10 @@ class SimulatedRuntime:
 
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         return cast(int, self._worker.call("piece", self._positions[sequence], sequence, count, beside))
+
+    def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
+        costs = self._worker.call("row_costs", self._positions[sequence], sequence, beside)
+        return cast(Mapping[int, float], costs)
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens and simulate what follows them: about a second for a million of products."""
