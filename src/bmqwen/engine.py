@@ -1,6 +1,7 @@
 """A loaded model, ready to talk: what the commands, the server and Python users hold."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,7 @@ from bmqwen.errors import InputError
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.conversation_cache import ConversationCache
 from bmqwen.generate.defaults import default_params
+from bmqwen.generate.draft_model import DraftModel, check_pair
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import ChatTemplate
@@ -36,17 +38,32 @@ class Engine(Closing):
     """
 
     def __init__(
-        self, bundle: Bundle, runtime: Runtime, *, tokenizer: Tokenizer | None = None, saved_bytes: int = 0
+        self,
+        bundle: Bundle,
+        runtime: Runtime,
+        *,
+        tokenizer: Tokenizer | None = None,
+        saved_bytes: int = 0,
+        drafts: bool = True,
+        draft_model: DraftModel | None = None,
     ) -> None:
-        """Take `runtime` over; `saved_bytes` of host memory are for conversations that others take the place of.
+        """Take `runtime` and `draft_model` over.
 
-        The tokenizer is read from the bundle unless it is given. Raises ConfigError for one that cannot be used.
+        `saved_bytes` of host memory are for conversations that others take the place of. The tokenizer is read from
+        the bundle unless it is given. Raises ConfigError for one that cannot be used.
         """
         self.bundle = bundle
         self.runtime = runtime
         self.tokenizer = tokenizer or Tokenizer.from_folder(bundle.tokenizer_folder)
         self.params = params_of(bundle)
-        self.session = Session(runtime, self.tokenizer, saved=ConversationCache(saved_bytes))
+        self._draft_model = draft_model
+        self.session = Session(
+            runtime,
+            self.tokenizer,
+            saved=ConversationCache(saved_bytes),
+            drafts=drafts,
+            guesser=draft_model,
+        )
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -71,8 +88,10 @@ class Engine(Closing):
         return Conversation(self.session, self.template, system=system, params=params or self.params)
 
     def close(self) -> None:
-        """Free the runtime. May be called twice."""
+        """Free the runtimes. May be called twice."""
         self.session.close()
+        if self._draft_model is not None:
+            self._draft_model.close()
 
 
 def params_of(bundle: Bundle) -> SamplingParams:
@@ -105,6 +124,7 @@ def load(
     saved_bytes: int = 0,
     sequences: int = 1,
     reproducible: bool = False,
+    draft: str = "auto",
 ) -> Engine:
     """Load a model by any of its names, downloading and converting it on first use.
 
@@ -122,6 +142,8 @@ def load(
         saved_bytes: host memory for the K/V of conversations that others take the place of.
         sequences: conversations that are answered at once, where the bundle leaves it open.
         reproducible: compute on the CPU so that no answer depends on which others are computed beside it.
+        draft: what guesses tokens for the model to check several in a step: "auto", what text repeats; "off", nothing;
+            else the name of a smaller model of the same vocabulary, which is asked where nothing repeats.
 
     Raises:
         InputError: unknown model or engine, or a number out of range.
@@ -130,10 +152,10 @@ def load(
     """
     if engine not in get_args(EngineName):
         raise InputError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
-    progress = progress or Silent()
+    progress, precision = progress or Silent(), precision or Precision()
     bundle = resolve_bundle(
         None if model is None else str(model),
-        precision or Precision(),
+        precision,
         offline=offline,
         progress=progress,
         chats=chats,
@@ -152,11 +174,42 @@ def load(
         # Both take about as long, and the runtime's part leaves Python alone.
         tokenizer = beside.submit(Tokenizer.from_folder, bundle.tokenizer_folder)
         runtime = registry.open_runtime(bundle, engine, options)
+        draft_model = None
         try:
-            return Engine(bundle, runtime, tokenizer=tokenizer.result(), saved_bytes=saved_bytes)
+            found = tokenizer.result()
+            if draft not in ("auto", "off"):
+                resolve = partial(resolve_bundle, precision=precision, offline=offline, progress=progress)
+                draft_model = _open_draft_model(resolve(draft), (bundle, found, runtime), engine, options)
+            return Engine(
+                bundle,
+                runtime,
+                tokenizer=found,
+                saved_bytes=saved_bytes,
+                drafts=draft != "off",
+                draft_model=draft_model,
+            )
         except BaseException:
             runtime.close()
+            if draft_model is not None:
+                draft_model.close()
             raise
+
+
+def _open_draft_model(
+    bundle: Bundle, target: tuple[Bundle, Tokenizer, Runtime], engine: EngineName, options: Options
+) -> DraftModel:
+    """Open a model that drafts for another. Raises InputError unless it is smaller and has the same vocabulary."""
+    larger, tokenizer, runtime = target
+    if bundle.kind != larger.kind:
+        raise InputError(
+            f"{bundle.model} cannot draft for {larger.model}: compile both, or name the models of both"
+        )
+    if bundle.total_bytes >= larger.total_bytes:
+        raise InputError(f"{bundle.model} cannot draft for {larger.model}: it is not the smaller of the two")
+    check_pair(Tokenizer.from_folder(bundle.tokenizer_folder), bundle.model, tokenizer, larger.model)
+    opened = registry.open_runtime(bundle, engine, replace(options, context_length=None, sequences=1))
+    # What a token takes is all reading of weights, on a processor as on the chip.
+    return DraftModel(opened, bundle.total_bytes / larger.total_bytes, runtime.vocab_size)
 
 
 def _simulator_folder(progress: Progress) -> Path:

@@ -41,6 +41,14 @@ Device = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads; default: all cores.")]
 Context = Annotated[int | None, typer.Option(min=1, help="Context length in tokens; default: the model's.")]
+Draft = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|off|MODEL",
+        help="What guesses tokens that the model then checks several in a step: auto, text that was there before; "
+        "MODEL, also a smaller model of the same vocabulary.",
+    ),
+]
 Quant = Annotated[Format, typer.Option(help="Weight format; a bundle keeps its own.")]
 GroupSize = Annotated[int, typer.Option(help="Columns that share a scale: 16, 32, 64, 128 or 256.")]
 LmHead = Annotated[
@@ -184,6 +192,7 @@ class Loading:
     device: Device = "0"
     threads: Threads = None
     context: Context = None
+    draft: Draft = "auto"
     offline: Offline = False
 
     def load(self, model: str | None, engine: EngineName) -> "LoadedEngine":
@@ -205,4 +214,5 @@ class Loading:
                 progress=bar,
                 chats=True,
                 device=device,
+                draft=self.draft,
             )

@@ -57,6 +57,8 @@ class Metrics:
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts.")
         self._cached = self._counter("cached_tokens", "Tokens of prompts that were cached.")
         self._answer = self._counter("completion_tokens", "Tokens of answers.")
+        self._drafted = self._counter("drafted_tokens", "Tokens that were guessed and checked.")
+        self._accepted = self._counter("accepted_tokens", "Of these, the ones that answers got.")
         self._answers = self._counter(
             "answers",
             "Answers by how they ended (stop, length) and whether any of the prompt was cached.",
@@ -79,6 +81,8 @@ class Metrics:
         self._prompt.inc(usage.prompt_tokens)
         self._cached.inc(usage.cached_tokens)
         self._answer.inc(usage.completion_tokens)
+        self._drafted.inc(usage.drafted_tokens)
+        self._accepted.inc(usage.accepted_tokens)
         self._queue.observe(queue_s)
         if usage.completion_tokens:
             self._first.observe(usage.first_token_s)

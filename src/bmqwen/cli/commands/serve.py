@@ -102,6 +102,7 @@ def serve(
     precision: "options.Precision",
     threads: options.Threads = None,
     context: options.Context = None,
+    draft: options.Draft = "auto",
     offline: options.Offline = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
 ) -> None:
@@ -136,12 +137,16 @@ def serve(
     with server.bind(host, port) as listener:
         with progress_bar() as bar:
             bundle = resolve_bundle(model, precision, offline=offline, progress=bar, chats=True)
+            if draft not in ("auto", "off"):
+                drafting = resolve_bundle(draft, precision, offline=offline, progress=bar)
+                draft = str(drafting.place.absolute())
         config = EngineConfig(
             str(bundle.place.absolute()),
             engine,
             threads or max(1, len(os.sched_getaffinity(0)) // replicas),
             context,
             saved_bytes=cache_mb << 20,
+            draft=draft,
             hang_seconds=hang_seconds,
             load_seconds=load_seconds,
         )

@@ -75,6 +75,8 @@ def stats_line(usage: Usage) -> str:
         f"{counted(usage.prompt_tokens, 'prompt token')}{cached}",
         f"{usage.completion_tokens:,} out{thinking}",
     ]
+    if usage.drafted_tokens:
+        parts.append(f"{usage.accepted_tokens:,} of {usage.drafted_tokens:,} drafted right")
     return " · ".join(parts)
 
 
@@ -140,6 +142,8 @@ def answer_once(conversation: Conversation, prompt: str, *, json: bool, name: st
                     "cached_tokens": usage.cached_tokens,
                     "completion_tokens": usage.completion_tokens,
                     "reasoning_tokens": usage.reasoning_tokens,
+                    "drafted_tokens": usage.drafted_tokens,
+                    "accepted_tokens": usage.accepted_tokens,
                     "first_token_s": round(usage.first_token_s, 4),
                     "tokens_per_s": round(usage.tokens_per_s, 2),
                 },
@@ -169,6 +173,8 @@ def totals_line(usages: Sequence[Usage]) -> str:
         f"{counted(sum(usage.prompt_tokens for usage in usages), 'prompt token')}, of which {cached:,} cached",
         f"{sum(usage.completion_tokens for usage in usages):,} out",
     ]
+    if drafted := sum(usage.drafted_tokens for usage in usages):
+        parts.append(f"{sum(usage.accepted_tokens for usage in usages):,} of {drafted:,} drafted right")
     decoded = sum(max(0, usage.completion_tokens - 1) for usage in usages)
     seconds = sum(usage.decode_s for usage in usages)
     if decoded and seconds > 0:

@@ -111,10 +111,12 @@ class CachedTokens(TypedDict):
     cached_tokens: Count
 
 
-class ReasoningTokens(TypedDict):
-    """Tokens of the answer that are thoughts."""
+class AnswerTokens(TypedDict):
+    """Tokens of the answer that are thoughts, and those that were guessed, rightly or wrongly."""
 
     reasoning_tokens: Count
+    accepted_prediction_tokens: Count
+    rejected_prediction_tokens: Count
 
 
 class Usage(TypedDict):
@@ -124,7 +126,7 @@ class Usage(TypedDict):
     completion_tokens: Count
     total_tokens: Count
     prompt_tokens_details: CachedTokens
-    completion_tokens_details: ReasoningTokens
+    completion_tokens_details: AnswerTokens
 
 
 class Timings(TypedDict):
@@ -335,7 +337,11 @@ def counts(usages: Sequence[AnswerUsage], prompts: int, queue_s: float) -> Count
             "total_tokens": prompt + answer,
             "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens_details": {
-                "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)
+                "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages),
+                "accepted_prediction_tokens": sum(usage.accepted_tokens for usage in usages),
+                "rejected_prediction_tokens": sum(
+                    usage.drafted_tokens - usage.accepted_tokens for usage in usages
+                ),
             },
         },
         "timings": {

@@ -101,6 +101,7 @@ class EngineProcess:
             context_length=config.context_length,
             device=config.device,
             saved_bytes=config.saved_bytes,
+            draft=config.draft,
             offline=True,
         )
         runtime = self._engine.runtime

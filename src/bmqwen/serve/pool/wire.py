@@ -24,6 +24,7 @@ class EngineConfig:
     Attributes:
         model: a bundle's folder, or a published bmodel.
         saved_bytes: host memory for saved conversations.
+        draft: as for `bmqwen.engine.load`.
         hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
             minutes on a simulator.
         load_seconds: how long loading may take.
@@ -35,6 +36,7 @@ class EngineConfig:
     context_length: int | None = None
     device: int = 0
     saved_bytes: int = 0
+    draft: str = "auto"
     hang_seconds: float = 300.0
     load_seconds: float = 900.0
 
