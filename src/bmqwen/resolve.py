@@ -16,7 +16,7 @@ from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
-from bmqwen.util.storage import path_lock, storage_errors, sweep
+from bmqwen.util.storage import new_folder, path_lock, storage_errors, sweep
 from bmqwen.weights.checkpoint import Checkpoint, checkpoint_path, open_checkpoint
 
 
@@ -31,8 +31,17 @@ def export_model(
     progress: Progress,
 ) -> Bundle:
     """Export a model to a folder. Raises what `open_model` and `export_onnx` raise."""
-    from bmqwen.emit.export import export_onnx
+    from bmqwen.emit.export import export_onnx, source_key
 
+    path = Hub(offline=offline or None).resolve(model, progress=progress)
+    if not plain and not is_bundle(path):
+        key = source_key(path, precision, plain=False)
+        made = reusable_bundle(_conversion(path, precision, key), key, replace=True)
+        if made is not None and reusable_bundle(folder, key, replace=replace) is None:
+            progress.note(f"copying the conversion that is in the cache, {made.folder}")
+            with new_folder(folder, replace=replace) as part:
+                shutil.copytree(made.folder, part, dirs_exist_ok=True)
+            return read_bundle(folder)
     with open_model(model, offline=offline, progress=progress) as checkpoint:
         label = f"converting {checkpoint.name} to {precision}"
         advance = counting(progress, label, checkpoint.parameters)
@@ -81,8 +90,7 @@ def resolve_bundle(
     from bmqwen.emit.export import export_onnx, source_key
 
     key = source_key(path, precision, plain=False)
-    name = re.sub(r"[^\w.-]", "_", model_name(checkpoint_path(path)))
-    folder = cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
+    folder = _conversion(path, precision, key)
     if kept := reusable_bundle(folder, key, replace=True):
         return kept
     with open_checkpoint(path) as checkpoint:
@@ -94,6 +102,12 @@ def resolve_bundle(
             # Of any model: nobody may ask for that one again.
             sweep(folder.parent, ".*.part")
             return export_onnx(checkpoint, folder, precision, replace=True, advance=advance, check=templated)
+
+
+def _conversion(path: Path, precision: Precision, key: str) -> Path:
+    """Return where the cache keeps a checkpoint's conversion."""
+    name = re.sub(r"[^\w.-]", "_", model_name(checkpoint_path(path)))
+    return cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
 
 
 def _downloaded() -> list[Path]:

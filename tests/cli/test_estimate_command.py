@@ -35,7 +35,7 @@ def test_a_bundle_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     bundle = write_bundle(tmp_path / "bundle")
     assert run(["estimate", str(bundle), "--prompt-tokens", "20", "--new-tokens", "30"]) == 0
     said = capsys.readouterr().out
-    assert "32 tokens after 0 (20 used)" in said
+    assert "32 tokens with none cached (20 used)" in said
     assert "host 3 calls" in said
     assert "█" in said
     assert "from     65 cached tokens on" in said

@@ -41,6 +41,23 @@ def test_export_info_and_doing_it_again(bmqwen: Run, checkpoint: Path, tmp_path:
     assert bmqwen("export", checkpoint, "-o", bundle, "--quant", "int4", "--force").returncode == 0
 
 
+def test_a_conversion_of_chat_is_copied(bmqwen: Run, checkpoint: Path, tmp_path: Path) -> None:
+    assert bmqwen("chat", checkpoint, "-p", "hi", "--max-tokens", "1").returncode == 0
+    made = bmqwen("export", checkpoint, "-o", tmp_path / "bundle")
+    assert made.returncode == 0
+    assert "copying the conversion that is in the cache" in made.stderr
+    assert "converting" not in made.stderr
+    assert document(bmqwen("info", tmp_path / "bundle", "--check", "--json"))["files_checked"] is True
+    assert bmqwen("remove", "model").returncode == 0
+
+
+def test_the_list_is_a_table(bmqwen: Run) -> None:
+    listed = bmqwen("list").stdout.splitlines()
+    assert listed[0].split() == ["MODEL", "SIZE", "STATE"]
+    demo = next(line for line in listed if line.startswith("qwen2.5-coder-0.5b-instruct-q4_k_m "))
+    assert demo.split()[1:] == ["491", "MB", "not", "here"]
+
+
 def test_what_a_checkpoint_would_take_on_the_chip(bmqwen: Run, checkpoint: Path) -> None:
     asked = ("--quant", "int8", "--seq-len", "128")
     said = bmqwen("info", checkpoint, *asked).stdout

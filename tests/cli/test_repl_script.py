@@ -30,7 +30,7 @@ def test_unknown_commands_are_not_sent(say: Run) -> None:
     assert done.returncode == 2
     assert "unknown command /sistem: did you mean /system?" in done.stderr
     assert "unknown command /qqq: /help lists them" in done.stderr
-    assert "write /reset alone" in done.stderr
+    assert "usage: /reset" in done.stderr
     assert done.stdout == "nothing was said yet\n"
 
 
@@ -107,7 +107,7 @@ def test_an_earlier_turn_is_edited(say: Run) -> None:
     assert shown[2] == f"uno\n\n{SAYS}\n"
     assert done.returncode == 2
     assert "there is no turn 4: the conversation has 1" in done.stderr
-    assert "write /edit N [TEXT]" in done.stderr
+    assert "usage: /edit N [TEXT]" in done.stderr
 
 
 def test_the_last_answer_is_given_again(say: Run) -> None:
@@ -183,3 +183,31 @@ def test_help_names_every_command(say: Run) -> None:
 )
 def test_what_a_script_is(text: str, script: bool) -> None:
     assert is_script(text) is script
+
+
+def test_files_go_with_the_next_message(say: Run, tmp_path: Path) -> None:
+    code, picture, long = tmp_path / "f.py", tmp_path / "picture.txt", tmp_path / "long.log"
+    code.write_text("x = '```'\n")
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
+    long.write_text("word " * 2000)
+    done = say(
+        f"/read {code}", f"/read {picture}", f"/read {long}", f"/read {tmp_path}/none", "hi", "/show", "ho"
+    )
+    assert "f.py: " in done.stderr
+    assert "goes with your next message" in done.stderr
+    assert "picture.txt is not text" in done.stderr
+    assert re.search(r"long.log has [\d,]+ tokens, 511 fit into the context", done.stderr)
+    assert "none cannot be read" in done.stderr
+    assert "[1] File `f.py`:\n````py\nx = '```'\n````\n\nhi\n" in done.stdout
+    assert done.stdout.count(SAYS) == 3
+
+
+def test_a_full_context_can_refuse_instead_of_forgetting(say: Run) -> None:
+    long = "hello " * 110
+    dropped = say("/overflow drop", *[long] * 4)
+    assert "no longer fit" in dropped.stderr
+    refused = say("/overflow refuse", *[long] * 4)
+    assert "no longer fit" not in refused.stderr
+    assert "when the context is full, the question is refused" in refused.stderr
+    assert "let the oldest turns be left out" in refused.stderr
+    assert say("/overflow never").stderr.startswith("bmqwen: usage: /overflow [drop|refuse]")

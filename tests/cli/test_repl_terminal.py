@@ -25,13 +25,13 @@ def start(environment: dict[str, str]) -> Iterator[Start]:
     """Starts `bmqwen chat` on a terminal and waits for its prompt."""
     running: list[Any] = []
 
-    def run(model: Path, *options: str, **variables: str) -> Any:
+    def run(model: Path, *options: str, dimensions: tuple[int, int] = (30, 100), **variables: str) -> Any:
         child = pexpect.spawn(
             sys.executable,
             ["-m", "bmqwen", "chat", str(model), *options],
             env=environment | variables,
             encoding="utf-8",
-            dimensions=(30, 100),
+            dimensions=dimensions,
             timeout=60,
             preexec_fn=heed_ctrl_c,
         )
@@ -206,3 +206,18 @@ def test_terminals_without_a_cursor_or_colour(start: Start, talker: Path) -> Non
     assert not re.search(r"\x1b\[[\d;]*[1-9]m", ask(plain, "hi"))
     dim = start(talker)
     assert "\x1b[2m" in ask(dim, "hi")
+
+
+def test_answers_wrap_at_words(start: Start, chatterbox: Path) -> None:
+    """At any width; the answer itself has no line breaks."""
+    for columns in (40, 100):
+        options = ("--temperature", "0", "--max-tokens", "60")
+        child = start(chatterbox, *options, dimensions=(30, columns), COLUMNS=str(columns))
+        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", ask(child, "hi"))
+        lines = shown.split("\n")[1:]
+        said = [line for line in lines if "you and the" in line]
+        assert len(said) >= 2
+        for line in said:
+            assert len(line) < columns
+            assert set(line.split()) <= {"hello", "you", "and", "the"}, line
+        assert leave(child) == 0

@@ -212,7 +212,7 @@ def test_failure_keeps_the_log_and_what_is_finished(model: Path, tmp_path: Path)
     progress = Notes()
     run(model, tmp_path / "bundle", stand_in(tmp_path), progress=progress, jobs=1)
     assert compiled(tmp_path) == [*SHAPES[:4], *SHAPES[3:]]
-    assert progress.notes[0] == "64 tokens after 0: compiled by an earlier run (1 of 5)"
+    assert progress.notes[0] == "64 tokens with none cached: compiled by an earlier run (1 of 5)"
 
 
 def test_killed_compiler_is_named(model: Path, tmp_path: Path) -> None:
@@ -266,7 +266,9 @@ def test_stages_lost_by_the_joining_program_are_noticed(model: Path, tmp_path: P
     toolchain = stand_in(tmp_path)
     text = toolchain.model_tool.read_text()
     toolchain.model_tool.write_text(text.replace("sys.argv[2:at]", "sys.argv[2:at][:1]"))
-    with pytest.raises(CompileError, match="the joined bmodel has the stages 64 tokens after 0 in place of"):
+    with pytest.raises(
+        CompileError, match="the joined bmodel has the stages 64 tokens with none cached in place of"
+    ):
         run(model, tmp_path / "bundle", toolchain)
     assert left_beside(tmp_path / "bundle") == []
     # Nothing is built upon what is broken.

@@ -6,12 +6,13 @@ import pytest
 
 from bmqwen.artifact.steps import StepNets, StepShape, check_context, check_sequences, step_shapes
 from bmqwen.compiler.plan import check_device_memory, default_sequences, make_plan, sizes
-from bmqwen.compiler.schedule import NetClock, available_memory, duration_text, parallel_jobs
+from bmqwen.compiler.schedule import NetClock, available_memory, parallel_jobs
 from bmqwen.compiler.timing import Profile, read_profile
 from bmqwen.errors import CompileError, InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
 from bmqwen.util.progress import Silent
+from bmqwen.util.text import duration_text
 from support.checkpoints import tiny_config
 
 INT4 = Precision("int4", 64, "int8")

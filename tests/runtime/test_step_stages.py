@@ -288,7 +288,9 @@ def test_another_chip_or_another_net_is_refused() -> None:
     with pytest.raises(DeviceError, match="compiled for BM1684X, but device 0 is a BM1688"):
         Bench(chip=0x1688)
     bench = Bench()
-    with pytest.raises(BundleError, match="no stage for 4 tokens after 32: it does not fit its manifest"):
+    with pytest.raises(
+        BundleError, match="no stage for 4 tokens with up to 32 cached: it does not fit its manifest"
+    ):
         StepStages(bench.model, StepNets(CONTEXT, {StepShape(4, 32): 1}), CONFIG)
     with pytest.raises(BundleError, match="has no net 'other'"):
         StepStages(bench.model, StepNets(CONTEXT, {LAST: 1}, name="other"), CONFIG)

@@ -58,7 +58,8 @@ class StepShape:
     rows: int = 1
 
     def __str__(self) -> str:
-        return f"{counted(self.tokens, 'token')} after {self.history}"
+        cached = f"up to {self.history:,}" if self.history else "none"
+        return f"{counted(self.tokens, 'token')} with {cached} cached"
 
     def landing(self, rows: int) -> int:
         """Return the row of a cache of so many at which the net leaves its new ones: behind its history.

@@ -5,12 +5,13 @@ import json
 import os
 import sys
 import termios
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from bmqwen.errors import InputError, StorageError
@@ -84,10 +85,18 @@ def restore_terminal() -> None:
         os.write(2, _SHOW_CURSOR)
 
 
-def put(text: str) -> None:
-    """Write to stdout and flush it. Raises BrokenPipeError if nobody reads, StorageError if the disk is full."""
+def safe(text: str) -> str:
+    """Return a text without what could steer the terminal."""
+    return text.translate(_UNSAFE)
+
+
+def put(text: str, *, styled: bool = False) -> None:
+    """Write to stdout and flush it; `styled` text is safe already, and has colours of ours.
+
+    Raises BrokenPipeError if nobody reads, StorageError if the disk is full.
+    """
     try:
-        sys.stdout.write(text.translate(_UNSAFE) if sys.stdout.isatty() else text)
+        sys.stdout.write(text if styled or not sys.stdout.isatty() else safe(text))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -196,18 +205,20 @@ def print_json(value: Any) -> None:
     put(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on stdout whose second column has numbers, folded to the width of a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place == 1 else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(safe(cell)) for cell in row))
+    width = None if sys.stdout.isatty() else 200
+    Console(file=sys.stdout, highlight=False, width=width).print(table)
+
+
 def print_result(value: Any, lines: Iterable[object], *, as_json: bool) -> None:
     """Print a result on stdout: as one JSON document, or as lines for people."""
     if as_json:
         print_json(value)
     else:
         put("".join(f"{line}\n" for line in lines))
-
-
-def size_text(count: float) -> str:
-    """Return a number of bytes as text, such as "491 MB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"

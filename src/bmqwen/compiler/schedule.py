@@ -10,6 +10,7 @@ from typing import TypeVar
 from bmqwen.chip.system import System
 from bmqwen.errors import InputError
 from bmqwen.util.progress import Progress
+from bmqwen.util.text import counted, duration_text
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class NetClock:
         self._expected = expected
         self._running: dict[Hashable, float] = {}
         self._done = 0
+        self._begun = False
         # The bar's own idea of a net: it changes only when the bar starts again.
         self._unit = expected
 
@@ -42,7 +44,14 @@ class NetClock:
         self._progress.note(f"{shape}: compiled by an earlier run ({self._done} of {self._total})")
 
     def started(self, shape: Hashable) -> None:
-        """Count a net that is in the compiler's hands."""
+        """Count a net that is in the compiler's hands; with the first, say how long all of them take."""
+        if not self._begun:
+            self._begun = True
+            left = self._total - self._done
+            several = f", {self.jobs} at a time" if min(self.jobs, left) > 1 else ""
+            self._progress.note(
+                f"{counted(left, 'net')} to compile{several}: about {duration_text(self.seconds_left)}"
+            )
         self._running[shape] = time.monotonic()
         self._unit = max(1.0, self.net_seconds)
         self._progress.start(f"compiling {', '.join(map(str, self._running))}", int(self._total * self._unit))
@@ -134,11 +143,3 @@ def available_memory() -> int:
     if limit.isdigit() and used.isdigit():
         free = min(free, int(limit) - int(used))
     return max(free, 0)
-
-
-def duration_text(seconds: float) -> str:
-    """Return seconds in words: "45 s", "3 min 20 s"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds / 10) * 10, 60)
-    return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"

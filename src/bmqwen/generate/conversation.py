@@ -57,6 +57,7 @@ class Conversation:
         system: the system message, set by `set_system`.
         turns: all of them, those included that the model no longer sees.
         dropped_turns: how many of the oldest turns the model no longer sees.
+        drops: whether the oldest turns are left out once the context is full; else the question is refused.
         last: the newest complete answer with its usage; None after an interrupted one.
     """
 
@@ -79,6 +80,7 @@ class Conversation:
         self.template = template
         self.params = params or SamplingParams()
         self.on_drop = on_drop
+        self.drops = True
         self._reserve = reserve
         self.set_system(system)
         self.reset()
@@ -223,12 +225,17 @@ class Conversation:
         context = self.session.runtime.context_length
         reserve = self._room(params)
         prompt = prompt_without(dropped)
-        if len(prompt) + reserve <= context:
+        if len(prompt) + reserve <= context or (
+            not self.drops and len(prompt) <= self.session.longest_prompt
+        ):
             return dropped, prompt
         shortest = prompt if dropped == len(turns) else prompt_without(len(turns))
         if len(shortest) > self.session.longest_prompt:
             hint = "shorten the message" + ("" if self.system is None else " or the system message")
             raise ContextLengthError(self.session.longest_prompt, len(shortest), hint)
+        if not self.drops:
+            hint = "shorten the message, or let the oldest turns be left out"
+            raise ContextLengthError(self.session.longest_prompt, len(prompt), hint)
         target = context - (2 * reserve if len(shortest) + 2 * reserve <= context else reserve)
         fewest = bisect_left(
             range(len(turns)), True, lo=dropped, key=lambda count: len(prompt_without(count)) <= target

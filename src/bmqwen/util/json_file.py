@@ -11,7 +11,7 @@ def read_json_object(path: Path, error: type[InputError], limit: int = 4 << 20) 
     """Return the JSON object in a file of at most `limit` bytes.
 
     Raises:
-        error: the file is missing, unreadable, too large, or holds no JSON object.
+        error: the file is missing, unreadable, too large, or does not hold a JSON object.
     """
     try:
         with path.open("rb") as file:

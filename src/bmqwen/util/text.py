@@ -11,12 +11,29 @@ def first_line(error: BaseException, limit: int = 120) -> str:
     return str(error).strip().partition("\n")[0][:limit] or type(error).__name__
 
 
+def size_text(count: float) -> str:
+    """Return a number of bytes as text, such as "491 MB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
 def speed_text(tokens_per_s: float) -> str:
     """Return "41.3 tokens/s"; where that would say nothing, "about 60 s a token"."""
     if tokens_per_s >= 1:
         return f"{tokens_per_s:.1f} tokens/s"
     seconds = 1 / tokens_per_s if tokens_per_s > 0 else 0
     return f"about {seconds:,.1f} s a token" if seconds < 10 else f"about {seconds:,.0f} s a token"
+
+
+def duration_text(seconds: float) -> str:
+    """Return seconds in words: "45 s", "3 min 20 s"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds / 10) * 10, 60)
+    return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
 
 
 def overlap(text: str, other: str) -> int:

@@ -3,7 +3,7 @@
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ def chat(
     load_file: Annotated[
         Path | None, typer.Option("--load", metavar="FILE", help="Continue a conversation saved with /save.")
     ] = None,
+    overflow: Annotated[
+        Literal["drop", "refuse"],
+        typer.Option(help="When the context is full: leave out the oldest turns, or refuse the question."),
+    ] = "drop",
     json: options.Json = False,
 ) -> None:
     """Chat with MODEL: one answer with -p or piped text, otherwise a conversation (/help lists its commands)."""
@@ -52,6 +56,7 @@ def chat(
         raise InputError("--json needs one question: give it with -p, or pipe it in")
     with keep_typeahead() if prompt is None else nullcontext(), loading.load(model, engine) as loaded:
         conversation = loaded.chat(system=system, params=choose_params(loaded.params, sampling))
+        conversation.drops = overflow == "drop"
         if load_file is not None:
             conversation.load(load_file)
             conversation.set_system(conversation.system if system is None else system)

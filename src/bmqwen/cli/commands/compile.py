@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_result, progress_bar, size_text
+from bmqwen.cli.terminal import print_result, progress_bar
 from bmqwen.quant import ChipFormat
-from bmqwen.util.text import counted
+from bmqwen.util.text import counted, size_text
 
 
 def compile_(

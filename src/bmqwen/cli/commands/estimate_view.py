@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.text import Text
 
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
-from bmqwen.cli.terminal import size_text
 from bmqwen.estimate.estimate import Estimate, Published
 from bmqwen.estimate.forecast import PART_LABELS, Forecast, cost_at
-from bmqwen.util.text import counted
+from bmqwen.util.text import counted, size_text
 
 WIDTH = 40
 CURVE = 60

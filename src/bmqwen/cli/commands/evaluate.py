@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from bmqwen.cli import options
 from bmqwen.cli.terminal import STDERR, print_json, progress_bar
+from bmqwen.util.text import duration_text
 
 
 @options.grouped(precision=options.precision)
@@ -124,11 +125,17 @@ def _meter(name: str, figures: str) -> Iterator[Callable[[int, int, Any], None]]
     if not STDERR.is_terminal:
         STDERR.print(f"evaluating on {name} ...", markup=False, soft_wrap=True)
     began = time.monotonic()
-    name = escape(name)
-    with STDERR.status(f"{name}: starting") as status:
+    with STDERR.status(f"{escape(name)}: starting") as status:
+        told = False
 
         def show(done: int, total: int, figure: Any) -> None:
+            nonlocal told
             left = (time.monotonic() - began) * (total - done) / done
-            status.update(f"{name}: {done:,} of {total:,} {figures.format(figure)}, {left:.0f} s left")
+            if not told and done < total:
+                told = True
+                STDERR.print(f"{name}: about {duration_text(left)}", markup=False, soft_wrap=True)
+            status.update(
+                f"{escape(name)}: {done:,} of {total:,} {figures.format(figure)}, {duration_text(left)} left"
+            )
 
         yield show

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_result, progress_bar, size_text
+from bmqwen.cli.terminal import print_result, progress_bar
+from bmqwen.util.text import size_text
 
 
 @options.grouped(precision=options.precision)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_result, progress_bar, size_text
-from bmqwen.util.text import counted
+from bmqwen.cli.terminal import print_result, progress_bar
+from bmqwen.util.text import counted, size_text
 
 # Names of a manifest, as people say them.
 _LABELS = {

@@ -1,11 +1,15 @@
 """`bmqwen pull`, `list` and `remove`: the models on this machine."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bmqwen.cli import options
-from bmqwen.cli.terminal import print_json, print_result, progress_bar, size_text
+from bmqwen.cli.terminal import print_json, print_result, print_table, progress_bar
+from bmqwen.util.text import size_text
+
+if TYPE_CHECKING:
+    from bmqwen.hub.catalog import Model
 
 SourceName = Literal["auto", "huggingface", "modelscope", "pypi", "sophgo"]
 
@@ -47,16 +51,16 @@ def list_models(json: options.Json = False) -> None:
             }
         )
         return
-    wide = max([len(m.name) for m in cached] + [len(b.folder.name) for b in converted], default=0)
-    for m in cached:
-        state = m.path if m.complete else "unfinished: `bmqwen pull` goes on with it"
-        typer.echo(f"{m.name:{wide}} {size_text(m.size):>10}  {state}")
-    for b in converted:
-        typer.echo(f"{b.folder.name:{wide}} {size_text(b.total_bytes):>10}  {b.folder}")
-    if not cached and not converted:
-        typer.echo("No model in the cache yet.")
-    typer.echo("\nbmqwen pull knows: " + ", ".join(MODELS))
-    typer.echo("and, compiled for the chip by its publisher: " + ", ".join(PUBLISHED))
+    rows = [(m.name, size_text(m.size), "here" if m.complete else "begun: pull goes on") for m in cached]
+    rows += [(b.folder.name, size_text(b.total_bytes), f"converted from {b.model}") for b in converted]
+    there = {m.name for m in cached}
+    rows += [(name, _known_size(model), "not here") for name, model in MODELS.items() if name not in there]
+    rows += [(name, "", "not here; compiled by its publisher") for name in PUBLISHED if name not in there]
+    print_table(("MODEL", "SIZE", "STATE"), rows)
+
+
+def _known_size(model: "Model") -> str:
+    return size_text(model.archive.size) if model.archive else ""
 
 
 def remove(

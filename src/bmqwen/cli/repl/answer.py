@@ -5,11 +5,13 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
+from typing import TextIO
 
 import typer
 
 from bmqwen.cli.interrupts import stopped_by_ctrl_c
-from bmqwen.cli.terminal import STDERR, note, print_json, put, put_dim
+from bmqwen.cli.repl.prose import Prose, is_styled
+from bmqwen.cli.terminal import STDERR, note, print_json, put, put_dim, safe
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.params import Completion, Piece, Usage
 from bmqwen.util.text import counted, speed_text
@@ -24,13 +26,16 @@ Ask = Callable[..., Generator[Piece, None, Completion]]
 
 
 def stream(
-    ask: Ask, show: Callable[[str], None] = put, show_thought: Callable[[str], None] = put_dim
+    ask: Ask, show: Callable[[str], None] | None = None, show_thought: Callable[[str], None] | None = None
 ) -> Completion:
     """Ask, and show the answer as it comes, with a newline at its end; thoughts before it, apart.
 
+    Without `show` and `show_thought` they go to stdout and stderr, set for a terminal where that is one.
     Ctrl-C ends it after the current step: finish_reason is then "cancelled". A second Ctrl-C raises Insisted.
     Raises what the question raises, and what `show` raises.
     """
+    show = show or _screen(sys.stdout, put)
+    show_thought = show_thought or _screen(sys.stderr, put_dim)
     last, thought = "", ""
     reading = _Reading()
     try:
@@ -59,6 +64,18 @@ def stream(
             show_thought("\n")
         if last and not last.endswith("\n"):
             show("\n")
+        for output in (show_thought, show):
+            if isinstance(output, Prose):
+                output.close()
+
+
+def _screen(file: TextIO, write: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what shows text on a stream: as it is, or wrapped and styled on a terminal."""
+    if not file.isatty():
+        return write
+    if write is put_dim:
+        return Prose(write, styled=False)
+    return Prose(partial(put, styled=True), styled=is_styled(), clean=safe)
 
 
 def stats_line(usage: Usage) -> str:
@@ -153,7 +170,7 @@ def answer_once(conversation: Conversation, prompt: str, *, json: bool, name: st
         )
         sys.stdout.flush()
     else:
-        completion = stream(partial(conversation.reply, prompt), show=put)
+        completion = stream(partial(conversation.reply, prompt))
         print_end(completion, conversation.params.max_tokens)
     if completion.finish_reason == "cancelled":
         raise typer.Exit(128 + signal.SIGINT)

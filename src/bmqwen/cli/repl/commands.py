@@ -29,6 +29,10 @@ COMMANDS = (
         "/edit", "N [TEXT]", "change what you wrote in turn N, and go on from there", r"(?s)\d{1,9}(\s.*)?"
     ),
     Command("/set", "[NAME VALUE]", "show or change settings, such as temperature 0.7", r".*"),
+    Command("/read", "FILE", "attach a text file to the next message", r".+"),
+    Command(
+        "/overflow", "[drop|refuse]", "when the context is full: leave out the oldest turns, or refuse", r".*"
+    ),
     Command("/stats", "", "speed, and how full the context is"),
     Command("/save", "FILE", "keep the conversation in a file", r".+"),
     Command("/load", "FILE", "go on with a conversation from a file", r".+"),
@@ -45,9 +49,7 @@ def find(name: str, argument: str) -> Command:
         hint = f"did you mean {near[0]}?" if near else "/help lists them"
         raise InputError(f"unknown command {name[:40]}: {hint} (to send text that begins with /, write //)")
     if not re.fullmatch(command.argument, argument):
-        raise InputError(
-            f"write {command.name} {command.usage}".rstrip() + ("" if command.usage else " alone")
-        )
+        raise InputError(f"usage: {command.name} {command.usage}".rstrip())
     return command
 
 

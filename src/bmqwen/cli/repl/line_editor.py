@@ -61,7 +61,7 @@ class CommandCompleter(Completer):
             yield from _beginning_with(word, [command.name for command in COMMANDS])
         elif word == "/set" and " " not in argument:
             yield from _beginning_with(argument, SETTINGS)
-        elif word in ("/save", "/load"):
+        elif word in ("/save", "/load", "/read"):
             yield from PathCompleter(expanduser=True).get_completions(Document(argument), complete_event)
 
 

@@ -10,6 +10,7 @@ import typer
 from bmqwen.cli.interrupts import Insisted, Terminated
 from bmqwen.cli.repl import commands, entry
 from bmqwen.cli.repl.answer import Ask, drop_note, print_end, stats_line, stream, totals_line
+from bmqwen.cli.repl.attachment import Attachment, read_attachment
 from bmqwen.cli.repl.entry import Entry, Interrupted, LineSource, PlainTerminal, Script
 from bmqwen.cli.terminal import can_edit, note, print_error, put
 from bmqwen.engine import Engine
@@ -31,6 +32,7 @@ class Repl:
         self._conversation.on_drop = drop_note
         self._source: LineSource = Script("")
         self._usages: list[Usage] = []
+        self._attached: list[Attachment] = []
 
     def run(self, script: str | None = None) -> None:
         """Talk until the user leaves. With `script`, its lines are taken as if they were typed.
@@ -85,7 +87,9 @@ class Repl:
             name = commands.find(given.command, given.text).name
             getattr(self, f"_{name[1:]}")(given.text)  # what follows is a method for each command
         else:
-            self._answer(partial(self._conversation.reply, given.text))
+            text = "\n\n".join([*(file.block() for file in self._attached), given.text])
+            self._answer(partial(self._conversation.reply, text))
+            self._attached.clear()
 
     def _answer(self, ask: Ask) -> Completion:
         completion = stream(ask)
@@ -107,6 +111,7 @@ class Repl:
         _say("\n\n".join(blocks) if conversation.turns else "\n".join([*blocks, "nothing was said yet"]))
 
     def _reset(self, _: str) -> None:
+        self._attached.clear()
         self._conversation.reset()
         note("new conversation" + ("" if self._conversation.system is None else ", same system message"))
 
@@ -153,6 +158,25 @@ class Repl:
             self._conversation.params, text, self._engine.params
         )
         note(line)
+
+    def _read(self, text: str) -> None:
+        session = self._conversation.session
+        file = read_attachment(_path(text))
+        tokens = len(session.tokenizer.encode(file.block()))
+        if tokens > session.longest_prompt:
+            raise InputError(
+                f"{file.name} has {tokens:,} tokens, {session.longest_prompt:,} fit into the context: attach a part"
+            )
+        self._attached.append(file)
+        note(f"{file.name}: {counted(tokens, 'token')}, goes with your next message (/reset forgets it)")
+
+    def _overflow(self, text: str) -> None:
+        if text and text not in ("drop", "refuse"):
+            raise InputError("usage: /overflow [drop|refuse]")
+        conversation = self._conversation
+        conversation.drops = text == "drop" if text else conversation.drops
+        what = "the oldest turns are left out" if conversation.drops else "the question is refused"
+        note(f"when the context is full, {what}")
 
     def _stats(self, _: str) -> None:
         session = self._conversation.session
