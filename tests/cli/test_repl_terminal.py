@@ -217,7 +217,7 @@ def test_answers_wrap_at_words(start: Start, chatterbox: Path) -> None:
         lines = shown.split("\n")[1:]
         said = [line for line in lines if "you and the" in line]
         assert len(said) >= 2
-        for line in said:
+        for line in said[:-1]:  # the last may end in the midst of a word
             assert len(line) < columns
             assert set(line.split()) <= {"hello", "you", "and", "the"}, line
         assert leave(child) == 0
