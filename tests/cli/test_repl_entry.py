@@ -10,6 +10,7 @@ from bmqwen.cli.repl.entry import Entry, is_open, parse
     [
         (" hello ", "", "hello"),
         ("//etc", "", "/etc"),
+        ("/no_think why?", "", "/no_think why?"),
         ("/help", "/help", ""),
         ("  /system be brief ", "/system", "be brief"),
         ("/system one\ntwo", "/system", "one\ntwo"),

@@ -19,7 +19,7 @@ from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Runtime, RuntimeSequence
 from support.checkpoints import tiny_config, write_checkpoint
-from support.qwen15 import qwen15_folder
+from support.published_tokenizers import qwen15_folder
 
 HEADER = "id,question,A,B,C,D,answer,explanation\n"
 ROWS = HEADER + (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.text_stream import Detokenizer
 from bmqwen.generate.tokenizer import Tokenizer
-from support.qwen15 import qwen15_folder
+from support.published_tokenizers import qwen15_folder
 
 MARKERS = ("<tool_call>", "</tool_call>")
 

@@ -45,3 +45,12 @@ def test_fast_pieces_are_sent_together() -> None:
     talk.buffer.flush()
     assert [piece.text for piece in talk.sent] == ["a", "bcd", "ef"]
     assert [item.token_id for piece in talk.sent for item in piece.logprobs] == [0, 1, 2, 3, 4, 5]
+
+
+def test_thoughts_are_not_sent_with_the_text() -> None:
+    talk = Talk()
+    talk.buffer.add(Piece("a", kind="thought"))
+    talk.buffer.add(Piece("b", kind="thought"))
+    talk.buffer.add(Piece("c"))
+    talk.buffer.flush()
+    assert talk.sent == [Piece("a", kind="thought"), Piece("b", kind="thought"), Piece("c")]

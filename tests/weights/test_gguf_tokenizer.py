@@ -14,7 +14,7 @@ from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.weights.gguf_file import GgufFile
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
 from support.checkpoints import SPECIAL_TOKENS, tiny_config, write_checkpoint, write_gguf
-from support.qwen15 import qwen15_folder
+from support.published_tokenizers import qwen15_folder
 
 gguf = pytest.importorskip("gguf")
 
