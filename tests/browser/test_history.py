@@ -1,6 +1,7 @@
 """Conversations kept in the browser: found, renamed, deleted and brought back, exported and imported."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from support.live_server import LiveServer
 from support.served_page import (
     Visit,
     act_on,
+    answers,
     expect_answers,
     questions,
     reply_with,
@@ -66,6 +68,71 @@ def test_search(page: Page) -> None:
     expect(page.get_by_text("No conversation contains these words.")).to_be_visible()
     search.press("Escape")
     expect(titles(page)).to_have_count(2)
+
+
+def test_search_shows_where_and_leads_there(page: Page) -> None:
+    """Also to a branch that is not shown."""
+    page.unroute_all()
+    reply_with(page, "first line\n\n" * 60 + "a needle in the hay\n\n" + "last line\n\n" * 60)
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator(".branches")).to_have_text("2/2")
+    page.get_by_role("button", name="Previous version").click()
+    titles(page).last.click()
+    page.get_by_role("searchbox").fill("needle")
+    expect(page.locator(".found-text")).to_contain_text("line a needle in the hay")
+    expect(page.locator(".found-text mark")).to_have_text("needle")
+    titles(page).click()
+    expect(page.get_by_text("a needle in the hay").last).to_be_in_viewport()
+    expect(page.locator(".branches")).to_have_text("2/2")
+
+
+def test_export_as_markdown(page: Page) -> None:
+    text = downloaded(page, "Export as Markdown", "pears").read_text(encoding="utf-8")
+    assert text == "# pears\n\n## Question 1\n\npears\n\n## Answer 1\n\nan answer about fruit\n"
+
+
+def test_presets(page: Page) -> None:
+    page.get_by_role("button", name="Settings").click()
+    panel = page.get_by_role("complementary", name="Settings")
+    panel.get_by_label("System prompt").fill("Be brief.")
+    panel.get_by_label("Temperature", exact=True).fill("0.2")
+    panel.get_by_role("button", name="Save as preset").click()
+    panel.get_by_label("Name of the preset").fill("brief")
+    panel.get_by_role("button", name="Save", exact=True).click()
+    chosen = panel.get_by_role("combobox", name="Preset")
+    expect(chosen).to_have_value("brief")
+    page.reload()
+    page.get_by_role("button", name="New chat").first.click()
+    bodies = reply_with(page, "yes")
+    send(page, "plums")
+    expect_answers(page, "yes")
+    assert bodies[0]["temperature"] == 0.2
+    assert bodies[0]["messages"][0] == {"role": "system", "content": "Be brief."}
+    page.get_by_role("button", name="Settings").click()
+    chosen.select_option("None")
+    expect(panel.get_by_label("System prompt")).to_have_value("")
+    page.get_by_role("button", name="New chat").first.click()
+    send(page, "figs")
+    expect_answers(page, "yes")
+    assert bodies[1]["messages"] == [{"role": "user", "content": "figs"}]
+
+
+def test_two_tabs_write_in_one_conversation(page: Page) -> None:
+    """Neither loses what the other adds."""
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(questions(other)).to_have_text("apples")
+    # Both ask at once, as if neither had heard of the other.
+    for tab in (page, other):
+        tab.evaluate("BroadcastChannel.prototype.postMessage = () => {}")
+        reply_with(tab, "more")
+    send(page, "from one")
+    send(other, "from two")
+    for tab in (page, other):
+        expect(tab.locator("article.answer.writing")).to_have_count(0)
+        expect(answers(tab)).to_have_count(2)
+    page.reload()
+    expect(page.locator(".branches").last).to_have_text(re.compile("/2$"))
 
 
 def test_rename(page: Page) -> None:
@@ -194,3 +261,50 @@ def test_only_known_fields_of_a_file_are_taken(visit: Visit, talking: LiveServer
     assert bodies[0]["top_p"] == 0.5
     assert bodies[0]["stream"] is True
     assert "temperature" not in bodies[0]
+
+
+MANY = """async () => {
+  const opening = indexedDB.open("bmqwen", 2);
+  const database = await new Promise((resolve) => (opening.onsuccess = () => resolve(opening.result)));
+  const change = database.transaction(["conversations", "summaries"], "readwrite");
+  for (let index = 0; index < 1000; index++) {
+    const head = { id: `c${index}`, title: `talk ${index}`, created: index, updated: index };
+    const text = `word${index} `.repeat(300);
+    const turn = { id: "t", parent: "root", role: "user", text, created: 1, state: "done" };
+    change.objectStore("summaries").put(head);
+    change.objectStore("conversations").put(
+      { ...head, system: "", settings: {}, turns: new Map([["t", turn]]), chosen: new Map() });
+  }
+  await new Promise((resolve) => (change.oncomplete = resolve));
+}"""
+
+
+def test_a_thousand_conversations(visit: Visit, talking: LiveServer) -> None:
+    """None is read before it is opened or searched, and the list is drawn in parts."""
+    page = visit(talking)
+    page.evaluate(MANY)
+    page.add_init_script(
+        "window.whole = 0; const get = IDBObjectStore.prototype.get;"
+        "IDBObjectStore.prototype.get = function (key) { window.whole += this.name === 'conversations';"
+        " return get.call(this, key); };"
+    )
+    page.reload()
+    expect(titles(page)).to_have_count(200)
+    assert page.evaluate("window.whole") == 0
+    page.get_by_role("button", name="Show 800 more").click()
+    expect(titles(page)).to_have_count(400)
+    page.get_by_role("searchbox").fill("word777")
+    expect(titles(page)).to_have_text(["talk 777"], timeout=20_000)
+    titles(page).click()
+    expect(questions(page)).to_contain_text("word777")
+
+
+def test_a_full_storage_is_said_and_loses_nothing(page: Page) -> None:
+    page.evaluate(
+        "() => { IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') } }"
+    )
+    send(page, "one more")
+    expect(page.locator(".notice")).to_contain_text("its storage may be full")
+    expect_answers(page, "an answer about fruit", "an answer about fruit")
+    exported = json.loads(downloaded(page, "Export as JSON", "apples").read_text(encoding="utf-8"))
+    assert len(exported["conversations"][0]["turns"]) == 4

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from support.live_server import LiveServer
@@ -191,3 +192,60 @@ def test_the_reader_may_scroll_away_from_a_growing_answer(visit: Visit, endless:
     assert scroller.evaluate(ends)
     page.keyboard.press("Escape")
     expect(page.get_by_text("Stopped.")).to_be_visible()
+
+
+RICH = (
+    "a **b** \\(x^2\\)\n\n```python\n"
+    + "x = 1  # long\n" * 2
+    + "y" * 300
+    + "\n```\n\n|a|b|\n|---|---|\n|1|2|"
+)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_for_axe_to_find(visit: Visit, talking: LiveServer, dark: bool) -> None:
+    page = visit(talking, dark=dark)
+    assert Axe().run(page).violations_count == 0
+    reply_with(page, RICH)
+    send(page, "see `this`\n```\n" + "z" * 300 + "\n```")
+    expect(page.locator(".math-set")).to_be_visible()
+    page.get_by_role("button", name="Settings").click()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_settings_lie_over_a_page_that_is_not_wide(visit: Visit, talking: LiveServer) -> None:
+    page = visit(talking)
+    reply_with(page, "words " * 100)
+    send(page, "go")
+    prose = page.locator("article.answer .prose")
+    expect(page.locator("article.answer.done")).to_be_visible()
+    for width, narrowest in ((900, 450), (1280, 450), (1920, 650)):
+        page.set_viewport_size({"width": width, "height": 800})
+        before = prose.bounding_box()
+        page.get_by_role("button", name="Settings").click()
+        after = prose.bounding_box()
+        assert before
+        assert after
+        assert after["width"] >= narrowest
+        if width < 1200:
+            assert after["width"] == before["width"]
+            expect(page.locator("main")).to_have_attribute("inert", "")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("complementary")).to_have_count(0)
+
+
+def test_the_first_paint_waits_for_one_document(visit: Visit, talking: LiveServer) -> None:
+    """With everything that the document loads held back, something is painted; the page itself takes two scripts."""
+    page = visit(talking).context.new_page()
+    asked: list[str] = []
+    page.route("**/page/**", lambda route: asked.append(route.request.url))
+    page.goto("/", wait_until="commit")
+    painted = "performance.getEntriesByName('first-contentful-paint').length"
+    page.wait_for_function(painted)
+    assert len(asked) <= 3
+    page.unroute_all()
+    page.reload()
+    page.locator(".served b").wait_for()
+    scripts = "performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.includes('vendor'))"
+    assert sum(name.endswith(".js") for name in page.evaluate(scripts)) == 1

@@ -1,7 +1,9 @@
 """What answers look like: Markdown, code to copy, tables; and HTML in them, in questions and in titles stays text."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -237,3 +239,35 @@ def test_formulas_that_explode_and_lines_without_end(visit: Visit, talking: Live
     reply_with(page, "\\(x\\)")
     send(page, "go")
     expect(page.locator(".math-set")).to_have_count(1)
+
+
+def test_thoughts_are_folded_and_tool_calls_shown(visit: Visit, talking: LiveServer) -> None:
+    deltas: list[dict[str, Any]] = [
+        {"reasoning_content": "First I think "},
+        {"reasoning_content": "of **Paris**."},
+        {"content": "It is sunny."},
+        {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "get_weather", "arguments": '{"ci'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": 'ty": "Paris"}'}}]},
+    ]
+    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page = visit(talking)
+    reply_with(page, "x")
+    page.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
+    )
+    send(page, "weather?")
+    expect_answers(page, "It is sunny.")
+    thoughts = page.get_by_role("button", name=re.compile(r"Thought for \d+\.\d s"))
+    expect(page.get_by_text("First I think")).to_have_count(0)
+    thoughts.click()
+    expect(page.locator(".thoughts .folded-text")).to_have_text("First I think of Paris.")
+    page.get_by_role("button", name="Called get_weather").click()
+    expect(page.locator(".call code")).to_have_text('{\n  "city": "Paris"\n}')
+    # They are kept, and no part of what is sent back.
+    page.reload()
+    expect(thoughts).to_be_visible()
+    bodies = reply_with(page, "next")
+    send(page, "and now?")
+    expect_answers(page, "It is sunny.", "next")
+    assert bodies[-1]["messages"][1] == {"role": "assistant", "content": "It is sunny."}

@@ -1,7 +1,7 @@
 """What all endpoints share: the model's name, prompts, engines, counters."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -95,14 +95,29 @@ class Service:
             )
         request.scope["ignored"] = ignored
 
+    def progress(self, job: Job) -> str:
+        """Return how a job comes along before its first word: "queue 2", "read 512/2048", or nothing."""
+        if job.state == "queued":
+            return f"queue {self.scheduler.ahead(job)}"
+        if job.state == "running" and job.read and not job.pieces:
+            return f"read {job.read}/{len(job.prompt)}"
+        return ""
+
     async def generate(
-        self, prompt: list[int], params: SamplingParams, caller: Caller
+        self,
+        prompt: list[int],
+        params: SamplingParams,
+        caller: Caller,
+        on_job: Callable[[Job], None] = lambda _: None,
     ) -> AsyncGenerator[Started | Piece | tuple[Completion, float], None]:
         """Yield an answer as it comes, then the Completion and the seconds it waited in the queue.
+
+        `on_job` gets the job that is made for it.
 
         Closing this cancels the answer. Raises as `Scheduler.submit` does, and what the engine raises.
         """
         job = Job(prompt, params, caller.owner, caller.client)
+        on_job(job)
         try:
             self.scheduler.submit(job)
             async with aclosing(job.events()) as events:

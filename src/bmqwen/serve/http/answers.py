@@ -13,7 +13,7 @@ from bmqwen.generate.tool_calls import AnswerReader, CallArguments, CallStart, E
 from bmqwen.serve.http.kept_answers import HEADER
 from bmqwen.serve.http.responses import Counts, Finish, counts
 from bmqwen.serve.http.streaming import EventStream, Framing, unless_left
-from bmqwen.serve.pool.job import Started
+from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.service import Caller, Service
 
 
@@ -75,13 +75,14 @@ class Answers:
         self._params, self._choices, self._chat = params, choices, chat
         self._usages: list[Usage] = []
         self._queue_s = 0.0
+        self._job: Job | None = None
 
     async def respond(self, writer: Writer, *, stream: bool) -> Any:
         """Return the body of a response, or a stream."""
         if stream:
             events, name = self._written(writer), self._request.headers.get(HEADER)
             if name:
-                events = self._service.kept.keep(self._caller.owner, name, events)
+                events = self._service.kept.keep(self._caller.owner, name, events, self._progress)
             return EventStream(events, writer.framing)
         return await unless_left(self._whole(writer), self._request.receive)
 
@@ -89,7 +90,9 @@ class Answers:
         """Yield what happens to each answer, by its index, the Answer last."""
         for index, prompt, params in self._tasks():
             told = _Told(params)
-            async with aclosing(self._service.generate(prompt, params, self._caller)) as events:
+            async with aclosing(
+                self._service.generate(prompt, params, self._caller, self._note_job)
+            ) as events:
                 async for event in events:
                     if isinstance(event, Started):
                         yield index, event
@@ -104,6 +107,12 @@ class Answers:
     def counts(self) -> Counts:
         """Return tokens and times of all answers."""
         return counts(self._usages, len(self.prompts), self._queue_s)
+
+    def _note_job(self, job: Job) -> None:
+        self._job = job
+
+    def _progress(self) -> str:
+        return "" if self._job is None else self._service.progress(self._job)
 
     async def _whole(self, writer: Writer) -> Any:
         async with aclosing(self.events()) as events:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 
 from bmqwen.errors import BmqwenError, NotFoundError, RequestError, StoppedError
 
@@ -14,6 +14,8 @@ HEADER = "x-answer-id"
 GRACE_SECONDS = 30.0
 # An answer that has ended can be read for this long.
 KEPT_SECONDS = 60.0
+# How often a reader is told that it is still waiting, and for what.
+LOOK_SECONDS = 0.5
 
 
 class KeptAnswers:
@@ -22,15 +24,20 @@ class KeptAnswers:
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str], _KeptAnswer] = {}
 
-    def keep(self, owner: str, name: str, source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """Run a stream of events by itself, and return a reader of it. Raises RequestError for a bad name."""
+    def keep(
+        self, owner: str, name: str, source: AsyncGenerator[bytes, None], progress: Callable[[], str]
+    ) -> AsyncGenerator[bytes, None]:
+        """Run a stream of events by itself, and return a reader of it.
+
+        What `progress` says while nothing comes is told as comments. Raises RequestError for a bad name.
+        """
         if not re.fullmatch("[0-9a-f]{32}", name):
             raise RequestError(f"the header {HEADER} must be 32 hexadecimal digits")
         key = (owner, name)
         if key in self._answers:
             raise RequestError(f"there is an answer with this {HEADER} already")
         loop = asyncio.get_running_loop()
-        answer = self._answers[key] = _KeptAnswer(source)
+        answer = self._answers[key] = _KeptAnswer(source, progress)
 
         def forget_later(_: "asyncio.Task[None]") -> None:
             loop.call_later(KEPT_SECONDS, self._answers.pop, key, None)
@@ -58,7 +65,8 @@ class KeptAnswers:
 
 
 class _KeptAnswer:
-    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, source: AsyncGenerator[bytes, None], progress: Callable[[], str]) -> None:
+        self._progress = progress
         self._events: list[bytes] = []
         self._error: BmqwenError | None = None
         self._over = False
@@ -92,14 +100,19 @@ class _KeptAnswer:
         self._readers += 1
         if self._leaving is not None:
             self._leaving.cancel()
+        said = ""
         try:
             while not self._over or after < len(self._events):
                 news = self._news
                 for event in self._events[after:]:
                     after += 1
                     yield event and b"id: %d\n%b" % (after, event)
-                if not self._over and after == len(self._events):
-                    await news.wait()
+                while not self._over and after == len(self._events) and not news.is_set():
+                    with suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(news.wait(), LOOK_SECONDS)
+                    if not news.is_set() and (words := self._progress()) != said:
+                        said = words
+                        yield f": {words}\n\n".encode()
             if self._error is not None:
                 raise self._error
         finally:

@@ -151,7 +151,9 @@ class EngineProcess:
                 message["prompt"],
                 message["params"],
                 cancelled=lambda: job in self._cancelled,
-                on_prefill=lambda done, _: self._send({"op": "start", "id": job}) if done == 0 else None,
+                on_prefill=lambda done, _: self._send(
+                    {"op": "read", "id": job, "done": done} if done else {"op": "start", "id": job}
+                ),
                 owner=message["owner"],
             )
             while True:

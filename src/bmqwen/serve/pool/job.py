@@ -35,6 +35,7 @@ class Job:
         begun: whether the engine began to read it.
         returned: whether it was put back into the queue, for its engine ended before.
         pieces: that came.
+        read: tokens of the prompt that the engine has read; 0 before it says so.
         expired: the error for a job whose time was up before any text came; None while there is time.
     """
 
@@ -51,6 +52,7 @@ class Job:
     begun: bool = False
     returned: bool = False
     pieces: list[Piece] = field(default_factory=list)
+    read: int = 0
     expired: BmqwenError | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 

@@ -137,6 +137,8 @@ class Replica:
             pass
         elif kind == "start":
             job.publish(Started())
+        elif kind == "read":
+            job.read = message["done"]
         elif kind == "piece":
             job.publish(message["piece"])
         elif not message["usable"]:

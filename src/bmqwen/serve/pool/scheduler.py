@@ -137,6 +137,10 @@ class Scheduler:
         self._timers[job] = asyncio.get_running_loop().call_later(self.seconds, self._expire, job)
         self._dispatch()
 
+    def ahead(self, job: Job) -> int:
+        """Return how many requests come before a job that waits."""
+        return self.running + next((place for place, each in enumerate(self._queue) if each is job), 0)
+
     def cancel(self, job: Job) -> None:
         """Drop a job that nobody waits for any more. May be called at any time."""
         timer = self._timers.pop(job, None)

@@ -1,7 +1,8 @@
 """What passes between the server and an engine's process: one JSON object a line, nothing that needs to be trusted.
 
 To the engine: `load` (once), `generate`, `cancel`. From it: `ready` or `error` (once); for each `generate` with its id
-`start`, `piece` as often as there is text, then `done` or `error`. Another host could stand at the other end.
+`start`, `read` for each part of the prompt, `piece` as often as there is text, then `done` or `error`. Another
+host could stand at the other end.
 """
 
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Message(TypedDict, total=False):
 
     __pydantic_config__ = ConfigDict(val_json_bytes="base64")  # type: ignore[misc]
 
-    op: Required[Literal["load", "generate", "cancel", "ready", "start", "piece", "done", "error"]]
+    op: Required[Literal["load", "generate", "cancel", "ready", "start", "read", "piece", "done", "error"]]
     id: int
     config: EngineConfig
     prompt: list[int]
@@ -106,6 +107,7 @@ class Message(TypedDict, total=False):
     owner: str
     facts: EngineFacts
     state: EngineState
+    done: int
     piece: Piece
     completion: Completion
     fault: Fault

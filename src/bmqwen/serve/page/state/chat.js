@@ -24,7 +24,7 @@ export class Chat extends EventTarget {
   infoFault = null;
   keeps = true;
   keyWanted = false;
-  /** The turn that a search led to. */
+  /** What a search led to and the page has still to show: {turn, match}. */
   found = null;
   #open;
   #running = new Map();
@@ -67,15 +67,14 @@ export class Chat extends EventTarget {
     return this.#running.has(id) || (id === this.#open.id && tree.writingTurn(this.#open) !== null);
   }
 
-  /** Open a conversation, at a turn of it; null or an unknown id for a new one. */
-  async show(id, turn = null) {
+  /** Open a conversation, at a {turn, match} of it; null or an unknown id for a new one. */
+  async show(id, found = null) {
     if (this.summaries.has(id)) {
-      const found = this.#running.get(id)?.conversation ?? (this.#open.id === id ? this.#open : await this.#library.get(id));
-      if (found) this.#open = found;
+      this.#open = (await this.#whole(id)) ?? this.#open;
       this.#lookAfter(this.#open);
     } else if (this.summaries.has(this.#open.id)) this.#open = this.#fresh();
-    if (turn) tree.reveal(this.#open, turn);
-    this.found = turn;
+    this.found = found?.turn ? found : null;
+    if (this.found) tree.reveal(this.#open, found.turn);
     this.changed();
   }
 

@@ -30,7 +30,7 @@ export function ConversationItem({ chat, summary, found, onChoose }) {
       class="conversation"
       aria-current=${current ? "page" : undefined}
       title=${title}
-      onClick=${() => onChoose(id, found?.turn)}
+      onClick=${() => onChoose(id, found)}
       onDblClick=${() => setRenaming(true)}
     >
       ${chat.isRunning(summary) && html`<span class="running" aria-hidden="true"></span>`}

@@ -41,15 +41,15 @@ export function Page({ chat, preferences }) {
     preferences.set("sidebar", shown);
     setShelf(shown);
   };
-  const toConversation = (id, turn) => {
-    chat.show(id, turn);
+  const toConversation = (id, found) => {
+    chat.show(id, found);
     setEditing(null);
     setDrawer(false);
     if (!narrow) composer.current?.focus();
   };
-  const choose = (id, turn = null) => {
+  const choose = (id, found = null) => {
     if (id !== chat.open.id) history.pushState(null, "", id ? `#${id}` : location.pathname);
-    toConversation(id, turn);
+    toConversation(id, found);
   };
   const search = () => {
     showList(true);

@@ -64,7 +64,7 @@ export function Sidebar({ chat, preferences, searchField, onChoose, onNew, onHid
 
   const onSearchKey = (event) => {
     if (event.isComposing) return;
-    if (event.key === "Enter" && all.length) onChoose(all[0].id, found.get(all[0].id)?.turn);
+    if (event.key === "Enter" && all.length) onChoose(all[0].id, found.get(all[0].id));
     else if (event.key === "ArrowDown") list.current.querySelector(".conversation")?.focus();
     else if (event.key === "Escape" && query) setQuery("");
     else return;

@@ -10,6 +10,23 @@ import { Question } from "./question.js";
 
 const NEAR_END = 80;
 
+/** Scroll to a text in a turn and mark it; to the turn where the text is not shown. */
+function showFound(turn, text) {
+  const walker = document.createTreeWalker(turn, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    const at = node.data.toLocaleLowerCase().indexOf(text.toLocaleLowerCase());
+    if (at < 0 || !node.parentElement.checkVisibility()) continue;
+    node.parentElement.scrollIntoView({ block: "center" });
+    const range = new Range();
+    range.setStart(node, at);
+    range.setEnd(node, at + text.length);
+    globalThis.CSS?.highlights?.set("found", new Highlight(range));
+    return;
+  }
+  turn.scrollIntoView({ block: "start" });
+}
+
 export function Thread({ chat, editing, setEditing }) {
   const scroller = useRef(null);
   const followed = useRef(true);
@@ -35,12 +52,11 @@ export function Thread({ chat, editing, setEditing }) {
   });
 
   useEffect(() => {
-    const turn = chat.found && document.getElementById(`turn-${chat.found}`);
+    const turn = chat.found && document.getElementById(`turn-${chat.found.turn}`);
     if (!turn) return;
-    chat.found = null;
     followed.current = false;
-    turn.scrollIntoView({ block: "start" });
-    turn.classList.add("found");
+    showFound(turn, chat.found.match);
+    chat.found = null;
   });
 
   const droppedIn = (index) => path[index]?.turn.dropped ?? 0;
