@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,27 @@ class NumpyOps:
     """
 
     def __init__(
-        self, config: ModelConfig, blocks: WeightBlocks, tokens: Sequence[int], wanted: Sequence[int]
+        self,
+        config: ModelConfig,
+        blocks: WeightBlocks,
+        tokens: Sequence[int],
+        wanted: Sequence[int],
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        """`tokens` start at position 0; `wanted` are the rows whose logits are computed."""
+        """Take tokens that start at position 0, and the rows whose logits are computed.
+
+        `lengths`: the tokens are those of several sequences, one behind the other, each from position 0 on.
+        """
         self.config, self.cache, self.states = config, list[Rows](), dict[int, Rows]()
         self._blocks, self._tokens, self._wanted = blocks, tokens, wanted
-        tables = rope_tables(config, len(tokens))
-        self._cos, self._sin = (np.concatenate([table] * 2, 1)[:, None] for table in tables)
+        lengths = [len(tokens)] if lengths is None else lengths
+        ends = list(accumulate(lengths))
+        self._sequences = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+        tables = rope_tables(config, max(lengths))
+        # Every sequence's positions; both halves of a head have the same angles.
+        self._cos, self._sin = (
+            np.tile(np.concatenate([table[:length] for length in lengths]), 2)[:, None] for table in tables
+        )
 
     def embed(self, weight: str) -> Rows:
         """Read the tokens' rows of the table."""
@@ -68,15 +83,8 @@ class NumpyOps:
 
     def attend(self, heads: Heads[Rows]) -> Rows:
         """Compute causal attention from position 0 on; layers come in turn."""
-        c, q, count = self.config, heads.query, len(heads.query)
         self.cache += [heads.key, heads.value]
-        k, v = (np.repeat(part, c.group, axis=1) for part in (heads.key, heads.value))
-        scores = np.einsum("qhd,khd->hqk", q, k) * np.float32(c.head_dim**-0.5)
-        scores += np.triu(np.full((count, count), -np.inf, np.float32), 1)
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        scores /= scores.sum(axis=-1, keepdims=True)
-        y: Rows = np.einsum("hqk,khd->qhd", scores, v).reshape(count, -1)
-        return y
+        return np.concatenate([self._attended(heads, rows) for rows in self._sequences])
 
     def sigmoid_gate(self, x: Rows, gate: Rows) -> Rows:
         """Compute it as defined."""
@@ -141,6 +149,18 @@ class NumpyOps:
     def _product(self, x: Rows, weight: str) -> Rows:
         blocks = self._blocks.floats([f"{weight}.weight"], np.float32)
         return np.concatenate([x @ block.T for block in blocks], axis=1).astype(np.float32, copy=False)
+
+    def _attended(self, heads: Heads[Rows], rows: slice) -> Rows:
+        """Attention of one sequence."""
+        c = self.config
+        q = heads.query[rows].transpose(1, 0, 2)
+        k, v = (np.repeat(part[rows], c.group, axis=1).transpose(1, 0, 2) for part in (heads.key, heads.value))
+        scores: Rows = q @ k.transpose(0, 2, 1) * np.float32(c.head_dim**-0.5)
+        scores += np.triu(np.full(scores.shape[1:], -np.inf, np.float32), 1)
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+        y: Rows = (scores @ v).transpose(1, 0, 2).reshape(q.shape[1], -1)
+        return y
 
     def _rotate(self, x: Rows) -> Rows:
         x, rest = np.split(x, [self.config.rotary_dim], axis=2)

@@ -1,0 +1,152 @@
+"""A decoder layer on all calibration tokens at once: as the float model computes it, and while it is being rounded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bmqwen.emit.numpy import NumpyOps, Rows
+from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.model.config import ModelConfig
+from bmqwen.quant.gptq import damped
+from bmqwen.weights.weights import Grid, Weights
+
+# A drift is learnt on all tokens but every so manieth, and believed as far as those bear it out.
+HELD_OUT = 6
+RIDGE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What the layers before have done to the inputs of projections, and how to make up for it.
+
+    Attributes:
+        inputs: X, what the rounded model computes, float32 [tokens, K].
+        moments: X^T X, float32 [K, K].
+        seen: X^T X of the tokens that are learnt from.
+        lacking: what the products lack on what the float model has in their place, E, float32 [tokens, N] of some rows
+            of the matrix; called with those rows' weights [N, K].
+    """
+
+    inputs: Rows
+    moments: Rows
+    seen: Rows
+    lacking: Callable[[Rows], Rows]
+
+    def corrected(self, matrix: Rows) -> Rows:
+        """Return weights [N, K] whose products come nearer to the float model's: ridge regression of E on X.
+
+        What GPTAQ (arXiv 2504.02692) adds to GPTQ column by column, here in one step, scaled by what it is worth on
+        tokens that it was not learnt from.
+        """
+        lacking = self.lacking(matrix)
+        held, x = lacking[::HELD_OUT], self.inputs[::HELD_OUT]
+        slope = lacking.T @ self.inputs - held.T @ x
+        change = np.linalg.solve(damped(self.seen, RIDGE), slope.T).T
+        foreseen = x @ change.T
+        energy = float(np.einsum("tn,tn->", foreseen, foreseen))
+        worth = float(np.einsum("tn,tn->", foreseen, held)) / energy if energy > 0 else 0.0
+        return matrix + np.float32(min(max(worth, 0.0), 1.0)) * change
+
+
+# Takes the names of matrices that share an input, their float weights side by side [N, K], and the drift.
+Round = Callable[[tuple[str, ...], Rows, Drift], Grid]
+
+
+def drift_of(inputs: Rows, lacking: Callable[[Rows], Rows]) -> Drift:
+    """Make a `Drift` of its inputs."""
+    held = inputs[::HELD_OUT]
+    moments = inputs.T @ inputs
+    return Drift(inputs, moments, moments - held.T @ held, lacking)
+
+
+class FloatPass(NumpyOps):
+    """The float model; keeps what the products of the layer at hand were given, and the residual sums."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, sequences: Sequence[Sequence[int]]) -> None:
+        tokens = [token for sequence in sequences for token in sequence]
+        super().__init__(config, WeightBlocks(weights), tokens, (), [len(sequence) for sequence in sequences])
+        self.inputs: dict[str, Rows] = {}
+        self.sums: list[Rows] = []
+
+    def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
+        """Compute the products; keep the input of those that do not write to the residual stream."""
+        if len(weights) > 1:
+            self.inputs[weights[0]] = x
+        return super().linear(x, *weights, bias=bias)
+
+    def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
+        """Compute the sum and its norm; keep the sum."""
+        total, normed = super().add_rms_norm(x, delta, weight)
+        self.sums.append(total)
+        return total, normed
+
+    def layer(self, index: int, x: Rows, norm: str) -> Rows:
+        """Compute a layer on the residual stream [C, hidden], which begins with the norm of that name."""
+        self.inputs.clear()
+        self.sums.clear()
+        x, delta = self.config.network.emit_block(self, index, x, self.rms_norm(x, norm))
+        self.cache.clear()
+        self.sums.append(x + delta)
+        return self.sums[-1]
+
+
+class RoundingPass(NumpyOps):
+    """The model whose layers are rounded as they are reached: every product has its matrices rounded first.
+
+    Attributes:
+        largest: greatest absolute value of an input, product or sum of the layer at hand.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        sequences: Sequence[Sequence[int]],
+        reference: FloatPass,
+        round_matrices: Round,
+    ) -> None:
+        """`reference` computes each layer before this one does."""
+        tokens = [token for sequence in sequences for token in sequence]
+        super().__init__(config, WeightBlocks(weights), tokens, (), [len(sequence) for sequence in sequences])
+        self._reference, self._round = reference, round_matrices
+        self._stream: Rows = np.empty((0, 0), np.float32)
+        self._sums = 0
+        self.largest = 0.0
+
+    def layer(self, index: int, x: Rows, norm: str) -> Rows:
+        """Round a layer and compute it on the residual stream [C, hidden]."""
+        self._stream, self._sums, self.largest = x, 0, 0.0
+        x, delta = self.config.network.emit_block(self, index, x, self.rms_norm(x, norm))
+        self.cache.clear()
+        self._watch(x + delta)
+        return x + delta
+
+    def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
+        """Compute the sum and its norm."""
+        self._stream, normed = super().add_rms_norm(x, delta, weight)
+        self._sums += 1
+        self._watch(self._stream)
+        return self._stream, normed
+
+    def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
+        """Round the matrices, then compute the products with them."""
+        names = tuple(f"{weight}.weight" for weight in weights)
+        matrix = np.concatenate([self._blocks.weights.read(name) for name in names])
+        if (given := self._reference.inputs.get(weights[0])) is not None:
+            missing = given - x
+            grid = self._round(names, matrix, drift_of(x, lambda rows: missing @ rows.T))
+        else:
+            # It writes to the residual stream: what is lacking there already, it may bring.
+            wanted = self._reference.sums[self._sums] - self._stream
+            grid = self._round(names, matrix, drift_of(x, lambda rows: wanted - x @ rows.T))
+        y = x @ grid.dequantize().T
+        if bias:
+            y += self._blocks.vector(*(f"{weight}.bias" for weight in weights))
+        self._watch(x)
+        self._watch(y)
+        return y
+
+    def _watch(self, values: Rows) -> None:
+        """Note the largest value; NaN stays."""
+        self.largest = float(np.maximum(self.largest, np.abs(values).max()))
