@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bmqwen.emit.numpy import NumpyOps, Rows
 from bmqwen.emit.weight_blocks import WeightBlocks
@@ -14,50 +15,83 @@ from bmqwen.weights.weights import Grid, Weights
 # A drift is learnt on all tokens but every so manieth, and believed as far as those bear it out.
 HELD_OUT = 6
 RIDGE = 0.1
+# It is learnt from the inputs of most energy: with as many as there are tokens, chance would be learnt.
+DRIFT_INPUTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
     """What the layers before have done to the inputs of projections, and how to make up for it.
 
+    E is what the products lack on what the float model has in their place, float32 [tokens, N].
+
     Attributes:
-        inputs: X, what the rounded model computes, float32 [tokens, K].
-        moments: X^T X, float32 [K, K].
-        seen: X^T X of the tokens that are learnt from.
-        lacking: what the products lack on what the float model has in their place, E, float32 [tokens, N] of some rows
-            of the matrix; called with those rows' weights [N, K].
+        moments: X^T X of the inputs X that the rounded model computes, float32 [K, K].
+        tokens: of them.
+        columns: inputs that E is explained with, int64 [k].
+        seen, held: X^T X of those inputs, over the tokens that are learnt from and over the others, float32 [k, k].
+        lacking: E^T X of those inputs, over both, for rows of the matrix with these weights [N, K]: float32 [N, k].
     """
 
-    inputs: Rows
     moments: Rows
+    tokens: int
+    columns: NDArray[np.int64]
     seen: Rows
-    lacking: Callable[[Rows], Rows]
+    held: Rows
+    lacking: Callable[[Rows], tuple[Rows, Rows]]
 
     def corrected(self, matrix: Rows) -> Rows:
         """Return weights [N, K] whose products come nearer to the float model's: ridge regression of E on X.
 
-        What GPTAQ (arXiv 2504.02692) adds to GPTQ column by column, here in one step, scaled by what it is worth on
-        tokens that it was not learnt from.
+        What GPTAQ (arXiv 2504.02692) adds to GPTQ column by column, here in one step, and as much of it as is borne
+        out by tokens that it was not learnt from.
         """
-        lacking = self.lacking(matrix)
-        held, x = lacking[::HELD_OUT], self.inputs[::HELD_OUT]
-        slope = lacking.T @ self.inputs - held.T @ x
-        change = np.linalg.solve(damped(self.seen, RIDGE), slope.T).T
-        foreseen = x @ change.T
-        energy = float(np.einsum("tn,tn->", foreseen, foreseen))
-        worth = float(np.einsum("tn,tn->", foreseen, held)) / energy if energy > 0 else 0.0
-        return matrix + np.float32(min(max(worth, 0.0), 1.0)) * change
+        seen, held = self.lacking(matrix)
+        change = np.linalg.solve(damped(self.seen, RIDGE), seen.T).T
+        energy = float(np.einsum("nk,nk->", change @ self.held, change))
+        worth = float(np.einsum("nk,nk->", change, held)) / energy if energy > 0 else 0.0
+        better = matrix.copy()
+        better[:, self.columns] += np.float32(min(max(worth, 0.0), 1.0)) * change
+        return better
 
 
 # Takes the names of matrices that share an input, their float weights side by side [N, K], and the drift.
 Round = Callable[[tuple[str, ...], Rows, Drift], Grid]
 
 
-def drift_of(inputs: Rows, lacking: Callable[[Rows], Rows]) -> Drift:
-    """Make a `Drift` of its inputs."""
-    held = inputs[::HELD_OUT]
+def input_drift(inputs: Rows, wanted: Rows) -> Drift:
+    """Make the drift of projections: their inputs, and the float model's, both float32 [tokens, K]."""
+    x, moments, columns, held = _explaining(inputs)
+    missing = wanted - inputs
+    cross_held: Rows = missing[::HELD_OUT].T @ x[::HELD_OUT]
+    cross_seen: Rows = missing.T @ x - cross_held
+
+    def lacking(rows: Rows) -> tuple[Rows, Rows]:
+        return rows @ cross_seen, rows @ cross_held
+
+    return Drift(moments, len(inputs), columns, moments[np.ix_(columns, columns)] - held, held, lacking)
+
+
+def output_drift(inputs: Rows, wanted: Rows) -> Drift:
+    """Make the drift of a projection whose products should be `wanted`, float32 [tokens, N]."""
+    x, moments, columns, held = _explaining(inputs)
+    cross, cross_held = wanted.T @ x, wanted[::HELD_OUT].T @ x[::HELD_OUT]
+    given, given_held = inputs.T @ x, inputs[::HELD_OUT].T @ x[::HELD_OUT]
+
+    def lacking(rows: Rows) -> tuple[Rows, Rows]:
+        held = cross_held - rows @ given_held
+        return cross - rows @ given - held, held
+
+    return Drift(moments, len(inputs), columns, moments[np.ix_(columns, columns)] - held, held, lacking)
+
+
+def _explaining(inputs: Rows) -> tuple[Rows, Rows, NDArray[np.int64], Rows]:
+    """Inputs of most energy, the moments of all, which they are, and their moments over the tokens held out."""
     moments = inputs.T @ inputs
-    return Drift(inputs, moments, moments - held.T @ held, lacking)
+    columns = np.sort(np.argsort(-np.diagonal(moments), kind="stable")[:DRIFT_INPUTS])
+    x = inputs if len(columns) == inputs.shape[1] else np.ascontiguousarray(inputs[:, columns])
+    held = x[::HELD_OUT]
+    return x, moments, columns, held.T @ held
 
 
 class FloatPass(NumpyOps):
@@ -134,12 +168,11 @@ class RoundingPass(NumpyOps):
         names = tuple(f"{weight}.weight" for weight in weights)
         matrix = np.concatenate([self._blocks.weights.read(name) for name in names])
         if (given := self._reference.inputs.get(weights[0])) is not None:
-            missing = given - x
-            grid = self._round(names, matrix, drift_of(x, lambda rows: missing @ rows.T))
+            drift = input_drift(x, given)
         else:
             # It writes to the residual stream: what is lacking there already, it may bring.
-            wanted = self._reference.sums[self._sums] - self._stream
-            grid = self._round(names, matrix, drift_of(x, lambda rows: wanted - x @ rows.T))
+            drift = output_drift(x, self._reference.sums[self._sums] - self._stream)
+        grid = self._round(names, matrix, drift)
         y = x @ grid.dequantize().T
         if bias:
             y += self._blocks.vector(*(f"{weight}.bias" for weight in weights))

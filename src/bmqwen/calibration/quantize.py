@@ -1,12 +1,11 @@
 """A checkpoint is quantised by what it computes on calibration text: layer by layer, resumable, into a GPTQ folder."""
 
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.calibration.passes import Drift, FloatPass, RoundingPass, drift_of
+from bmqwen.calibration.passes import Drift, FloatPass, RoundingPass, input_drift
 from bmqwen.emit.numpy import Rows
 from bmqwen.errors import CheckpointError, InputError
 from bmqwen.model.architecture import block_prefix
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.gptq import Compensation
 from bmqwen.quant.precision import Precision
+from bmqwen.quant.rounding import require_scales
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress
 from bmqwen.util.storage import new_folder, path_lock, require_free, storage_errors, write_file
 from bmqwen.version import __version__
-from bmqwen.weights.checkpoint import Checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, identity
 from bmqwen.weights.gptq_writer import gptq_tensors, write_safetensors
+from bmqwen.weights.safetensors import SafetensorsWeights
 from bmqwen.weights.weights import Grid
 
 METHOD = "GPTQ with drift correction"
@@ -36,6 +37,7 @@ HEAD, TABLE, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm"
 # Beyond this a half-precision float is infinite.
 MOST_HALF = 65504.0
 _HEAD_ROWS = 8192
+_STATE = "streams.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,8 @@ def quantize(
     check(checkpoint, folder, precision)
     tokenizer = checkpoint.tokenizer_files()
     tokens = sum(map(len, sequences))
-    identity = [checkpoint.identity(), precision.to_dict(), [list(s) for s in sequences], REVISION]
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    parts = [identity(checkpoint.path), precision.to_dict(), [list(s) for s in sequences], REVISION]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     work = cache_folder("quantize") / f"{checkpoint.name}-{key[:12]}"
     size = checkpoint.config.hidden_size * tokens * 8 * 2 + 2 * checkpoint.parameters
     require_free(work.parent, size, f"quantising {checkpoint.name}")
@@ -117,7 +119,9 @@ def quantize(
             for name, content in tokenizer.items():
                 write_file(part / name, content)
             write_file(part / "model.safetensors.index.json", _json(run.index()))
-            write_file(part / "config.json", _json(_config(checkpoint, precision, tokens, calibration, run.largest)))
+            write_file(
+                part / "config.json", _json(_config(checkpoint, precision, tokens, calibration, run.largest))
+            )
         shutil.rmtree(work, ignore_errors=True)
     return Quantised(folder, tokens, tuple(run.largest), tuple(run.stream_error))
 
@@ -155,9 +159,7 @@ class _Run:
         self._checkpoint, self._config, self._precision = checkpoint, checkpoint.config, precision
         self._work, self._progress = work, progress
         self._float = FloatPass(self._config, checkpoint.weights, sequences)
-        self._pass = RoundingPass(
-            self._config, checkpoint.weights, sequences, self._float, self._round
-        )
+        self._pass = RoundingPass(self._config, checkpoint.weights, sequences, self._float, self._round)
         count = self._config.num_hidden_layers + 1
         self.shards = [f"model-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)]
         self.largest: list[float] = []
@@ -202,10 +204,11 @@ class _Run:
         source = TABLE if config.tie_word_embeddings else HEAD
         if isinstance(self._precision.head, GridFormat):
             floats, rounded = (self._float.rms_norm(stream, NORM) for stream in self._streams)
-            missing = floats - rounded
-            drift = drift_of(rounded, lambda rows: missing @ rows.T)
+            drift = input_drift(rounded, floats)
             form = self._precision.head
-            compensation = Compensation.prepare(drift.moments, form.bits, form.group(config.hidden_size))
+            compensation = Compensation.prepare(
+                drift.moments, drift.tokens, form.bits, form.group(config.hidden_size)
+            )
             grids = [
                 compensation.round(drift.corrected(weights.read_rows(source, start, start + count)))
                 for start, count in _blocks(config.vocab_size, _HEAD_ROWS)
@@ -232,11 +235,15 @@ class _Run:
 
     def _round(self, names: tuple[str, ...], matrix: Rows, drift: Drift) -> Grid:
         if not np.isfinite(drift.moments).all():
-            raise CheckpointError(f"the inputs of {names[0]} hold values that are not numbers: weights are broken")
+            raise CheckpointError(
+                f"the inputs of {names[0]} hold values that are not numbers: weights are broken"
+            )
         form = self._precision.layers
         assert isinstance(form, GridFormat)
-        compensation = Compensation.prepare(drift.moments, form.bits, form.group(matrix.shape[1]))
-        grid = compensation.round(drift.corrected(matrix))
+        compensation = Compensation.prepare(
+            drift.moments, drift.tokens, form.bits, form.group(matrix.shape[1])
+        )
+        grid = require_scales(compensation.round(drift.corrected(matrix)), names[0])
         start = 0
         for name in names:
             stop = start + self._checkpoint.weights.shape(name)[0]
@@ -251,23 +258,21 @@ class _Run:
         write_safetensors(self._work / self.shards[layer], self._made)
         self._made = {}
         assert self._streams is not None
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            floats=self._streams[0],
-            rounded=self._streams[1],
-            largest=self.largest,
-            stream_error=self.stream_error,
-        )
-        write_file(self._work / "streams.npz", buffer.getvalue())
+        state = {
+            "floats": self._streams[0],
+            "rounded": self._streams[1],
+            "largest": np.array(self.largest, np.float32),
+            "stream_error": np.array(self.stream_error, np.float32),
+        }
+        write_safetensors(self._work / _STATE, state)
 
     def _resume(self) -> int:
         """Read what an earlier run left. Returns the number of layers that are done."""
-        with suppress(OSError, ValueError, KeyError), np.load(self._work / "streams.npz") as kept:
-            largest, errors = kept["largest"].tolist(), kept["stream_error"].tolist()
+        with suppress(CheckpointError), closing(SafetensorsWeights(self._work / _STATE)) as kept:
+            largest = kept.read("largest").tolist()
             if all((self._work / shard).is_file() for shard in self.shards[: len(largest)]):
-                self._streams = kept["floats"], kept["rounded"]
-                self.largest, self.stream_error = largest, errors
+                self._streams = kept.read("floats"), kept.read("rounded")
+                self.largest, self.stream_error = largest, kept.read("stream_error").tolist()
         return len(self.largest)
 
 
@@ -328,6 +333,3 @@ def _link(source: Path, target: Path) -> None:
 
 def _json(values: object) -> bytes:
     return json.dumps(values, indent=2, ensure_ascii=False).encode()
-
-
-Advance = Callable[[int], None]

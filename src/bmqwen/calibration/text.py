@@ -1,14 +1,17 @@
 """Calibration text: what ships, or a file of the user's, as token sequences."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bmqwen.errors import InputError
+from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.model.config import ModelConfig
+from bmqwen.weights.checkpoint import Checkpoint
 
 SEQUENCE = 512
 LEAST_TOKENS = 512
@@ -17,8 +20,9 @@ Document = str | list[Message]
 
 
 def shipped_documents() -> list[Document]:
-    """Return dialogues, prose and code in English and Chinese; calibration.md says where they come from."""
-    return parse_documents(files(__package__).joinpath("calibration.jsonl").read_text("utf-8"), "calibration.jsonl")
+    """Return dialogues, prose and code in English and Chinese: our own, and answers of the demo model."""
+    text = files("bmqwen.calibration").joinpath("calibration.jsonl").read_text("utf-8")
+    return parse_documents(text, "calibration.jsonl")
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -44,14 +48,47 @@ def parse_documents(text: str, source: str) -> list[Document]:
         try:
             values: Any = json.loads(line)
             if "messages" in values:
-                found.append([Message(str(m["role"]), str(m["content"])) for m in values["messages"]])
+                found.append([Message(m["role"], m["content"]) for m in values["messages"]])
             else:
                 found.append(str(values["text"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f'{source}, line {number}: expected {{"text": ...}} or {{"messages": [{{"role": ..., "content": ...}}]}}'
+                f'{source}, line {number}: expected {{"text": ...}} or '
+                '{"messages": [{"role": ..., "content": ...}]}'
                 f" ({type(error).__name__})"
             ) from None
+    return found
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
+    """Return a checkpoint's tokenizer, and its chat template where it has one that can be used.
+
+    Raises what `Checkpoint.tokenizer_files` and `Tokenizer.from_folder` raise.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in checkpoint.tokenizer_files().items():
+            (Path(folder) / name).write_bytes(content)
+        try:
+            return Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)
+        except ConfigError:
+            return Tokenizer.from_folder(folder), None
+
+
+def remarks(documents: Sequence[Document], tokens: int, config: ModelConfig) -> list[str]:
+    """Return what speaks against a calibration text, in sentences: too short, or of one language."""
+    found = []
+    if tokens < config.intermediate_size:
+        found.append(
+            f"{tokens:,} calibration tokens are fewer than the model's {config.intermediate_size:,} widest columns: "
+            "more of them give better weights"
+        )
+    text = "".join(d if isinstance(d, str) else "".join(m.content for m in d) for d in documents)
+    chinese = sum("\u4e00" <= letter <= "\u9fff" for letter in text) / max(len(text), 1)
+    if not 0.01 < chinese < 0.6:
+        language = "Chinese" if chinese < 0.5 else "English"
+        found.append(
+            f"the calibration text has hardly any {language}: what is written in it may lose quality"
+        )
     return found
 
 
@@ -69,7 +106,9 @@ def sequences_of(
         if isinstance(document, str):
             ids = tokenizer.encode(document)
         elif template is None:
-            raise InputError("this model has no chat template, so it cannot be calibrated with messages: give text")
+            raise InputError(
+                "this model has no chat template, so it cannot be calibrated with messages: give text"
+            )
         else:
             ids = template.encode(document, tokenizer, add_generation_prompt=False)
         for start in range(0, len(ids), SEQUENCE):

@@ -10,7 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from bmqwen.chip.spec import DEFAULT_CHIP
-from bmqwen.cli.commands import bench, chat, doctor, estimate, evaluate, export, info, pull, serve, verify
+from bmqwen.cli.commands import (
+    bench,
+    chat,
+    doctor,
+    estimate,
+    evaluate,
+    export,
+    info,
+    pull,
+    quantize,
+    serve,
+    verify,
+)
 from bmqwen.cli.commands import compile as compile_command
 from bmqwen.cli.interrupts import exit_of, heeding_signals
 from bmqwen.cli.terminal import discard_stdout, open_streams, use_utf8
@@ -75,6 +87,7 @@ app.command("pull")(pull.pull)
 app.command("list")(pull.list_models)
 app.command("remove")(pull.remove)
 app.command("export")(export.export)
+app.command("quantize")(quantize.quantize)
 app.command("compile")(compile_command.compile_)
 app.command("info")(info.info)
 app.command("estimate")(estimate.estimate)

@@ -154,7 +154,9 @@ class NumpyOps:
         """Attention of one sequence."""
         c = self.config
         q = heads.query[rows].transpose(1, 0, 2)
-        k, v = (np.repeat(part[rows], c.group, axis=1).transpose(1, 0, 2) for part in (heads.key, heads.value))
+        k, v = (
+            np.repeat(part[rows], c.group, axis=1).transpose(1, 0, 2) for part in (heads.key, heads.value)
+        )
         scores: Rows = q @ k.transpose(0, 2, 1) * np.float32(c.head_dim**-0.5)
         scores += np.triu(np.full(scores.shape[1:], -np.inf, np.float32), 1)
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -21,12 +21,16 @@ class Packing:
         bits: of a code.
         group_size: columns k that share a scale.
         zero_offset: what is added to a stored zero point.
+        mixed: whether some matrices have other bits and groups, which their shapes tell (GPTQModel's `dynamic`).
+        made_by: how the grid was found, where that is stated.
     """
 
     method: Literal["gptq", "awq"]
     bits: int
     group_size: int
     zero_offset: int
+    mixed: bool = False
+    made_by: str | None = None
 
     def __str__(self) -> str:
         return f"{self.method.upper()} int{self.bits} group {self.group_size}"
@@ -83,4 +87,6 @@ def read_packing(values: Mapping[str, object], source: str, folder: Path | None 
         return Packing("awq", bits, group, 0)
     # The first format of GPTQ stores zero points less one.
     offset = 0 if stated.get("checkpoint_format") == "gptq_v2" else 1
-    return Packing("gptq", bits, group, offset)
+    meta = stated.get("meta")
+    made_by = str(meta["method"])[:100] if isinstance(meta, dict) and "method" in meta else None
+    return Packing("gptq", bits, group, offset, bool(stated.get("dynamic")), made_by)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.quant import Format
-from bmqwen.quant.rounding import quantize
+from bmqwen.quant.rounding import quantize, require_scales
 from bmqwen.weights.weights import Grid, GridSource, Weights
 
 # 256 steps are fine enough for long groups, and fewer scales are read. Shorter ones where the columns demand it: a
@@ -92,7 +92,9 @@ class GridFormat:
             bits, long = stored
             if bits == self.bits and long % size == 0:
                 return weights.read_grid(name, start, stop).regrouped(size)
-        return quantize(weights.read_rows(name, start, stop), self.bits, size, search=self.search)
+        return require_scales(
+            quantize(weights.read_rows(name, start, stop), self.bits, size, search=self.search), name
+        )
 
     def read(self, weights: Weights, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Read rows [start, stop) of a matrix as the values that its grid stands for."""

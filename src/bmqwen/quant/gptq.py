@@ -18,7 +18,7 @@ from bmqwen.weights.weights import Grid
 
 Matrix = NDArray[np.float32]
 
-# What is added to H's diagonal, as a share of it: moments of a finite text are not exact.
+# What is added to H's diagonal, as a share of it, times 1 + 4 K / tokens: correlations that few tokens show are chance.
 DAMPING = 0.02
 # Rows rounded at once: the working arrays stay small.
 ROWS = 8192
@@ -49,13 +49,13 @@ class Compensation:
     group_size: int
 
     @classmethod
-    def prepare(
-        cls, moments: Matrix, bits: int, group_size: int, damping: float = DAMPING
-    ) -> "Compensation":
-        """Take H, float32 [K, K], of any rank. A column that is never used counts a little all the same."""
-        h = damped(moments, damping)
+    def prepare(cls, moments: Matrix, tokens: int, bits: int, group_size: int) -> "Compensation":
+        """Take H, float32 [K, K], of so many tokens. A column that is never used counts a little all the same."""
+        h = damped(moments, DAMPING * (1 + 4 * len(moments) / tokens))
         energy, columns = np.diagonal(h), len(h)
-        parts = [np.arange(start, min(start + group_size, columns)) for start in range(0, columns, group_size)]
+        parts = [
+            np.arange(start, min(start + group_size, columns)) for start in range(0, columns, group_size)
+        ]
         ranked = sorted(range(len(parts)), key=lambda g: -float(energy[parts[g]].mean()))
         order = np.concatenate([parts[g][np.argsort(-energy[parts[g]], kind="stable")] for g in ranked])
         stops = np.cumsum([len(parts[g]) for g in ranked])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.errors import InputError
+from bmqwen.errors import CheckpointError, InputError
 from bmqwen.weights.weights import Grid
 
 # Share of a group's range that is kept. Cutting off outliers makes the steps finer for all others.
@@ -81,7 +81,9 @@ def fit_grid(
             denominator = np.einsum("ngk,ngk,k->ng", steps, steps, weights)[..., None]
             fitted = np.divide(numerator, denominator, out=scale.copy(), where=denominator > 0)
             scale = _half(np.where(fitted > 0, fitted, scale))
-        steps *= scale
+        # An infinite scale makes NaN, which is found afterwards.
+        with np.errstate(invalid="ignore"):
+            steps *= scale
         steps -= values
         error = np.einsum("ngk,ngk,k->ng", steps, steps, weights)[..., None]
         if not best_codes.size:
@@ -96,7 +98,18 @@ def fit_grid(
 
 
 def _half(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scales as float16 can hold them, never zero."""
+    """Scales as float16 can hold them, never zero; infinite where it cannot (`require_scales`)."""
     smallest = np.float32(2.0**-20)
-    rounded: NDArray[np.float32] = np.maximum(scale, smallest).astype(np.float16).astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded: NDArray[np.float32] = np.maximum(scale, smallest).astype(np.float16).astype(np.float32)
     return rounded
+
+
+def require_scales(grid: Grid, name: str) -> Grid:
+    """Return the grid itself. Raises CheckpointError, which names the tensor, for a scale beyond half precision."""
+    if not np.isfinite(grid.scales).all():
+        raise CheckpointError(
+            f"{name} holds values of {float(np.finfo(np.float16).max):,.0f} steps and more, whose scale half precision "
+            "cannot hold: choose --quant f16, or download the model again"
+        )
+    return grid

@@ -77,6 +77,13 @@ class Checkpoint(Closing):
             counts[source.dtype(name)] += math.prod(shape)
         return counts.most_common(1)[0][0]
 
+    @property
+    def rounded_by(self) -> str | None:
+        """How a stored grid was found, for people; None: there is none."""
+        if not isinstance(self._reader, PackedWeights):
+            return None
+        return self._reader.packing.made_by or f"{self._reader.packing.method.upper()}, as stored"
+
     def tokenizer_files(self) -> dict[str, bytes]:
         """Return tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json and
         chat_template.jinja: content by file name.

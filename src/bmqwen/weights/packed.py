@@ -1,6 +1,7 @@
 """Weights of a GPTQ or AWQ checkpoint: read lazily, on just the grid that is stored."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.errors import CheckpointError
-from bmqwen.model.packing import Packing
+from bmqwen.model.packing import GROUP_SIZES, Packing
 from bmqwen.weights.safetensors import SafetensorsWeights
 from bmqwen.weights.weights import Grid, require_rows
 
@@ -21,13 +22,13 @@ PARTS = ("qweight", "qzeros", "scales")
 class PackedWeights(SafetensorsWeights):
     """Weights and a `GridSource`: a matrix X.weight is stored as X.qweight, X.qzeros, X.scales."""
 
-    def __init__(self, path: Path, packing: Packing, expected: Iterable[str]) -> None:
+    def __init__(self, path: Path, packing: Packing, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Open the files and find the packed matrices.
 
         Args:
             path: see SafetensorsWeights.
             packing: how they are packed.
-            expected: names that the model demands. A bias beyond these may be stored if it is zero.
+            expected: shapes of the tensors that the model demands. A bias beyond these may be stored if it is zero.
 
         Raises:
             CheckpointError: as SafetensorsWeights, and for parts that are missing, of the wrong shape, or packed in
@@ -37,6 +38,7 @@ class PackedWeights(SafetensorsWeights):
         self.packing, stored = packing, super().names()
         found = [name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")]
         self._packed = {f"{plain}.weight": plain for plain in found}
+        self._packings = {plain: self._packing(plain, expected, stored) for plain in found}
         if self._packed:
             self.stated_precision = str(packing)
         known = set(expected)
@@ -56,7 +58,7 @@ class PackedWeights(SafetensorsWeights):
         return self._shape(self._packed[name]) if name in self._packed else super().shape(name)
 
     def dtype(self, name: str) -> str:
-        return str(self.packing) if name in self._packed else super().dtype(name)
+        return str(self._packings[self._packed[name]]) if name in self._packed else super().dtype(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
         if name in self._packed:
@@ -69,14 +71,19 @@ class PackedWeights(SafetensorsWeights):
         return self.read_grid(name, start, stop).dequantize()
 
     def grid_of(self, name: str) -> tuple[int, int] | None:
-        return (self.packing.bits, self.packing.group_size) if name in self._packed else None
+        if name not in self._packed:
+            return None
+        packing = self._packings[self._packed[name]]
+        return packing.bits, packing.group_size
 
     def read_grid(self, name: str, start: int, stop: int) -> Grid:
-        plain, bits = self._packed[name], self.packing.bits
+        plain = self._packed[name]
+        packing = self._packings[plain]
+        bits = packing.bits
         require_rows(name, self._shape(plain), start, stop)
         words, packed_zeros, scales = self._words(plain)
         per = WORD // bits
-        if self.packing.method == "gptq":
+        if packing.method == "gptq":
             codes = _unpack(words[:, start:stop].T, bits)
             zeros = _unpack(packed_zeros, bits)[:, start:stop]
         else:
@@ -84,7 +91,7 @@ class PackedWeights(SafetensorsWeights):
             columns = slice(start - first * per, stop - first * per)
             codes = _unpack_awq(words[:, first:last], bits)[:, columns].T
             zeros = _unpack_awq(packed_zeros[:, first:last], bits)[:, columns]
-        shifted = zeros.T.astype(np.int64) + self.packing.zero_offset
+        shifted = zeros.T.astype(np.int64) + packing.zero_offset
         if (shifted >= 1 << bits).any():
             raise CheckpointError(
                 f"{name} has a zero point of {1 << bits}, which {bits} bits cannot hold: "
@@ -95,7 +102,7 @@ class PackedWeights(SafetensorsWeights):
             np.ascontiguousarray(scales[:, start:stop].T, np.float32),
             np.ascontiguousarray(shifted, np.uint8),
             bits,
-            self.packing.group_size,
+            packing.group_size,
         )
 
     def close(self) -> None:
@@ -105,8 +112,24 @@ class PackedWeights(SafetensorsWeights):
     def _shape(self, plain: str) -> tuple[int, int]:
         """[N, K] of a packed matrix."""
         rows, columns = self.shape(f"{plain}.qweight")
-        per = WORD // self.packing.bits
+        per = WORD // self._packings[plain].bits
         return (columns, rows * per) if self.packing.method == "gptq" else (columns * per, rows)
+
+    def _packing(
+        self, plain: str, expected: Mapping[str, tuple[int, ...]], stored: frozenset[str]
+    ) -> Packing:
+        """Return how a matrix is packed: where bits are mixed, its shapes say it."""
+        shape, scales = expected.get(f"{plain}.weight", ()), f"{plain}.scales"
+        if not self.packing.mixed or len(shape) != 2 or scales not in stored:
+            return self.packing
+        bits, groups = WORD * self.shape(f"{plain}.qweight")[0] // shape[1], self.shape(scales)[0]
+        size = shape[1] // max(groups, 1)
+        if bits not in (4, 8) or size not in GROUP_SIZES:
+            raise CheckpointError(
+                f"{plain} is packed in {bits} bits and groups of {size}, which is unsupported: use 4 or 8 bits and "
+                f"groups of {', '.join(map(str, GROUP_SIZES))}"
+            )
+        return replace(self.packing, bits=bits, group_size=size)
 
     def _check(self, plain: str, stored: frozenset[str]) -> None:
         """Raise CheckpointError unless all parts of a matrix fit together."""
@@ -116,7 +139,7 @@ class PackedWeights(SafetensorsWeights):
         if len(self.shape(f"{plain}.qweight")) != 2:
             raise CheckpointError(f"tensor {plain}.qweight must have two dimensions")
         rows, columns = self._shape(plain)
-        size, per = self.packing.group_size, WORD // self.packing.bits
+        size, per = self._packings[plain].group_size, WORD // self._packings[plain].bits
         wanted = {"qzeros": (columns // size, rows // per), "scales": (columns // size, rows)}
         for part, shape in wanted.items():
             found = self.shape(f"{plain}.{part}")

@@ -1,0 +1,79 @@
+"""`bmqwen quantize`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bmqwen.cli import options
+from bmqwen.cli.terminal import print_result, progress_bar
+
+if TYPE_CHECKING:
+    from bmqwen.quant.precision import Precision
+
+
+def quantize(
+    output: options.Output,
+    model: options.Model = None,
+    quant: Annotated[Literal["int4", "int8"], typer.Option(help="Weight format of the layers.")] = "int4",
+    group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64, 128 or 256.")] = 64,
+    lm_head: options.LmHead = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Calibration text: plain text, or JSON lines with "text" or "messages"; default: the text that '
+            "ships, in English, Chinese and code.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=512, max=1 << 20, help="Use at most N tokens of the calibration text.")
+    ] = 16384,
+    offline: options.Offline = False,
+    json: options.Json = False,
+) -> None:
+    """Quantise MODEL by what it computes on calibration text, to a GPTQ checkpoint that all commands take.
+
+    It loses less than the rounding that `chat`, `export` and `compile` do by themselves, and takes minutes to hours.
+    If interrupted, run the same command again: layers that are finished are kept.
+    """
+    from bmqwen.calibration import quantize as calibrated
+    from bmqwen.calibration import text
+    from bmqwen.quant.precision import Precision
+    from bmqwen.resolve import open_model
+
+    precision = Precision.choose(quant, group_size, lm_head)
+    # Read before anything large is downloaded.
+    documents = text.shipped_documents() if calibrate is None else text.read_documents(calibrate)
+    with progress_bar(sizes=False) as bar, open_model(model, offline=offline, progress=bar) as checkpoint:
+        calibrated.check(checkpoint, output, precision)
+        sequences = text.sequences_of(documents, *text.tokenizer_of(checkpoint), tokens)
+        for note in text.remarks(documents, sum(map(len, sequences)), checkpoint.config):
+            bar.note(note)
+        made = calibrated.quantize(
+            checkpoint,
+            output,
+            precision,
+            sequences,
+            calibration="bmqwen's own text" if calibrate is None else calibrate.name,
+            progress=bar,
+        )
+    lines = [
+        f"{output}: {precision}, {calibrated.METHOD}, {made.tokens:,} calibration tokens",
+        f"run it with `bmqwen chat {output}{_options(precision)}`; export and compile take the same options",
+    ]
+    if made.overflowing:
+        lines.append(
+            f"layers {', '.join(map(str, made.overflowing))} compute values that F16 cannot hold: compile with --bf16"
+        )
+    print_result(made.to_dict(), lines, as_json=json)
+
+
+def _options(precision: "Precision") -> str:
+    """Return the options that keep a grid as it is, where they are not the defaults."""
+    parts = [
+        f" --quant {precision.weights}" if precision.weights != "int4" else "",
+        f" --group-size {precision.group_size}" if precision.group_size != 64 else "",
+        f" --lm-head {precision.lm_head}" if precision.lm_head != precision.weights else "",
+    ]
+    return "".join(parts)
