@@ -61,6 +61,7 @@ def open_nearest(model: str | None, precision: Precision) -> Iterator[ModelPair]
             reference=reference,
             reference_name=source.name,
             tokenizer=Tokenizer.from_folder(bundles[0].folder),
+            identity=["to nearest", str(source.path)],
         )
 
 

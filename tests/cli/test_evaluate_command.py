@@ -49,7 +49,7 @@ def test_json_is_one_document_for_all_files(bmqwen: Run, tiny: Path, text: Path,
         bmqwen(
             *("evaluate", tiny, "--text", text, "--text", other, "--choices", paper, "--json"),
             *("--quant", "int4", "--group-size", "64", "--lm-head", "f16", "--threads", "1"),
-            *("--context-window", "64", "--stride", "64", "--limit", "100"),
+            *("--context-window", "64", "--stride", "64", "--limit", "100", "--recipe", "int8"),
         )
     )
     assert content["precision"] == {"weights": "int4", "group_size": 64, "lm_head": "f16"}
@@ -60,6 +60,9 @@ def test_json_is_one_document_for_all_files(bmqwen: Run, tiny: Path, text: Path,
     assert second["tokens"] < 100
     assert first["perplexity"] > 1
     assert 0 < first["mean_kl"] < first["p99_kl"]
+    (better,) = content["recipes"]
+    assert better["precision"] == {"weights": "int8", "group_size": 64, "lm_head": "int8"}
+    assert better["texts"][0]["mean_kl"] < first["mean_kl"]
     (choices,) = content["choices"]
     assert (choices["subject"], choices["questions"]) == ("law", 2)
     assert choices["accuracy"] in (0, 0.5, 1)
@@ -78,7 +81,7 @@ def test_every_mistake_is_one_line(bmqwen: Run, tiny: Path, text: Path, tmp_path
     binary.write_bytes(bytes(range(256)))
     short.write_text("a")
     table.write_text("question,answer\nwhy,A\n")
-    assert_refused(bmqwen("evaluate", tiny), "--text")
+    assert_refused(bmqwen("evaluate", tiny, "--text", short, "--recipe", "int5"), "--recipe int5 is neither")
     for path, words in (
         (tmp_path / "missing", "cannot be read"),
         (tmp_path, "cannot be read"),
@@ -92,7 +95,7 @@ def test_every_mistake_is_one_line(bmqwen: Run, tiny: Path, text: Path, tmp_path
     assert_refused(bmqwen("evaluate", tmp_path / "nowhere/x", "--text", text), "nowhere")
     done = bmqwen("evaluate", tiny, "--text", short, "--alone", "--quant", "f32", "--json")
     assert done.returncode == 2
-    assert "has 1 tokens" in done.stderr.splitlines()[-1]
+    assert "has 1 token," in done.stderr.splitlines()[-1]
     assert done.stdout == ""
 
 

@@ -13,7 +13,8 @@ from bmqwen.artifact.bundle import Bundle, write_manifest
 from bmqwen.compiler.plan import make_plan
 from bmqwen.emit.export import export_onnx
 from bmqwen.errors import DeviceError, InputError
-from bmqwen.evaluation.divergence import Divergence
+from bmqwen.evaluation.divergence import Divergence, Scores
+from bmqwen.evaluation.kept_scores import KeptScores
 from bmqwen.evaluation.model_pair import FLOAT, Arithmetic, open_pair
 from bmqwen.evaluation.text_score import PIECE, TextScore, Window, evaluate_text, read_text, windows
 from bmqwen.quant.precision import Precision
@@ -140,6 +141,52 @@ def test_the_mean_is_that_of_the_divergences(folder: Path) -> None:
     assert got.top1_agreement == (p.argmax(axis=1) == q.argmax(axis=1)).mean()
 
 
+def test_documents_do_not_see_each_other_and_are_what_intervals_resample(folder: Path) -> None:
+    documents = [TEXT[:40], TEXT[40:90], TEXT[90:]]
+    with open_pair(str(folder), INT4, threads=1) as pair:
+        together = evaluate_text(pair, documents, window=256)
+        apart = [evaluate_text(pair, document, window=256) for document in documents]
+    assert together.scored == sum(one.scored for one in apart)
+    near, parts = together.nearness, [one.nearness for one in apart]
+    assert near is not None
+    assert near.blocks == 3
+    mean = sum(part.mean_kl * one.scored for part, one in zip(parts, apart, strict=True) if part is not None)
+    assert math.isclose(near.mean_kl, mean / together.scored, rel_tol=1e-9)
+    low, high = near.mean_kl_interval
+    assert min(part.mean_kl for part in parts if part) <= low < near.mean_kl < high
+    assert near.p99_kl_interval[0] <= near.p99_kl <= near.p99_kl_interval[1]
+    assert near.top1_interval[0] <= near.top1_agreement <= near.top1_interval[1]
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
+    rng, held = np.random.default_rng(3), 0
+    for _ in range(100):
+        scores = Divergence()
+        for level in rng.gamma(2, 0.5, 40):  # documents differ, tokens of one are alike
+            scores.begin_block()
+            kl = rng.gamma(1, level, 20)
+            scores.add_scores(Scores(kl, kl, kl, (kl < 1).astype(np.float64)))
+        near = scores.nearness
+        assert near is not None
+        held += near.mean_kl_interval[0] <= 1.0 <= near.mean_kl_interval[1]
+    assert 85 <= held <= 100
+
+
+def test_what_is_scored_already_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [TEXT[:40], TEXT[40:90]]
+    with open_pair(str(folder), INT4, threads=1) as pair:
+        first = evaluate_text(pair, documents, window=256, kept=KeptScores(pair.identity))
+        [file, _] = cache_folder("scores").glob("*/*.safetensors")
+        file.write_bytes(file.read_bytes()[:50])  # damaged: computed again
+        again = evaluate_text(pair, documents, window=256, kept=KeptScores(pair.identity))
+        monkeypatch.setattr("bmqwen.evaluation.text_score._logits", None)
+        third = evaluate_text(pair, documents, window=256, kept=KeptScores(pair.identity))
+    for other in (again, third):
+        assert other.nearness is not None
+        assert first.nearness is not None
+        assert math.isclose(other.nearness.mean_kl, first.nearness.mean_kl, rel_tol=1e-6)
+
+
 @pytest.mark.reference
 def test_perplexity_equals_that_of_transformers(folder: Path) -> None:
     torch = pytest.importorskip("torch")
@@ -243,7 +290,7 @@ def test_a_bundle_is_evaluated_at_its_own_precision(folder: Path, bundle: Path) 
     with open_pair(str(bundle), FLOAT, against=str(folder), threads=1) as pair:
         assert (pair.name, pair.precision, pair.reference_name) == ("bundle", INT4, "tiny")
         got = evaluate_text(pair, TEXT, window=256)
-    assert got == score(folder, INT4, window=256)
+    assert got.to_dict() == score(folder, INT4, window=256).to_dict()
 
 
 def test_a_bundle_needs_the_checkpoint_that_it_was_made_from(bundle: Path, tmp_path: Path) -> None:
@@ -274,11 +321,11 @@ def compiled(folder: Path, target: Path, **details: str) -> Path:
 def test_a_compiled_bundle_finds_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     named = compiled(folder, tmp_path / "named")
     recorded = compiled(folder, tmp_path / "recorded", checkpoint=str(folder))
-    expected = score(folder, INT4, window=256)
+    expected = score(folder, INT4, window=256).to_dict()
     for path, against in ((named, str(folder)), (recorded, None)):
         with open_pair(str(path), FLOAT, against=against, threads=1) as pair:
             assert pair.precision == INT4
-            assert evaluate_text(pair, TEXT, window=256) == expected
+            assert evaluate_text(pair, TEXT, window=256).to_dict() == expected
     with pytest.raises(InputError, match="--against"), open_pair(str(named), FLOAT):
         pass
     # Another half type is another model.

@@ -132,8 +132,11 @@ def check(checkpoint: Checkpoint, folder: Path, precision: Precision) -> None:
         raise InputError(f"{folder} exists already: remove it or choose another name")
     if not isinstance(precision.layers, GridFormat):
         raise InputError(f"--quant {precision.weights} leaves nothing to quantise: choose int4 or int8")
-    if checkpoint.config.tie_word_embeddings is False and not isinstance(precision.head, GridFormat):
-        return
+    if "linear_attention" in checkpoint.config.layer_types:
+        raise InputError(
+            f"{checkpoint.name} has layers of linear attention, which cannot be calibrated yet: use the rounding of "
+            "export and compile"
+        )
     for name, shape in checkpoint.config.network.shapes().items():
         form = precision.of(name)
         if len(shape) == 2 and isinstance(form, GridFormat):

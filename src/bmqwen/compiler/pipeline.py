@@ -34,7 +34,7 @@ from bmqwen.compiler.tpuc import Recipe, compile_net, describe
 from bmqwen.compiler.work_folder import ADDRESSES, FinishedNet, WorkFolder, link_or_copy, open_work_folder
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CompileError, StorageError
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import Precision, rounding_of
 from bmqwen.util.float16 import Half, to_half
 from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import new_folder, require_free, storage_errors
@@ -244,6 +244,7 @@ def _write_manifest(
         "device_bytes": device_bytes,
         "checkpoint": str(checkpoint.path.absolute()),
         "checkpoint_layers": checkpoint.config.num_hidden_layers,
+        "rounding": rounding_of(checkpoint, plan.precision),
     }
     bundle = Bundle(
         part, "bmodel", checkpoint.name, plan.config, plan.precision.to_dict(), details, plan.key, __version__

@@ -11,7 +11,7 @@ from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.onnx_plain import PlainOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import Precision, rounding_of
 from bmqwen.util.storage import new_folder, require_free
 from bmqwen.version import __version__
 from bmqwen.weights.checkpoint import Checkpoint, identity
@@ -91,7 +91,10 @@ def export_onnx(
                     model=checkpoint.name,
                     config=checkpoint.config,
                     precision=precision.to_dict(),
-                    details={"dialect": "plain" if plain else "onnxruntime"},
+                    details={
+                        "dialect": "plain" if plain else "onnxruntime",
+                        "rounding": rounding_of(checkpoint, precision),
+                    },
                     source=key,
                     made_by=__version__,
                 )

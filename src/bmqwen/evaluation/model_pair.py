@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.compiler.schedule import available_memory
-from bmqwen.emit.export import estimated_bytes, export_onnx
+from bmqwen.emit.export import EMITTER, estimated_bytes, export_onnx
 from bmqwen.errors import InputError
 from bmqwen.evaluation.bundle_source import source_of
 from bmqwen.generate.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import path_lock, storage_errors, sweep
-from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, identity, open_checkpoint
 
 Arithmetic = Literal["float", "int8"]
 FLOAT = Precision.choose("f32")
@@ -41,6 +41,7 @@ class ModelPair:
         arithmetic: what the quantised products are computed in.
         model: the model at that precision.
         reference: the float model; None where it is not wanted.
+        identity: changes with what the two compute.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelPair:
     reference: Runtime | None
     reference_name: str
     tokenizer: Tokenizer
+    identity: Sequence[object]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -144,6 +146,13 @@ def open_pair(
             reference=beside,
             reference_name=reference.name,
             tokenizer=Tokenizer.from_folder(made.folder),
+            identity=[
+                identity(source.path),
+                identity(reference.path),
+                precision.to_dict(),
+                arithmetic,
+                EMITTER,
+            ],
         )
 
 

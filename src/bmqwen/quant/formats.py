@@ -88,13 +88,19 @@ class GridFormat:
     def grid(self, weights: Weights, name: str, start: int, stop: int) -> Grid:
         """Put rows [start, stop) of a matrix on a grid: the checkpoint's own, if it is such a one."""
         size = self.group(weights.shape(name)[1])
-        if isinstance(weights, GridSource) and (stored := weights.grid_of(name)):
-            bits, long = stored
-            if bits == self.bits and long % size == 0:
-                return weights.read_grid(name, start, stop).regrouped(size)
+        if isinstance(weights, GridSource) and self.keeps(weights, name):
+            return weights.read_grid(name, start, stop).regrouped(size)
         return require_scales(
             quantize(weights.read_rows(name, start, stop), self.bits, size, search=self.search), name
         )
+
+    def keeps(self, weights: Weights, name: str) -> bool:
+        """Return whether a matrix is on a grid already that this format holds as it is."""
+        stored = weights.grid_of(name) if isinstance(weights, GridSource) else None
+        if stored is None:
+            return False
+        bits, long = stored
+        return bits == self.bits and long % self.group(weights.shape(name)[1]) == 0
 
     def read(self, weights: Weights, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Read rows [start, stop) of a matrix as the values that its grid stands for."""

@@ -9,9 +9,15 @@ from bmqwen.errors import InputError
 from bmqwen.quant import Format
 from bmqwen.quant.formats import FloatFormat, GridFormat, WeightFormat, make_format
 from bmqwen.quant.rounding import check_group_size
+from bmqwen.weights.checkpoint import Checkpoint
+from bmqwen.weights.weights import GridSource, Weights
 
 _GATES = (".in_proj_a", ".in_proj_b")
-__all__ = ["Format", "Precision"]
+__all__ = ["Format", "Precision", "kept_precision", "rounding_of"]
+
+
+# A matrix of every model: what it is stored as, the others of the layers are.
+_FIRST = "model.layers.0.self_attn.q_proj.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +81,25 @@ class Precision:
         chosen = any(isinstance(f, GridFormat) and len(f.group_sizes) == 1 for f in (self.layers, self.head))
         group = f" group {self.group_size}" if chosen else ""
         return f"{self.weights}{group}, lm_head {self.lm_head}"
+
+
+def kept_precision(weights: Weights, otherwise: Precision) -> Precision:
+    """Return the precision that leaves stored grids as they are; `otherwise`, where there are none.
+
+    A head that is not on a grid becomes `f16`.
+    """
+    if not isinstance(weights, GridSource) or (stored := weights.grid_of(_FIRST)) is None:
+        return otherwise
+    names: dict[int, Format] = {4: "int4", 8: "int8"}
+    head = weights.grid_of("lm_head.weight")
+    return Precision(names[stored[0]], stored[1], "f16" if head is None else names[head[0]])
+
+
+def rounding_of(checkpoint: Checkpoint, precision: Precision) -> str:
+    """Return how the layers' weights come to their values at a precision, for people."""
+    form = precision.layers
+    if not isinstance(form, GridFormat):
+        return "none"
+    if form.keeps(checkpoint.weights, _FIRST):
+        return f"the checkpoint's own: {checkpoint.rounded_by}"
+    return "least squared error of the weights" if form.bits == 4 else "to nearest"

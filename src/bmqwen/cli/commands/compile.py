@@ -64,8 +64,9 @@ def compile_(
     }
     decode = max((s for s in details["stages"] if s["tokens"] == 1), key=lambda s: s["history"])
     several = f" for each of {details['sequences']} conversations" if details["sequences"] > 1 else ""
+    rounding = f" (rounding: {details.get('rounding', 'unknown')})" if precision.quantised else ""
     text = (
-        f"{output}: {bundle.model}, {precision}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
+        f"{output}: {bundle.model}, {precision}{rounding}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
         f"{details['context']} tokens{several}, {size_text(bundle.total_bytes)}; "
         f"on the chip {size_text(details['device_bytes'])}, "
         f"about {decode['cycles'] / 1e6:.1f} ms a token at a full history"

@@ -18,7 +18,20 @@ from bmqwen.util.text import duration_text
 def evaluate(
     model: options.Model = None,
     text: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="UTF-8 text to score; repeatable.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help='UTF-8 text to score, or JSON lines with a document\'s "text" in each; repeatable; default without '
+            "--choices: the texts that ship, in English, Chinese and code.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="Evaluate this as well and compare: FORMAT[:GROUP_SIZE[:LM_HEAD]] of MODEL, as in int4:128:int8, or "
+            "a checkpoint or bundle made from MODEL; repeatable.",
+        ),
     ] = None,
     choices: Annotated[
         list[Path] | None,
@@ -69,54 +82,64 @@ def evaluate(
     """Measure perplexity, closeness to the float model (KL, top-1 agreement) and multiple choice, on the CPU.
 
     The float32 conversion stays in the cache (2.5 GB for the demo model) until `bmqwen remove` deletes it.
+    If interrupted, run the same command again: what is scored already is kept.
     """
-    from bmqwen.errors import InputError
+    from bmqwen.evaluation.comparison import comparison_table, recipes_of
+    from bmqwen.evaluation.kept_scores import KeptScores
     from bmqwen.evaluation.model_pair import open_pair
     from bmqwen.evaluation.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of
-    from bmqwen.evaluation.text_score import check_limit, evaluate_text, read_text
+    from bmqwen.evaluation.text_score import check_limit, evaluate_text, held_out_texts, read_documents
 
-    if not text and not choices:
-        raise InputError("nothing to evaluate on: give a text with --text or questions with --choices")
     check_limit(limit)
     # Files are read before anything large is downloaded or converted.
-    texts = {path: read_text(path) for path in text or ()}
+    texts: dict[str, list[str]] = {str(path): read_documents(path) for path in text or ()}
+    if not texts and not choices:
+        texts = held_out_texts()
     papers = {
         path: (read_questions(path), read_examples(dev, path) if dev is not None else ())
         for path in choices or ()
     }
-    result: dict[str, Any] = {"texts": [], "choices": []}
-    with progress_bar() as bar:
-        opening = open_pair(
-            model,
-            precision,
-            against=against,
-            arithmetic=arithmetic,
-            alone=alone,
-            threads=threads,
-            offline=offline,
-            progress=bar,
-        )
-        with opening as pair:
-            bar.close()
-            result = pair.to_dict() | result
-            if not json:
-                typer.echo(str(pair))
-            for path, content in texts.items():
-                with _meter(path.name, "tokens, perplexity {:.3f}") as step:
-                    score = evaluate_text(pair, content, window=window, stride=stride, limit=limit, step=step)
-                result["texts"].append({"file": str(path)} | score.to_dict())
+    results: list[dict[str, Any]] = []
+    for one in recipes_of(model, precision, against, recipe or ()):
+        result: dict[str, Any] = {"texts": [], "choices": []}
+        with progress_bar() as bar:
+            opening = open_pair(
+                one.model,
+                one.precision,
+                against=one.against,
+                arithmetic=arithmetic,
+                alone=alone,
+                threads=threads,
+                offline=offline,
+                progress=bar,
+            )
+            with opening as pair:
+                bar.close()
+                result = pair.to_dict() | result
                 if not json:
-                    typer.echo(f"\n{path}: {score}")
-            for path, (questions, examples) in papers.items():
-                with _meter(path.name, "questions, {:,} right") as step:
-                    paper = evaluate_choices(
-                        pair, questions, subject=subject_of(path), examples=examples, step=step
-                    )
-                result["choices"].append({"file": str(path)} | paper.to_dict())
-                if not json:
-                    typer.echo(f"\n{path}: {paper}")
+                    typer.echo(("\n" if results else "") + str(pair))
+                kept = KeptScores(pair.identity)
+                for name, documents in texts.items():
+                    with _meter(Path(name).name, "tokens, perplexity {:.3f}") as step:
+                        score = evaluate_text(
+                            pair, documents, window=window, stride=stride, limit=limit, step=step, kept=kept
+                        )
+                    result["texts"].append({"file": name} | score.to_dict())
+                    if not json:
+                        typer.echo(f"\n{name}: {score}")
+                for path, (questions, examples) in papers.items():
+                    with _meter(path.name, "questions, {:,} right") as step:
+                        paper = evaluate_choices(
+                            pair, questions, subject=subject_of(path), examples=examples, step=step
+                        )
+                    result["choices"].append({"file": str(path)} | paper.to_dict())
+                    if not json:
+                        typer.echo(f"\n{path}: {paper}")
+        results.append(result)
     if json:
-        print_json(result)
+        print_json(results[0] | ({"recipes": results[1:]} if recipe else {}))
+    elif len(results) > 1 and texts and not alone:
+        typer.echo(f"\n{comparison_table(results)}")
 
 
 @contextmanager

@@ -35,5 +35,6 @@ def export(
         "precision": bundle.precision,
         "details": bundle.details,
     }
-    text = f"{output}: {bundle.model}, {precision}, {size_text(bundle.total_bytes)}"
+    rounding = f" (rounding: {bundle.details.get('rounding', 'unknown')})" if precision.quantised else ""
+    text = f"{output}: {bundle.model}, {precision}{rounding}, {size_text(bundle.total_bytes)}"
     print_result(facts, [text], as_json=json)

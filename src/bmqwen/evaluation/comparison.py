@@ -1,0 +1,81 @@
+"""Several recipes for one model, evaluated in one run and put side by side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from bmqwen.artifact.bundle import is_bundle
+from bmqwen.errors import InputError
+from bmqwen.hub.catalog import existing_path
+from bmqwen.quant import Format
+from bmqwen.quant.precision import Precision, kept_precision
+from bmqwen.weights.checkpoint import open_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A model at a precision, and the float model that it is compared with; None: the model itself."""
+
+    model: str | None
+    precision: Precision
+    against: str | None
+
+
+def recipes_of(
+    model: str | None, precision: Precision, against: str | None, more: Sequence[str]
+) -> Iterator[Recipe]:
+    """Yield MODEL at its precision, then each `--recipe`. Raises InputError for one that cannot be read."""
+    found = [Recipe(model, precision, against)]
+    for text in more:
+        parsed = _parse(text, precision.group_size)
+        if parsed is not None:
+            found.append(Recipe(model, parsed, against))
+        elif existing_path(text):
+            found.append(Recipe(text, _stored(Path(text), precision), against or model))
+        else:
+            raise InputError(
+                f"--recipe {text[:80]} is neither FORMAT[:GROUP_SIZE[:LM_HEAD]], as in int4:128:int8, nor a checkpoint "
+                "or bundle on this machine"
+            )
+    yield from found
+
+
+def comparison_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table: for each result of the command, mean KL with its interval and agreement, by text."""
+    names = [text["file"] for text in results[0]["texts"]]
+    lines = ["| KL to the float model (95 %); same top token | " + " | ".join(names) + " |"]
+    lines.append("|" + "---|" * (len(names) + 1))
+    for result in results:
+        cells = []
+        for text in result["texts"]:
+            low, high = text["mean_kl_interval"]
+            cells.append(f"{text['mean_kl']:.4f} ({low:.4f} to {high:.4f}); {text['top1_agreement']:.1%}")
+        lines.append(f"| {result['model']}, {Precision(**result['precision'])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _stored(path: Path, otherwise: Precision) -> Precision:
+    """The precision that keeps a checkpoint's own grids."""
+    if is_bundle(path):
+        return otherwise  # it brings its own
+    with open_checkpoint(path) as checkpoint:
+        return kept_precision(checkpoint.weights, otherwise)
+
+
+def _parse(text: str, group_size: int) -> Precision | None:
+    """A precision in its short form; None where it is none."""
+    parts = text.split(":")
+    known = get_args(Format)
+    if parts[0] not in known or len(parts) > 3:
+        return None
+    if len(parts) > 1 and not parts[1].isdigit():
+        raise InputError(f"--recipe {text[:80]}: {parts[1][:20]!r} is no group size")
+    head = parts[2] if len(parts) > 2 else parts[0]
+    if head not in known:
+        raise InputError(
+            f"--recipe {text[:80]}: {head[:20]!r} is no format, choose one of {', '.join(known)}"
+        )
+    return Precision(
+        cast(Format, parts[0]), int(parts[1]) if len(parts) > 1 else group_size, cast(Format, head)
+    )

@@ -1,0 +1,48 @@
+"""`bmqwen quantize`, as it is called, and what the other commands say of its result."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bmqwen.quant.precision import Precision, kept_precision, rounding_of
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.checkpoints import tiny_config, write_checkpoint
+from support.program import Run, assert_refused
+
+
+@pytest.fixture(scope="module", name="tiny")
+def tiny_fixture(cli_folder: Path) -> Path:
+    return write_checkpoint(cli_folder / "tiny-float", tiny_config("qwen2.5"), seed=3)
+
+
+def test_a_model_is_quantised_and_taken_as_it_is(bmqwen: Run, tiny: Path, tmp_path: Path) -> None:
+    text, folder = tmp_path / "own.txt", tmp_path / "made"
+    text.write_text("hello you and the system, 你好。 " * 90, encoding="utf-8")
+    done = bmqwen(
+        *("quantize", tiny, "-o", folder, "--group-size", "32", "--lm-head", "int8"),
+        *("--calibrate", text, "--tokens", "600"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"bmqwen chat {folder} --group-size 32 --lm-head int8" in done.stdout
+    with open_checkpoint(folder) as made, open_checkpoint(tiny) as floats:
+        kept = kept_precision(made.weights, Precision())
+        assert kept == Precision("int4", 32, "int8")
+        assert rounding_of(made, kept) == "the checkpoint's own: GPTQ with drift correction"
+        assert rounding_of(made, Precision("int8")) == "to nearest"
+        assert kept_precision(floats.weights, Precision()) == Precision()
+        assert rounding_of(floats, Precision()) == "least squared error of the weights"
+    exported = bmqwen(
+        "export", folder, "-o", tmp_path / "onnx", "--group-size", "32", "--lm-head", "int8", "--json"
+    )
+    assert "GPTQ with drift correction" in json.loads(exported.stdout)["details"]["rounding"]
+
+
+def test_mistakes_are_one_line(bmqwen: Run, tiny: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("hello")
+    made = tmp_path / "made"
+    assert_refused(
+        bmqwen("quantize", tiny, "-o", made, "--calibrate", short, "--group-size", "32"), "too few"
+    )
+    assert not made.exists()
