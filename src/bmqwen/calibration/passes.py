@@ -62,7 +62,7 @@ Round = Callable[[tuple[str, ...], Rows, Drift], Grid]
 def input_drift(inputs: Rows, wanted: Rows) -> Drift:
     """Make the drift of projections: their inputs, and the float model's, both float32 [tokens, K]."""
     x, moments, columns, held = _explaining(inputs)
-    missing = wanted - inputs
+    missing: Rows = wanted - inputs
     cross_held: Rows = missing[::HELD_OUT].T @ x[::HELD_OUT]
     cross_seen: Rows = missing.T @ x - cross_held
 
