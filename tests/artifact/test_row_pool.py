@@ -16,7 +16,7 @@ SHAPES = step_shapes(CONTEXT, SEQUENCES)
 
 
 def nets_of(context: int, sequences: int, shapes: Sequence[StepShape]) -> StepNets:
-    cycles = {s: 1_000_000 + 10_000 * s.tokens + 1000 * s.history for s in shapes}
+    cycles = {s: 1_000_000 + 10_000 * s.tokens + 1000 * s.history if s.rows else 400_000 for s in shapes}
     return StepNets(context, cycles, sequences=sequences)
 
 
@@ -30,12 +30,19 @@ class Cache:
         self.count = 0
         self.moves = 0
 
-    def move(self, rows: NDArray[np.int64]) -> None:
+    def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
         self.moves += 1
-        self.rows[: len(rows)] = self.rows[rows]
+        assert 0 < len(rows) <= shape.tokens
+        assert (rows < shape.history).all()
+        assert to + shape.tokens <= self.pool.size
+        # What is not used is copied all the same.
+        moved = np.full((shape.tokens, 2), -1)
+        moved[: len(rows)] = self.rows[rows]
+        self.rows[to : to + shape.tokens] = moved
 
     def step(self, feeds: Sequence[tuple[int, int]]) -> list[Placement]:
         """Append so many tokens to sequences; return the launches."""
+        self.pool.arrange([sequence for sequence, _ in feeds])
         parts = [Part(i, sequence, 0, count, 1) for i, (sequence, count) in enumerate(feeds)]
         done = []
         for group, _ in self.pool.launches(parts):
@@ -152,6 +159,25 @@ def test_rows_move_together_when_there_is_no_room_between_them() -> None:
     cache.step([(1, CONTEXT)])
     cache.check()
     assert cache.moves
+
+
+def test_rows_of_those_that_pause_make_room_for_those_that_go_on() -> None:
+    """One of eight goes on after the others have ended, then another one of them: each costs what it costs alone."""
+    nets = nets_of(512, 8, step_shapes(512, 8))
+    cache = Cache(nets)
+    cache.step([(s, 30) for s in range(8)])
+    for _ in range(200):
+        cache.step([(s, 1) for s in range(8)])
+    for sequence in (5, 2):
+        for _ in range(10):
+            (placement,) = cache.step([(sequence, 1)])
+        assert placement.shape.tokens == 1
+        assert placement.shape.history <= 512
+        cache.check()
+    # Together again they take the place of the whole.
+    (placement,) = cache.step([(s, 1) for s in range(8)])
+    assert placement.shape.history >= 8 * 230
+    cache.check()
 
 
 @pytest.mark.parametrize("sequences", [2, 8, 16])

@@ -15,7 +15,7 @@ if "--codegen" not in arguments:
 text = Path("step.mlir").read_text()
 tokens = re.search(r"%arg0: tensor<1x(\\d+)x", text)[1]
 rows = re.search(r"%arg3: tensor<(\\d+)x", text)[1]
-columns = re.search(r"%arg2: tensor<1x1x\\d+x(\\d+)x", text)[1]
+queries, columns = re.search(r"%arg2: tensor<1x1x(\\d+)x(\\d+)x", text).groups()
 history = int(columns) - int(tokens)
 stage = f"{tokens}-{history}"
 with open(TRACE, "a") as trace:
@@ -24,7 +24,7 @@ BEHAVIOUR
 size = Path("weights.npz").stat().st_size
 Path("step.bmodel").write_text(
     f"stage 0\\ninput: input_states, [1, {tokens}, 8], float16\\n"
-    f"input: attention_mask, [1, 1, {tokens}, {columns}], float16\\n"
+    f"input: attention_mask, [1, 1, {queries}, {columns}], float16\\n"
     f"input: last_row, [{rows}], int32\\n{size}\\n"
 )
 Path("scratch.npz").write_text("large")

@@ -1,6 +1,7 @@
 """Where the inputs and outputs of all step nets lie on the chip: one region, in which equal K/V rows are one."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,10 +56,11 @@ class AddressMap:
         for name, size in _inputs(self._config, shape).items():
             inputs.append(_entry(name, address, size))
             address += size
+        results = shape.rows * self._config.vocab_size or self._config.hidden_size
         outputs = [
-            _entry("token_id", start + self._token, 4 * shape.rows),
+            _entry("token_id", start + self._token, 4 * (shape.rows or 1)),
             # The compiler's name for logits that it converts to float for the choice of the token.
-            _entry("logitstoken_id_f32", start + self._logits, 4 * self._config.vocab_size * shape.rows),
+            _entry("logitstoken_id_f32", start + self._logits, 4 * results),
         ]
         for i, place in enumerate(self._areas):
             area = start + place
@@ -80,13 +82,9 @@ class AddressMap:
 
 def _inputs(config: ModelConfig, shape: StepShape) -> dict[str, int]:
     """Bytes of a net's small inputs, each a whole number of lines. They lie side by side: one copy brings them all."""
-    tokens = shape.tokens
-    sizes = {
-        "input_states": HALF * tokens * config.hidden_size,
-        "position_ids": 4 * tokens,
-        "attention_mask": HALF * tokens * (shape.history + tokens),
-        "last_row": 4 * shape.rows,
-    }
+    sizes = {"input_states": HALF * shape.tokens * config.hidden_size}
+    for name, dims in shape.inputs.items():
+        sizes[name] = (HALF if name == "attention_mask" else 4) * math.prod(dims)
     return {name: -(-size // LINE) * LINE for name, size in sizes.items()}
 
 

@@ -11,8 +11,13 @@ from bmqwen.artifact.steps import NEVER, StepNets, StepShape
 from bmqwen.errors import BundleError
 
 FREE = -1
+# Copies rows of the cache, by the net of that shape, side by side to a row: all the net's rows from there on change.
+Move = Callable[[StepShape, NDArray[np.int64], int], None]
 # A step that reads a piece of a prompt as well takes answers at most so many times their own time.
 MOST_SLOWER = 2
+# A sequence pauses that took no part in so many steps. What it gains the others in so many is worth moving its rows.
+PAUSE_STEPS = 8
+ARRANGED_STEPS = 64
 # Plans that are remembered.
 MOST_PLANS = 1024
 
@@ -57,16 +62,15 @@ class RowPool:
         epochs: for each sequence, how often some of its rows were taken away or moved.
     """
 
-    def __init__(self, nets: StepNets, move: Callable[[NDArray[np.int64]], None] = lambda _: None) -> None:
-        """All rows are free. The nets' costs decide which one a step gets.
-
-        `move` is told to put the rows of these numbers, in this order, to the cache's beginning.
-        """
+    def __init__(self, nets: StepNets, move: Move = lambda *_: None) -> None:
+        """All rows are free. The nets' costs decide which one a step gets; `move` copies rows on the device."""
         self._nets, self._move = nets, move
-        self._by_cost = sorted(nets.cycles, key=nets.cost)
-        self._lengths = sorted({shape.tokens for shape in nets.cycles}, reverse=True)
+        shapes = [shape for shape in nets.cycles if shape.rows]
+        self._by_cost = sorted(shapes, key=nets.cost)
+        self._mover = next((shape for shape in nets.cycles if not shape.rows), None)
+        self._lengths = sorted({shape.tokens for shape in shapes}, reverse=True)
         # Tokens of the longest step with a result for each.
-        self._widest = max(shape.tokens for shape in nets.cycles if shape.rows == shape.tokens)
+        self._widest = max(shape.tokens for shape in shapes if shape.rows == shape.tokens)
         # Behind the cache lie the rows in which the nets of the whole history leave what they compute.
         self._owners = np.full(nets.rows + max(shape.tokens for shape in nets.cycles), FREE, np.int16)
         self._numbers = np.arange(nets.rows)
@@ -75,6 +79,10 @@ class RowPool:
         # For each sequence, the row behind its highest.
         self._tops = [0] * nets.sequences
         self.epochs = [0] * nets.sequences
+        # For each sequence the step in which it last took part, and what the rows were last arranged for.
+        self._used = [0] * nets.sequences
+        self._step = 0
+        self._arranged: tuple[int, ...] = ()
         self._next = 0
         self._plans: dict[tuple[int, int], list[tuple[StepShape, int]]] = {}
 
@@ -238,16 +246,62 @@ class RowPool:
         self._tops[sequence] = int(self.rows(sequence).max(initial=-1)) + 1
         self.epochs[sequence] += 1
 
-    def _compact(self) -> None:
-        """Lay every sequence's rows side by side, from row 0 on."""
-        self._move(np.concatenate([self.rows(sequence) for sequence in range(len(self._counts))]))
-        self._owners[:] = FREE
-        self._next = 0
-        for sequence, count in enumerate(self._counts):
-            self._counts[sequence] = self._tops[sequence] = 0
-            if count:
-                self.append(self._next, [(sequence, count)])
-                self.epochs[sequence] += 1
+    def arrange(self, sequences: Sequence[int]) -> None:
+        """Before a step of some sequences: see that rows which none of late needed do not make its history longer.
+
+        Rows of sequences that pause go to the cache's end, and those of the others to its beginning, where the nets
+        that then do gain more in `ARRANGED_STEPS` steps than that costs.
+        """
+        self._step += 1
+        for sequence in sequences:
+            self._used[sequence] = self._step
+        busy = tuple(s for s, used in enumerate(self._used) if used and self._step - used < PAUSE_STEPS)
+        if self._mover is None or busy == self._arranged:
+            return
+        self._arranged = busy
+        length, used = self._mover.tokens, sum(self._counts)
+        needed = sum(self._counts[s] for s in busy)
+        block = -(-(used - needed) // length) * length
+        now = self._least(max(self._tops[s] for s in busy), len(busy))
+        then = self._least(needed, len(busy))
+        launches = -(-(2 * used) // length) + 2
+        if (
+            now - then < launches * self._nets.cost(self._mover) / ARRANGED_STEPS
+            or used + block + length > self.size
+        ):
+            return
+        if self.top + block > self.size:
+            self._compact()
+        pausing = [s for s in range(len(self._counts)) if s not in busy]
+        self._put([row for s in pausing for row in self.rows(s).tolist()], self.size - block)
+        self._compact(busy)
+
+    def _least(self, rows: int, tokens: int) -> int:
+        """Return what the cheapest step of so many tokens costs that may look at so many rows."""
+        found = (s for s in self._by_cost if s.tokens >= tokens and s.rows >= tokens and s.history >= rows)
+        return next((self._nets.cost(shape) for shape in found), NEVER)
+
+    def _compact(self, sequences: Sequence[int] | None = None) -> None:
+        """Move the rows of some or all sequences together, to the cache's beginning. Their order stays as it is."""
+        chosen = range(len(self._counts)) if sequences is None else sequences
+        self._put(sorted(row for s in chosen for row in self.rows(s).tolist()), 0)
+        self._next = sum(self._counts[s] for s in chosen)
+
+    def _put(self, rows: Sequence[int], to: int) -> None:
+        """Move rows side by side to row `to`. There, each is free or one that moves no later than what comes there."""
+        if self._mover is None or list(rows) == list(range(to, to + len(rows))):
+            return
+        length, owners = self._mover.tokens, self._owners[rows]
+        for start in range(0, len(rows), length):
+            self._move(self._mover, np.array(rows[start : start + length]), to + start)
+        self._owners[rows] = FREE
+        self._owners[to : to + len(rows)] = owners
+        places = np.zeros(self.size, np.int64)
+        places[rows] = self._numbers[to : to + len(rows)]
+        for sequence in set(owners.tolist()):
+            self.rows(sequence)[:] = places[self.rows(sequence)]
+            self._tops[sequence] = int(self.rows(sequence).max(initial=-1)) + 1
+            self.epochs[sequence] += 1
 
     def _pieces(self, part: Part) -> list[Part]:
         """Return a long part as the launches that are best for it."""

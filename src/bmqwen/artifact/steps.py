@@ -50,7 +50,7 @@ class StepShape:
     """A net's lengths: `tokens` new ones after up to `history` cached ones.
 
     `rows` of the new ones can have results: the one that is named, or of a net for several sequences or for drafts as
-    many as are named.
+    many as are named. A net of no results computes nothing: it copies so many rows of its history.
     """
 
     tokens: int
@@ -69,6 +69,16 @@ class StepShape:
         """
         return self.history if self.history or self.rows == 1 else rows
 
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of its small inputs but for the states, by name."""
+        queries = self.tokens if self.rows else 1
+        return {
+            "position_ids": (1, self.tokens),
+            "attention_mask": (1, 1, queries, self.history + self.tokens),
+            "last_row": (self.rows or 1,),
+        }
+
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> "StepShape":
         """Read it from what a manifest states. Raises KeyError, TypeError or ValueError."""
@@ -78,6 +88,11 @@ class StepShape:
 def cache_rows(context: int, sequences: int) -> int:
     """Return the rows of the K/V cache of so many sequences; several need some to spare for steps that are not full."""
     return context * sequences + (min(context, max(BESIDE)) if sequences > 1 else 0)
+
+
+def moving_shape(rows: int, context: int) -> StepShape:
+    """Return the net that copies rows from anywhere in a cache of so many."""
+    return StepShape(min(context, max(BESIDE)), rows, 0)
 
 
 def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tuple[StepShape, ...]:
@@ -114,6 +129,7 @@ def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tup
         }
         # A conversation begins while others go on.
         shapes |= {StepShape(tokens, 0, min(tokens, decoding)) for tokens in BESIDE if tokens <= context}
+        shapes.add(moving_shape(rows, context))
     return tuple(sorted(shapes, reverse=True))
 
 
@@ -232,11 +248,13 @@ class StepNets:
     def _tables(self) -> dict[int, "_Table"]:
         """What each length of step takes at each place, the longest first."""
         tables = {}
-        for tokens in sorted({s.tokens for s in self.cycles if s.tokens <= self.rows}, reverse=True):
+        for tokens in sorted(
+            {s.tokens for s in self.cycles if s.tokens <= self.rows and s.rows}, reverse=True
+        ):
             chosen, costs = np.full(self.rows, None), np.full(self.rows, NEVER)
             room = max(0, self.rows - tokens + 1)
             # The shorter history comes later and takes the place of the longer one.
-            for shape in sorted((s for s in self.cycles if s.tokens == tokens), reverse=True):
+            for shape in sorted((s for s in self.cycles if s.tokens == tokens and s.rows), reverse=True):
                 history = shape.history
                 if shape.landing(self.rows) != history:
                     continue

@@ -195,11 +195,13 @@ def _device_bytes(said: str, plan: Plan) -> int:
 
     Raises CompileError unless model_tool names one net with just the planned stages, in their order.
     """
-    lengths = re.findall(r"attention_mask, \[1, 1, (\d+), (\d+)\]", said)
+    tokens = re.findall(r"input_states, \[1, (\d+), ", said)
+    masks = re.findall(r"attention_mask, \[1, 1, (\d+), (\d+)\]", said)
     results = re.findall(r"last_row, \[(\d+)\]", said)
+    # A net that copies rows has a mask of one.
     found = [
-        StepShape(int(tokens), int(columns) - int(tokens), int(rows))
-        for (tokens, columns), rows in zip(lengths, results, strict=True)
+        StepShape(int(count), int(columns) - int(count), int(rows) if queries == count else 0)
+        for count, (queries, columns), rows in zip(tokens, masks, results, strict=True)
     ]
     if tuple(found) != plan.shapes or "\nnet 1:" in said:
         raise CompileError(

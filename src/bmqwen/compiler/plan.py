@@ -127,7 +127,10 @@ class Plan:
     def _emit(self, shape: StepShape, weights: WeightFile | None, blocks: WeightBlocks | None) -> str:
         file = MlirFile(NET)
         ops = MlirOps(file, self.config, shape, self.context, self.precision, weights, blocks, self.chip)
-        self.config.network.emit(ops)
+        if shape.rows:
+            self.config.network.emit(ops)
+        else:
+            ops.move()
         return file.text(WEIGHTS)
 
 

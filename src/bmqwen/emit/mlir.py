@@ -28,10 +28,10 @@ class MlirOps:
 
     Inputs: `input_states` [1, C, hidden] half, embedded by the host; `position_ids` int32 [1, C];
     `attention_mask` half [1, 1, C, history + C]: 0 where a row may look, -10000 where not, the history's columns first;
-    `last_row` int32 [1], the row whose logits are wanted; `history_k.N` and `history_v.N` half
+    `last_row` int32 [results], the rows whose logits are wanted; `history_k.N` and `history_v.N` half
     [1, history, kv_heads, head_dim], keys after rotation. A step without history has one row there, the one before
     the cache's first, and does not look at it: stages of one net have equally many inputs.
-    Outputs: `token_id` int32 [1, 1], `logits` float32 [1, vocab], then `k_cache.N` and `v_cache.N` half
+    Outputs: `token_id` int32 [results, 1], `logits` float32 [results, vocab], then `k_cache.N` and `v_cache.N` half
     [1, C, kv_heads, head_dim]. Inputs and outputs are the same at every length: stages of one net.
 
     With `weights` and `blocks` None only the text is made: the weights are in an npz already.
@@ -58,9 +58,10 @@ class MlirOps:
         """Declare the inputs; the host looks the rows up."""
         f, c, tokens = self.file, self.config, self.shape.tokens
         states = f.input("input_states", [1, tokens, c.hidden_size])
-        positions = f.input("position_ids", [1, tokens], np.int32)
-        self._mask = f.input("attention_mask", [1, 1, tokens, self.shape.history + tokens])
-        self._last_row = f.input("last_row", [self.shape.rows], np.int32)
+        small = self.shape.inputs
+        positions = self._positions = f.input("position_ids", small["position_ids"], np.int32)
+        self._mask = f.input("attention_mask", small["attention_mask"])
+        self._last_row = f.input("last_row", small["last_row"], np.int32)
         self._masks: dict[int, Value] = {}
         history = [1, self.shape.history or 1, c.num_key_value_heads, c.head_dim]
         self._history = [
@@ -73,6 +74,24 @@ class MlirOps:
             for name, table in tables.items()
         )
         return (states,)
+
+    def move(self) -> None:
+        """Emit, in place of a network, the net that copies rows of the cache: `position_ids` names them.
+
+        Its inputs and outputs are those of every net; token and logits are of no use.
+        """
+        f, c, tokens, (states,) = self.file, self.config, self.shape.tokens, self.embed("")
+        for i, pair in enumerate(self._history):
+            for old, name in zip(pair, ("k_cache", "v_cache"), strict=True):
+                rows = f.op("Reshape", [old], old.shape[1:], f"{name}.{i}.rows")
+                shape = [1, tokens, c.num_key_value_heads, c.head_dim]
+                self._caches.append(
+                    f.op("Gather", [rows, self._positions], shape, f"{name}.{i}", axis="0 : si32")
+                )
+        row = f.op("Gather", [states, self._last_row], [1, 1, c.hidden_size], "last_hidden", axis="1 : si32")
+        logits = f.op("Reshape", [row], [1, c.hidden_size], "logits")
+        for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
+            f.output(value)
 
     def rms_norm(self, x: Rows, weight: str) -> Rows:
         """Emit one operation."""

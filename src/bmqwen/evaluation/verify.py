@@ -167,7 +167,9 @@ def choose_nets(bundle: Bundle, wanted: str | None) -> list[StepShape]:
 
     Raises InputError: no such net.
     """
-    shapes = sorted(StepNets.from_dict(bundle.details, str(bundle.folder)).cycles)
+    nets = StepNets.from_dict(bundle.details, str(bundle.folder))
+    # One that copies rows computes nothing that could be compared.
+    shapes = sorted(shape for shape in nets.cycles if shape.rows)
     if wanted is None:
         return shapes
     chosen: list[StepShape] = []

@@ -133,6 +133,7 @@ class StepRuntime(LoadedBmodel[StepStages]):
         """Append tokens: in one launch, or in as few as pay."""
         check_step(self, feeds)
         self._begin_step()
+        self._pool.arrange([feed.sequence for feed in feeds])
         before = [self._pool.position(feed.sequence) for feed in feeds]
         try:
             outputs = self._run(feeds)
@@ -238,11 +239,8 @@ class StepRuntime(LoadedBmodel[StepStages]):
         )
         pool.append(placement.row, [(part.sequence, part.tokens) for part in parts])
 
-    def _move_rows(self, rows: NDArray[np.int64]) -> None:
-        """Put rows of the cache to its beginning, by way of the host."""
-        if rows.size:
-            found = self._device_nets.read_rows(0, int(rows.max()) + 1)
-            self._device_nets.write_rows(0, found[:, rows])
+    def _move_rows(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
+        self._device_nets.move(shape, rows, to)
 
 
 def map_embedding(path: Path, vocab_size: int, hidden_size: int) -> NDArray[np.uint16]:

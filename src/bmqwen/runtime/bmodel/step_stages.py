@@ -101,6 +101,20 @@ class StepStages(DeviceNets):
             self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
         self._start(launch.prepared, row * self.row_bytes)
 
+    def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
+        """Copy rows of the cache, at most shape.tokens, side by side to row `to`, by the net that does that.
+
+        All shape.tokens rows from there on change.
+        """
+        self._settle()
+        launch = self._launches[shape]
+        numbers = launch.block.arrays["position_ids"][0]
+        numbers[: len(rows)], numbers[len(rows) :] = rows, rows[-1]
+        self._write(launch.block)
+        self.counters.row_copies += len(self._cache)
+        self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
+        self._start(launch.prepared, to * self.row_bytes)
+
     def token_ids(self, shape: StepShape, count: int) -> list[int]:
         """The most likely tokens by the first `count` results of the last launch, which was of that shape."""
         ids = np.empty(count, np.int32)
@@ -122,9 +136,7 @@ class StepStages(DeviceNets):
         tokens, history, config = shape.tokens, shape.history, self._config
         wanted: dict[str, tuple[int, ...]] = {
             "input_states": (1, tokens, config.hidden_size),
-            "position_ids": (1, tokens),
-            "attention_mask": (1, 1, tokens, history + tokens),
-            "last_row": (shape.rows,),
+            **shape.inputs,
         }
         wanted |= dict.fromkeys(self._histories(), (1, history or 1, *self._row))
         for stage in stages:
