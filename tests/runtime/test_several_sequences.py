@@ -151,6 +151,31 @@ def test_every_row_of_a_step_is_that_of_a_step_of_its_own(
         assert single.greedy() == [int(row.argmax())]
 
 
+def test_rows_that_the_chip_moves_are_the_same_there(runtime: SimulatedRuntime) -> None:
+    """Two of three that fill the cache side by side are forgotten: their new prompts have room after a move only."""
+    empty(runtime)
+    text = np.random.default_rng(9).integers(0, 300, CONTEXT).tolist()
+    for start in range(0, CONTEXT - 1, 4):
+        piece = text[start : min(start + 4, CONTEXT - 1)]
+        runtime.step([Feed(sequence, piece) for sequence in range(SEQUENCES)])
+    (before,) = runtime.step([Feed(2, text[-1:])])
+    row, likeliest = before.logits()[0], before.greedy()
+    runtime.truncate(2, CONTEXT - 1)
+    for sequence in (0, 1):
+        runtime.truncate(sequence, 0)
+    launches = []
+    for sequence in (0, 1):
+        counters = runtime.counters
+        say(runtime, sequence, PROMPTS[2])
+        launches.append((runtime.counters - counters).launches)
+    # Some rows take several launches of the net that moves them.
+    assert max(launches) > 2
+    (after,) = runtime.step([Feed(2, text[-1:])])
+    moved = after.logits()[0]
+    assert np.dot(row, moved) / np.linalg.norm(row) / np.linalg.norm(moved) >= 0.9999
+    assert after.greedy() == likeliest
+
+
 def test_nets_for_several_pass_verify(runtime: SimulatedRuntime, model: CompiledModel) -> None:
     shapes = [s for s in choose_nets(model.bundle, None) if s.rows > 1]
     assert {s.tokens for s in shapes} == {8, 16, 32}

@@ -92,7 +92,7 @@ def cache_rows(context: int, sequences: int) -> int:
 
 def moving_shape(rows: int, context: int) -> StepShape:
     """Return the net that copies rows from anywhere in a cache of so many."""
-    return StepShape(min(context, max(BESIDE)), rows, 0)
+    return StepShape(max(tokens for tokens in BESIDE if tokens <= context), rows, 0)
 
 
 def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tuple[StepShape, ...]:

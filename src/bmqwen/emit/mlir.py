@@ -88,8 +88,11 @@ class MlirOps:
                 self._caches.append(
                     f.op("Gather", [rows, self._positions], shape, f"{name}.{i}", axis="0 : si32")
                 )
+        # The compiler drops an input that nothing uses.
         row = f.op("Gather", [states, self._last_row], [1, 1, c.hidden_size], "last_hidden", axis="1 : si32")
-        logits = f.op("Reshape", [row], [1, c.hidden_size], "logits")
+        seen = f.op("Reshape", [f.slice(self._mask, 3, 0, 1, "mask.first")], [1, 1, 1], "mask.row")
+        used = f.op("Add", [row, seen], [1, 1, c.hidden_size], "last_hidden.used")
+        logits = f.op("Reshape", [used], [1, c.hidden_size], "logits")
         for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
             f.output(value)
 
