@@ -128,6 +128,15 @@ def test_a_prompt_is_read_in_the_step_of_the_others() -> None:
     assert placement.shape == StepShape(64, 2048, 8)
 
 
+def test_a_conversation_begins_beside_others_without_a_look_at_their_rows() -> None:
+    cache = Cache(nets_of(512, 8, step_shapes(512, 8)))
+    cache.step([(s, 200) for s in range(7)])
+    assert cache.pool.piece(7, 100) == 100
+    (placement,) = cache.step([(7, 100)])
+    assert placement == (StepShape(128, 0, 8), 1400)
+    cache.check()
+
+
 def test_a_piece_of_a_prompt_takes_the_others_no_longer_than_twice_their_time() -> None:
     nets = nets_of(512, 8, step_shapes(512, 8))
     cache = Cache(nets)

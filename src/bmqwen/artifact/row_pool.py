@@ -318,9 +318,18 @@ class RowPool:
 
     def _piece(self, sequence: int, place: int, count: int) -> tuple[StepShape, int]:
         """As `piece`, with all rows before `place` in use."""
+        # A sequence that begins while others are there has nets of its own.
+        begins = place == self.top > self._counts[sequence] == 0
+        whole = self.choose([sequence], count, 1) if begins else None
         if place + count <= self._nets.rows:
             with suppress(BundleError):
-                return self._plan(place, count)[0]
+                plan = self._plan(place, count)
+                if whole is None or self._nets.cost(whole.shape) > sum(
+                    self._nets.cost(shape) for shape, _ in plan
+                ):
+                    return plan[0]
+        if whole is not None:
+            return whole.shape, count
         # The last rows are too few for the nets there: between others there may be room.
         for tokens in (min(count, length) for length in self._lengths):
             if (placement := self.choose([sequence], tokens, 1)) is not None:
