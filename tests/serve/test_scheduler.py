@@ -21,15 +21,22 @@ STATE = EngineState(conversations=9)
 class PlayedReplica(Replica):
     """Ready as soon as it is opened; a test says what it answers."""
 
+    most = 1
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.cancelled: list[Job] = []
 
     def open(self) -> None:
-        self.receive({"op": "ready", "facts": EngineFacts("played", 100, 300), "state": STATE})
+        self.receive({"op": "ready", "facts": EngineFacts("played", 100, 300, self.most), "state": STATE})
+
+    @property
+    def current(self) -> Job | None:
+        """The job that it has had longest."""
+        return next(iter(self.jobs.values()), None)
 
     def cancel(self, job: Job) -> None:
-        if self.current is job:
+        if job.number in self.jobs:
             self.cancelled.append(job)
 
     async def close(self) -> None:
@@ -55,12 +62,13 @@ def run(
     engines: int = 1,
     queue_limit: int = 10,
     seconds: float = 60,
+    make: type[PlayedReplica] = PlayedReplica,
 ) -> None:
     """Run a test's body with an open scheduler."""
 
     async def body() -> None:
         scheduler = Scheduler(
-            [EngineConfig("x")] * engines, queue_limit=queue_limit, seconds=seconds, make=PlayedReplica
+            [EngineConfig("x")] * engines, queue_limit=queue_limit, seconds=seconds, make=make
         )
         scheduler.open()
         replicas = [replica for replica in scheduler.replicas if isinstance(replica, PlayedReplica)]
@@ -308,3 +316,38 @@ def test_an_engine_that_cannot_be_loaded_is_told() -> None:
         assert str(scheduler.failure.result()) == "no"
 
     run(test, engines=2)
+
+
+class RoomyReplica(PlayedReplica):
+    """Answers three at once."""
+
+    most = 3
+
+
+def test_an_engine_of_several_sequences_gets_several_jobs() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        jobs = [job() for _ in range(5)]
+        for each in jobs:
+            scheduler.submit(each)
+        assert (scheduler.running, scheduler.waiting) == (3, 2)
+        scheduler.cancel(jobs[1])
+        assert replicas[0].cancelled == [jobs[1]]
+        replicas[0].finish()
+        assert list(replicas[0].jobs.values()) == [jobs[1], jobs[2], jobs[3]]
+        # Its process ends: who was being answered is told, who was not begun is served by the next one.
+        jobs[2].publish(Started())
+        replicas[0]._lose(EngineLostError("killed"))
+        assert isinstance(await error_of(jobs[2]), EngineLostError)
+        replicas[0].open()
+        assert list(replicas[0].jobs.values()) == [jobs[3], jobs[4]]
+
+    run(test, make=RoomyReplica)
+
+
+def test_jobs_are_spread_over_engines() -> None:
+    async def test(scheduler: Scheduler, replicas: list[PlayedReplica]) -> None:
+        for number in range(4):
+            scheduler.submit(job(number))
+        assert [len(replica.jobs) for replica in replicas] == [2, 2]
+
+    run(test, engines=2, make=RoomyReplica)

@@ -16,6 +16,11 @@ RELEASE = 512
 _FLAGS = {} if sys.platform == "win32" else {"flags": mmap.MAP_SHARED | 0x4000}  # MAP_NORESERVE of Linux
 
 
+def sequence_bytes(config: ModelConfig, rows: int) -> int:
+    """Bytes of the keys and values of one sequence of so many tokens, float32."""
+    return 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * rows
+
+
 class KvMemory:
     """Rows of keys and values in places, each with room for one sequence of any length up to `rows`.
 

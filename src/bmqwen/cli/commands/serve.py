@@ -6,17 +6,23 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.options import device_ids
-from bmqwen.cli.terminal import note, progress_bar
+from bmqwen.cli.terminal import note, progress_bar, size_text
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.util.installation import install_command
+from bmqwen.util.text import counted
+
+if TYPE_CHECKING:
+    from bmqwen.artifact.bundle import Bundle
 
 KEY_VARIABLE = "BMQWEN_API_KEY"
+# Rows that a processor computes in one step almost as fast as more, each.
+DEFAULT_SEQUENCES = 8
 
 
 @options.grouped(sampling=options.sampling_options(server=True), precision=options.precision)
@@ -59,6 +65,23 @@ def serve(
     replicas: Annotated[
         int, typer.Option(min=1, max=64, help="Engines to run side by side, on the CPU or the simulator.")
     ] = 1,
+    sequences: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Requests that an engine answers at once, on the CPU; default: as many as half of the free memory "
+            "holds, 8 at most. A bundle for a chip has its own number.",
+        ),
+    ] = None,
+    reproducible: Annotated[
+        bool,
+        typer.Option(
+            "--reproducible",
+            help="Compute on the CPU so that no answer depends on which others are computed at the same time; one "
+            "request alone takes a fifth longer, or more.",
+        ),
+    ] = False,
     cache_mb: Annotated[
         int,
         typer.Option(min=0, help="Host memory per engine for the KV caches of waiting conversations, in MB."),
@@ -147,6 +170,8 @@ def serve(
             context,
             saved_bytes=cache_mb << 20,
             draft=draft,
+            sequences=_sequences(bundle, sequences, context, replicas),
+            reproducible=reproducible,
             hang_seconds=hang_seconds,
             load_seconds=load_seconds,
         )
@@ -160,8 +185,9 @@ def serve(
         address = server.url(listener)
         note(f"{served.name} \u00b7 {served.precision} \u00b7 loading ...")
 
-        def ready(engine_name: str) -> None:
-            note(f"{engine_name} \u00b7 page {address} \u00b7 API {address}/v1 \u00b7 Ctrl-C stops")
+        def ready(engine_name: str, at_once: int) -> None:
+            together = f" \u00b7 {at_once} answers at once" if at_once > 1 else ""
+            note(f"{engine_name}{together} \u00b7 page {address} \u00b7 API {address}/v1 \u00b7 Ctrl-C stops")
 
         asyncio.run(
             server.serve(
@@ -175,6 +201,23 @@ def serve(
             )
         )
     note("stopped")
+
+
+def _sequences(bundle: "Bundle", wanted: int | None, context: int | None, engines: int) -> int:
+    """Return how many requests an engine answers at once. Raises InputError for more than there is memory for."""
+    from bmqwen.compiler.schedule import available_memory
+    from bmqwen.runtime.kv_memory import sequence_bytes
+
+    if bundle.kind != "onnx":
+        return 1
+    each = sequence_bytes(bundle.config, context or bundle.config.max_position_embeddings)
+    free = max(0, available_memory() // engines - bundle.total_bytes)
+    if wanted is not None and wanted > max(1, free // each):
+        raise InputError(
+            f"{counted(wanted, 'sequence')} can take {size_text(wanted * each)} of memory for K/V, and "
+            f"{size_text(free)} are free: choose fewer --sequences or a shorter --context"
+        )
+    return wanted or min(DEFAULT_SEQUENCES, max(1, free // 2 // each))
 
 
 def _server() -> ModuleType:

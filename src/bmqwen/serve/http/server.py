@@ -77,9 +77,11 @@ async def serve(
     *,
     stop_seconds: float,
     strict_fields: bool,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[str, int], None],
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; `on_ready` gets the engine's name once it is loaded.
+    """Serve until SIGTERM or Ctrl-C.
+
+    `on_ready` gets the engine's name, and how many requests all engines answer at once, when one is loaded.
 
     When told to stop, running answers may go on for `stop_seconds`. With `strict_fields`, fields without effect are
     refused.
@@ -131,10 +133,10 @@ async def serve(
         raise scheduler.failure.result()
 
 
-async def _report(scheduler: Scheduler, on_ready: Callable[[str], None]) -> None:
+async def _report(scheduler: Scheduler, on_ready: Callable[[str, int], None]) -> None:
     while (facts := scheduler.facts) is None or not scheduler.ready:
         await asyncio.sleep(0.05)
-    on_ready(facts.name)
+    on_ready(facts.name, facts.sequences * len(scheduler.replicas))
 
 
 def _note_signal(signals: list[asyncio.Future[None]]) -> None:

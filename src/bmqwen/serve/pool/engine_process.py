@@ -1,6 +1,7 @@
 """An engine in a process of its own: `python -m bmqwen.serve.pool.engine_process FD PARENT`.
 
-One thread computes, another hears what the server says meanwhile: cancelling must not wait for a token.
+One thread computes all answers together, another hears what the server says meanwhile: cancelling must not wait for a
+token.
 """
 
 import logging
@@ -16,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bmqwen.errors import BmqwenError, DeviceError
+from bmqwen.errors import BmqwenError, DeviceError, FeedInterruptedError
+from bmqwen.generate.generation import Generation
 from bmqwen.generate.params import Piece
 from bmqwen.runtime.base import DeviceRuntime, Runtime
 from bmqwen.runtime.child_process import watch_parent
 from bmqwen.serve.pool.wire import EngineConfig, EngineFacts, EngineState, Fault, Message, decode, encode
 
-# An interrupt that falls between two feeds is lost, so it is repeated until the generation ends.
+# An interrupt that falls between two steps is lost, so it is repeated until the generation ends.
 REPEAT_SECONDS = 0.02
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Sending costs the engine time that it computes in, on a machine with few cores 5 % of it at 100 tokens a second.
@@ -61,6 +63,28 @@ class PieceBuffer:
             self._sent = self._clock()
 
 
+class Answer:
+    """A generation, and how its text is sent."""
+
+    def __init__(self, job: int, generation: Generation, send: Callable[[Message], None]) -> None:
+        self.job, self.generation, self._send = job, generation, send
+        self._started, self._read = False, 0
+        self._buffer = PieceBuffer(lambda piece: send({"op": "piece", "id": job, "piece": piece}))
+
+    def report(self) -> None:
+        """Tell the server what came: that it has begun, how much of its prompt was read, and text."""
+        if not self._started and (self.generation.slot is not None or self.generation.over):
+            self._started = True
+            self._send({"op": "start", "id": self.job})
+        if self.generation.read > self._read:
+            self._read = self.generation.read
+            self._send({"op": "read", "id": self.job, "done": self._read})
+        while self.generation.pieces:
+            self._buffer.add(self.generation.pieces.popleft())
+        if self.generation.over:
+            self._buffer.flush()
+
+
 class EngineProcess:
     """The engine's side of a connection."""
 
@@ -68,7 +92,7 @@ class EngineProcess:
         self._connection = connection
         self._waiting: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._current: int | None = None
+        self._answers: dict[int, Answer] = {}
         self._cancelled: set[int] = set()
 
     def run(self) -> None:
@@ -84,8 +108,8 @@ class EngineProcess:
         threading.Thread(target=self._listen, args=(lines,), daemon=True).start()
         usable = True
         try:
-            while usable and (message := self._waiting.get()) is not None:
-                usable = self._generate(message)
+            while usable and self._take():
+                usable = self._step()
         finally:
             # A failed device is left to the system, which frees it when this process ends: closing it may hang.
             if usable:
@@ -102,10 +126,12 @@ class EngineProcess:
             device=config.device,
             saved_bytes=config.saved_bytes,
             draft=config.draft,
+            sequences=config.sequences,
+            reproducible=config.reproducible,
             offline=True,
         )
         runtime = self._engine.runtime
-        facts = EngineFacts(runtime.name, runtime.context_length, runtime.vocab_size)
+        facts = EngineFacts(runtime.name, runtime.context_length, runtime.vocab_size, runtime.sequences)
         self._send({"op": "ready", "facts": facts, "state": self._state()})
 
     def _listen(self, lines: Any) -> None:
@@ -120,62 +146,88 @@ class EngineProcess:
         except (OSError, ValueError, KeyError, BmqwenError):
             traceback.print_exc()
         finally:
-            with self._lock:
-                current = self._current
             self._waiting.put(None)
-            if current is not None:
-                self._cancel(current)
+            with self._lock:
+                running = list(self._answers)
+            for job in running:
+                self._cancel(job)
 
     def _cancel(self, job: int) -> None:
-        self._cancelled.add(job)
+        with self._lock:
+            self._cancelled.add(job)
+            if job in self._answers:
+                self._answers[job].generation.cancelled = True
         self._interrupt(job)
 
     def _interrupt(self, job: int) -> None:
+        """End the step under way, unless others are computed in it: theirs ends soon by itself."""
         with self._lock:
-            if self._current != job:
+            if job not in self._answers:
                 return
-            self._engine.runtime.interrupt()
+            if all(answer.generation.cancelled for answer in self._answers.values()):
+                self._engine.runtime.interrupt()
         again = threading.Timer(REPEAT_SECONDS, self._interrupt, (job,))
         again.daemon = True
         again.start()
 
-    def _generate(self, message: Message) -> bool:
-        """Answer one request; False if the engine can no longer be used."""
+    def _take(self) -> bool:
+        """Begin all answers that are asked for, waiting for one if none is under way; False if there is no server."""
+        while not self._answers or not self._waiting.empty():
+            message = self._waiting.get()
+            if message is None:
+                return False
+            if not self._begin(message):
+                return False
+        return True
+
+    def _begin(self, message: Message) -> bool:
+        """Begin an answer; False if the engine can no longer be used."""
         job = message["id"]
-        with self._lock:
-            self._current = job
-        usable = True
-        buffer = PieceBuffer(lambda piece: self._send({"op": "piece", "id": job, "piece": piece}))
         try:
-            pieces = self._engine.session.generate(
-                message["prompt"],
-                message["params"],
-                cancelled=lambda: job in self._cancelled,
-                on_prefill=lambda done, _: self._send(
-                    {"op": "read", "id": job, "done": done} if done else {"op": "start", "id": job}
-                ),
-                owner=message["owner"],
+            generation = self._engine.session.batcher.add(
+                message["prompt"], message["params"], message["owner"]
             )
-            while True:
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    last: Message = {
-                        "op": "done",
-                        "completion": replace(end.value, text="", thoughts="", logprobs=()),
-                    }
-                    break
-                buffer.add(piece)
         except Exception as error:
-            usable = isinstance(error, BmqwenError) and not isinstance(error, DeviceError)
-            last = {"op": "error", "fault": _reported(error, "answering")}
+            return self._end(job, error)
+        answer = Answer(job, generation, self._send)
         with self._lock:
-            self._current = None
+            self._answers[job] = answer
+            generation.cancelled = job in self._cancelled
+        answer.report()
+        return True
+
+    def _step(self) -> bool:
+        """Compute a step and tell what came of it; False if the engine can no longer be used."""
+        try:
+            self._engine.session.batcher.step()
+        except FeedInterruptedError:
+            # Who is cancelled ends before the next step.
+            return True
+        except Exception as error:
+            for job in list(self._answers):
+                self._end(job, error)
+            return False
+        usable = True
+        for job, answer in list(self._answers.items()):
+            answer.report()
+            if answer.generation.over:
+                usable &= self._end(job, answer.generation.error)
+        return usable
+
+    def _end(self, job: int, error: Exception | None) -> bool:
+        """Send the last message of an answer; False if its error leaves the engine unusable."""
+        with self._lock:
+            answer = self._answers.pop(job, None)
             self._cancelled.discard(job)
-        buffer.flush()
+        usable = error is None or (isinstance(error, BmqwenError) and not isinstance(error, DeviceError))
+        last: Message = {"op": "done", "id": job, "usable": usable}
+        if error is not None:
+            last |= {"op": "error", "fault": _reported(error, "answering")}
+        elif answer is not None and answer.generation.completion is not None:
+            last["completion"] = replace(answer.generation.completion, text="", thoughts="", logprobs=())
         if usable:
             last["state"] = self._state()
-        self._send({**last, "id": job, "usable": usable})
+        self._send(last)
         return usable
 
     def _state(self) -> EngineState:

@@ -34,10 +34,10 @@ class Replica:
         state: "ready" once loaded; "failed" while it waits to be started again.
         problem: why it ended or could not be loaded; empty once it is ready again.
         facts: of the loaded engine; they stay when it ends.
-        current: the job that it answers now.
+        jobs: those that it answers now, by their numbers.
         cached_prefixes: beginnings that it has cached, as far as can be told from here.
         read_rate: prompt tokens it reads in a second, as measured lately.
-        answer_s: seconds that it takes for a job, as measured lately.
+        answer_s: seconds that a job takes, others beside it, as measured lately.
         restarts: how often it had to be started again.
         hangs: how often of these because it hung.
     """
@@ -46,7 +46,7 @@ class Replica:
         self,
         index: int,
         config: EngineConfig,
-        on_change: Callable[[Job | None], None],
+        on_change: Callable[[list[Job]], None],
         on_failure: Callable[[BmqwenError], None],
     ) -> None:
         """Nothing runs before `open`.
@@ -54,7 +54,7 @@ class Replica:
         Args:
             index: its number.
             config: what it is to load.
-            on_change: is called when it is free, or no longer there: then with the job that it had not begun, if any.
+            on_change: is called when it is free, or no longer there: then with the jobs that it had not begun.
             on_failure: is called if it cannot be loaded at its first start.
         """
         self.index, self._config = index, config
@@ -63,7 +63,8 @@ class Replica:
         self.problem = ""
         self.facts: EngineFacts | None = None
         self.memory = EngineState()
-        self.current: Job | None = None
+        self.jobs: dict[int, Job] = {}
+        self._ended_jobs: set[int] = set()
         self.cached_prefixes: PrefixStore[None] = PrefixStore(1)
         self.read_rate, self.answer_s = 200.0, 5.0
         self.served = self.restarts = self.hangs = 0
@@ -86,17 +87,22 @@ class Replica:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def idle(self) -> bool:
-        """Whether it can take a job."""
-        return self.state == "ready" and self.current is None
+    def sequences(self) -> int:
+        """Most jobs that it answers at once."""
+        return 1 if self.facts is None else self.facts.sequences
+
+    @property
+    def free(self) -> int:
+        """How many jobs it can take now."""
+        return self.sequences - len(self.jobs) if self.state == "ready" else 0
 
     def open(self) -> None:
         """Begin to load."""
         self._task = asyncio.create_task(self._keep_running())
 
     def start(self, job: Job) -> None:
-        """Answer a job; the replica must be idle."""
-        self.current = job
+        """Answer a job; the replica must be free."""
+        self.jobs[job.number] = job
         job.state, job.started = "running", job.clock()
         self.served += 1
         self._send(
@@ -110,8 +116,9 @@ class Replica:
         )
 
     def cancel(self, job: Job) -> None:
-        """End a job soon; it is free for others once the engine says so, or was killed because it does not."""
-        if self.current is job:
+        """End a job soon; its place is free once the engine says so, or was killed because it does not."""
+        if job.number in self.jobs:
+            self._ended_jobs.add(job.number)
             self._send({"op": "cancel", "id": job.number})
             self._ending.start()
 
@@ -126,14 +133,14 @@ class Replica:
 
     def receive(self, message: Message) -> BmqwenError | None:
         """Act on a message of the engine; returns the error of an engine that cannot go on."""
-        kind, job = message["op"], self.current
+        kind, job = message["op"], self.jobs.get(message.get("id", 0))
         self._ending.heard()
         if kind == "ready":
             self._get_ready(message)
         elif "id" not in message:
             self._refused = True
             return message["fault"].error()
-        elif job is None or job.number != message["id"]:
+        elif job is None:
             pass
         elif kind == "start":
             job.publish(Started())
@@ -213,12 +220,14 @@ class Replica:
         self.state, self.problem = "ready", ""
         if self.restarts:
             LOG.warning("engine %d is ready again", self.index)
-        self._on_change(None)
+        self._on_change([])
 
     def _finish(self, job: Job, message: Message) -> None:
         self.memory = message["state"]
-        self.current = None
-        self._ending.stop()
+        del self.jobs[job.number]
+        self._ended_jobs.discard(job.number)
+        if not self._ended_jobs:
+            self._ending.stop()
         self._failures = 0
         self.answer_s += NEWEST * (job.running_s - self.answer_s)
         if message["op"] == "done":
@@ -227,13 +236,13 @@ class Replica:
             read = usage.prompt_tokens - usage.cached_tokens
             if completion.finish_reason != "cancelled" and read > 50 and usage.completion_tokens:
                 self.read_rate += NEWEST * (read / max(usage.first_token_s, 1e-6) - self.read_rate)
-            # One conversation is in the engine's own cache.
-            self.cached_prefixes.budget = self.memory.conversations + 1
+            # So many conversations are in the engine's own cache.
+            self.cached_prefixes.budget = self.memory.conversations + self.sequences
             self.cached_prefixes.put(job.owner, [*job.prompt, *completion.token_ids], None, 1)
             job.publish(completion)
         else:
             job.publish(message["fault"].error())
-        self._on_change(None)
+        self._on_change([])
 
     def _end_hung(self, reason: str) -> None:
         """It did not come back: it is killed, and then handled like one that ended by itself."""
@@ -246,15 +255,15 @@ class Replica:
             self._writer.transport.abort()
 
     def _lose(self, error: BmqwenError) -> None:
-        """Act on the end of the process: its job is told, or goes back to the queue if it had not been begun."""
+        """Act on the end of the process: its jobs are told, or go back to the queue if they had not been begun."""
         self.state, self.problem = "failed", str(error)
-        job, self.current = self.current, None
+        jobs, self.jobs = list(self.jobs.values()), {}
+        self._ended_jobs.clear()
         self.cached_prefixes.clear()
-        if job is not None and not job.begun and not job.returned and job.expired is None:
-            self._on_change(job)
-            return
-        if job is not None:
-            kind = EngineHungError if isinstance(error, EngineHungError) else EngineLostError
-            reason = "the engine stopped while it was answering and is being started again; try again"
-            job.publish(kind(f"{reason} ({error})"))
-        self._on_change(None)
+        returned = [job for job in jobs if not job.begun and not job.returned and job.expired is None]
+        kind = EngineHungError if isinstance(error, EngineHungError) else EngineLostError
+        reason = "the engine stopped while it was answering and is being started again; try again"
+        for job in jobs:
+            if job not in returned:
+                job.publish(kind(f"{reason} ({error})"))
+        self._on_change(returned)

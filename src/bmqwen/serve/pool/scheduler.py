@@ -106,7 +106,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Jobs that are being answered."""
-        return sum(replica.current is not None for replica in self.replicas)
+        return sum(len(replica.jobs) for replica in self.replicas)
 
     def open(self) -> None:
         """Load the engines."""
@@ -130,7 +130,7 @@ class Scheduler:
             BusyError: the queue is full.
         """
         self.check()
-        if len(self._queue) >= self.queue_limit and not any(replica.idle for replica in self.replicas):
+        if len(self._queue) >= self.queue_limit and not any(replica.free for replica in self.replicas):
             raise self._busy(f"{len(self._queue)} requests are waiting already")
         job.state = "queued"
         self._queue.put(job)
@@ -149,7 +149,7 @@ class Scheduler:
         if self._queue.remove(job):
             job.state = "over"
         for replica in self.replicas:
-            if replica.current is job:
+            if job.number in replica.jobs:
                 job.state = "over"
                 replica.cancel(job)
 
@@ -167,9 +167,9 @@ class Scheduler:
         while self._awaited() and loop.time() < end:
             await asyncio.sleep(0.05)
         for replica in self.replicas:
-            if replica.current is not None:
-                replica.current.publish(NotReadyError("the server is shutting down; this answer was cut"))
-                replica.cancel(replica.current)
+            for job in list(replica.jobs.values()):
+                job.publish(NotReadyError("the server is shutting down; this answer was cut"))
+                replica.cancel(job)
 
     async def close(self) -> None:
         """End the engines."""
@@ -178,11 +178,12 @@ class Scheduler:
             timer.cancel()
         await asyncio.gather(*(replica.close() for replica in self.replicas))
 
-    def _changed(self, returned: Job | None) -> None:
-        """Act on a replica that is free, or gone and has not begun its job."""
-        if returned is not None and returned.state != "over":
-            returned.state, returned.started, returned.returned = "queued", None, True
-            self._queue.put_first(returned)
+    def _changed(self, returned: Sequence[Job]) -> None:
+        """Act on a replica that is free, or gone and has not begun some of its jobs."""
+        for job in reversed(returned):
+            if job.state != "over":
+                job.state, job.started, job.returned = "queued", None, True
+                self._queue.put_first(job)
         self._dispatch()
 
     def _fail(self, error: BmqwenError) -> None:
@@ -192,13 +193,13 @@ class Scheduler:
 
     def _busy(self, why: str) -> BusyError:
         """Whoever gets it comes back when the engines, as fast as they were lately, have answered those that wait."""
-        rate = sum(1 / max(replica.answer_s, 1e-3) for replica in self.replicas)
+        rate = sum(replica.sequences / max(replica.answer_s, 1e-3) for replica in self.replicas)
         seconds = min(LONGEST_RETRY, max(1, round(len(self._queue) / rate)))
         return BusyError(f"{why}; try again in {seconds} seconds", seconds)
 
     def _awaited(self) -> bool:
         """Whether somebody waits for a running answer."""
-        return any(replica.current and replica.current.state != "over" for replica in self.replicas)
+        return any(job.state != "over" for replica in self.replicas for job in replica.jobs.values())
 
     def _expire(self, job: Job) -> None:
         """A job's time is up: it ends as soon as its engine does so, with the text that there is."""
@@ -220,35 +221,31 @@ class Scheduler:
         )
 
     def _dispatch(self) -> None:
-        idle = [replica for replica in self.replicas if replica.idle]
-        if not idle:
-            return
         for job in list(self._queue):
-            replica = self._choose(job, idle)
-            if replica is None:
-                continue
-            self._queue.take(job)
-            replica.start(job)
-            idle.remove(replica)
-            if not idle:
+            free = [replica for replica in self.replicas if replica.free]
+            if not free:
                 return
+            replica = self._choose(job, free)
+            if replica is not None:
+                self._queue.take(job)
+                replica.start(job)
 
-    def _choose(self, job: Job, idle: Sequence[Replica]) -> Replica | None:
-        """The idle replica that has most of the prompt cached.
+    def _choose(self, job: Job, free: Sequence[Replica]) -> Replica | None:
+        """The free replica that has most of the prompt cached, and answers the fewest others.
 
         None while a busy one has so much more of it that reading it again takes longer than the job waited so far.
         """
         if len(self.replicas) == 1:
-            return idle[0]
+            return free[0]
         known = {
             replica: replica.cached_prefixes.find(job.owner, job.tokens)[1]
             for replica in self.replicas
             if replica.state == "ready"
         }
-        best = max(idle, key=lambda replica: (known[replica], -replica.served))
+        best = max(free, key=lambda replica: (known[replica], -len(replica.jobs), -replica.served))
         owner = max(known, key=lambda replica: known[replica])
         patience = (known[owner] - known[best]) / owner.read_rate - job.queue_s
-        if owner in idle or patience <= 0:
+        if owner in free or patience <= 0:
             return best
         if self._again is not None:
             self._again.cancel()

@@ -26,6 +26,8 @@ class EngineConfig:
         model: a bundle's folder, or a published bmodel.
         saved_bytes: host memory for saved conversations.
         draft: as for `bmqwen.engine.load`.
+        sequences: conversations that it answers at once, where the bundle leaves it open.
+        reproducible: no answer depends on which others are computed beside it.
         hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
             minutes on a simulator.
         load_seconds: how long loading may take.
@@ -38,6 +40,8 @@ class EngineConfig:
     device: int = 0
     saved_bytes: int = 0
     draft: str = "auto"
+    sequences: int = 1
+    reproducible: bool = False
     hang_seconds: float = 300.0
     load_seconds: float = 900.0
 
@@ -49,6 +53,7 @@ class EngineFacts:
     name: str
     context_length: int
     vocab_size: int
+    sequences: int = 1
 
 
 @dataclass(frozen=True, slots=True)
