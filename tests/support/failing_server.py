@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bmqwen.cli.app import run
 from bmqwen.serve.pool import replica
-from support.live_server import LiveServer
+from support.live_server import ONE, LiveServer
 
 ENGINE = "support.failing_engine_process"
 
@@ -21,7 +21,7 @@ class FailingServer(LiveServer):
         tests = Path(__file__).parents[1]
         super().__init__(
             model,
-            ["--threads", "1", *options],
+            [*ONE, *options],
             {
                 "BMQWEN_CACHE": str(cache),
                 "ENGINE_FAULT": str(fault),

@@ -13,6 +13,8 @@ from served_model import ServedModel
 
 Answer = dict[str, Any]
 KEY = "a-key-for-tests"
+# A later option takes the place of an earlier one.
+ONE = ("--threads", "1", "--sequences", "1")
 
 
 class LiveServer(ServedModel):
@@ -45,8 +47,8 @@ class LiveServer(ServedModel):
 
 
 def live_server(model: Path, *options: str, cache: Path) -> LiveServer:
-    """A server of one thread with a cache of its own, to be entered."""
-    return LiveServer(model, ["--threads", "1", *options], {"BMQWEN_CACHE": str(cache)})
+    """A server of one thread, one answer at a time, with a cache of its own, to be entered."""
+    return LiveServer(model, [*ONE, *options], {"BMQWEN_CACHE": str(cache)})
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
