@@ -18,7 +18,7 @@ _FLAGS = {} if sys.platform == "win32" else {"flags": mmap.MAP_SHARED | 0x4000} 
 
 def sequence_bytes(config: ModelConfig, rows: int) -> int:
     """Bytes of the keys and values of one sequence of so many tokens, float32."""
-    return 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * rows
+    return 8 * len(config.kv_layers) * config.num_key_value_heads * config.head_dim * rows
 
 
 class KvMemory:
