@@ -12,10 +12,10 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.options import device_ids
-from bmqwen.cli.terminal import note, progress_bar, size_text
+from bmqwen.cli.terminal import note, progress_bar
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.util.installation import install_command
-from bmqwen.util.text import counted
+from bmqwen.util.text import counted, size_text
 
 if TYPE_CHECKING:
     from bmqwen.artifact.bundle import Bundle
