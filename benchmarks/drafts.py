@@ -1,9 +1,10 @@
 """What drafts gain on real answers: measured on the CPU, predicted for a chip from the same answers.
 
-    python benchmarks/drafts.py --markdown table.md --json results.json
+    python benchmarks/drafts.py --times '1.8B=1:19.4,8:21.0,16:22.1' --markdown table.md --json results.json
 
 Each task is answered without drafts and with them, in turn, greedily and from an empty cache. How many tokens a chip
-would take in a step follows from the answer alone, by going through it with the costs of that chip's steps.
+would take in a step follows from the answer alone, by going through it with the times of that chip's steps, as
+`bmqwen estimate` predicts them.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from typing import Any
 from bmqwen.cli.terminal import STDERR, use_utf8
 from bmqwen.engine import Engine, load
 from bmqwen.errors import BmqwenError, InputError
-from bmqwen.generate.drafts import Drafts
+from bmqwen.generate.draft_model import DraftModel, check_pair
+from bmqwen.generate.drafts import Drafts, Guesser
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import Message
@@ -45,7 +48,7 @@ class Outcome:
         same: whether both answers are the same tokens.
         seconds, drafted_seconds: of decoding, processor time of all threads.
         drafted, accepted: tokens that were checked, and the right ones, on the CPU.
-        gains: by name of the costs, tokens a step's time gives, predicted.
+        predicted: tokens a second, by the name of the times of steps, without drafts and with them.
     """
 
     task: str
@@ -55,7 +58,7 @@ class Outcome:
     drafted_seconds: float
     drafted: int
     accepted: int
-    gains: dict[str, float]
+    predicted: dict[str, tuple[float, float]]
 
     @property
     def speedup(self) -> float:
@@ -103,23 +106,49 @@ def tasks() -> list[Task]:
     ]
 
 
-def replay(prompt: Sequence[int], answer: Sequence[int], costs: Mapping[int, float]) -> float:
-    """Return how many tokens of an answer the time of a step of one token gives, with drafts at these costs."""
-    drafts = Drafts(prompt, lambda: costs)
-    place, spent = 0, 0.0
-    while place < len(answer):
-        draft = drafts.propose(len(answer) - place - 1)
-        right = next(
-            (i for i, token in enumerate(draft) if token != answer[place + i]), len(draft)
-        )  # the token after them is the model's own
-        spent += next(cost for rows, cost in costs.items() if rows > len(draft))
-        drafts.accept(answer[place : place + right + 1])
-        place += right + 1
-    return len(answer) / spent
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """What a machine takes, in ms: steps by their rows, and a token of the draft model; None: no model drafts."""
+
+    rows: Mapping[int, float]
+    draft: float | None = None
+
+    def replay(
+        self, prompt: Sequence[int], answer: Sequence[int], model: Guesser | None
+    ) -> tuple[float, float]:
+        """Return the tokens a second of an answer, without drafts and with them."""
+        counted = CountedModel(model, self.draft / self.rows[1]) if model and self.draft else None
+        costs = {rows: ms / self.rows[1] for rows, ms in self.rows.items()}
+        drafts = Drafts(prompt, lambda: costs, model=lambda: counted)
+        place, spent = 0, 0.0
+        while place < len(answer):
+            draft = drafts.propose(len(answer) - place - 1)
+            # The token after those that are right is the model's own.
+            right = next((i for i, token in enumerate(draft) if token != answer[place + i]), len(draft))
+            spent += next(ms for rows, ms in self.rows.items() if rows > len(draft))
+            drafts.accept(answer[place : place + right + 1])
+            place += right + 1
+        spent += counted.tokens * (self.draft or 0.0) if counted else 0.0
+        return 1000 / self.rows[1], 1000 * len(answer) / spent
+
+
+@dataclass
+class CountedModel:
+    """A draft model with another machine's cost, which counts its tokens."""
+
+    model: Guesser
+    cost: float
+    tokens: int = 0
+
+    def guess(self, tokens: Sequence[int], count: int) -> list[int]:
+        """Return what the model guesses."""
+        found = self.model.guess(tokens, count)
+        self.tokens += len(found)
+        return found
 
 
 def run(
-    engine: Engine, new_tokens: int, rounds: int, costs: Mapping[str, Mapping[int, float]]
+    engine: Engine, new_tokens: int, rounds: int, times: Mapping[str, StepTimes], model: Guesser | None
 ) -> list[Outcome]:
     """Answer all tasks. Raises BmqwenError."""
     plain = Session(engine.runtime, engine.tokenizer, drafts=False)
@@ -134,21 +163,21 @@ def run(
             if turn != task.turns[-1]:
                 before = _answer(plain, prompt, new_tokens)[0]
                 messages.append(Message("assistant", before.text, before.token_ids))
-        times: dict[bool, list[float]] = {False: [], True: []}
+        spent: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(rounds):
             expected, seconds = _answer(plain, prompt, new_tokens)
             found, less = _answer(drafted, prompt, new_tokens)
-            times[False].append(seconds)
-            times[True].append(less)
+            spent[False].append(seconds)
+            spent[True].append(less)
         outcome = Outcome(
             task.name,
             len(expected.token_ids),
             found.token_ids == expected.token_ids,
-            min(times[False]),
-            min(times[True]),
+            min(spent[False]),
+            min(spent[True]),
             found.usage.drafted_tokens,
             found.usage.accepted_tokens,
-            {name: replay(prompt, expected.token_ids, table) for name, table in costs.items()},
+            {name: of.replay(prompt, expected.token_ids, model) for name, of in times.items()},
         )
         STDERR.print(f"{task.name}: {outcome}", markup=False, soft_wrap=True)
         outcomes.append(outcome)
@@ -158,23 +187,31 @@ def run(
 def markdown(outcomes: Sequence[Outcome], names: Sequence[str]) -> str:
     """One row a task."""
     head = ["task", "tokens", "drafted", "right", "CPU, times as fast", "same tokens"]
-    head += [f"{name}, times as fast" for name in names]
+    head += [f"{name}, tokens/s" for name in names]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for one in outcomes:
         cells = [one.task, one.tokens, one.drafted, one.accepted, f"{one.speedup:.2f}"]
-        cells += ["yes" if one.same else "no", *(f"{one.gains[name]:.2f}" for name in names)]
+        cells += [
+            "yes" if one.same else "no",
+            *("{:.1f} to {:.1f}".format(*one.predicted[name]) for name in names),
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def parsed_costs(text: str) -> tuple[str, dict[int, float]]:
-    """A name and costs, from `NAME=1:1.0,8:1.05`. Raises InputError."""
+def parsed_times(text: str) -> tuple[str, StepTimes]:
+    """A name and times, from `NAME=1:19.4,8:21.0,draft:7.4`. Raises InputError."""
     name, _, table = text.partition("=")
     try:
-        costs = {int(rows): float(cost) for rows, cost in (part.split(":") for part in table.split(","))}
+        parts = dict(part.split(":") for part in table.split(","))
+        draft = float(parts.pop("draft")) if "draft" in parts else None
+        times = StepTimes({int(rows): float(ms) for rows, ms in parts.items()}, draft)
+        usable = 1 in times.rows
     except ValueError:
-        raise InputError(f"--costs {text} is not of the form NAME=1:1.0,8:1.05") from None
-    return name, costs
+        usable = False
+    if not usable:
+        raise InputError(f"--times {text} is not of the form NAME=1:19.4,8:21.0,draft:7.4")
+    return name, times
 
 
 def _answer(session: Session, prompt: list[int], new_tokens: int) -> tuple[Completion, float]:
@@ -196,13 +233,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_utf8()
     options = _parser().parse_args(arguments)
     try:
-        costs = dict(map(parsed_costs, options.costs))
-        with load(options.model, "cpu", threads=options.threads) as engine:
-            outcomes = run(engine, options.new_tokens, options.rounds, costs)
-        table = markdown(outcomes, list(costs))
+        times = dict(map(parsed_times, options.times))
+        with ExitStack() as opened:
+            engine = opened.enter_context(load(options.model, "cpu", threads=options.threads))
+            model = None
+            if options.draft:
+                smaller = opened.enter_context(load(options.draft, "cpu", threads=options.threads))
+                check_pair(smaller.tokenizer, smaller.model, engine.tokenizer, engine.model)
+                model = DraftModel(smaller.runtime, 1.0, engine.runtime.vocab_size)
+            outcomes = run(engine, options.new_tokens, options.rounds, times, model)
+        table = markdown(outcomes, list(times))
         report: dict[str, Any] = {
             "machine": Machine.here().to_dict(),
-            "costs": costs,
+            "times": {name: asdict(of) for name, of in times.items()},
             "tasks": [asdict(one) | {"speedup": one.speedup} for one in outcomes],
         }
         print(table)
@@ -232,12 +275,13 @@ def _parser() -> argparse.ArgumentParser:
         "--rounds", type=int, default=1, help="of which the shortest times count (default: 1)"
     )
     parser.add_argument(
-        "--costs",
+        "--times",
         action="append",
         default=[],
-        metavar="NAME=1:1.0,8:1.05",
-        help="what steps of so many rows take on another machine, in steps of one row; may be repeated",
+        metavar="NAME=1:19.4,8:21.0,draft:7.4",
+        help="what steps of so many rows take on another machine, and a token of the draft model, in ms; repeatable",
     )
+    parser.add_argument("--draft", metavar="MODEL", help="a smaller model that drafts, for the predictions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the table, which is printed as well"

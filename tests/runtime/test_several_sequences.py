@@ -10,11 +10,14 @@ from bmqwen.artifact.footprint import bmodel_footprint, footprint
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import InputError
 from bmqwen.evaluation.verify import choose_nets, verify
+from bmqwen.generate.batcher import Batcher
+from bmqwen.generate.params import SamplingParams
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Feed
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.compiled_models import CompiledModel, compile_toy
+from support.toy_tokenizer import toy_tokenizer
 
 pytestmark = pytest.mark.simulator
 CONTEXT, SEQUENCES = 40, 3
@@ -174,6 +177,30 @@ def test_rows_that_the_chip_moves_are_the_same_there(runtime: SimulatedRuntime) 
     moved = after.logits()[0]
     assert np.dot(row, moved) / np.linalg.norm(row) / np.linalg.norm(moved) >= 0.9999
     assert after.greedy() == likeliest
+
+
+def test_drafts_are_checked_in_one_launch_and_change_no_token(
+    runtime: SimulatedRuntime, expected: list[list[int]]
+) -> None:
+    empty(runtime)
+    batcher = Batcher(runtime, toy_tokenizer())
+    params = SamplingParams(max_tokens=ANSWER)
+
+    def answer(*numbers: int) -> int:
+        """Answer prompts side by side; how many launches that took."""
+        generations = [batcher.add(PROMPTS[number], params) for number in numbers]
+        before = runtime.counters
+        while not all(generation.over for generation in generations):
+            batcher.step()
+        for number, generation in zip(numbers, generations, strict=True):
+            assert generation.completion is not None
+            assert list(generation.completion.token_ids) == expected[number]
+        return (runtime.counters - before).launches
+
+    # It repeats itself; then it is an earlier answer, too, from which drafts come: alone, and beside another's tokens.
+    assert answer(0) < ANSWER
+    assert answer(0) <= ANSWER // 2
+    assert answer(0, 1) <= ANSWER + 1
 
 
 def test_nets_for_several_pass_verify(runtime: SimulatedRuntime, model: CompiledModel) -> None:
