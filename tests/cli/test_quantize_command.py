@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bmqwen.artifact.bundle import read_bundle
 from bmqwen.quant.precision import Precision, kept_precision, rounding_of
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
@@ -36,6 +37,16 @@ def test_a_model_is_quantised_and_taken_as_it_is(bmqwen: Run, tiny: Path, tmp_pa
         "export", folder, "-o", tmp_path / "onnx", "--group-size", "32", "--lm-head", "int8", "--json"
     )
     assert "GPTQ with drift correction" in json.loads(exported.stdout)["details"]["rounding"]
+    # Its evaluation is written into the bundle.
+    recorded = bmqwen(
+        "evaluate", tmp_path / "onnx", "--against", folder, "--text", text, "--limit", "50", "--record"
+    )
+    assert recorded.returncode == 0, recorded.stderr
+    bundle = read_bundle(tmp_path / "onnx")
+    [score] = bundle.details["evaluation"]["texts"]
+    assert score["scored"] == 49
+    bundle.verify_files()
+    assert "evaluated on own.txt" in bmqwen("info", tmp_path / "onnx").stdout
 
 
 def test_mistakes_are_one_line(bmqwen: Run, tiny: Path, tmp_path: Path) -> None:
@@ -46,3 +57,4 @@ def test_mistakes_are_one_line(bmqwen: Run, tiny: Path, tmp_path: Path) -> None:
         bmqwen("quantize", tiny, "-o", made, "--calibrate", short, "--group-size", "32"), "too few"
     )
     assert not made.exists()
+    assert_refused(bmqwen("evaluate", tiny, "--text", short, "--record"), "--record needs a bundle")

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bmqwen.errors import BundleError, ConfigError, InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.registry import parse_config
-from bmqwen.util.storage import file_sha256, write_file
+from bmqwen.util.storage import file_sha256, path_lock, write_file
 from bmqwen.util.text import first_line
 
 MANIFEST = "bmqwen.json"
@@ -127,6 +127,12 @@ def write_manifest(bundle: Bundle) -> Bundle:
     content["sha256"] = _digest(content)
     write_file(bundle.folder / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False).encode())
     return read_bundle(bundle.folder)
+
+
+def record_details(bundle: Bundle, **details: Any) -> Bundle:
+    """Write a manifest again with more details than it has. Raises StorageError."""
+    with path_lock(bundle.folder):
+        return write_manifest(replace(bundle, details={**bundle.details, **details}))
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -66,6 +66,12 @@ def evaluate(
     alone: Annotated[
         bool, typer.Option("--alone", help="Skip the float model: half the memory and time.")
     ] = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="Write the result into MODEL's manifest, for `bmqwen info`; MODEL: a bundle."
+        ),
+    ] = False,
     *,
     precision: "options.Precision",
     window: Annotated[
@@ -84,6 +90,8 @@ def evaluate(
     The float32 conversion stays in the cache (2.5 GB for the demo model) until `bmqwen remove` deletes it.
     If interrupted, run the same command again: what is scored already is kept.
     """
+    from bmqwen.artifact.bundle import is_bundle, read_bundle, record_details
+    from bmqwen.errors import InputError
     from bmqwen.evaluation.comparison import comparison_table, recipes_of
     from bmqwen.evaluation.kept_scores import KeptScores
     from bmqwen.evaluation.model_pair import open_pair
@@ -91,6 +99,11 @@ def evaluate(
     from bmqwen.evaluation.text_score import check_limit, evaluate_text, held_out_texts, read_documents
 
     check_limit(limit)
+    bundle = None
+    if record:
+        if model is None or not is_bundle(Path(model)):
+            raise InputError("--record needs a bundle's folder as MODEL: it is written into its manifest")
+        bundle = read_bundle(Path(model))
     # Files are read before anything large is downloaded or converted.
     texts: dict[str, list[str]] = {str(path): read_documents(path) for path in text or ()}
     if not texts and not choices:
@@ -136,6 +149,9 @@ def evaluate(
                     if not json:
                         typer.echo(f"\n{path}: {paper}")
         results.append(result)
+    if bundle is not None:
+        kept_values = ("float_model", "arithmetic", "texts", "choices")
+        record_details(bundle, evaluation={name: results[0][name] for name in kept_values})
     if json:
         print_json(results[0] | ({"recipes": results[1:]} if recipe else {}))
     elif len(results) > 1 and texts and not alone:

@@ -79,7 +79,10 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """For people: a line a fact, then tables of nets and of files."""
     details = facts.get("details", {})
     plain = {key: value for key, value in facts.items() if key not in ("details", "files", "nets")}
-    plain |= {key: value for key, value in details.items() if key != "stages"}
+    plain |= {key: value for key, value in details.items() if key not in ("stages", "evaluation")}
+    for text in details.get("evaluation", {}).get("texts", ()):
+        kl = f"mean KL {text['mean_kl']:.4f}, " if "mean_kl" in text else ""
+        plain[f"evaluated on {Path(text['file']).name}"] = f"{kl}perplexity {text['perplexity']:.3f}"
     for key, value in plain.items():
         yield f"{_LABELS.get(key, key.replace('_', ' ')):28}{_text(key, value)}"
     if details.get("stages"):
