@@ -39,6 +39,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What is not for every run."""
     parser.addoption("--registry", action="store_true", help="also run the tests that ask a package index")
+    parser.addoption("--clients", action="store_true", help="also run programs that talk to the server")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -49,11 +50,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for."""
-    if not config.getoption("--registry"):
-        skip = pytest.mark.skip(reason="asks a package index: give --registry")
-        for item in items:
-            if item.get_closest_marker("registry"):
-                item.add_marker(skip)
+    for name, reason in (("registry", "asks a package index"), ("clients", "installs client programs")):
+        if not config.getoption(f"--{name}"):
+            skip = pytest.mark.skip(reason=f"{reason}: give --{name}")
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(skip)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

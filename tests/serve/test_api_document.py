@@ -16,7 +16,7 @@ from support.toy_tokenizer import FIM
 TOOLS_MAY_NOT_FIT = """
 [[operations]]
 include-path-regex = "^/(v1/(chat|messages|responses)|api/(chat|generate)|apply-template|tokenize)"
-checks.positive_data_acceptance.expected-statuses = ["2xx", 400]
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404]
 """
 
 

@@ -388,6 +388,12 @@ STREAM: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {}}},
     }
 }
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with stream: true its pieces as lines of JSON",
+        "content": {"application/x-ndjson": {"schema": {}}},
+    }
+}
 ERRORS: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorAnswer, "description": "An error"}}
 ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {**ERRORS["default"], "model": AnthropicErrorAnswer}

@@ -18,7 +18,7 @@ from bmqwen.serve.http.completions import answer_completion
 from bmqwen.serve.http.errors import json_bytes
 from bmqwen.serve.http.fields import RequestModel
 from bmqwen.serve.http.ollama.request import Name, OllamaChatRequest, OllamaGenerateRequest
-from bmqwen.serve.http.responses import OLLAMA_ERRORS, STREAM, Count
+from bmqwen.serve.http.responses import LINES, OLLAMA_ERRORS, Count
 from bmqwen.serve.http.streaming import Framing
 from bmqwen.serve.pool.job import Started
 from bmqwen.serve.service import Service
@@ -152,7 +152,7 @@ def ollama_api(service: Service) -> APIRouter:
     api = APIRouter(prefix="/api", responses=OLLAMA_ERRORS)
 
     @api.post(
-        "/chat", summary="Ollama: answer a conversation", response_model=OllamaChatAnswer, responses=STREAM
+        "/chat", summary="Ollama: answer a conversation", response_model=OllamaChatAnswer, responses=LINES
     )
     async def chat(body: OllamaChatRequest, request: Request) -> Any:
         service.accept(body, request)
@@ -162,7 +162,7 @@ def ollama_api(service: Service) -> APIRouter:
         return await answers.respond(OllamaWriter(service, answers, chat=True), stream=body.streams)
 
     @api.post(
-        "/generate", summary="Ollama: answer a text", response_model=OllamaGenerateAnswer, responses=STREAM
+        "/generate", summary="Ollama: answer a text", response_model=OllamaGenerateAnswer, responses=LINES
     )
     async def generate(body: OllamaGenerateRequest, request: Request) -> Any:
         service.accept(body, request)

@@ -1,0 +1,28 @@
+"""Programs that talk to the demo model as their own documentation says: `pytest --clients tests/clients`."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.live_server import LiveServer
+
+PROGRAMS = sorted(Path(__file__).with_name("programs").glob("*.py"))
+
+
+@pytest.mark.clients
+@pytest.mark.real_model
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_a_program(client_programs: Path, demo: LiveServer, program: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [client_programs / "python", program, demo.url],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=tmp_path,
+        env=os.environ | {"HOME": str(tmp_path), "DO_NOT_TRACK": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in demo.log
