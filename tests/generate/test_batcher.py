@@ -180,3 +180,22 @@ def test_prompts_that_cannot_be_answered_are_refused() -> None:
     with pytest.raises(ContextLengthError):
         of.add([1] * 16, GREEDY)
     finish(of, [of.add([1] * 15, GREEDY)])
+
+
+def test_a_short_prompt_goes_first_but_not_twice_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the runtime says that it reads it sooner so: the others wait for one step, then get their tokens."""
+    of = batcher(4)
+    monkeypatch.setattr(toy(of), "reads_apart", lambda _sequence, count, beside: bool(count <= 4 and beside))
+    writing = [of.add(prompt(number, 5), SamplingParams(max_tokens=400)) for number in range(2)]
+    while any(generation.reading for generation in writing):
+        of.step()
+    of.step()
+    first, second = of.add(prompt(8, 4), GREEDY), of.add(prompt(9, 4), GREEDY)
+    steps = len(toy(of).steps)
+    of.step()
+    of.step()
+    assert toy(of).steps[steps:] == [1, 4]
+    finish(of, [first, second])
+    for generation, number in ((first, 8), (second, 9)):
+        assert generation.completion is not None
+        assert generation.completion.token_ids == alone(prompt(number, 4))

@@ -37,6 +37,10 @@ class Hanging:
     def position(self, sequence: int) -> int:
         return 0 * sequence
 
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        del sequence, count, beside
+        return False
+
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         del sequence, beside
         return count

@@ -76,6 +76,10 @@ class ToyRuntime:
         """Of the first sequence."""
         return list(self._tokens[0])
 
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        del sequence, count, beside
+        return False
+
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         assert 0 <= sequence < self.sequences
         assert count > 0

@@ -51,6 +51,8 @@ class Batcher:
         self._waiting: list[Generation] = []
         self._running: list[Generation] = []
         self._uses = 0
+        # Whether the step before was a prompt's alone.
+        self._apart = False
 
     @property
     def longest_prompt(self) -> int:
@@ -106,7 +108,11 @@ class Batcher:
         writing = [generation for generation in self._running if not generation.reading]
         parts = [(generation, len(generation.wanted.tokens)) for generation in writing if generation.wanted]
         if reader := self._next_reader():
-            parts.append((reader, self._piece(reader, len(writing))))
+            # A short prompt may go first, but not twice in a row.
+            self._apart = bool(parts) and not self._apart and self._reads_apart(reader, len(parts))
+            if self._apart:
+                parts.clear()
+            parts.append((reader, self._piece(reader, len(parts))))
         if not parts:
             return
         before = [_position(generation) for generation, _ in parts]
@@ -173,6 +179,15 @@ class Batcher:
         for generation in readers:
             generation.passed += generation is not chosen
         return chosen
+
+    def _reads_apart(self, generation: Generation, beside: int) -> bool:
+        """Whether what is left of a prompt is read in a step of its own: it is known sooner then."""
+        assert generation.slot is not None
+        assert generation.wanted is not None
+        if generation.wanted.every_row:
+            return False
+        left = len(generation.wanted.tokens)
+        return self.runtime.reads_apart(generation.slot.sequence.number, left, beside)
 
     def _piece(self, generation: Generation, beside: int) -> int:
         """How much of a prompt to read in the next step."""

@@ -120,6 +120,12 @@ class Runtime(Protocol):
     def rounds_by_rows(self) -> bool:
         """Whether a row is rounded differently in a step of several, so that close choices are left to steps of one."""
 
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        """Tell whether so many tokens of a prompt are best read in a step of their own while others write answers.
+
+        `beside` answers then wait for it no longer than for a token.
+        """
+
     def truncate(self, sequence: int, position: int) -> None:
         """Forget a sequence's tokens from `position` on.
 

@@ -158,6 +158,11 @@ class CpuRuntime:
         del sequence
         return {1: 1.0} if beside or self._states else ROW_COSTS
 
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        """Never: rows of a prompt and rows of answers are two runs of the graph anyway."""
+        del sequence, count, beside
+        return False
+
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens: those of each prompt in a run of the graph, the rows of all answers together in another.
 

@@ -120,6 +120,11 @@ class LoadedBmodel(ABC, Generic[Nets]):
 
     @abstractmethod
     def piece(self, sequence: int, count: int, beside: int = 0) -> int: ...
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        """Never: there is no other sequence."""
+        del sequence, count, beside
+        return False
+
     @abstractmethod
     def step(self, feeds: Sequence[Feed]) -> list[Output]: ...
     def close(self) -> None:

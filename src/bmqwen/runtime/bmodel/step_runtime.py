@@ -129,6 +129,9 @@ class StepRuntime(LoadedBmodel[StepStages]):
                 costs[rows // answers] = self._nets.cost(several.shape) / self._nets.cost(alone.shape)
         return costs
 
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        return self._pool.reads_apart(sequence, count, beside)
+
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens: in one launch, or in as few as pay."""
         check_step(self, feeds)

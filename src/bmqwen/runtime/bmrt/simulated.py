@@ -50,6 +50,12 @@ class Target:
         self._runtime.truncate(sequence, position)
         return self._runtime.row_costs(sequence, beside)
 
+    def reads_apart(self, positions: Sequence[int], sequence: int, count: int, beside: int) -> bool:
+        """As `Runtime.reads_apart`, with that many tokens of each sequence."""
+        for other, position in enumerate(positions):
+            self._runtime.truncate(other, position)
+        return self._runtime.reads_apart(sequence, count, beside)
+
     def save(self, position: int, sequence: int) -> SavedCache:
         """As `Runtime.save`, of `position` tokens."""
         self._runtime.truncate(sequence, position)
@@ -138,6 +144,9 @@ class SimulatedRuntime:
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
         costs = self._worker.call("row_costs", self._positions[sequence], sequence, beside)
         return cast(Mapping[int, float], costs)
+
+    def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
+        return cast(bool, self._worker.call("reads_apart", self._positions, sequence, count, beside))
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens and simulate what follows them: about a second for a million of products."""
