@@ -107,10 +107,12 @@ class Batcher:
         self._admit()
         writing = [generation for generation in self._running if not generation.reading]
         parts = [(generation, len(generation.wanted.tokens)) for generation in writing if generation.wanted]
+        # A short prompt may go first, but not twice in a row.
+        may_go_first = bool(parts) and not self._apart
+        self._apart = False
         if reader := self._next_reader():
-            # A short prompt may go first, but not twice in a row.
-            self._apart = bool(parts) and not self._apart and self._reads_apart(reader, len(parts))
-            if self._apart:
+            if may_go_first and self._reads_apart(reader, len(parts)):
+                self._apart = True
                 parts.clear()
             parts.append((reader, self._piece(reader, len(parts))))
         if not parts:
