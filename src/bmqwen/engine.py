@@ -46,11 +46,12 @@ class Engine(Closing):
         saved_bytes: int = 0,
         drafts: bool = True,
         draft_model: DraftModel | None = None,
+        reproducible: bool = False,
     ) -> None:
         """Take `runtime` and `draft_model` over.
 
         `saved_bytes` of host memory are for conversations that others take the place of. The tokenizer is read from
-        the bundle unless it is given. Raises ConfigError for one that cannot be used.
+        the bundle unless it is given; the others are as of a `Batcher`. Raises ConfigError for one that cannot be used.
         """
         self.bundle = bundle
         self.runtime = runtime
@@ -63,6 +64,7 @@ class Engine(Closing):
             saved=ConversationCache(saved_bytes),
             drafts=drafts,
             guesser=draft_model,
+            reproducible=reproducible,
         )
 
     @cached_property
@@ -141,7 +143,8 @@ def load(
         device: which chip, counted from 0.
         saved_bytes: host memory for the K/V of conversations that others take the place of.
         sequences: conversations that are answered at once, where the bundle leaves it open.
-        reproducible: compute on the CPU so that no answer depends on which others are computed beside it.
+        reproducible: compute so that no answer depends on which others are computed beside it or were before; on
+            a chip this holds as far as its nets round alike.
         draft: what guesses tokens for the model to check several in a step: "auto", what text repeats; "off", nothing;
             else the name of a smaller model of the same vocabulary, which is asked where nothing repeats.
 
@@ -187,6 +190,7 @@ def load(
                 saved_bytes=saved_bytes,
                 drafts=draft != "off",
                 draft_model=draft_model,
+                reproducible=reproducible,
             )
         except BaseException:
             runtime.close()

@@ -199,3 +199,19 @@ def test_a_short_prompt_goes_first_but_not_twice_in_a_row(monkeypatch: pytest.Mo
     for generation, number in ((first, 8), (second, 9)):
         assert generation.completion is not None
         assert generation.completion.token_ids == alone(prompt(number, 4))
+
+
+def test_where_answers_are_to_be_reproducible_only_prompts_are_taken_from_the_cache() -> None:
+    of = Batcher(runtime(2), TOKENIZER, saved=ConversationCache(1 << 20), reproducible=True)
+    first = of.add(prompt(1), GREEDY)
+    finish(of, [first])
+    assert first.completion is not None
+    assert first.completion.usage.drafted_tokens == 0
+    second = of.add([*prompt(1), *first.completion.token_ids, 5], GREEDY)
+    assert second.cached == len(prompt(1))
+    finish(of, [second])
+    others = [of.add(prompt(number), GREEDY) for number in (2, 3)]
+    finish(of, others)
+    # From host memory, likewise.
+    again = of.add([*prompt(1), *first.completion.token_ids, 5, 6], GREEDY)
+    assert again.cached == len(prompt(1)) + len(first.completion.token_ids) + 1

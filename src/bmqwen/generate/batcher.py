@@ -35,16 +35,20 @@ class Batcher:
         saved: ConversationCache | None = None,
         drafts: bool = True,
         guesser: Guesser | None = None,
+        reproducible: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`saved` keeps conversations that others take the place of; `clock` returns seconds.
 
         With `drafts`, tokens that a text repeats, or with which `guesser` continues it, are checked several in a step.
+        If `reproducible`, an answer does not depend on what was answered before: there are no drafts, and of a
+        conversation only what was read as a prompt is taken from the cache, for that is computed in one way.
         """
         self.runtime, self.tokenizer = runtime, tokenizer
         self.saved = ConversationCache(0) if saved is None else saved
         self._clock = clock
-        self._drafts, self._guesser = drafts, guesser
+        self._drafts, self._guesser = drafts and not reproducible, guesser
+        self._reproducible = reproducible
         self._earlier = EarlierAnswers()
         self._grammars = GrammarMaker(tokenizer)
         self._slots = [Slot(runtime, number) for number in range(runtime.sequences)]
@@ -151,6 +155,7 @@ class Batcher:
             slot.used = self._uses
             others = [other for other in self._slots if other is not slot]
             cached = slot.take(generation.owner, generation.reusable, self.saved, others)
+            slot.reusable = len(generation.prompt) if self._reproducible else None
             self._waiting.pop(0)
             generation.begin(slot, cached)
             if not generation.over:

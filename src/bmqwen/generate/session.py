@@ -35,10 +35,19 @@ class Session:
         saved: ConversationCache | None = None,
         drafts: bool = True,
         guesser: Guesser | None = None,
+        reproducible: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """As a `Batcher`."""
-        self.batcher = Batcher(runtime, tokenizer, saved=saved, drafts=drafts, guesser=guesser, clock=clock)
+        self.batcher = Batcher(
+            runtime,
+            tokenizer,
+            saved=saved,
+            drafts=drafts,
+            guesser=guesser,
+            reproducible=reproducible,
+            clock=clock,
+        )
         self.runtime, self.tokenizer, self.saved = runtime, tokenizer, self.batcher.saved
         self._last: Generation | None = None
         self._busy = False

@@ -14,6 +14,7 @@ class Slot:
         owner: whose tokens are cached; nobody else gets them.
         busy: whether an answer is being computed in it.
         used: tells which slot was used last, by the largest number.
+        reusable: so many of its first tokens may be taken for another prompt; None: all.
     """
 
     def __init__(self, runtime: Runtime, number: int) -> None:
@@ -21,6 +22,7 @@ class Slot:
         self.owner = ""
         self.busy = False
         self.used = 0
+        self.reusable: int | None = None
         self._tokens: list[int] = []
 
     @property
@@ -34,7 +36,9 @@ class Slot:
 
     def shared(self, owner: str, wanted: Sequence[int]) -> int:
         """Return how many first tokens of `wanted` are cached for its owner."""
-        return shared_length(as_tokens(self.tokens), as_tokens(wanted)) if owner == self.owner else 0
+        if owner != self.owner:
+            return 0
+        return shared_length(as_tokens(self.tokens[: self.reusable]), as_tokens(wanted))
 
     def note(self, tokens: Sequence[int]) -> None:
         """Add tokens that were fed."""
@@ -53,6 +57,8 @@ class Slot:
 
         It may be known here, from `saved`, or in another slot, which keeps it. What has to make room here is saved.
         """
+        if self.reusable is not None:
+            self.truncate(self.reusable)
         here = self.shared(owner, wanted)
         entry, longer = saved.find(owner, wanted)
         source = max(others, key=lambda slot: slot.shared(owner, wanted), default=self)

@@ -124,7 +124,8 @@ class CpuRuntime:
             [RecurrentState(self._config) for _ in range(self.sequences)] if self._config.state_layers else []
         )
         places = self.sequences + (SPARE if batched and reproducible and not self._states else 0)
-        self.rounds_by_rows = places == self.sequences
+        # Attention computes several rows of a sequence in another order than one, even in whole groups.
+        self.rounds_by_rows = True
         self._kv = KvMemory(self._config, places, self.context_length)
         # Of spare places too, which stay empty. Kept because a prompt is read in groups, even if it begins or ends in
         # the middle of one.
