@@ -90,13 +90,20 @@ def test_a_call_that_must_be_keeps_to_the_schema(random: ToyServer, choice: Any,
         tool_choice=choice,
         seed=seed,
         temperature=1.5,
-        parallel_tool_calls=False,
         max_tokens=200,
     ).choices[0]
     assert answer.finish_reason == "tool_calls"
     (call,) = answer.message.tool_calls
     assert json.loads(call.function.arguments)["city"] in ("Paris", "Rom")
     assert answer.message.content is None
+
+
+def test_calls_that_must_be_are_several_where_that_is_asked_for() -> None:
+    with server_saying(f"{PARIS}\n{ROME}") as server:
+        for parallel, count in ((True, 2), (None, 1), (False, 1)):
+            fields: dict[str, Any] = {} if parallel is None else {"parallel_tool_calls": parallel}
+            answer = create(server, tools=[WEATHER], tool_choice="required", temperature=0, **fields)
+            assert len(answer.choices[0].message.tool_calls) == count
 
 
 def test_only_allowed_tools_are_called(random: ToyServer) -> None:

@@ -101,6 +101,8 @@ def rules_of(
 ) -> ToolRules | None:
     """Return which calls an answer may have; None where no tool may be called.
 
+    A call that must be is the only one unless more are asked for: a small model that may go on calls without end.
+
     Raises:
         RequestError: two tools of one name, a choice of a tool that is not there, or of one where there is none.
         SchemaError: arguments whose schema cannot be written as JSON.
@@ -127,7 +129,7 @@ def rules_of(
         for place, tool in enumerate(tools)
         if tool.function.name in chosen
     ]
-    return ToolRules(tuple(rules), required, parallel is not False)
+    return ToolRules(tuple(rules), required, parallel is True or (parallel is None and not required))
 
 
 def _schema(tool: FunctionTool, place: int) -> str:
