@@ -133,6 +133,15 @@ def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tup
     return tuple(sorted(shapes, reverse=True))
 
 
+def check_layers(name: str, config: ModelConfig) -> None:
+    """Raise InputError for a model with layers that compiled nets cannot have."""
+    if config.state_layers:
+        raise InputError(
+            f"{name} cannot be compiled yet: its layers of the gated delta rule keep a state, for which compiled nets "
+            "have no place; run it on the CPU, or compile a Qwen3"
+        )
+
+
 def check_context(config: ModelConfig, context: int) -> None:
     """Raise InputError unless nets can be made for a context of that many tokens."""
     longest = config.max_position_embeddings

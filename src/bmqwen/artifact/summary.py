@@ -75,5 +75,5 @@ def _architecture(config: ModelConfig) -> dict[str, Any]:
         "context_length": config.max_position_embeddings,
         "tied_embeddings": config.tie_word_embeddings,
         "cpu_kv_cache_bytes_per_token": 4 * kv_rows,
-        "chip_kv_cache_bytes_per_token": 2 * kv_rows,
+        **({} if config.state_layers else {"chip_kv_cache_bytes_per_token": 2 * kv_rows}),
     }

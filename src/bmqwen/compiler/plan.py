@@ -14,6 +14,7 @@ from bmqwen.artifact.steps import (
     MOST_SHARED,
     StepShape,
     check_context,
+    check_layers,
     check_sequences,
     step_shapes,
 )
@@ -157,11 +158,7 @@ def make_plan(
     """
     name, config = model if isinstance(model, tuple) else (model.name, model.config)
     source = "" if isinstance(model, tuple) else identity(model.path)
-    if config.state_layers:
-        raise InputError(
-            f"{name} cannot be compiled yet: its layers of the gated delta rule keep a state, for which compiled nets "
-            "have no place; run it on the CPU, or compile a Qwen3"
-        )
+    check_layers(name, config)
     if "f32" in (precision.weights, precision.lm_head):
         raise InputError("the chip computes in half precision: choose f16, int8 or int4 in place of f32")
     if layers is not None:

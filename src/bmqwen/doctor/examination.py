@@ -10,7 +10,7 @@ from bmqwen.artifact.bundle import BMODEL_FILE, is_bundle, read_bundle
 from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings
 from bmqwen.artifact.footprint import bmodel_footprint
 from bmqwen.artifact.published import published_model
-from bmqwen.artifact.steps import check_context
+from bmqwen.artifact.steps import check_context, check_layers
 from bmqwen.chip.machine import Machine, look
 from bmqwen.chip.problems import Finding
 from bmqwen.chip.system import System
@@ -120,5 +120,6 @@ def _checked_request(
     name: str, config: ModelConfig, precision: Precision, context: int | None
 ) -> MemoryRequest:
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
+    check_layers(name, config)
     check_context(config, context)
     return config_request(name, config, precision, context)

@@ -116,7 +116,9 @@ class NumpyOps:
         raw = decay + self._blocks.vector(dt_bias)
         kept = np.exp(-np.exp(self._blocks.vector(a_log)) * np.logaddexp(0, raw))
         rate = _sigmoid(beta)
-        state = np.zeros(one.delta_state, np.float32)
+        state = np.zeros(
+            (one.linear_num_value_heads, one.linear_value_head_dim, one.linear_key_head_dim), np.float32
+        )
         y = np.empty_like(v)
         for at in range(len(qkv)):
             state = state * kept[at][:, None, None]

@@ -108,7 +108,8 @@ class PlainOps(OnnxOps):
     def gated_delta(self, qkv: str, decay: str, beta: str, a_log: str, dt_bias: str, layer: int) -> str:
         """Emit Scan over the tokens: the state is [value heads, value_dim, key_dim]."""
         f, one = self.file, self.config.linear_sizes
-        past, present = self.state_ends(layer, "delta", one.delta_state)
+        matrix = (one.linear_num_value_heads, one.linear_value_head_dim, one.linear_key_head_dim)
+        past, present = self.state_ends(layer, "delta", matrix)
         heads, group = one.linear_num_value_heads, one.linear_num_value_heads // one.linear_num_key_heads
         sizes = self._ints("delta_sizes", one.key_dim, one.key_dim, one.value_dim)
         q, k, v = (
@@ -133,7 +134,7 @@ class PlainOps(OnnxOps):
         values = self._ints("delta_values", -1, heads, one.linear_value_head_dim, 1)
         state, y = f.scan(
             "gated_delta",
-            {"state": (f.value("Squeeze", past, self._ints("first_axis", 0)), one.delta_state)},
+            {"state": (f.value("Squeeze", past, self._ints("first_axis", 0)), matrix)},
             {
                 "q": (f.value("Mul", q, scale), (heads, 1, one.linear_key_head_dim)),
                 "k": (k, (heads, 1, one.linear_key_head_dim)),

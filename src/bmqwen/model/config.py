@@ -43,8 +43,8 @@ class LinearAttention:
 
     @property
     def delta_state(self) -> tuple[int, int, int]:
-        """Shape of the delta rule's state: value heads, and for each a value by key matrix."""
-        return self.linear_num_value_heads, self.linear_value_head_dim, self.linear_key_head_dim
+        """Shape of the delta rule's state: value heads, and for each a key by value matrix."""
+        return self.linear_num_value_heads, self.linear_key_head_dim, self.linear_value_head_dim
 
 
 @dataclass(frozen=True, slots=True)

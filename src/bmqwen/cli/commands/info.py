@@ -65,7 +65,9 @@ def info(
         with open_checkpoint(path) as checkpoint:
             facts = describe_checkpoint(checkpoint)
     found = None
-    if facts["kind"] != "onnx":
+    # Some models run on the CPU only.
+    on_chip = facts["kind"] != "checkpoint" or "chip_kv_cache_bytes_per_token" in facts
+    if facts["kind"] != "onnx" and on_chip:
         found = find_request(str(path), precision, seq_len, offline=True, progress=Silent())
     lines = _lines(facts)
     if found is not None:
