@@ -185,7 +185,7 @@ class Generation:
                     token = closing.popleft()
                     sampler.record(token, free=True)
                 else:
-                    found = self._choose(output, row, sampler, answer, alone=not draft)
+                    found = self._choose(output, row if draft else -1, sampler, answer, alone=not draft)
                     if close := found is None:
                         break
                     token = found
