@@ -55,7 +55,7 @@ def config_request(
         title=f"{name}, {precision}{several}",
         context=context,
         footprint=footprint(config, precision, context, sequences),
-        longest=partial(longest_context, config, precision),
+        longest=partial(longest_context, config, precision, sequences=sequences),
     )
 
 

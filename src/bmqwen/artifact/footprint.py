@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.bmodel import BmodelDescription, StageDescription
-from bmqwen.artifact.steps import step_shapes
+from bmqwen.artifact.steps import MOST_SHARED, step_shapes
 from bmqwen.chip.memory import Heap, place
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
@@ -124,14 +124,19 @@ def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
 
 
 def longest_context(
-    config: ModelConfig, precision: Precision, fits: Callable[[Footprint], bool]
+    config: ModelConfig, precision: Precision, fits: Callable[[Footprint], bool], *, sequences: int = 1
 ) -> int | None:
     """Return the longest context whose nets fit, a multiple of `CONTEXT_STEP`; None: not even the shortest does.
 
     Where a footprint fits, every smaller one has to.
     """
-    contexts = range(CONTEXT_STEP, config.max_position_embeddings + 1, CONTEXT_STEP)
-    fitting = bisect_left(contexts, True, key=lambda context: not fits(footprint(config, precision, context)))
+    most = config.max_position_embeddings
+    if sequences > 1:
+        most = min(most, MOST_SHARED // sequences)
+    contexts = range(CONTEXT_STEP, most + 1, CONTEXT_STEP)
+    fitting = bisect_left(
+        contexts, True, key=lambda context: not fits(footprint(config, precision, context, sequences))
+    )
     return contexts[fitting - 1] if fitting else None
 
 

@@ -70,6 +70,14 @@ Sequences = Annotated[
         help="Conversations computed side by side, each with --seq-len tokens; default: 8, or as memory allows.",
     ),
 ]
+ChipSequences = Annotated[
+    int,
+    typer.Option(
+        "--sequences",
+        metavar="N",
+        help="Conversations side by side on the chip, each with --seq-len tokens; a bundle has its own number.",
+    ),
+]
 Drafts = Annotated[
     bool,
     typer.Option(

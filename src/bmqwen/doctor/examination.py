@@ -10,7 +10,7 @@ from bmqwen.artifact.bundle import BMODEL_FILE, is_bundle, read_bundle
 from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings
 from bmqwen.artifact.footprint import bmodel_footprint
 from bmqwen.artifact.published import published_model
-from bmqwen.artifact.steps import check_context, check_layers
+from bmqwen.artifact.steps import check_context, check_layers, check_sequences
 from bmqwen.chip.machine import Machine, look
 from bmqwen.chip.problems import Finding
 from bmqwen.chip.system import System
@@ -79,28 +79,36 @@ def examine(
 
 
 def find_request(
-    model: str, precision: Precision, context: int | None, *, offline: bool, progress: Progress
+    model: str,
+    precision: Precision,
+    context: int | None,
+    sequences: int = 1,
+    *,
+    offline: bool,
+    progress: Progress,
 ) -> MemoryRequest:
     """Return what is to be checked. A short name is not downloaded for it.
 
-    Precision and context (None: 512) are those of a model that is not compiled yet; a bundle keeps its own.
+    Precision, context (None: 512) and sequences are those of a model that is not compiled yet; a bundle keeps its own.
 
     Raises InputError for an unknown model or a context that cannot be compiled, and what opening it raises.
     """
     if is_short(model) and (config := published_config(name := find(model).name)) is not None:
-        return _checked_request(name, config, precision, context)
+        return _checked_request(name, config, precision, context, sequences)
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         bundle = read_bundle(path)
         if bundle.kind != "bmodel":
             raise InputError(f"{bundle.folder} was made for the CPU, it takes nothing of a chip's memory")
         title = f"{bundle.model}, {Precision(**bundle.precision)}"
+        if (count := int(bundle.details.get("sequences", 1))) > 1:
+            title += f", {count} sequences"
         need = bmodel_footprint(read_description(bundle.path(BMODEL_FILE)))
         return MemoryRequest(title, int(bundle.details.get("context", 0)), need)
     if path.suffix == ".bmodel":
         return _bmodel_request(path)
     with open_checkpoint(path) as checkpoint:
-        return _checked_request(checkpoint.name, checkpoint.config, precision, context)
+        return _checked_request(checkpoint.name, checkpoint.config, precision, context, sequences)
 
 
 def _bmodel_request(path: Path) -> MemoryRequest:
@@ -117,9 +125,10 @@ def _bmodel_request(path: Path) -> MemoryRequest:
 
 
 def _checked_request(
-    name: str, config: ModelConfig, precision: Precision, context: int | None
+    name: str, config: ModelConfig, precision: Precision, context: int | None, sequences: int
 ) -> MemoryRequest:
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
     check_layers(name, config)
     check_context(config, context)
-    return config_request(name, config, precision, context)
+    check_sequences(context, sequences)
+    return config_request(name, config, precision, context, sequences)

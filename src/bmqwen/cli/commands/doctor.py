@@ -25,6 +25,7 @@ def doctor(
     *,
     precision: "options.Precision",
     seq_len: options.SeqLen = None,
+    sequences: options.ChipSequences = 1,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -38,7 +39,7 @@ def doctor(
     request = None
     if model is not None:
         with progress_bar() as bar:
-            request = find_request(model, precision, seq_len, offline=offline, progress=bar)
+            request = find_request(model, precision, seq_len, sequences, offline=offline, progress=bar)
     result = examine(System(), device=device, request=request)
     print_result(result.to_dict(), _lines(result.findings), as_json=json)
     if not result.healthy:

@@ -34,6 +34,7 @@ def info(
     *,
     precision: "options.Precision",
     seq_len: options.SeqLen = None,
+    sequences: options.ChipSequences = 1,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -68,7 +69,7 @@ def info(
     # Some models run on the CPU only.
     on_chip = facts["kind"] != "checkpoint" or "chip_kv_cache_bytes_per_token" in facts
     if facts["kind"] != "onnx" and on_chip:
-        found = find_request(str(path), precision, seq_len, offline=True, progress=Silent())
+        found = find_request(str(path), precision, seq_len, sequences, offline=True, progress=Silent())
     lines = _lines(facts)
     if found is not None:
         findings = (f"  {finding}" for finding in memory_findings(found, System()))
