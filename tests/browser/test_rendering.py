@@ -9,8 +9,9 @@ import pytest
 from playwright.sync_api import expect
 
 from bmqwen import serve
-from support.live_server import LiveServer
+from support.live_server import LiveServer, live_server
 from support.served_page import Visit, expect_answers, questions, reply_with, send, titles
+from support.talker import ANSWERS, THINKS, write_thinker
 
 pytestmark = pytest.mark.browser
 
@@ -271,3 +272,13 @@ def test_thoughts_are_folded_and_tool_calls_shown(visit: Visit, talking: LiveSer
     send(page, "and now?")
     expect_answers(page, "It is sunny.", "next")
     assert bodies[-1]["messages"][1] == {"role": "assistant", "content": "It is sunny."}
+
+
+def test_thoughts_of_a_real_server(visit: Visit, page_folder: Path) -> None:
+    model = write_thinker(page_folder / "thinker")
+    with live_server(model, "--temperature", "0", cache=page_folder / "cache") as served:
+        page = visit(served)
+        send(page, "hello")
+        expect_answers(page, ANSWERS)
+        page.get_by_role("button", name=re.compile("^Thought for ")).click()
+        expect(page.locator(".thoughts .folded-text")).to_have_text(THINKS.strip())
