@@ -47,6 +47,8 @@ PUBLISHED = (
     Published("qwen2.5-1.5b-instruct", "int4", 512, 0.185, 41.078, known_nets=False),
     Published("qwen2.5-7b-instruct", "int4", 512, 0.652, 10.26, known_nets=False),
     Published("qwen1.5-7b-chat", "int4", 2048, 3.234, 7.083, known_nets=False),
+    Published("qwen2.5-7b-instruct", "int4", 2048, 2.704, 9.753, known_nets=False),
+    Published("deepseek-r1-distill-qwen-7b", "int4", 2048, 2.937, 8.3, known_nets=False),
 )
 
 
