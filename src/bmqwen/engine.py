@@ -1,5 +1,7 @@
 """A loaded model, ready to talk: what the commands, the server and Python users hold."""
 
+import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -81,6 +83,19 @@ class Engine(Closing):
     def precision(self) -> str:
         """How the weights are stored, for people."""
         return precision_of(self.bundle)
+
+    @property
+    def identity(self) -> str:
+        """Names model, weights and kind of runtime: K/V of engines with the same name can be exchanged."""
+        files = sorted((name, entry.sha256) for name, entry in self.bundle.files.items())
+        parts = [
+            self.bundle.model,
+            self.bundle.source,
+            self.bundle.precision,
+            files,
+            type(self.runtime).__name__,
+        ]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def chat(self, system: str | None = None, params: SamplingParams | None = None) -> Conversation:
         """Begin a conversation. Without `params` the model answers as its publisher recommends: sampled, mostly.

@@ -137,6 +137,11 @@ class Batcher:
             if generation in generations:
                 generations.remove(generation)
 
+    def put_away(self) -> None:
+        """Save what all slots have cached. Raises DeviceError if the device failed."""
+        for slot in self._slots:
+            self.saved.save(slot.owner, slot.tokens, slot.sequence)
+
     def reset(self) -> None:
         """Empty all slots, and forget what was saved and what was answered."""
         for slot in self._slots:

@@ -39,6 +39,11 @@ class PrefixStore(Generic[Kept]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def entries(self) -> list[Entry[Kept]]:
+        """All of them, those used longest ago first."""
+        return list(self._entries.values())
+
     def find(self, owner: str, tokens: Sequence[int] | Tokens) -> tuple[Entry[Kept] | None, int]:
         """Return the owner's entry that shares the most first tokens, and how many; (None, 0) if none shares any."""
         wanted = as_tokens(tokens)

@@ -90,6 +90,13 @@ def serve(
     time_limit: Annotated[
         float, typer.Option(min=1, help="Seconds that a request may take, from its arrival.")
     ] = 600.0,
+    keep_conversations: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder in which the KV caches of conversations outlive the server, as many as --cache-mb holds.",
+        ),
+    ] = None,
     answer_seconds: Annotated[
         float,
         typer.Option(
@@ -176,6 +183,11 @@ def serve(
             load_seconds=load_seconds,
         )
         engines = [replace(config, device=chip) for chip in chips] or [config] * replicas
+        if keep_conversations is not None:
+            folder = keep_conversations.absolute()
+            engines = [
+                replace(engine, kept=str(folder / str(number))) for number, engine in enumerate(engines)
+            ]
         defaults = choose_params(params_of(bundle), sampling)
         if "max_tokens" not in sampling:
             defaults = replace(defaults, seconds=answer_seconds)

@@ -15,10 +15,12 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bmqwen.errors import BmqwenError, DeviceError, FeedInterruptedError
 from bmqwen.generate.generation import Generation
+from bmqwen.generate.kept_conversations import KeptConversations
 from bmqwen.generate.params import Piece
 from bmqwen.runtime.base import DeviceRuntime, Runtime
 from bmqwen.runtime.child_process import watch_parent
@@ -94,6 +96,7 @@ class EngineProcess:
         self._lock = threading.Lock()
         self._answers: dict[int, Answer] = {}
         self._cancelled: set[int] = set()
+        self._kept: KeptConversations | None = None
 
     def run(self) -> None:
         """Load, then generate until the other side is gone, or until the engine fails and has to be started again."""
@@ -113,6 +116,7 @@ class EngineProcess:
         finally:
             # A failed device is left to the system, which frees it when this process ends: closing it may hang.
             if usable:
+                self._keep()
                 self._engine.close()
 
     def _load(self, config: EngineConfig) -> None:
@@ -130,9 +134,22 @@ class EngineProcess:
             reproducible=config.reproducible,
             offline=True,
         )
+        if config.kept:
+            self._kept = KeptConversations(Path(config.kept), self._engine.identity)
+            self._kept.read(self._engine.session.saved)
         runtime = self._engine.runtime
         facts = EngineFacts(runtime.name, runtime.context_length, runtime.vocab_size, runtime.sequences)
         self._send({"op": "ready", "facts": facts, "state": self._state()})
+
+    def _keep(self) -> None:
+        """Write the conversations down for the next engine, if there is a folder for them."""
+        if self._kept is None:
+            return
+        try:
+            self._engine.session.batcher.put_away()
+            self._kept.write(self._engine.session.saved)
+        except BmqwenError as error:
+            print(f"conversations could not be kept: {error}", flush=True)
 
     def _listen(self, lines: Any) -> None:
         """Receive messages; the computing thread ends when there are no more."""

@@ -9,13 +9,15 @@ from typing import Literal
 
 from bmqwen.errors import BmqwenError, DeviceError, EngineHungError, EngineLostError
 from bmqwen.generate.conversation_cache import PrefixStore
-from bmqwen.runtime.child_process import ChildProcess
+from bmqwen.runtime.child_process import STOP_SECONDS, ChildProcess
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.watchdog import Watchdog
 from bmqwen.serve.pool.wire import EngineConfig, EngineFacts, EngineState, Message, decode, encode
 
 LOG = logging.getLogger("bmqwen.serve")
 LINE_BYTES = 1 << 26
+# An engine that keeps its conversations writes them down before it ends.
+KEEP_SECONDS = 30.0
 ENGINE_MODULE = "bmqwen.serve.pool.engine_process"
 # Seconds before an engine that ended is started again, the longer the more often it ended without an answer between.
 PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -209,8 +211,9 @@ class Replica:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
+            patience = KEEP_SECONDS if self._config.kept else STOP_SECONDS
             # The task may be cancelled: waiting in a thread must not be.
-            if await asyncio.shield(asyncio.to_thread(child.close)):
+            if await asyncio.shield(asyncio.to_thread(child.close, patience)):
                 LOG.warning("engine %d did not end when told to, and was killed", self.index)
 
     def _get_ready(self, message: Message) -> None:

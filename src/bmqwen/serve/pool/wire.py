@@ -31,6 +31,7 @@ class EngineConfig:
         hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
             minutes on a simulator.
         load_seconds: how long loading may take.
+        kept: a folder for the conversations that are saved when it ends, and taken back when the next one begins.
     """
 
     model: str
@@ -44,6 +45,7 @@ class EngineConfig:
     reproducible: bool = False
     hang_seconds: float = 300.0
     load_seconds: float = 900.0
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
