@@ -35,7 +35,7 @@ PAGES = [page for pair in PAIRS for page in pair]
 PROGRAM: Any = typer.main.get_command(app)
 
 # Options of other programs that the pages name.
-FOREIGN_OPTIONS = {"--merge", "--quality", "--rounds"}
+FOREIGN_OPTIONS = {"--clients", "--merge", "--quality", "--rounds"}
 # Messages of other programs in the pages on problem.
 FOREIGN_MESSAGES = ("ensurepip is not", "requires a different Python", "externally-managed")
 
