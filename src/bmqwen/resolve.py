@@ -43,6 +43,8 @@ def export_model(
                 shutil.copytree(made.folder, part, dirs_exist_ok=True)
             return read_bundle(folder)
     with open_model(model, offline=offline, progress=progress) as checkpoint:
+        if checkpoint.note:
+            progress.note(checkpoint.note)
         label = f"converting {checkpoint.name} to {precision}"
         advance = counting(progress, label, checkpoint.parameters)
         return export_onnx(checkpoint, folder, precision, plain=plain, replace=replace, advance=advance)
@@ -94,6 +96,8 @@ def resolve_bundle(
     if kept := reusable_bundle(folder, key, replace=True):
         return kept
     with open_checkpoint(path) as checkpoint:
+        if checkpoint.note:
+            progress.note(checkpoint.note)
         label = f"converting {checkpoint.name} to {precision} (once)"
         advance = counting(progress, label, checkpoint.parameters)
         templated = partial(require_template, place=path) if chats else None

@@ -14,6 +14,7 @@ from bmqwen.model.registry import parse_config
 from bmqwen.util.closing import Closing
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.util.paths import model_name
+from bmqwen.util.text import counted
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
@@ -60,6 +61,16 @@ class Checkpoint(Closing):
     def parameters(self) -> int:
         """Number of values in all tensors; a tied head counts once."""
         return sum(math.prod(shape) for shape in self.config.network.shapes().values())
+
+    @property
+    def note(self) -> str:
+        """What a user should know of what is not used of it; mostly nothing."""
+        count = self.weights.left_aside if isinstance(self.weights, StoredWeights) else 0
+        return (
+            f"{self.name} is used for text only: {counted(count, 'tensor')} of other parts left aside"
+            if count
+            else ""
+        )
 
     @property
     def bytes_on_disk(self) -> int:

@@ -14,7 +14,11 @@ _TEXT = "model.language_model."
 
 
 class StoredWeights:
-    """A reader's tensors as the network names and shapes them. Keeps the `Weights` protocol."""
+    """A reader's tensors as the network names and shapes them. Keeps the `Weights` protocol.
+
+    Attributes:
+        left_aside: how many tensors belong to other parts of the model, such as that for pictures.
+    """
 
     def __init__(self, reader: Weights, config: ModelConfig) -> None:
         """Of a model that also takes pictures, only the text is there."""
@@ -24,6 +28,7 @@ class StoredWeights:
         self._files = {name: _file_name(tensor, there) for name, tensor in self._tensors.items()}
         taken = set(self._files.values())
         self._others = {name for name in there - taken if not name.startswith(prefixes)}
+        self.left_aside = len(there - taken) - len(self._others)
 
     def names(self) -> frozenset[str]:
         there = self._reader.names()
