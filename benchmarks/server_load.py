@@ -92,14 +92,15 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     served = ["--cache-mb", str(options.cache_mb), "--quiet"]
     if options.threads:
         served += ["--threads", str(options.threads)]
-    with ServedModel(options.model, served) as server:
+    # Else two likely words can change places with the number of answers that are computed together.
+    with ServedModel(options.model, [*served, "--reproducible"]) as server:
         _say(f"{options.clients} clients for {options.seconds:g} seconds")
         traffic = Traffic(server.url, text, clients=options.clients, seed=SEED)
         with sampled(server.resident_bytes) as samples:
             asyncio.run(traffic.run(options.seconds))
         checks = [afterwards(server), memory_check(samples)]
         _say("a server at rest: leaving, second turns, speed")
-        with load(options.model, threads=options.threads) as engine:
+        with load(options.model, threads=options.threads, reproducible=True) as engine:
             checks += probes(server, engine, text)
             restarts = server.metric("bmqwen_engine_restarts_total")
             log = server.log
