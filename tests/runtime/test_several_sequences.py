@@ -25,6 +25,9 @@ PROMPTS = [
     np.random.default_rng(seed).integers(0, 300, count).tolist() for seed, count in ((1, 9), (2, 5), (3, 20))
 ]
 ANSWER = 12
+OPENERS = {"libbmrt": "bmqwen.runtime.bmrt.simulated:open_target", "SAIL": "support.sail_probe:current"}
+# What the libraries have no part in needs one of them.
+BY_LIBBMRT = pytest.mark.parametrize("runtime", [OPENERS["libbmrt"]], ids=["libbmrt"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +37,7 @@ def model(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Com
     return compile_toy(simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES)
 
 
-@pytest.fixture(
-    scope="module",
-    params=["bmqwen.runtime.bmrt.simulated:open_target", "support.sail_probe:current"],
-    ids=["libbmrt", "SAIL"],
-)
+@pytest.fixture(scope="module", params=list(OPENERS.values()), ids=list(OPENERS))
 def runtime(
     request: pytest.FixtureRequest, model: CompiledModel, simulator: Toolchain
 ) -> Iterator[SimulatedRuntime]:
@@ -130,6 +129,7 @@ def alone_again(runtime: SimulatedRuntime, tokens: Sequence[int]) -> int:
     return say(runtime, 0, tokens)
 
 
+@BY_LIBBMRT
 @pytest.mark.parametrize("count", [5, 13])
 def test_every_row_of_a_step_is_that_of_a_step_of_its_own(
     runtime: SimulatedRuntime, expected: list[list[int]], count: int
@@ -203,6 +203,7 @@ def test_drafts_are_checked_in_one_launch_and_change_no_token(
     assert answer(0, 1) <= ANSWER + 1
 
 
+@BY_LIBBMRT
 def test_nets_for_several_pass_verify(runtime: SimulatedRuntime, model: CompiledModel) -> None:
     shapes = [s for s in choose_nets(model.bundle, None) if s.rows > 1]
     assert {s.tokens for s in shapes} == {8, 16, 32}
@@ -221,6 +222,7 @@ def test_memory_is_what_the_arithmetic_gives(model: CompiledModel) -> None:
     assert expected.weights == bmodel_footprint(description).weights
 
 
+@BY_LIBBMRT
 def test_a_step_that_fails_changes_no_sequence(runtime: SimulatedRuntime) -> None:
     empty(runtime)
     say(runtime, 0, PROMPTS[0])

@@ -58,8 +58,11 @@ class StepShape:
     rows: int = 1
 
     def __str__(self) -> str:
+        if not self.rows:
+            return f"{self.tokens} rows moved"
         cached = f"up to {self.history:,}" if self.history else "none"
-        return f"{counted(self.tokens, 'token')} with {cached} cached"
+        text = f"{counted(self.tokens, 'token')} with {cached} cached"
+        return f"{text}, {self.rows} results" if 1 < self.rows < self.tokens else text
 
     def landing(self, rows: int) -> int:
         """Return the row of a cache of so many at which the net leaves its new ones: behind its history.
