@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
@@ -172,3 +173,35 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(sent[1]["body"])["error"]["code"] == "time_limit"
     (counted,) = requests.collect()
     assert [sample.labels for sample in counted.samples] == [{"endpoint": "other", "status": "408"}]
+
+
+def test_a_visit_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What the page loads and asks by itself is not; what fails is."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+        status = 404 if scope["path"].endswith("missing.js") else 200
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"body"})
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def scenario() -> None:
+        guarded = AccessMiddleware(answer, AccessRules(), Counter("pages", "x", ["endpoint", "status"]), "")
+        visited = ("/", "/page/1/app.js", "/api/info", "/tokenize", "/favicon.ico", "/page/1/missing.js")
+        for method, path in [*(("GET", path) for path in visited), ("HEAD", "/")]:
+            await guarded({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
+
+    with caplog.at_level(logging.INFO, "bmqwen.serve"):
+        asyncio.run(scenario())
+    assert [record.getMessage().split(" 0.")[0] for record in caplog.records] == [
+        "GET / 200",
+        "GET /page/1/missing.js 404",
+        "HEAD / 200",
+    ]
+    assert [message["body"] for message in sent if "body" in message] == [b"body"] * 6 + [b""]

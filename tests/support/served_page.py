@@ -47,7 +47,7 @@ def act_on(page: Page, title: str, action: str) -> None:
 Reply = Callable[[dict[str, Any]], str]
 
 
-def reply_with(page: Page, reply: str | Reply) -> list[dict[str, Any]]:
+def reply_with(page: Page, reply: str | Reply, *, thoughts: str = "") -> list[dict[str, Any]]:
     """Answer the page's requests here, where the model's words matter; returns the requests, as they come."""
     bodies: list[dict[str, Any]] = []
 
@@ -55,7 +55,7 @@ def reply_with(page: Page, reply: str | Reply) -> list[dict[str, Any]]:
         body = json.loads(route.request.post_data or "")
         bodies.append(body)
         text = reply if isinstance(reply, str) else reply(body)
-        route.fulfill(content_type="text/event-stream", body=stream_of(text))
+        route.fulfill(content_type="text/event-stream", body=stream_of(text, thoughts))
 
     page.route("**/v1/chat/completions", answer)
     # What the model could read does not matter then.
@@ -63,7 +63,7 @@ def reply_with(page: Page, reply: str | Reply) -> list[dict[str, Any]]:
     return bodies
 
 
-def stream_of(text: str) -> str:
+def stream_of(text: str, thoughts: str = "") -> str:
     """The events of an answer, in small pieces."""
     usage = {
         "prompt_tokens": 1_200,
@@ -75,6 +75,9 @@ def stream_of(text: str) -> str:
         {"choices": [{"index": 0, "delta": {"content": text[at : at + 7]}, "finish_reason": None}]}
         for at in range(0, len(text), 7)
     ]
+    if thoughts:
+        delta = {"reasoning_content": thoughts}
+        chunks.insert(0, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
     chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     chunks.append({"choices": [], "usage": usage, "timings": timings})
     return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"

@@ -51,8 +51,8 @@ export function Answer({ chat, place, order, last, dropped, editing, setEditing 
         <${Icon} name="again" />
       </button>`}
       <${Branches} ...${{ chat, place }} />
-      <${Measured} turn=${turn} />
       <${Time} at=${turn.created} />
+      <${Measured} turn=${turn} />
     </div>`}
   </article>`;
 }
