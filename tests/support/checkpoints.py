@@ -94,9 +94,12 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, NDArray[np.f
 
 def as_stored(config: ModelConfig, weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """The tensors of the network as Hugging Face's files have them."""
-    stored: dict[str, NDArray[np.float32]] = {}
-    for tensor in config.network.tensors():
-        values = weights[tensor.name] - np.float32(tensor.plus)
+    tensors = {tensor.name: tensor for tensor in config.network.tensors()}
+    stored = {name: values for name, values in weights.items() if name not in tensors}
+    for name, tensor in tensors.items():
+        if name not in weights:
+            continue
+        values = weights[name] - np.float32(tensor.plus)
         if tensor.half == 1:
             halves = (
                 part.reshape(-1, 1, config.head_dim, part.shape[-1])
