@@ -24,6 +24,7 @@ dataset_kwargs: {data_files: {test: FILE}}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{question}}"
+target_delimiter: ""
 doc_to_choice: "{{choices}}"
 doc_to_target: "{{label}}"
 metric_list: [{metric: acc}, {metric: acc_norm}]
@@ -35,6 +36,7 @@ dataset_kwargs: {data_files: {test: FILE}}
 test_split: test
 output_type: generate_until
 doc_to_text: "{{question}}"
+target_delimiter: ""
 doc_to_target: "{{label}}"
 generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 12, temperature: 0}
 metric_list: [{metric: exact_match}]
