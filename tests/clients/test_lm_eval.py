@@ -107,4 +107,5 @@ def test_a_task_is_scored_as_by_transformers(client_programs: Path, tmp_path: Pa
                 0, prompt.shape[1] :
             ]
         own = tokenizer.decode(ids, skip_special_tokens=True)
-        assert sample["filtered_resps"][0] == own
+        # The server shows no half of a character where the length ends an answer.
+        assert own.removesuffix("\ufffd") == sample["filtered_resps"][0].removesuffix("\ufffd")
