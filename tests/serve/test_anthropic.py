@@ -191,6 +191,14 @@ def test_errors_have_anthropics_shape(
     assert message in body["error"]["message"]
 
 
+def test_a_client_is_told_to_go_on_without_a_thread(toy: ToyServer) -> None:
+    response = toy.post("/v1/messages", json=ASK | {"thread": {"type": "create"}})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["details"]["error_code"] == "thread_unsupported_request"
+    assert "send the whole conversation" in error["message"]
+
+
 def test_its_own_header_has_the_key() -> None:
     with ToyServer(keys=("a-key-of-ours",)) as server:
         wrong = server.post("/v1/messages", json=ASK, headers={"x-api-key": "another-key"})

@@ -55,7 +55,14 @@ _ANTHROPIC_TYPES = {
 def _anthropic(error: BmqwenError) -> AnthropicErrorAnswer:
     status = error.http_status
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+    answer: AnthropicErrorAnswer = {"type": "error", "error": {"type": kind, "message": str(error)}}
+    if getattr(error, "param", None) == "thread":
+        # By this Anthropic's SDK goes on without, as it does where their own server cannot keep a conversation.
+        answer["error"]["details"] = {
+            "error_code": "thread_unsupported_request",
+            "unsupported": ["thread"],
+        }
+    return answer
 
 
 def _ollama(error: BmqwenError) -> OllamaErrorAnswer:

@@ -114,6 +114,7 @@ REFUSED: Mapping[str, str] = {
     "repeat_last_n": _SAMPLERS,
     "structured_outputs": _SCHEMA,
     "tfs_z": _SAMPLERS,
+    "thread": "this server keeps no threads: send the whole conversation as messages",
     "typical_p": _SAMPLERS,
     "use_beam_search": _SAMPLERS,
     "web_search_options": "this server does not search the web",

@@ -30,11 +30,19 @@ class ErrorAnswer(TypedDict):
     error: ErrorDetails
 
 
+class AnthropicUnsupported(TypedDict):
+    """What a client may leave out and ask again."""
+
+    error_code: str
+    unsupported: list[str]
+
+
 class AnthropicErrorDetails(TypedDict):
     """What went wrong: a family and a sentence."""
 
     type: str
     message: str
+    details: NotRequired[AnthropicUnsupported]
 
 
 class AnthropicErrorAnswer(TypedDict):
