@@ -39,7 +39,7 @@ def literals(text: str) -> list[str]:
 
 def test_no_other_source_knows_a_chip() -> None:
     files = [path for ending in ("py", "js", "html", "css") for path in SOURCES.rglob(f"*.{ending}")]
-    read = [path for path in files if path.parent.name not in ("chip", "vendor")]
+    read = [path for path in files if path.parent.name != "chip" and "vendor" not in path.parts]
     assert len(read) > 100
     found = {str(path.relative_to(SOURCES)): lines for path in read if (lines := literals(path.read_text()))}
     assert found == {}
