@@ -1,7 +1,8 @@
 """Guesses at an answer's next tokens, which the model checks in one step: several tokens a step where they are right.
 
-Guesses change how fast an answer comes, never what is drawn: each token is chosen from the model's own logits, exactly
-as without them, and a guess only counts where it is the token that was chosen anyway.
+Guesses change how fast an answer comes, not what is drawn: each token is chosen from the model's own logits, as without
+them, and a guess only counts where it is the token that was chosen anyway. Where a runtime rounds several rows
+differently (`Runtime.rounds_by_rows`), those logits are the same but for that.
 """
 
 from collections import OrderedDict
