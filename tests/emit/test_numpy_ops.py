@@ -32,3 +32,17 @@ def test_logits_and_cache(tmp_path: Path, kind: Kind) -> None:
     assert [rows.shape for rows in ops.cache] == [(21, config.num_key_value_heads, config.head_dim)] * (
         2 * len(config.kv_layers)
     )
+
+
+def test_sequences_side_by_side_do_not_see_each_other(tmp_path: Path) -> None:
+    config = tiny_config()
+    write_checkpoint(tmp_path / "model", config, seed=1)
+    ids = np.random.default_rng(0).integers(0, 300, 21).tolist()
+    with open_checkpoint(tmp_path / "model") as checkpoint:
+        blocks = WeightBlocks(checkpoint.weights)
+        together = config.network.emit(NumpyOps(config, blocks, ids, range(21), [5, 9, 7]))
+        apart = [
+            config.network.emit(NumpyOps(config, blocks, part, range(len(part))))
+            for part in (ids[:5], ids[5:14], ids[14:])
+        ]
+    np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-5)
