@@ -75,7 +75,13 @@ class Answer:
 
     def report(self) -> None:
         """Tell the server what came: that it has begun, how much of its prompt was read, and text."""
-        if not self._started and (self.generation.slot is not None or self.generation.over):
+        generation = self.generation
+        # One that failed before it began (its schema cannot be held) is an error, not a stream that ends in one.
+        if (
+            not self._started
+            and generation.error is None
+            and (generation.slot is not None or generation.over)
+        ):
             self._started = True
             self._send({"op": "start", "id": self.job})
         if self.generation.read > self._read:
