@@ -241,7 +241,7 @@ def test_the_first_paint_waits_for_one_document(visit: Visit, talking: LiveServe
     asked: list[str] = []
     page.route("**/page/**", lambda route: asked.append(route.request.url))
     page.goto("/", wait_until="commit")
-    painted = "performance.getEntriesByName('first-contentful-paint').length"
+    painted = "() => performance.getEntriesByName('first-contentful-paint').length > 0"
     page.wait_for_function(painted)
     assert len(asked) <= 3
     page.unroute_all()
