@@ -198,17 +198,19 @@ class ConfigValues:
     def yarn(self, whole: "ConfigValues") -> Yarn | None:
         """Return the scaling that this entry of a configuration, the `whole`, describes; None for none."""
         names = {"rope_type", "type", "rope_theta"}
-        kinds = {self.values[key] for key in ("rope_type", "type") if self.values.get(key) is not None}
-        if kinds == {"yarn"}:
+        stretched = False
+        for key in ("rope_type", "type"):
+            kind = self.values.get(key, "default")
+            if kind not in (None, "default", "yarn"):
+                raise self.error(key, "which is unsupported; only unscaled RoPE and yarn are supported")
+            stretched |= kind == "yarn"
+        if stretched:
             # transformers does not know attn_factor, which DeepSeek-R1-0528-Qwen3-8B has, and passes it over.
             names |= {field.name for field in fields(Yarn)} | {"attn_factor"}
-        elif kinds - {"default"}:
-            key = "rope_type" if self.values.get("rope_type") not in (None, "default") else "type"
-            raise self.error(key, "which is unsupported; only unscaled RoPE and yarn are supported")
         for name in self.values.keys() - names:
             if not (name == "partial_rotary_factor" and self.values[name] == 1.0):
                 raise self.error(str(name), "which is unsupported; only unscaled RoPE and yarn are supported")
-        if kinds != {"yarn"}:
+        if not stretched:
             return None
         factor, most = self.number("factor", 0.0, 1e4), 1 << 24
         given = {

@@ -59,7 +59,8 @@ class Qwen35(Architecture):
         layers = range(config.num_hidden_layers)
         regular = [_LINEAR if (layer + 1) % every else _FULL for layer in layers]
         kinds = regular if kinds is None else kinds
-        if not isinstance(kinds, list) or len(kinds) != len(layers) or set(kinds) - {_FULL, _LINEAR}:
+        known = isinstance(kinds, list) and all(kind in (_FULL, _LINEAR) for kind in kinds)
+        if not known or len(kinds) != len(layers):
             raise values.error(
                 "layer_types", f"but it must be a list of {len(layers)}, each {_FULL} or {_LINEAR}"
             )
