@@ -173,7 +173,7 @@ def test_download_is_told_in_a_few_lines() -> None:
     for done in range(0, WHEEL_BYTES + 1, 1 << 20):
         advance(done)
     assert len(said) == 4
-    assert said[0] == "fetching the BM1684X compiler: 63 of 312 MiB"
+    assert said[0] == "fetching the BM1684X compiler: 66 MB of 327 MB"
 
 
 def test_wheel_without_a_needed_file_leaves_nothing(tmp_path: Path, cache: Path) -> None:

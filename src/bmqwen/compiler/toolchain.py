@@ -16,6 +16,7 @@ from bmqwen.hub.hub import offline_wanted
 from bmqwen.hub.package_index import fetch_wheel, unpack
 from bmqwen.util.paths import cache_folder, named_toolchain
 from bmqwen.util.storage import file_sha256, new_folder, path_lock, require_free, size_below, storage_errors
+from bmqwen.util.text import size_text
 
 Report = Callable[[str], None]
 
@@ -190,7 +191,7 @@ def _fetch(wheel: PinnedWheel, folder: Path, report: Report) -> None:
         if folder.is_dir():
             return
         require_free(folder.parent, WHEEL_BYTES + UNPACKED_BYTES - size_below(incoming), title)
-        report(f"fetching {title}, {wheel.requirement} ({WHEEL_BYTES >> 20} MiB, once)")
+        report(f"fetching {title}, {wheel.requirement} ({size_text(WHEEL_BYTES)}, once)")
         with storage_errors(incoming):
             incoming.mkdir(exist_ok=True)
         try:
@@ -228,7 +229,9 @@ def steps(report: Report) -> Callable[[int], None]:
         fifth = 5 * done // WHEEL_BYTES
         if told < fifth < 5:
             told = fifth
-            report(f"fetching the {DEFAULT_CHIP.name} compiler: {done >> 20} of {WHEEL_BYTES >> 20} MiB")
+            report(
+                f"fetching the {DEFAULT_CHIP.name} compiler: {size_text(done)} of {size_text(WHEEL_BYTES)}"
+            )
 
     return advance
 
