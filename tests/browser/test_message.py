@@ -110,8 +110,9 @@ def test_a_question_that_cannot_fit_says_by_how_much(visit: Visit, talking: Live
 
 def test_the_oldest_turns_are_left_out_and_that_is_said(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
-    for _ in range(4):
+    for turn in range(4):
         send(page, "hello " * 110)
+        expect(answers(page)).to_have_count(turn + 1)
         expect(page.locator("article.answer.writing")).to_have_count(0)
         expect(page.get_by_role("alert")).to_have_count(0)
     expect(answers(page)).to_have_count(4)

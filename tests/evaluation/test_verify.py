@@ -117,7 +117,7 @@ def test_right_nets_pass(
     report = compare(model, simulator, stages, model.checkpoint)
     assert report.passed
     assert len(report.stages) == len(stages.split(","))
-    assert report.nets == 6
+    assert report.nets == 7
     for stage in report.stages:
         assert stage.cached == max(0, min(40, stage.history - stage.tokens))
         if form == "f16":
@@ -171,7 +171,7 @@ def test_command(copy: CompiledModel, capsys: pytest.CaptureFixture[str]) -> Non
     assert result["stages"][0]["to_float"]["logits_cosine"] >= 0.9999
     assert run([*arguments, "--tokens", "3"]) == 0
     printed = capsys.readouterr()
-    assert "passed; 1 of 6 nets, cosine to float32 at least 0.9999" in printed.out
+    assert "passed; 1 of 7 nets, cosine to float32 at least 0.9999" in printed.out
     assert "1 net, about" in printed.err
 
 
@@ -196,7 +196,7 @@ def test_command_refuses(
     assert run(["verify", str(copy.cpu.folder)]) == 2
     assert "was not made by `bmqwen compile`" in capsys.readouterr().err
     assert run(["verify", folder, "--stages", "5"]) == 2
-    assert "it has 1x96, 8x96, 32x0, 32x96, 64x0, 64x96" in capsys.readouterr().err
+    assert "it has 1x96, 8x96, 16x96, 32x0, 32x96, 64x0, 64x96" in capsys.readouterr().err
     write_checkpoint(tmp_path / "other", copy.bundle.config, seed=1)
     assert run(["verify", folder, "--stages", "1", "--against", str(tmp_path / "other")]) == 2
     assert "was not made from" in capsys.readouterr().err

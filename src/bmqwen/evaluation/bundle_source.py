@@ -44,12 +44,25 @@ def _is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
     if bundle.kind == "onnx":
         plain = bundle.details.get("dialect") == "plain"
         return bundle.source == source_key(checkpoint.path, precision, plain=plain)
-    layers = bundle.config.num_hidden_layers
+    details, layers = bundle.details, bundle.config.num_hidden_layers
+    sequences = details.get("sequences", 1)
     try:
-        plan = make_plan(checkpoint, precision, bundle.details["context"], bundle.details["half"], layers)
+        # A manifest does not say whether nets for drafts were asked for.
+        return any(
+            bundle.source
+            == make_plan(
+                checkpoint,
+                precision,
+                details["context"],
+                details["half"],
+                layers,
+                sequences=sequences,
+                drafts=drafts,
+            ).key
+            for drafts in (True, False)
+        )
     except (InputError, KeyError, TypeError):
         return False
-    return bundle.source == plan.key
 
 
 def _candidates(bundle: Bundle) -> Iterator[Path]:
