@@ -43,9 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Let each core run tests; those that are named run in this process, which starts at once."""
+    """Let each core run tests, and one more while others wait; named ones run in this process, which starts at once."""
     named = config.args_source is pytest.Config.ArgsSource.ARGS
-    return 0 if named else min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    return 0 if named else min(MOST_WORKERS, len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

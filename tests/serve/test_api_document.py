@@ -36,7 +36,7 @@ def test_schemathesis_finds_nothing(serve_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "schemathesis.toml").write_text(TOOLS_MAY_NOT_FIT)
         options = [
             "--max-examples",
-            "20",
+            "10",
             "--seed",
             "1",
             "--generation-database",
