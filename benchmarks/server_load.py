@@ -35,7 +35,7 @@ WARM_UP = 1 / 3
 SAMPLE_S = 0.5
 TRIALS = 7
 # Two processes of the same engine differ by some percent from start to start, so speed is compared over several.
-STARTS, ROUNDS = 6, 4
+ROUNDS = 4
 SEED = 6
 # What the project promises.
 MOST_GROWTH, MOST_CANCEL_S, LEAST_SPEED_UP, MOST_OVERHEAD = 0.05, 0.2, 5.0, 0.03
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             )
             _say(f"{len(traffic.exchanges)} requests to compare with runs of their own")
             checks = answer_checks(traffic.exchanges, FreshRuns(engine)) + checks
-    _say(f"tokens/s of the server and of a bare engine, {STARTS} starts of both")
+    _say(f"tokens/s of the server and of a bare engine, {options.starts} starts of both")
     checks.append(overhead_check(options, served))
     lines = [f"`{command}`", "", f"{options.clients} clients, {options.seconds:g} s; {machine.text()}", ""]
     lines += ["| | wanted | seen | |", "|---|---|---|---|"]
@@ -194,7 +194,7 @@ def memory_growth(samples: Sequence[Sample]) -> tuple[float, int, int]:
 def overhead_check(options: argparse.Namespace, served: Sequence[str]) -> Check:
     """What the server costs: the median loss of several starts of a server and of a bare engine."""
     speeds = []
-    for _ in range(STARTS):
+    for _ in range(options.starts):
         with (
             ServedModel(options.model, served) as server,
             load(options.model, threads=options.threads) as engine,
@@ -283,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         default=128,
         help="of kept conversations, which must be full early (default: 128)",
     )
+    parser.add_argument("--starts", type=int, default=6, help="of the server and a bare engine (default: 6)")
     parser.add_argument("--threads", type=int, help="of each engine (default: all cores)")
     parser.add_argument("--new-tokens", type=int, default=256, help="of timed answers (default: 256)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="write what the server printed")

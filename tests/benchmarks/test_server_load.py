@@ -124,7 +124,7 @@ def test_a_small_load_as_a_whole(tmp_path: Path) -> None:
     ended = subprocess.run(
         [
             *(sys.executable, TEXTS.with_name("server_load.py"), "--model", model, "--threads", "1"),
-            *("--clients", "4", "--seconds", "1", "--new-tokens", "30"),
+            *("--clients", "4", "--seconds", "1", "--starts", "1", "--new-tokens", "30"),
             *("--markdown", files[0], "--json", files[1]),
         ],
         env=os.environ | {"BMQWEN_CACHE": str(tmp_path / "cache")},
