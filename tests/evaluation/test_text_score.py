@@ -311,7 +311,7 @@ def compiled(folder: Path, target: Path, **details: str) -> Path:
         plan = make_plan(checkpoint, INT4, 128, "f16", None)
         for name, content in checkpoint.tokenizer_files().items():
             (target / name).write_bytes(content)
-    known = {"context": 128, "half": "f16"} | details
+    known = {"context": 128, "half": "f16", "sequences": plan.sequences} | details
     write_manifest(
         Bundle(target, "bmodel", "tiny", plan.config, INT4.to_dict(), details=known, source=plan.key)
     )
