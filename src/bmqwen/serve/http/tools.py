@@ -66,7 +66,8 @@ class AllowedChoice(RequestModel):
     allowed_tools: AllowedTools
 
 
-def _kind_of_choice(value: Any) -> str:
+def choice_kind(value: Any) -> str:
+    """Return the tag of what `tool_choice` may be, for pydantic's discriminator."""
     if isinstance(value, str):
         return "a string"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
@@ -77,7 +78,7 @@ ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("a string")]
     | Annotated[NamedTool, Tag("a tool")]
     | Annotated[AllowedChoice, Tag("some tools")],
-    Discriminator(_kind_of_choice),
+    Discriminator(choice_kind),
 ]
 
 

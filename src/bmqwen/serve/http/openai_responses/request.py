@@ -9,7 +9,7 @@ from bmqwen.errors import UnsupportedFieldError
 from bmqwen.serve.http.errors import validated
 from bmqwen.serve.http.fields import Off, OpenModel, RequestModel, Unused, accepting
 from bmqwen.serve.http.protocol import WHOLE, ChatRequest, parts_or_text
-from bmqwen.serve.http.tools import MOST_TOOLS, ToolName
+from bmqwen.serve.http.tools import MOST_TOOLS, ToolName, choice_kind
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -98,18 +98,11 @@ class AllowedTools(OpenModel):
     tools: list[ChosenTool]
 
 
-def _choice_kind(value: Any) -> str:
-    if isinstance(value, str):
-        return "a string"
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "some tools" if kind == "allowed_tools" else "a tool"
-
-
 Choice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("a string")]
     | Annotated[ChosenTool, Tag("a tool")]
     | Annotated[AllowedTools, Tag("some tools")],
-    Discriminator(_choice_kind),
+    Discriminator(choice_kind),
 ]
 
 
