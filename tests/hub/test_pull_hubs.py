@@ -133,6 +133,27 @@ def test_an_adapter_is_refused_before_its_download(tmp_path: Path) -> None:
         assert server.log == []
 
 
+def test_all_parts_of_a_gguf_model_are_one_model(tmp_path: Path) -> None:
+    parts = {f"a-q8_0-0000{n}-of-00002.gguf": b"part%d" % n for n in (1, 2)}
+    with HubServer(REPO, {"a-q4_k_m.gguf": b"four", **parts}) as server:
+        hub = hub_of(server, tmp_path)
+        hub.pull(f"{REPO}:q4_k_m")
+        path = hub.pull(f"{REPO}:q8_0")
+        assert [path.name, *sorted(p.name for p in path.parent.glob("a-q8*"))] == [min(parts), *parts]
+        assert {(model.name, model.size) for model in hub.models()} == {
+            (f"{REPO}:q4_k_m", 4),
+            (f"{REPO}:q8_0", 10),
+        }
+        path.with_name(max(parts)).unlink()  # without one of them the model is not there
+        assert {model.name for model in hub.models()} == {f"{REPO}:q4_k_m"}
+        hub.pull(f"{REPO}:q8_0")
+        assert hub.remove(f"{REPO}:q8_0") == 10
+        assert [p.name for p in path.parent.glob("*.gguf")] == ["a-q4_k_m.gguf"]
+    lacking = {"a-00001-of-00002.gguf": b"x"}
+    with HubServer(REPO, lacking) as server, pytest.raises(InputError, match=r"lacks a-00002-of-00002\.gguf"):
+        hub_of(server, tmp_path / "other").pull(REPO)
+
+
 def test_a_gguf_file_is_chosen_by_its_variant(tmp_path: Path) -> None:
     with HubServer(REPO, {"a-q4_k_m.gguf": b"four", "a-q8_0.gguf": b"eight"}) as server:
         hub = hub_of(server, tmp_path)

@@ -230,8 +230,9 @@ def write_gguf(
     with_tokenizer: bool = True,
     weights: dict[str, NDArray[np.float32]] | None = None,
     values: dict[str, str | int | float] | None = None,
+    parts: int = 1,
 ) -> Path:
-    """Write a GGUF file as llama.cpp's converter does; `values` adds or replaces metadata.
+    """Write a GGUF file, or several parts of one, as llama.cpp's converter does; `values` adds or replaces metadata.
 
     `dtype` is a GGUF type that the `gguf` package can write (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0,
     Q5_1) and goes for matrices; vectors stay F32. Returns `path`.
@@ -239,7 +240,8 @@ def write_gguf(
     import gguf
 
     arch = config.architecture.model_type
-    writer = gguf.GGUFWriter(path, arch)
+    each = -(-len(config.network.shapes()) // parts) if parts > 1 else 0
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=each)
     metadata: dict[str, str | int | float] = {
         f"{arch}.block_count": config.num_hidden_layers,
         f"{arch}.context_length": config.max_position_embeddings,

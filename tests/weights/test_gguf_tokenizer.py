@@ -68,7 +68,7 @@ def both(published: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tok
     write_vocabulary(path, json.loads(published.read_bytes()))
     file = GgufFile(path)
     rebuilt = Tokenizer.from_str(gguf_tokenizer_files(file)["tokenizer.json"].decode())
-    file.raw.close()
+    file.close()
     return Tokenizer.from_file(str(published)), rebuilt
 
 
@@ -131,7 +131,7 @@ def test_smollm_splits_digits_and_keeps_its_ids(tmp_path: Path) -> None:
     path = write_vocabulary(tmp_path / "m.gguf", values, pre="smollm")
     file = GgufFile(path)
     tokenizer = Tokenizer.from_str(gguf_tokenizer_files(file)["tokenizer.json"].decode())
-    file.raw.close()
+    file.close()
     text = "<|im_start|>user\n12 hello  the e\u0301<|im_end|>"
     encoding = tokenizer.encode(text)
     assert (encoding.ids[0], encoding.ids[-1]) == (1, 2)
@@ -167,7 +167,7 @@ def test_merges_of_unknown_tokens(tmp_path: Path) -> None:
     file = GgufFile(write_vocabulary(tmp_path / "m.gguf", values))
     with pytest.raises(CheckpointError, match="tokenizer is damaged"):
         gguf_tokenizer_files(file)
-    file.raw.close()
+    file.close()
 
 
 def test_the_same_token_twice(tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ def test_the_same_token_twice(tmp_path: Path) -> None:
     file = GgufFile(write_vocabulary(tmp_path / "m.gguf", values))
     with pytest.raises(CheckpointError, match="twice"):
         gguf_tokenizer_files(file)
-    file.raw.close()
+    file.close()

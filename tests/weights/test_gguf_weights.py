@@ -1,15 +1,17 @@
 """The GGUF reader against the gguf package, and on damaged files."""
 
+import os
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.model.rope import Yarn, yarn_attention_factor
-from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.weights.checkpoint import identity, open_checkpoint
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
 from support.checkpoints import Kind, random_weights, tiny_config, write_gguf
@@ -71,26 +73,89 @@ def test_rows_equal_the_whole(kind: Kind, tmp_path: Path) -> None:
             weights.read("no.such")
 
 
-@pytest.mark.parametrize("dtype", ["Q4_K", "Q5_K", "Q6_K"])
-def test_k_quants(dtype: str, tmp_path: Path) -> None:
-    ggml = gguf.GGMLQuantizationType[dtype]
-    block, size = gguf.GGML_QUANT_SIZES[ggml]
+@pytest.mark.parametrize("kind", sorted(gguf.quants._type_traits), ids=lambda kind: kind.name)
+def test_every_type_as_the_package_dequantises_it(kind: Any, tmp_path: Path) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
     # Below 0x40 no half-precision scale is infinite or NaN, wherever it lies.
     raw = np.random.default_rng(0).integers(0, 0x40, (37, 3 * size), dtype=np.uint8)
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "qwen2")
-    writer.add_tensor("token_embd.weight", raw, raw_dtype=ggml)
+    writer.add_tensor("token_embd.weight", raw, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    file = GgufFile(tmp_path / "m.gguf")
-    weights = GgufWeights(file, tiny_config())
-    expected = gguf.quants.dequantize(raw, ggml)
-    assert weights.dtype("model.embed_tokens.weight") == dtype
-    assert weights.shape("model.embed_tokens.weight") == (37, 3 * block)
-    np.testing.assert_array_equal(weights.read("model.embed_tokens.weight"), expected)
-    np.testing.assert_array_equal(weights.read_rows("model.embed_tokens.weight", 17, 36), expected[17:36])
-    file.raw.close()
+    with GgufFile(tmp_path / "m.gguf") as file:
+        weights = GgufWeights(file, tiny_config())
+        expected = gguf.quants.dequantize(raw, kind)
+        assert weights.dtype("model.embed_tokens.weight") == kind.name
+        assert weights.shape("model.embed_tokens.weight") == (37, 3 * block)
+        np.testing.assert_array_equal(weights.read("model.embed_tokens.weight"), expected)
+        np.testing.assert_array_equal(weights.read_rows("model.embed_tokens.weight", 17, 36), expected[17:36])
+
+
+PARTS = [f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+
+
+def split_model(folder: Path, seed: int = 0) -> None:
+    """The parts of a model that the package's own writer cut into three."""
+    folder.mkdir()
+    write_gguf(folder / "m.gguf", tiny_config(), seed=seed, parts=3)
+    assert sorted(path.name for path in folder.iterdir()) == PARTS
+
+
+@pytest.mark.parametrize("name", [".", *PARTS])
+def test_any_part_names_the_whole_model(name: str, tmp_path: Path) -> None:
+    split_model(tmp_path / "model")
+    expected = random_weights(tiny_config())
+    with open_checkpoint(tmp_path / "model" / name) as checkpoint:
+        assert checkpoint.config == tiny_config()
+        assert checkpoint.name == "m.gguf"
+        assert checkpoint.weights.names() == set(expected)
+        for tensor, values in expected.items():
+            np.testing.assert_array_equal(checkpoint.weights.read(tensor), values)
+        sizes = [path.stat().st_size for path in (tmp_path / "model").iterdir()]
+        assert checkpoint.bytes_on_disk == sum(sizes)
+        assert set(checkpoint.tokenizer_files()) >= {"tokenizer.json"}
+    first = identity(tmp_path / "model" / name)
+    os.utime(tmp_path / "model" / PARTS[2], ns=(0, 0))
+    assert identity(tmp_path / "model" / name) != first
+
+
+@pytest.mark.parametrize("missing", PARTS)
+def test_a_missing_part(missing: str, tmp_path: Path) -> None:
+    split_model(tmp_path / "model")
+    (tmp_path / "model" / missing).unlink()
+    for name in (".", *{*PARTS} - {missing}):
+        with pytest.raises(
+            CheckpointError, match=rf"{missing} is missing, one of 3 parts of a model: download"
+        ):
+            open_checkpoint(tmp_path / "model" / name)
+
+
+def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    split_model(model)
+    whole = {name: (model / name).read_bytes() for name in PARTS}
+    (model / PARTS[1]).write_bytes(whole[PARTS[2]])
+    with pytest.raises(CheckpointError, match="is part 3 by its metadata, but not by its name"):
+        open_checkpoint(model)
+    (model / PARTS[1]).write_bytes(whole[PARTS[1]])
+    (model / "m.gguf").write_bytes(whole[PARTS[0]])
+    with pytest.raises(CheckpointError, match=r"one of 3 parts.*, but not by its name: .*-of-00003\.gguf"):
+        open_checkpoint(model / "m.gguf")
+    other = tmp_path / "other"
+    other.mkdir()
+    write_gguf(other / "m.gguf", tiny_config(layers=1), parts=3)
+    (model / PARTS[2]).write_bytes((other / PARTS[2]).read_bytes())
+    with pytest.raises(CheckpointError, match=r"has tensor .*, as another part has: they are of different"):
+        open_checkpoint(model / PARTS[0])
+    (model / PARTS[2]).write_bytes(whole[PARTS[2]])
+    place = whole[PARTS[0]].index(b"split.tensors.count") + len(b"split.tensors.count") + 4
+    (model / PARTS[0]).write_bytes(whole[PARTS[0]][:place] + bytes([99]) + whole[PARTS[0]][place + 1 :])
+    with pytest.raises(
+        CheckpointError, match=r"3 parts have 26 tensors where 99 are stated, so they are of dif"
+    ):
+        open_checkpoint(model / PARTS[0])
 
 
 def test_header_agrees_with_the_package(tmp_path: Path) -> None:
@@ -108,7 +173,7 @@ def test_header_agrees_with_the_package(tmp_path: Path) -> None:
         assert mine.shape == tuple(int(size) for size in reversed(tensor.shape))
         assert (mine.offset, mine.bytes) == (tensor.data_offset, tensor.n_bytes)
         assert mine.type_name == tensor.tensor_type.name
-    file.raw.close()
+    file.close()
 
 
 def test_names() -> None:
@@ -151,7 +216,7 @@ def test_unsupported_metadata(values: dict[str, str | int | float], words: str, 
     ("values", "words"),
     [
         ({"qwen2.embedding_length": 128, "qwen2.attention.key_length": 16}, r"\[320, 64\].*\[320, 128\]"),
-        ({"split.count": 2}, r"one of 2 parts of a model: join them first"),
+        ({"split.count": 2}, r"one of 2 parts of a model by its metadata, but not by its name"),
         ({"qwen2.block_count": 3}, r"lacks tensor model\.layers\.2\."),
         ({"qwen2.block_count": 1}, r"holds tensor blk\.1\."),
     ],
@@ -198,7 +263,10 @@ TENSOR = text(b"token_embd.weight")
         (header(tensors=1) + TENSOR + struct.pack("<IQQIQ", 2, HUGE, HUGE, 0, 0), "shape"),
         (header(tensors=1) + TENSOR + struct.pack("<IQIQ", 1, 1 << 49, 0, 0), "truncated"),
         (header(tensors=1) + TENSOR + struct.pack("<IQIQ", 1, 32, 77, 0), "type number 77"),
-        (header(tensors=1) + TENSOR + struct.pack("<IQIQ", 1, 32, 10, 0), "type Q2_K"),
+        (
+            header(tensors=1) + TENSOR + struct.pack("<IQIQ", 1, 256, 15, 0),
+            "type Q8_K, which the package gguf cannot",
+        ),
         (header(tensors=1) + TENSOR + struct.pack("<IQIQ", 1, 33, 2, 0), "blocks of 32"),
         (header(tensors=1) + TENSOR + struct.pack("<IQIQ", 1, 4, 0, 5), "aligned"),
         (header(tensors=1) + TENSOR + struct.pack("<IQIQ", 1, 4, 0, 1 << 63), "truncated"),
@@ -246,4 +314,4 @@ def test_rope_factors_are_refused(tmp_path: Path) -> None:
     file = GgufFile(tmp_path / "m.gguf")
     with pytest.raises(ConfigError, match="rope_freqs"):
         gguf_config(file)
-    file.raw.close()
+    file.close()

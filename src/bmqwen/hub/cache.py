@@ -10,7 +10,7 @@ from pathlib import Path
 from bmqwen.errors import InputError
 from bmqwen.hub.catalog import Model, find
 from bmqwen.hub.source import Release, RemoteFile, choose
-from bmqwen.util.paths import cache_folder
+from bmqwen.util.paths import cache_folder, gguf_parts
 from bmqwen.util.storage import size_below, storage_errors
 
 
@@ -20,7 +20,7 @@ class CachedModel:
 
     Attributes:
         name: what to call it.
-        path: its folder, or its one GGUF file or bmodel.
+        path: its folder, or its one GGUF file or bmodel; the first one of several GGUF files.
         size: bytes on disk.
         complete: False for an interrupted download.
     """
@@ -29,6 +29,11 @@ class CachedModel:
     path: Path
     size: int
     complete: bool = False
+
+    @property
+    def files(self) -> list[Path]:
+        """All its files, where `path` is one."""
+        return [self.path.with_name(name) for name in gguf_parts(self.path.name)]
 
 
 class Store:
@@ -82,11 +87,14 @@ class Store:
 
     def remove(self, model: CachedModel) -> int:
         """Delete one of `models`, but no other GGUF file beside it; return the bytes freed. Raises StorageError."""
-        whole = model.path.is_dir() or len(list(model.path.parent.glob("*.gguf"))) < 2
-        folder = model.path.parent if whole and model.path.is_file() else model.path
+        folder = model.path if model.path.is_dir() else model.path.parent
         with storage_errors(self.folder):
-            freed = size_below(folder) if whole else model.size
-            shutil.rmtree(folder) if whole else folder.unlink()
+            if model.path.is_file() and set(folder.glob("*.gguf")) - set(model.files):
+                for file in model.files:
+                    file.unlink()
+                return model.size
+            freed = size_below(folder)
+            shutil.rmtree(folder)
         return freed
 
     def part(self, release: Release, file: RemoteFile) -> Path:

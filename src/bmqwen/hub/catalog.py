@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bmqwen.errors import InputError
 from bmqwen.model.registry import PUBLISHED_CONFIGS
+from bmqwen.util.paths import gguf_parts, whole_gguf
 
 HUGGINGFACE = "huggingface"
 MODELSCOPE = "modelscope"
@@ -178,11 +179,11 @@ def models_in(repo: str, revision: str | None, folder: Path) -> Iterator[Model]:
     """
     at = f"@{revision}" if revision else ""
     known = {model.file: model for model in MODELS.values() if not at and repo in model.repos.values()}
-    files = [path.name for path in folder.glob("*.gguf")]
+    files = list(dict.fromkeys(gguf_parts(path.name)[0] for path in folder.glob("*.gguf")))
     yield from (model for file, model in known.items() if file in files or not files)
     others = [file for file in files if file not in known]
     # The last part of a file's name is how it was quantised; it is needed where there are several.
-    names = [f"{repo}:{re.split('[-.]', file)[-2]}{at}" for file in others if len(files) > 1]
+    names = [f"{repo}:{re.split('[-.]', whole_gguf(file))[-2]}{at}" for file in others if len(files) > 1]
     for name in names or ([f"{repo}{at}"] if others or not known else []):
         with contextlib.suppress(InputError):
             yield find(name)

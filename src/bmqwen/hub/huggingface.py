@@ -114,11 +114,12 @@ class HuggingFaceCache(Store):
             freed = sum(part.stat().st_size for part in parts)
             for part in parts:
                 part.unlink()
-            if model.path.is_file() and len(list(snapshot.glob("*.gguf"))) > 1:
-                blob = model.path.resolve()
-                if sum(path.resolve() == blob for path in snapshot.parent.glob("*/*")) == 1:
-                    blob.unlink()
-                model.path.unlink()
+            if model.path.is_file() and set(snapshot.glob("*.gguf")) - set(model.files):
+                for file in model.files:
+                    blob = file.resolve()
+                    if sum(path.resolve() == blob for path in snapshot.parent.glob("*/*")) == 1:
+                        blob.unlink()
+                    file.unlink()
                 return model.size
             strategy = scan_cache_dir(self.folder).delete_revisions(snapshot.name)
             strategy.execute()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.catalog import Model
+from bmqwen.util.paths import gguf_parts, whole_gguf
 from bmqwen.util.progress import Progress, Report
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Source:
 
 
 def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[RemoteFile, ...]:
-    """Return those of a repository's files that are needed: configuration, tokenizer, safetensors; or one GGUF file.
+    """Return those of a repository's files that are needed: configuration, tokenizer, safetensors; or one model's GGUF.
 
     `files` are those of its top folder, and `where` names it in messages.
 
@@ -148,8 +149,9 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
         if model.file not in known:
             raise InputError(f"{where} has no file {model.file}")
         return (known[model.file],)
-    # A model that was cut into several GGUF files cannot be read.
-    ggufs = sorted(name for name in fnmatch.filter(known, "*.gguf") if "-of-" not in name)
+    # Of a model that was cut into several files the first one stands for all; where it is whole as well, that one.
+    first = {whole_gguf(name): gguf_parts(name)[0] for name in sorted(fnmatch.filter(known, "*.gguf"))}
+    ggufs = sorted(first.values())
     weights = fnmatch.filter(known, "model" + WEIGHTS) or fnmatch.filter(known, WEIGHTS)
     if model.variant is not None or (ggufs and not weights):
         wanted = (model.variant or "").lower()
@@ -157,7 +159,12 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
         if len(fitting) != 1:
             choice = ", ".join(fitting or ggufs) or "no GGUF file at all"
             raise InputError(f"{where} has {choice}: name one by a part of its name, as in owner/name:q4_k_m")
-        return (known[fitting[0]],)
+        parts = gguf_parts(fitting[0])
+        if missing := next((name for name in parts if name not in known), None):
+            raise InputError(
+                f"{where} lacks {missing}, one of {len(parts)} parts of a model: choose another file"
+            )
+        return tuple(known[name] for name in parts)
     if "adapter_config.json" in known and not fnmatch.filter(known, "model" + WEIGHTS):
         raise InputError(
             f"{where} is an adapter (LoRA) of a model, not a model: merge the two (peft: merge_and_unload, then "

@@ -1,9 +1,13 @@
 """Where bmqwen keeps what it can download or make again, and what a model is called by where it lies."""
 
 import os
+import re
 from pathlib import Path
 
 import platformdirs
+
+# One of several files that `llama-gguf-split` cut a model into.
+_GGUF_PART = re.compile(r"(?P<whole>.+)-\d{5}-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE)
 
 
 def named_toolchain() -> Path | None:
@@ -24,4 +28,19 @@ def model_name(path: Path) -> str:
     path = Path(os.path.normpath(path.absolute()))
     if path.parent.name == "snapshots":  # .../models--OWNER--NAME/snapshots/REVISION
         return path.parents[1].name.rpartition("--")[2]
-    return path.name
+    return whole_gguf(path.name)
+
+
+def whole_gguf(name: str) -> str:
+    """Return what a GGUF file would be called if it were not one of several parts; any other name as it is."""
+    part = _GGUF_PART.fullmatch(name)
+    return part["whole"] + part["end"] if part else name
+
+
+def gguf_parts(name: str) -> list[str]:
+    """Return the names of all files of the model that a GGUF file is a part of, the first one first; mostly itself."""
+    part = _GGUF_PART.fullmatch(name)
+    if part is None or part["count"] == "00000":
+        return [name]
+    count = int(part["count"])
+    return [f"{part['whole']}-{n:05d}-of-{count:05d}{part['end']}" for n in range(1, count + 1)]

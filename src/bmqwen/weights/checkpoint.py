@@ -13,7 +13,7 @@ from bmqwen.model.packing import read_packing
 from bmqwen.model.registry import parse_config
 from bmqwen.util.closing import Closing
 from bmqwen.util.json_file import parse_json_object, read_json_object
-from bmqwen.util.paths import model_name
+from bmqwen.util.paths import gguf_parts, model_name
 from bmqwen.util.text import counted
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
@@ -135,7 +135,7 @@ def identity(path: Path) -> str:
     its files. `path` is as for `open_checkpoint`. Raises CheckpointError for files that cannot be read.
     """
     path = checkpoint_path(path)
-    files = [path]
+    files = [path.with_name(name) for name in gguf_parts(path.name)]
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _MODEL_FILES and file.is_file())
     prints = []
@@ -149,13 +149,15 @@ def identity(path: Path) -> str:
 def checkpoint_path(path: Path) -> Path:
     """Return the folder or GGUF file that a path means: a folder of nothing but one GGUF file means that file.
 
+    Of a model in several GGUF files it is the first one.
+
     Raises CheckpointError for a folder without weights, or that cannot be read.
     """
     try:
         file = _weights_file(path) if path.is_dir() else path
     except OSError as error:  # no permission, a name that is too long
         raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror or error}") from None
-    return file if file.suffix.lower() == ".gguf" else path
+    return file.with_name(gguf_parts(file.name)[0]) if file.suffix.lower() == ".gguf" else path
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -228,10 +230,10 @@ def _weights_file(folder: Path) -> Path:
         )
     fixes = {
         "*.safetensors": "download model.safetensors.index.json as well",
-        "*.gguf": "name one of them, or join the parts of one model",
+        "*.gguf": "name one of them",
     }
     for pattern, fix in fixes.items():
-        found = sorted(folder.glob(pattern))
+        found = sorted({path.with_name(gguf_parts(path.name)[0]) for path in folder.glob(pattern)})
         if len(found) == 1:
             return found[0]
         if found:

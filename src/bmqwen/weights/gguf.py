@@ -26,14 +26,8 @@ _KEYS = {
 
 def gguf_config(file: GgufFile) -> ModelConfig:
     """Read the model's configuration from the metadata. Raises ConfigError."""
-    source = str(file.raw.path)
+    source = str(file.path)
     architecture = gguf_architecture(file.metadata.get("general.architecture"), source)
-    parts = file.metadata.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
-        raise CheckpointError(
-            f"{source} is one of {parts} parts of a model: join them first "
-            "(`llama-gguf-split --merge FIRST_PART WHOLE`)"
-        )
     table = file.tensors.get("token_embd.weight")
     if table is None:
         raise CheckpointError(f"{source} has no tensor token_embd.weight")
@@ -108,7 +102,7 @@ class GgufWeights:
         if len(tensor.shape) == 2:
             return self.read_rows(name, 0, tensor.shape[0])
         rows = tensor.bytes // tensor.row_bytes
-        return require_finite(self._rows(tensor, 0, rows), name, self.file.raw.path).reshape(tensor.shape)
+        return require_finite(self._rows(tensor, 0, rows), name, self.file.path).reshape(tensor.shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         tensor = self._find(name)
@@ -117,12 +111,12 @@ class GgufWeights:
             rows = self._reordered_rows(tensor, start, stop)
         else:
             rows = self._rows(tensor, start, stop)
-        return require_finite(rows, name, self.file.raw.path)
+        return require_finite(rows, name, self.file.path)
 
     @property
     def bytes_on_disk(self) -> int:
-        """Size of the file."""
-        return self.file.raw.size
+        """Size of the file, or of all parts."""
+        return self.file.size
 
     @property
     def stated_precision(self) -> str | None:
@@ -134,13 +128,13 @@ class GgufWeights:
 
     def close(self) -> None:
         """Close the file. May be called twice."""
-        self.file.raw.close()
+        self.file.close()
 
     def _find(self, name: str) -> GgufTensor:
         try:
             return self._tensors[name]
         except KeyError:
-            raise CheckpointError(f"{self.file.raw.path} has no tensor {name}") from None
+            raise CheckpointError(f"{self.file.path} has no tensor {name}") from None
 
     def _reordered_rows(self, tensor: GgufTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows in Hugging Face's order: within a head, all even ones of the file, then all odd ones."""
@@ -156,7 +150,7 @@ class GgufWeights:
         out = np.empty((stop - start, columns), np.float32)
         kind = self._gguf.GGMLQuantizationType[tensor.type_name]
         step = max(1, _PIECE_VALUES // columns)
-        raw = self.file.raw.read(tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes)
+        raw = tensor.raw.read(tensor.offset + start * tensor.row_bytes, (stop - start) * tensor.row_bytes)
         raw = raw.reshape(stop - start, tensor.row_bytes)
         with np.errstate(all="ignore"):  # damaged scales overflow; `require_finite` reports them
             for row in range(0, stop - start, step):

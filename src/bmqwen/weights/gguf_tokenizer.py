@@ -35,7 +35,7 @@ class _Vocabulary:
 
     def __init__(self, file: GgufFile) -> None:
         self._file = file
-        self._source = str(file.raw.path)
+        self._source = str(file.path)
         tokens = file.strings("tokenizer.ggml.tokens")
         if tokens is None:
             raise CheckpointError(
