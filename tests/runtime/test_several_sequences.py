@@ -204,6 +204,30 @@ def test_drafts_are_checked_in_one_launch_and_change_no_token(
 
 
 @BY_LIBBMRT
+def test_more_prompts_than_sequences_are_answered_as_each_is_alone(
+    runtime: SimulatedRuntime, expected: list[list[int]]
+) -> None:
+    """The fourth waits until a sequence is free, and is read there while the others go on."""
+    empty(runtime)
+    batcher = Batcher(runtime, toy_tokenizer())
+    numbers = (0, 1, 2, 0)
+    lengths = (ANSWER - 4, ANSWER, ANSWER, ANSWER - 4)
+    generations = [
+        batcher.add(PROMPTS[number], SamplingParams(max_tokens=length), owner)
+        for number, length, owner in zip(numbers, lengths, "aaab", strict=True)
+    ]
+    assert generations[3].slot is None
+    before = runtime.counters
+    while not all(generation.over for generation in generations):
+        batcher.step()
+    # Two answers of the first prompt after each other, and the steps in which prompts are read.
+    assert (runtime.counters - before).launches <= 2 * ANSWER
+    for number, length, generation in zip(numbers, lengths, generations, strict=True):
+        assert generation.completion is not None
+        assert list(generation.completion.token_ids) == expected[number][:length]
+
+
+@BY_LIBBMRT
 def test_nets_for_several_pass_verify(runtime: SimulatedRuntime, model: CompiledModel) -> None:
     shapes = [s for s in choose_nets(model.bundle, None) if s.rows > 1]
     assert {s.tokens for s in shapes} == {8, 16, 32}
