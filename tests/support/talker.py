@@ -32,13 +32,19 @@ def write_thinker(folder: Path) -> Path:
 
 
 def write_talker(
-    folder: Path, *, endless: bool = False, context: int = 512, says: str = SAYS, tokens: Sequence[str] = ()
+    folder: Path,
+    *,
+    endless: bool = False,
+    context: int = 512,
+    says: str = SAYS,
+    tokens: Sequence[str] = (),
+    layers: int = 1,
 ) -> Path:
     """Write a checkpoint that answers `says` or, if `endless`, "hello" and then REPEATS until the context is full.
 
-    `tokens` are added to its tokenizer.
+    `tokens` are added to its tokenizer. More `layers` only take longer.
     """
-    config = tiny_config("qwen1.5", layers=1, max_position_embeddings=context)
+    config = tiny_config("qwen1.5", layers=layers, max_position_embeddings=context)
     write_checkpoint(folder, config)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
