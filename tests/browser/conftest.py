@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from support.live_server import LiveServer, live_server
 from support.served_page import Visit
@@ -24,6 +24,8 @@ FLAGS = (
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # The tiny models say what they are built to say.
 PLAIN = ("--temperature", "0")
+# What a state may take to come on a busy machine: playwright's 5 s are too short for it.
+expect.set_options(timeout=30_000)
 # Said by the browser itself for every answer that is an error; the page handles those.
 EXPECTED = "Failed to load resource: "
 
@@ -80,7 +82,7 @@ def visit(browser: Browser) -> Iterator[Visit]:
             color_scheme="dark" if dark else "light",
             permissions=["clipboard-read", "clipboard-write"],
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
 
         def watch(page: Page) -> None:

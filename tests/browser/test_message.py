@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from support.live_server import LiveServer
+from support.pdf_files import CHINESE_FONT, pdf_file
 from support.served_page import Visit, answers, expect_answers, questions, reply_with, send
 from support.talker import SAYS
 
@@ -72,6 +73,60 @@ def test_what_is_no_text_is_refused(visit: Visit, talking: LiveServer) -> None:
     page.get_by_role("button", name="Send").click()
     expect_answers(page, "read")
     assert bodies[0]["messages"][0]["content"].count("中文") == 2
+
+
+def small_requests(route: Route) -> None:
+    """Let the server say that a request has at most 2,000 bytes."""
+    info = route.fetch().json()
+    route.fulfill(json={**info, "limits": {**info["limits"], "body_bytes": 2_000}})
+
+
+def test_the_text_of_a_pdf_goes_with_the_message(visit: Visit, talking: LiveServer) -> None:
+    page = visit(talking)
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url))
+    attach(page, "notes.txt", b"plain")
+    page.locator(".attachment").wait_for()
+    assert fetched == [url for url in fetched if "/tokenize" in url]  # pdf.js only comes with a PDF
+    attach(page, "paper.pdf", pdf_file("(first page)", "", "(second page)"))
+    attach(page, "旧文档.PDF", pdf_file(f"<{'你好，世界'.encode('gbk').hex()}>", font=CHINESE_FONT))
+    attached = page.locator(".composer .attachment-name")
+    expect(attached).to_have_text(["notes.txt", "paper.pdf", "旧文档.PDF"])
+    bodies = reply_with(page, "read")
+    send(page, "what is it?")
+    expect_answers(page, "read")
+    content = bodies[0]["messages"][0]["content"]
+    assert "File `paper.pdf`:\n```\nfirst page\n\nsecond page\n```" in content
+    assert "File `旧文档.PDF`:\n```\n你好，世界\n```" in content
+
+
+def test_a_pdf_without_text_is_refused(visit: Visit, talking: LiveServer) -> None:
+    page = visit(talking)
+    page.route("**/api/info", small_requests)
+    page.reload()
+    page.locator(".served b").wait_for()
+    notice = page.locator(".notice")
+    for name, data, sentence in (
+        ("scan.pdf", pdf_file("", ""), "scan.pdf has no text, only pictures of it."),
+        ("secret.pdf", pdf_file("(hello)", locked=True), "secret.pdf is protected by a password."),
+        ("half.pdf", pdf_file("(hello)")[:60], "half.pdf cannot be read as a PDF"),
+        ("long.pdf", pdf_file(*[f"({'x' * 60})"] * 20), "The text of long.pdf has more than 1 kB"),
+    ):
+        attach(page, name, data)
+        expect(notice).to_contain_text(sentence)
+    expect(page.locator(".attachment")).to_have_count(0)
+
+
+def test_reading_a_long_pdf_can_be_stopped(visit: Visit, talking: LiveServer) -> None:
+    page = visit(talking)
+    attach(page, "book.pdf", pdf_file(*["(page)"] * 20_000))
+    expect(page.locator(".reading")).to_contain_text("Reading book.pdf: page")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    page.get_by_role("button", name="Stop reading book.pdf").click()
+    expect(page.locator(".reading")).to_have_count(0)
+    expect(page.locator(".attachment")).to_have_count(0)
+    attach(page, "note.pdf", pdf_file("(short)"))
+    expect(page.locator(".composer .attachment-name")).to_have_text("note.pdf")
 
 
 def gauge(page: Page) -> tuple[int, int]:

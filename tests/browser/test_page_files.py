@@ -29,10 +29,11 @@ def test_vendored_files_are_the_bytes_that_were_reviewed() -> None:
     listed = dict(
         re.findall(r"^\| `([\w./-]+)` .* `([0-9a-f]{64})` \|$", (VENDOR / "VENDORED.md").read_text(), re.M)
     )
-    fonts = sorted((VENDOR / "katex" / "fonts").iterdir())
-    others = [path for path in VENDOR.rglob("*") if path.suffix not in (".LICENSE", ".md", ".woff2")]
+    together = (".woff2", ".bcmap")
+    others = [path for path in VENDOR.rglob("*") if path.suffix not in (".LICENSE", ".md", *together)]
     files = {path.relative_to(VENDOR).as_posix(): path.read_bytes() for path in others if path.is_file()}
-    files["katex/fonts/"] = b"".join(path.read_bytes() for path in fonts)
+    for folder in ("katex/fonts/", "pdf/cmaps/"):
+        files[folder] = b"".join(path.read_bytes() for path in sorted((VENDOR / folder).iterdir()))
     assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == listed
 
 

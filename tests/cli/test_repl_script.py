@@ -190,13 +190,15 @@ def test_files_go_with_the_next_message(say: Run, tmp_path: Path) -> None:
     code.write_text("x = '```'\n")
     picture.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00")
     long.write_text("word " * 2000)
-    done = say(
-        f"/read {code}", f"/read {picture}", f"/read {long}", f"/read {tmp_path}/none", "hi", "/show", "ho"
-    )
+    paper = tmp_path / "paper.pdf"
+    paper.write_bytes(b"%PDF-1.7\n")
+    files = (code, picture, long, paper, tmp_path / "none")
+    done = say(*(f"/read {file}" for file in files), "hi", "/show", "ho")
     assert "f.py: " in done.stderr
     assert "goes with your next message" in done.stderr
     assert "picture.txt is not text" in done.stderr
     assert re.search(r"long.log has [\d,]+ tokens, 511 fit into the context", done.stderr)
+    assert "paper.pdf is a PDF, whose text only the web page of `bmqwen serve` can read" in done.stderr
     assert "none cannot be read" in done.stderr
     assert "[1] File `f.py`:\n````py\nx = '```'\n````\n\nhi\n" in done.stdout
     assert done.stdout.count(SAYS) == 3

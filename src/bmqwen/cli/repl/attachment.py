@@ -31,13 +31,20 @@ class Attachment:
 def read_attachment(path: Path) -> Attachment:
     """Read a text file in UTF-8, UTF-16 with its mark, or GB 18030. Raises InputError for anything else."""
     try:
-        if (size := path.stat().st_size) > _LARGEST:
-            raise InputError(
-                f"{path} has {size_text(size)}; a message takes files of up to {size_text(_LARGEST)}"
-            )
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if data.startswith(b"%PDF-"):
+        raise InputError(
+            f"{path} is a PDF, whose text only the web page of `bmqwen serve` can read: attach it there, or turn it "
+            "into a text file (`pdftotext FILE.pdf`) and read that"
+        )
+    if len(data) > _LARGEST:
+        raise InputError(
+            f"{path} has {size_text(size)}; a message takes files of up to {size_text(_LARGEST)}"
+        )
     encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else _ENCODINGS
     for encoding in encodings:
         try:

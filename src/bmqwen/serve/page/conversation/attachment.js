@@ -1,8 +1,11 @@
-// Files that go with a question, as text. What is no text is refused.
+// Files that go with a question, as text; a PDF by the text of its pages. What has no text is refused.
 
 import { say, size } from "../language/words.js";
+import { NoPdfText, isPdf, pdfText } from "../text/pdf.js";
 
 const LARGEST_NAME = 200;
+// Bytes of a PDF, most of which are pictures and fonts as a rule; its text may be as long as another file's.
+const LARGEST_PDF = 100_000_000;
 // Control characters that no text has.
 const BINARY = /[\u0000-\u0008\u000e-\u001a\u001c-\u001f]/u;
 const ENCODINGS = ["utf-8", "gb18030"];
@@ -15,19 +18,40 @@ export function fileOf(name, text) {
   return { name: name.replace(/[\u0000-\u001f]/gu, " ").slice(0, LARGEST_NAME), size: new TextEncoder().encode(text).length, text };
 }
 
-/** Read a File, up to so many bytes. Raises FileRefused. */
-export async function readAttachment(file, largest) {
-  if (file.size > largest) throw new FileRefused(say("fileLarge", file.name, size(file.size), size(largest)));
-  let bytes;
-  try {
-    bytes = new Uint8Array(await file.arrayBuffer());
-  } catch {
-    throw new FileRefused(say("fileUnreadable", file.name));
-  }
-  const text = textOf(bytes);
+/**
+ * Read a File, whose text has at most `largest` bytes. `onPage(page, all)` is told how a PDF comes along. Raises FileRefused;
+ * what `signal` says if it is aborted.
+ */
+export async function readAttachment(file, largest, { signal, onPage }) {
+  const head = await bytesOf(file.slice(0, 5), file.name);
+  const most = isPdf(head) ? LARGEST_PDF : largest;
+  if (file.size > most) throw new FileRefused(say("fileLarge", file.name, size(file.size), size(most)));
+  const bytes = await bytesOf(file, file.name);
+  const text = isPdf(head) ? await textOfPdf(bytes, file.name, { longest: largest, signal, onPage }) : textOf(bytes);
   if (text === null) throw new FileRefused(say("fileBinary", file.name));
   if (!text.trim()) throw new FileRefused(say("fileEmpty", file.name));
-  return fileOf(file.name, text);
+  const read = fileOf(file.name, text);
+  if (read.size > largest) throw new FileRefused(say("pdfLong", file.name, size(largest)));
+  return read;
+}
+
+async function bytesOf(blob, name) {
+  try {
+    return new Uint8Array(await blob.arrayBuffer());
+  } catch {
+    throw new FileRefused(say("fileUnreadable", name));
+  }
+}
+
+const PDF_REFUSED = { locked: "pdfLocked", damaged: "pdfDamaged", scanned: "pdfScanned", long: "pdfLong" };
+
+async function textOfPdf(bytes, name, options) {
+  try {
+    return await pdfText(bytes, options);
+  } catch (error) {
+    if (!(error instanceof NoPdfText)) throw error;
+    throw new FileRefused(say(PDF_REFUSED[error.reason], name, size(options.longest)));
+  }
 }
 
 /** The text of bytes in UTF-8, UTF-16 with its mark, or GB 18030; null for what is none. */

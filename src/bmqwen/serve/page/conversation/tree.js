@@ -75,7 +75,7 @@ export function contentOf({ text, files = [] }) {
   const blocks = files.map(({ name, text: content }) => {
     const longest = Math.max(2, ...Array.from(content.matchAll(/`{3,}/gu), ([run]) => run.length));
     const fence = "`".repeat(longest + 1);
-    const kind = /\.(\w{1,10})$/u.exec(name)?.[1] ?? "";
+    const kind = /\.(?!pdf$)(\w{1,10})$/iu.exec(name)?.[1] ?? "";
     return `File \`${name.replaceAll("`", "'")}\`:\n${fence}${kind}\n${content.replace(/\n$/u, "")}\n${fence}`;
   });
   return [...blocks, text].filter(Boolean).join("\n\n");

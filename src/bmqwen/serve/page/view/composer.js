@@ -16,15 +16,20 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
   const { id } = chat.open;
   const [text, setText] = useState(() => drafts.get(chat.open, chat.summaries));
   const [files, setFiles] = useState(() => drafts.filesOf(chat.open, chat.summaries));
+  const [reading, setReading] = useState(null);
+  const attaching = useRef(null);
   const tokens = useDraftTokens(chat, text, files);
   const chooser = useRef(null);
   const running = chat.isRunning(chat.open);
-  const ready = (text.trim() || files.length) && !running && chat.info;
+  const ready = (text.trim() || files.length) && !running && !reading && chat.info;
 
   useLayoutEffect(() => fitHeight(field.current), [text]);
   useEffect(() => {
     if (!narrow) field.current.focus();
   }, [id]);
+
+  // What is still being read belongs to the conversation that is left.
+  useEffect(() => () => attaching.current?.abort(), []);
 
   const change = (value) => {
     setText(value);
@@ -36,16 +41,20 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
   };
   const attach = async (chosen) => {
     const largest = (chat.info?.limits.body_bytes ?? 4 << 20) / 2;
-    let taken = drafts.filesOf(chat.open, chat.summaries);
+    const stopping = (attaching.current = new AbortController());
+    const { signal } = stopping;
     for (const file of chosen) {
+      if (signal.aborted) break;
+      const onPage = (page, total) => setReading({ name: file.name, page, total, stop: () => stopping.abort() });
       try {
-        taken = [...taken, await readAttachment(file, largest)];
+        const read = await readAttachment(file, largest, { signal, onPage });
+        changeFiles([...drafts.filesOf(chat.open, chat.summaries), read]);
       } catch (error) {
-        if (!(error instanceof FileRefused)) throw error;
-        chat.notice(error.message);
+        if (error instanceof FileRefused) chat.notice(error.message);
+        else if (error.name !== "AbortError") throw error;
       }
+      setReading(null);
     }
-    changeFiles(taken);
     field.current?.focus();
   };
   dropped.current = attach;
@@ -73,6 +82,7 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
   return html`<div class="composer">
     <div class="composer-box">
       <${Attachments} files=${files} tokens=${files.length ? tokens : null} onRemove=${(index) => changeFiles(files.toSpliced(index, 1))} />
+      ${reading && html`<${Reading} ...${reading} />`}
       <div class="composer-row">
         <button type="button" class="icon-button" aria-label=${say("attach")} title=${say("attach")} onClick=${() => chooser.current.click()}>
           <${Icon} name="clip" />
@@ -111,6 +121,15 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
     </div>
     <${Served} chat=${chat} draft=${tokens} />
   </div>`;
+}
+
+/** The PDF that is being read, which may take a while. */
+function Reading({ name, page, total, stop }) {
+  const label = say("pdfCancel", name);
+  return html`<p class="reading">
+    <span>${say("pdfReading", name, page, total)}</span>
+    <button type="button" class="small-button" aria-label=${label} title=${label} onClick=${stop}><${Icon} name="close" /></button>
+  </p>`;
 }
 
 /** Tokens of the message that is being written; null while nobody knows. */
