@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from bmqwen.serve.metrics import Metrics
-from bmqwen.serve.pool.scheduler import Scheduler
+from bmqwen.serve.metrics import Metrics, joined
+from bmqwen.serve.pool.pool import Pool
 from bmqwen.serve.pool.wire import EngineState
 from support.live_server import LiveServer, live_server
 
@@ -63,15 +63,29 @@ class OneEngine:
     waiting, running = 2, 1
 
     def __init__(self, state: EngineState) -> None:
-        self.replicas = [SimpleNamespace(index=3, state="ready", memory=state, restarts=1, hangs=0)]
+        self.replicas = [
+            SimpleNamespace(labels={"engine": "3"}, state="ready", memory=state, restarts=1, hangs=0)
+        ]
 
 
 @pytest.mark.parametrize("used", [None, 5 << 30])
 def test_memory_of_a_chip_is_told_where_there_is_one(used: int | None) -> None:
-    said = Metrics(cast(Scheduler, OneEngine(EngineState(device_bytes=used)))).text().decode()
+    pool = cast(Pool, OneEngine(EngineState(device_bytes=used)))
+    said = joined([Metrics(pool, {})]).decode()
     values = re.findall(r'^bmqwen_device_memory_bytes\{engine="3"\} (\S+)$', said, re.MULTILINE)
     assert [float(value) for value in values] == ([] if used is None else [used])
     assert "bmqwen_queue_length 2.0" in said
+
+
+def test_metrics_of_several_models_are_told_apart() -> None:
+    pool = cast(Pool, OneEngine(EngineState(memory_bytes=7)))
+    large, small = Metrics(pool, {"model": "large"}), Metrics(pool, {"model": "small"})
+    small.left.inc()
+    said = joined([large, small]).decode()
+    assert said.count("# TYPE bmqwen_cancelled_answers_total counter") == 1
+    assert 'bmqwen_cancelled_answers_total{model="large"} 0.0' in said
+    assert 'bmqwen_cancelled_answers_total{model="small"} 1.0' in said
+    assert 'bmqwen_engine_memory_bytes{engine="3",model="small"} 7.0' in said
 
 
 def test_no_text_and_no_query_is_written_down(served: LiveServer) -> None:

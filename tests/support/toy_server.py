@@ -19,7 +19,7 @@ from bmqwen.serve.http.middleware import AccessRules
 from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.pool.wire import EngineFacts
-from bmqwen.serve.service import Model, Service
+from bmqwen.serve.service import Model, Service, Services
 from support.toy_runtime import ToyRuntime
 from support.toy_tokenizer import toy_template, toy_tokenizer
 
@@ -89,7 +89,7 @@ class ToyServer(TestClient):
         template: ChatTemplate | None = None,
         **options: Any,
     ) -> None:
-        """`options` are those of Service."""
+        """`options` are those of Services."""
         tokenizer = tokenizer or toy_tokenizer()
         self.runtime = runtime or ToyRuntime(tokenizer.vocab_size)
         session = Session(self.runtime, tokenizer)
@@ -105,8 +105,8 @@ class ToyServer(TestClient):
         )
 
         def make() -> Any:
-            service = Service(model, ToyScheduler(self.runtime, session), **options)
-            return create_app(service, AccessRules(ApiKeys(keys), hosts=None))
+            service = Service(model, ToyScheduler(self.runtime, session))
+            return create_app(Services([service], **options), AccessRules(ApiKeys(keys), hosts=None))
 
         super().__init__(_Late(make))
 

@@ -1,18 +1,17 @@
 """What the server counts, for Prometheus."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bmqwen.generate.params import Usage
-from bmqwen.serve.pool.replica import Replica
-from bmqwen.serve.pool.scheduler import Scheduler
+from bmqwen.serve.pool.pool import EngineView, Pool
 
 SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)
 RATES = (1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 80, 100, 150, 200)
-Reading = Callable[[Replica], float | None]
+Reading = Callable[[EngineView], float | None]
 # What each engine is asked; a value of None is left out.
 GAUGES: dict[str, tuple[str, Reading]] = {
     "engine_ready": ("1 while the engine can answer.", lambda engine: engine.state == "ready"),
@@ -35,25 +34,54 @@ COUNTERS: dict[str, tuple[str, Reading]] = {
 }
 
 
-class Metrics:
-    """Counters of one server; what the scheduler knows is asked for when somebody reads them.
+class _Group:
+    """Counters that share labels.
+
+    Attributes:
+        labels: which each of its samples gets, beside its own.
+        registry: holds them.
+    """
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.labels = labels
+        self.registry = CollectorRegistry()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"bmqwen_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"bmqwen_{name}", text, registry=self.registry, buckets=buckets)
+
+
+class RequestCounts(_Group):
+    """Requests to a server, whatever model they are for.
 
     Attributes:
         requests: that were answered, by endpoint and status.
-        left: answers whose client left before their end.
-        failures: answers that ended in an error, by its code.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = CollectorRegistry()
-        self._registry.register(_State(scheduler))
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        super().__init__(labels)
         self.requests = self._counter(
             "requests",
             "Requests by endpoint and HTTP status (0: the client left before).",
             "endpoint",
             "status",
         )
+
+
+class Metrics(_Group):
+    """Counters of one model; what its pool knows is asked for when somebody reads them.
+
+    Attributes:
+        left: answers whose client left before their end.
+        failures: answers that ended in an error, by its code.
+    """
+
+    def __init__(self, pool: Pool, labels: Mapping[str, str]) -> None:
+        super().__init__(labels)
+        self.registry.register(_State(pool))
         self._prompt = self._counter("prompt_tokens", "Tokens of prompts.")
         self._cached = self._counter("cached_tokens", "Tokens of prompts that were cached.")
         self._answer = self._counter("completion_tokens", "Tokens of answers.")
@@ -89,22 +117,44 @@ class Metrics:
         if usage.tokens_per_s:
             self._rate.observe(usage.tokens_per_s)
 
-    def text(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
-        return generate_latest(self._registry)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"bmqwen_{name}", text, labels, registry=self._registry)
+def joined(groups: Sequence[_Group]) -> bytes:
+    """Return groups of counters in Prometheus' text format, those of one name together."""
+    registry = CollectorRegistry()
+    registry.register(_Joined(groups))
+    return generate_latest(registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"bmqwen_{name}", text, registry=self._registry, buckets=buckets)
+
+class _Joined(Collector):
+    """The metrics of several groups."""
+
+    def __init__(self, groups: Sequence[_Group]) -> None:
+        self._groups = groups
+
+    def describe(self) -> Iterator[Metric]:
+        """Return nothing: what there is is known when it is asked for."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Return each metric once, with the samples of all groups."""
+        found: dict[str, Metric] = {}
+        for group in self._groups:
+            for metric in group.registry.collect():
+                samples = [
+                    sample._replace(labels={**group.labels, **sample.labels}) for sample in metric.samples
+                ]
+                known = found.setdefault(
+                    metric.name, Metric(metric.name, metric.documentation, metric.type, metric.unit)
+                )
+                known.samples.extend(samples)
+        return iter(found.values())
 
 
 class _State(Collector):
     """What is so at this moment: of the queue, and of each engine."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
     def describe(self) -> Iterator[Metric]:
         """Return nothing: what there is is known when it is asked for."""
@@ -112,15 +162,14 @@ class _State(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return all of it."""
-        scheduler = self._scheduler
-        yield GaugeMetricFamily("bmqwen_queue_length", "Requests that wait.", value=scheduler.waiting)
-        yield GaugeMetricFamily(
-            "bmqwen_running", "Requests that are being answered.", value=scheduler.running
-        )
+        pool, replicas = self._pool, self._pool.replicas
+        names = list(replicas[0].labels) if replicas else []
+        yield GaugeMetricFamily("bmqwen_queue_length", "Requests that wait.", value=pool.waiting)
+        yield GaugeMetricFamily("bmqwen_running", "Requests that are being answered.", value=pool.running)
         for family, rows in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
             for name, (text, read) in rows.items():
-                metric = family(f"bmqwen_{name}", text, labels=["engine"])
-                for replica in scheduler.replicas:
+                metric = family(f"bmqwen_{name}", text, labels=names)
+                for replica in replicas:
                     if (value := read(replica)) is not None:
-                        metric.add_metric([str(replica.index)], float(value))
+                        metric.add_metric(list(replica.labels.values()), float(value))
                 yield metric

@@ -1,7 +1,7 @@
 """What all endpoints share: the model's name, prompts, engines, counters."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
 from bmqwen.serve.http.fields import RequestModel
 from bmqwen.serve.http.kept_answers import KeptAnswers
-from bmqwen.serve.metrics import Metrics
+from bmqwen.serve.metrics import Metrics, RequestCounts, joined
 from bmqwen.serve.pool.job import Job, Started
-from bmqwen.serve.pool.scheduler import Scheduler
+from bmqwen.serve.pool.pool import Pool
 from bmqwen.serve.prompts import Prompts
 from bmqwen.version import __version__
 
@@ -58,47 +58,28 @@ class Model:
 
 
 class Service:
-    """What endpoints call."""
+    """One model and the engines that answer for it.
 
-    def __init__(self, model: Model, scheduler: Scheduler, *, strict_fields: bool = False) -> None:
-        """With `strict_fields`, a request with a field that no answer depends on is refused."""
-        self.model, self.scheduler, self._strict_fields = model, scheduler, strict_fields
-        self.metrics = Metrics(scheduler)
+    Attributes:
+        kept: answers under way, which may be those of other models as well.
+    """
+
+    def __init__(self, model: Model, pool: Pool, *, labels: Mapping[str, str] | None = None) -> None:
+        """`labels` are those of all of its metrics."""
+        self.model, self.pool = model, pool
+        self.metrics = Metrics(pool, labels or {})
         self.kept = KeptAnswers()
-        self.prompts = Prompts(model.tokenizer, model.template, model.limits, scheduler.check)
+        self.prompts = Prompts(model.tokenizer, model.template, model.limits, pool.check)
 
     @property
     def fingerprint(self) -> str:
         """Changes when answers may: version and precision."""
         return f"bmqwen-{__version__}-{self.model.precision.replace(' ', '-').replace(',', '')}"
 
-    def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFoundError for a model that is not served."""
-        if name and name != self.model.name:
-            raise ModelNotFoundError(
-                f"the model {name[:200]!r} does not exist here; this server has {self.model.name!r}", "model"
-            )
-
-    def accept(self, body: RequestModel, request: Request) -> None:
-        """Check whom a request is for, and note its fields without effect, which the middleware reports.
-
-        Raises:
-            ModelNotFoundError: it names a model that is not served.
-            UnsupportedFieldError: it has a field without effect, and the server is strict.
-        """
-        self.check_model(getattr(body, "model", None))
-        ignored = body.ignored()
-        if ignored and self._strict_fields:
-            raise UnsupportedFieldError(
-                f"{ignored[0]} has no effect here, and this server is strict about that: leave it out",
-                ignored[0],
-            )
-        request.scope["ignored"] = ignored
-
     def progress(self, job: Job) -> str:
         """Return how a job comes along before its first word: "queue 2", "read 512/2048", or nothing."""
         if job.state == "queued":
-            return f"queue {self.scheduler.ahead(job)}"
+            return f"queue {self.pool.ahead(job)}"
         if job.state == "running" and job.read and not job.pieces:
             return f"read {job.read}/{len(job.prompt)}"
         return ""
@@ -119,7 +100,7 @@ class Service:
         job = Job(prompt, params, caller.owner, caller.client)
         on_job(job)
         try:
-            self.scheduler.submit(job)
+            self.pool.submit(job)
             async with aclosing(job.events()) as events:
                 async for event in events:
                     if isinstance(event, Completion):
@@ -135,4 +116,72 @@ class Service:
                 self.metrics.left.inc()
             raise
         finally:
-            self.scheduler.cancel(job)
+            self.pool.cancel(job)
+
+
+class Services:
+    """The models behind one address: what endpoints find a request's model in.
+
+    Attributes:
+        first: the model of requests that name none.
+        requests: counts them, by endpoint and status.
+        kept: answers under way.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        *,
+        strict_fields: bool = False,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """With `strict_fields`, a request with a field that no answer depends on is refused.
+
+        There is one service at least; no two have models of one name. `labels` are those of the requests' counter.
+        """
+        self._services = {service.model.name: service for service in services}
+        self.first, self._strict_fields = services[0], strict_fields
+        self.requests = RequestCounts(labels or {})
+        self.kept = self.first.kept
+        for service in services:
+            service.kept = self.kept
+
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self._services.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether each model can answer."""
+        return all(service.pool.ready for service in self)
+
+    def find(self, name: str | None) -> Service:
+        """Return the service of a model, the first one for no name. Raises ModelNotFoundError for others."""
+        if not name:
+            return self.first
+        if name not in self._services:
+            names = ", ".join(map(repr, self._services))
+            raise ModelNotFoundError(
+                f"the model {name[:200]!r} does not exist here; this server has {names}", "model"
+            )
+        return self._services[name]
+
+    def accept(self, body: RequestModel, request: Request) -> Service:
+        """Return the service that a request is for, and note its fields without effect, which the middleware reports.
+
+        Raises:
+            ModelNotFoundError: it names a model that is not served.
+            UnsupportedFieldError: it has a field without effect, and the server is strict.
+        """
+        service = self.find(getattr(body, "model", None))
+        ignored = body.ignored()
+        if ignored and self._strict_fields:
+            raise UnsupportedFieldError(
+                f"{ignored[0]} has no effect here, and this server is strict about that: leave it out",
+                ignored[0],
+            )
+        request.scope["ignored"] = ignored
+        return service
+
+    def metrics(self) -> bytes:
+        """Return all counters in Prometheus' text format."""
+        return joined([self.requests, *(service.metrics for service in self)])

@@ -30,21 +30,22 @@ from bmqwen.serve.http.openai_responses.api import responses_api
 from bmqwen.serve.http.page import PageFile, PageFiles
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
-from bmqwen.serve.service import Service
+from bmqwen.serve.service import Services
 from bmqwen.version import __version__
 
 _FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 
-def create_app(service: Service, rules: AccessRules) -> ASGIApp:
-    """Build the application behind its middleware; it opens and closes the service's engines."""
+def create_app(services: Services, rules: AccessRules) -> ASGIApp:
+    """Build the application behind its middleware; it opens and closes the engines."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        service.scheduler.open()
+        for service in services:
+            service.pool.open()
         yield
-        service.kept.close()
-        await service.scheduler.close()
+        services.kept.close()
+        await asyncio.gather(*(service.pool.close() for service in services))
 
     app = FastAPI(
         title="bmqwen",
@@ -56,17 +57,17 @@ def create_app(service: Service, rules: AccessRules) -> ASGIApp:
         responses=ERRORS,
         exception_handlers={BmqwenError: _expected, RequestValidationError: _refused, HTTPException: _http},
     )
-    app.include_router(chat_api(service))
-    app.include_router(completion_api(service))
-    app.include_router(infill_api(service))
-    app.include_router(responses_api(service))
-    app.include_router(anthropic_api(service))
-    app.include_router(ollama_api(service))
-    app.include_router(model_api(service, key_required=bool(rules.keys)))
+    app.include_router(chat_api(services))
+    app.include_router(completion_api(services))
+    app.include_router(infill_api(services))
+    app.include_router(responses_api(services))
+    app.include_router(anthropic_api(services))
+    app.include_router(ollama_api(services))
+    app.include_router(model_api(services, key_required=bool(rules.keys)))
     page = PageFiles(Path(str(files("bmqwen.serve") / "page")))
     _add_page(app, page)
-    _describe(app, service.model.vocab_size)
-    guarded = AccessMiddleware(cast("ASGIApp", app), rules, service.metrics.requests, page.policy)
+    _describe(app, max(service.model.vocab_size for service in services))
+    guarded = AccessMiddleware(cast("ASGIApp", app), rules, services.requests.requests, page.policy)
     if not rules.origins:
         return guarded
     # Web pages of these origins may read answers. Keys are sent in a header, no cookies: what else a page that may call

@@ -16,7 +16,7 @@ from bmqwen.serve.http.protocol import ChatRequest
 from bmqwen.serve.http.responses import STREAM, ChatAnswer, chat_logprobs, identity
 from bmqwen.serve.http.streaming import OPENAI, event_of
 from bmqwen.serve.pool.job import Started
-from bmqwen.serve.service import Caller, Service
+from bmqwen.serve.service import Caller, Service, Services
 
 
 async def answer_chat(service: Service, body: ChatRequest, request: Request) -> Answers:
@@ -28,7 +28,7 @@ async def answer_chat(service: Service, body: ChatRequest, request: Request) -> 
         NotReadyError: no model yet, or shutting down.
     """
     caller = Caller.of(request, body.user or body.safety_identifier)
-    params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
+    params = sampling_of(body, service.model.defaults, service.pool.check().vocab_size)
     tools = () if params.tools is None else body.tools or ()
     variables = {**template_variables(params), **(body.chat_template_kwargs or {})}
     prompt = await asyncio.to_thread(
@@ -38,7 +38,7 @@ async def answer_chat(service: Service, body: ChatRequest, request: Request) -> 
     return Answers(service, request, caller, [prompt], params, choices=body.n or 1)
 
 
-def chat_api(service: Service) -> APIRouter:
+def chat_api(services: Services) -> APIRouter:
     """Build the router."""
     api = APIRouter(prefix="/v1")
 
@@ -46,7 +46,7 @@ def chat_api(service: Service) -> APIRouter:
         "/chat/completions", summary="Answer a conversation", response_model=ChatAnswer, responses=STREAM
     )
     async def chat(body: ChatRequest, request: Request) -> Any:
-        service.accept(body, request)
+        service = services.accept(body, request)
         answers = await answer_chat(service, body, request)
         return await answers.respond(ChatWriter(service, body, answers), stream=bool(body.stream))
 

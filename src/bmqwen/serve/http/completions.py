@@ -15,26 +15,26 @@ from bmqwen.serve.http.protocol import CompletionRequest
 from bmqwen.serve.http.responses import STREAM, TextAnswer, identity, text_logprobs
 from bmqwen.serve.http.streaming import OPENAI, event_of
 from bmqwen.serve.pool.job import Started
-from bmqwen.serve.service import Caller, Service
+from bmqwen.serve.service import Caller, Service, Services
 
 
 async def answer_completion(service: Service, body: CompletionRequest, request: Request) -> Answers:
     """Prepare the continuations of texts, however they were asked for. Raises as `answer_chat` does."""
     caller = Caller.of(request, body.user or body.safety_identifier)
-    params = sampling_of(body, service.model.defaults, service.scheduler.check().vocab_size)
+    params = sampling_of(body, service.model.defaults, service.pool.check().vocab_size)
     prompts = await asyncio.to_thread(service.prompts.of_completion, body)
     if body.suffix:
         params = replace(params, stop_ids=service.prompts.fill_in_middle("suffix").stop_ids)
     return Answers(service, request, caller, prompts, params, choices=body.n or 1, chat=False)
 
 
-def completion_api(service: Service) -> APIRouter:
+def completion_api(services: Services) -> APIRouter:
     """Build the router."""
     api = APIRouter(prefix="/v1")
 
     @api.post("/completions", summary="Continue a text", response_model=TextAnswer, responses=STREAM)
     async def complete(body: CompletionRequest, request: Request) -> Any:
-        service.accept(body, request)
+        service = services.accept(body, request)
         answers = await answer_completion(service, body, request)
         return await answers.respond(CompletionWriter(service, body, answers), stream=bool(body.stream))
 

@@ -17,19 +17,19 @@ from bmqwen.serve.http.protocol import InfillRequest
 from bmqwen.serve.http.responses import STREAM, InfillAnswer
 from bmqwen.serve.http.streaming import OPENAI, event_of
 from bmqwen.serve.pool.job import Started
-from bmqwen.serve.service import Caller, Service
+from bmqwen.serve.service import Caller, Service, Services
 
 # Enough for some lines, where a request does not say more.
 MOST_TOKENS = 256
 
 
-def infill_api(service: Service) -> APIRouter:
+def infill_api(services: Services) -> APIRouter:
     """Build the router."""
     api = APIRouter()
 
     @api.post("/infill", summary="Fill in the middle of a text", response_model=None, responses=_RESPONSES)
     async def infill(body: InfillRequest, request: Request) -> Any:
-        service.accept(body, request)
+        service = services.accept(body, request)
         caller = Caller.of(request, body.user or body.safety_identifier)
         fill = service.prompts.fill_in_middle("input_suffix")
         params = replace(_sampling(service, body), stop_ids=fill.stop_ids)
@@ -48,7 +48,7 @@ def infill_api(service: Service) -> APIRouter:
 
 def _sampling(service: Service, body: InfillRequest) -> SamplingParams:
     defaults = replace(service.model.defaults, max_tokens=MOST_TOKENS)
-    params = sampling_of(body, defaults, service.scheduler.check().vocab_size)
+    params = sampling_of(body, defaults, service.pool.check().vocab_size)
     if body.samplers is not None and params.max_tokens:
         if "infill" not in body.samplers:
             raise UnsupportedFieldError(

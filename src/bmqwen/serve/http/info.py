@@ -27,40 +27,23 @@ from bmqwen.serve.http.responses import (
     TokensAnswer,
 )
 from bmqwen.serve.http.streaming import OPENAI, EventStream
-from bmqwen.serve.service import Caller, Service
+from bmqwen.serve.service import Caller, Service, Services
 from bmqwen.version import __version__
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def model_api(service: Service, *, key_required: bool) -> APIRouter:
+def model_api(services: Services, *, key_required: bool) -> APIRouter:
     """Build the router of all these addresses."""
     api = APIRouter()
 
-    def context_length() -> int | None:
-        """None before the first engine is loaded."""
-        facts = service.scheduler.facts
-        return None if facts is None else facts.context_length
-
-    def model() -> ModelEntry:
-        return {
-            "id": service.model.name,
-            "object": "model",
-            "created": service.model.created,
-            "owned_by": "bmqwen",
-            "max_model_len": context_length(),
-            "context_length": context_length(),
-            "meta": {"n_ctx_train": context_length(), "n_vocab": service.model.vocab_size},
-        }
-
     @api.get("/v1/models", summary="The models that are served")
     async def models() -> ModelList:
-        return {"object": "list", "data": [model()]}
+        return {"object": "list", "data": [_entry(service) for service in services]}
 
     @api.get("/v1/models/{name:path}", summary="One model")
     async def one_model(name: str) -> ModelEntry:
-        service.check_model(name)
-        return model()
+        return _entry(services.find(name))
 
     @api.post("/v1/embeddings", summary="Not offered", status_code=404)
     async def embeddings() -> ErrorAnswer:
@@ -68,23 +51,25 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
 
     @api.get("/health", summary="Whether it can answer", responses=LOADING)
     async def health(response: Response) -> Health:
-        scheduler = service.scheduler
-        ready = scheduler.ready
+        ready = services.ready
         response.status_code = 200 if ready else 503
-        states = [replica.state for replica in scheduler.replicas]
+        pools = [service.pool for service in services]
+        states = [replica.state for pool in pools for replica in pool.replicas]
+        stopping = any(pool.draining for pool in pools)
         return {
-            "status": "ok" if ready else "stopping" if scheduler.draining else "loading",
+            "status": "ok" if ready else "stopping" if stopping else "loading",
             "engines": len(states),
             "ready": states.count("ready"),
-            "problem": scheduler.problem or None,
+            "problem": next((pool.problem for pool in pools if pool.problem), None),
         }
 
     @api.get("/props", summary="The model and the server, as llama.cpp tells it")
     async def props() -> Props:
+        service = services.first
         tokenizer, template = service.model.tokenizer, service.model.template
         return {
-            "default_generation_settings": {"n_ctx": service.scheduler.check().context_length},
-            "total_slots": len(service.scheduler.replicas),
+            "default_generation_settings": {"n_ctx": service.pool.check().context_length},
+            "total_slots": len(service.pool.replicas),
             "model_alias": service.model.name,
             "chat_template": template.source,
             "eos_token": _eos_token(tokenizer, template),
@@ -94,31 +79,34 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
 
     @api.get("/slots", summary="Engines, as llama.cpp tells them")
     async def slots() -> list[Slot]:
-        facts, running = service.scheduler.check(), service.scheduler.running
+        service = services.first
+        facts, running = service.pool.check(), service.pool.running
         return [
             {"id": number, "n_ctx": facts.context_length, "is_processing": number < running}
-            for number in range(len(service.scheduler.replicas))
+            for number in range(len(service.pool.replicas))
         ]
 
     @api.get("/tokenizer_info", summary="The tokenizer, as vLLM tells it")
     async def tokenizer_info() -> TokenizerInfo:
+        service = services.first
         tokenizer, template = service.model.tokenizer, service.model.template
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": template.special_tokens.get("bos_token"),
             "eos_token": _eos_token(tokenizer, template),
             "pad_token": template.special_tokens.get("pad_token"),
-            "model_max_length": service.scheduler.check().context_length,
+            "model_max_length": service.pool.check().context_length,
             "chat_template": template.source,
         }
 
     @api.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=METRICS)
     async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type=METRICS_TYPE)
+        return Response(services.metrics(), media_type=METRICS_TYPE)
 
     @api.get("/api/info", summary="The model and the server")
     async def info() -> Info:
-        model, facts = service.model, service.scheduler.facts
+        service = services.first
+        model, facts = service.model, service.pool.facts
         return {
             "model": model.name,
             "precision": model.precision,
@@ -126,8 +114,8 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             "context_length": None if facts is None else facts.context_length,
             "version": __version__,
             "key_required": key_required,
-            "ready": service.scheduler.ready,
-            "engines": len(service.scheduler.replicas),
+            "ready": service.pool.ready,
+            "engines": len(service.pool.replicas),
             "sampling": [_setting(row, model.defaults) for row in PARAMETERS],
             "limits": asdict(model.limits),
         }
@@ -135,16 +123,16 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
     # What the page needs beside OpenAI's: an answer that is under way, for another connection.
     @api.get("/v1/answers/{name}", include_in_schema=False)
     async def read_on(name: str, request: Request, after: int = 0) -> Response:
-        return EventStream(service.kept.read(Caller.of(request, None).owner, name, after), OPENAI)
+        return EventStream(services.kept.read(Caller.of(request, None).owner, name, after), OPENAI)
 
     @api.delete("/v1/answers/{name}", include_in_schema=False)
     async def stop(name: str, request: Request) -> Response:
-        service.kept.stop(Caller.of(request, None).owner, name)
+        services.kept.stop(Caller.of(request, None).owner, name)
         return Response(status_code=204)
 
     @api.post("/tokenize", summary="Text, or messages, to token ids")
     async def tokenize(body: Annotated[TokenizeRequest, Body()], request: Request) -> TokensAnswer:
-        service.accept(body, request)
+        service = services.accept(body, request)
         prompts = service.prompts
         if isinstance(body, TokenizeChat):
             owner = Caller.of(request, None).owner
@@ -160,24 +148,39 @@ def model_api(service: Service, *, key_required: bool) -> APIRouter:
             ids = await asyncio.to_thread(
                 prompts.of_text, body.prompt, "prompt", control=body.parse_special is not False
             )
-        limit = service.scheduler.check().context_length
+        limit = service.pool.check().context_length
         return {"count": len(ids), "max_model_len": limit, "tokens": ids}
 
     @api.post("/detokenize", summary="Token ids to text")
     async def detokenize(body: DetokenizeRequest, request: Request) -> TextAnswerOfTokens:
-        service.accept(body, request)
+        service = services.accept(body, request)
         return {"prompt": service.prompts.of_tokens(body.tokens)}
 
     @api.post("/apply-template", summary="Messages to the prompt that the model reads")
     async def apply_template(body: TokenizeChat, request: Request) -> TextAnswerOfTokens:
-        service.accept(body, request)
-        service.scheduler.check()
+        service = services.accept(body, request)
+        service.pool.check()
         prompts, tools, kwargs = service.prompts, body.tools or (), body.chat_template_kwargs
         return {
             "prompt": await asyncio.to_thread(prompts.text_of_chat, body.messages, tools, variables=kwargs)
         }
 
     return api
+
+
+def _entry(service: Service) -> ModelEntry:
+    """A model, as OpenAI's list has it; its context length is None before its first engine is loaded."""
+    facts = service.pool.facts
+    length = None if facts is None else facts.context_length
+    return {
+        "id": service.model.name,
+        "object": "model",
+        "created": service.model.created,
+        "owned_by": "bmqwen",
+        "max_model_len": length,
+        "context_length": length,
+        "meta": {"n_ctx_train": length, "n_vocab": service.model.vocab_size},
+    }
 
 
 def _eos_token(tokenizer: Tokenizer, template: ChatTemplate) -> str:

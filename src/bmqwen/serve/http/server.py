@@ -24,7 +24,7 @@ from bmqwen.serve.http.connection import ClientConnection
 from bmqwen.serve.http.middleware import AccessRules
 from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.pool.wire import EngineConfig
-from bmqwen.serve.service import Model, Service
+from bmqwen.serve.service import Model, Service, Services
 
 KEEP_ALIVE_SECONDS = 75
 # After the running answers were told that they end.
@@ -90,7 +90,7 @@ async def serve(
         BmqwenError: the engine cannot be loaded.
     """
     scheduler = Scheduler(engines, queue_limit=model.limits.queue, seconds=model.limits.seconds)
-    app = create_app(Service(model, scheduler, strict_fields=strict_fields), rules)
+    app = create_app(Services([Service(model, scheduler)], strict_fields=strict_fields), rules)
     config = uvicorn.Config(
         app,
         http=ClientConnection,

@@ -89,6 +89,11 @@ class Replica:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What tells it apart in metrics."""
+        return {"engine": str(self.index)}
+
+    @property
     def sequences(self) -> int:
         """Most jobs that it answers at once."""
         return 1 if self.facts is None else self.facts.sequences

@@ -17,7 +17,7 @@ from bmqwen.serve.http.chat import answer_chat
 from bmqwen.serve.http.responses import ANTHROPIC_ERRORS, STREAM, Count
 from bmqwen.serve.http.streaming import Framing, event_of
 from bmqwen.serve.pool.job import Started
-from bmqwen.serve.service import Caller, Service
+from bmqwen.serve.service import Caller, Service, Services
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
@@ -62,20 +62,20 @@ class TokenCount(TypedDict):
     input_tokens: Count
 
 
-def anthropic_api(service: Service) -> APIRouter:
+def anthropic_api(services: Services) -> APIRouter:
     """Build the router."""
     api = APIRouter(prefix="/v1/messages", responses=ANTHROPIC_ERRORS)
 
     @api.post("", summary="Anthropic: answer a conversation", response_model=MessageAnswer, responses=STREAM)
     async def messages(body: MessagesRequest, request: Request) -> Any:
-        service.accept(body, request)
+        service = services.accept(body, request)
         answers = await answer_chat(service, body.chat(), request)
         return await answers.respond(MessageWriter(service, answers), stream=bool(body.stream))
 
     @api.post("/count_tokens", summary="Anthropic: count a prompt's tokens")
     async def count_tokens(body: CountRequest, request: Request) -> TokenCount:
-        service.accept(body, request)
-        service.scheduler.check()
+        service = services.accept(body, request)
+        service.pool.check()
         chat = body.chat()
         ids = await asyncio.to_thread(
             service.prompts.of_chat,

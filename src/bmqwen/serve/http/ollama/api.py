@@ -21,7 +21,7 @@ from bmqwen.serve.http.ollama.request import Name, OllamaChatRequest, OllamaGene
 from bmqwen.serve.http.responses import LINES, OLLAMA_ERRORS, Count
 from bmqwen.serve.http.streaming import Framing
 from bmqwen.serve.pool.job import Started
-from bmqwen.serve.service import Service
+from bmqwen.serve.service import Service, Services
 
 # Of Ollama, whose API this is; clients ask for it before they send tools or thoughts.
 API_VERSION = "0.12.6"
@@ -147,7 +147,7 @@ class ShowRequest(RequestModel):
     verbose: bool | None = None
 
 
-def ollama_api(service: Service) -> APIRouter:
+def ollama_api(services: Services) -> APIRouter:
     """Build the router."""
     api = APIRouter(prefix="/api", responses=OLLAMA_ERRORS)
 
@@ -155,7 +155,7 @@ def ollama_api(service: Service) -> APIRouter:
         "/chat", summary="Ollama: answer a conversation", response_model=OllamaChatAnswer, responses=LINES
     )
     async def chat(body: OllamaChatRequest, request: Request) -> Any:
-        service.accept(body, request)
+        service = services.accept(body, request)
         if not body.messages:
             return OllamaWriter(service, None, chat=True).loaded()
         answers = await answer_chat(service, body.chat(), request)
@@ -165,7 +165,7 @@ def ollama_api(service: Service) -> APIRouter:
         "/generate", summary="Ollama: answer a text", response_model=OllamaGenerateAnswer, responses=LINES
     )
     async def generate(body: OllamaGenerateRequest, request: Request) -> Any:
-        service.accept(body, request)
+        service = services.accept(body, request)
         if not body.prompt:
             return OllamaWriter(service, None, chat=False).loaded()
         if body.raw or body.suffix:
@@ -176,26 +176,26 @@ def ollama_api(service: Service) -> APIRouter:
 
     @api.get("/tags", summary="Ollama: the models that are served")
     async def tags() -> OllamaModels:
-        return {"models": [_model(service)]}
+        return {"models": [_model(service) for service in services]}
 
     @api.get("/ps", summary="Ollama: the models that are loaded")
     async def ps() -> OllamaModels:
-        facts = service.scheduler.facts
-        if facts is None:
-            return {"models": []}
-        never = "9999-12-31T23:59:59Z"
-        loaded: OllamaModel = {
-            **_model(service),
-            "expires_at": never,
-            "size_vram": 0,
-            "context_length": facts.context_length,
-        }
-        return {"models": [loaded]}
+        loaded: list[OllamaModel] = [
+            {
+                **_model(service),
+                "expires_at": "9999-12-31T23:59:59Z",
+                "size_vram": 0,
+                "context_length": facts.context_length,
+            }
+            for service in services
+            if (facts := service.pool.facts) is not None
+        ]
+        return {"models": loaded}
 
     @api.post("/show", summary="Ollama: all about a model")
     async def show(body: ShowRequest) -> OllamaShown:
-        service.check_model(body.model or body.name)
-        model, facts = service.model, service.scheduler.check()
+        service = services.find(body.model or body.name)
+        model, facts = service.model, service.pool.check()
         capabilities = ["completion", *(["tools"] if model.template.has_tools else [])]
         family = _details(service)["family"]
         return {

@@ -17,7 +17,7 @@ from bmqwen.serve.http.openai_responses.store import ResponseStore
 from bmqwen.serve.http.responses import STREAM, Count, chat_logprobs
 from bmqwen.serve.http.streaming import Framing, event_of
 from bmqwen.serve.pool.job import Started
-from bmqwen.serve.service import Caller, Service
+from bmqwen.serve.service import Caller, Services
 
 Item = dict[str, Any]
 
@@ -78,7 +78,7 @@ class ResponseAnswer(TypedDict):
     user: NotRequired[str | None]
 
 
-def responses_api(service: Service) -> APIRouter:
+def responses_api(services: Services) -> APIRouter:
     """Build the router. The conversations of responses are kept as long as it is."""
     api = APIRouter(prefix="/v1")
     store = ResponseStore()
@@ -90,7 +90,7 @@ def responses_api(service: Service) -> APIRouter:
         responses=STREAM,
     )
     async def respond(body: ResponseRequest, request: Request) -> Any:
-        service.accept(body, request)
+        service = services.accept(body, request)
         owner = Caller.of(request, None).owner
         before = store.find(owner, body.previous_response_id) if body.previous_response_id else ()
         messages = [*before, *body.messages()]
