@@ -18,7 +18,7 @@ from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import AnyPrecision, Precision, PrecisionOptions
 from bmqwen.resolve import resolve_bundle
 from bmqwen.runtime import registry
 from bmqwen.runtime.base import Runtime
@@ -131,7 +131,7 @@ def load(
     model: str | Path | None = None,
     engine: EngineName = "auto",
     *,
-    precision: Precision | None = None,
+    precision: AnyPrecision | None = None,
     threads: int | None = None,
     context_length: int | None = None,
     offline: bool = False,
@@ -149,7 +149,8 @@ def load(
         model: short name, hub id, folder, GGUF file or bundle; None: the demo model.
         engine: "cpu", "sim" (the vendor's simulator), "tpu" (a chip, through SAIL where that is installed, else
             libbmrt; "tpu:sail" and "tpu:bmrt" say which), or "auto".
-        precision: how to convert a checkpoint; None: 4 bit. A bundle keeps its own.
+        precision: how to convert a checkpoint; None: as it is stored if that is on a grid, else 4 bit. A bundle
+            keeps its own.
         threads: CPU threads; None: all cores.
         context_length: most tokens of a conversation; None: what the model offers.
         offline: use only what is on this machine.
@@ -170,7 +171,7 @@ def load(
     """
     if engine not in get_args(EngineName):
         raise InputError(f"unknown engine {engine!r}: choose one of {', '.join(get_args(EngineName))}")
-    progress, precision = progress or Silent(), precision or Precision()
+    progress, precision = progress or Silent(), precision or PrecisionOptions()
     bundle = resolve_bundle(
         None if model is None else str(model),
         precision,

@@ -13,7 +13,7 @@ from bmqwen.errors import BundleError, InputError
 from bmqwen.generate.template import require_template
 from bmqwen.hub.catalog import existing_path, find
 from bmqwen.hub.hub import Hub
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import AnyPrecision, Precision
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
 from bmqwen.util.storage import new_folder, path_lock, storage_errors, sweep
@@ -23,7 +23,7 @@ from bmqwen.weights.checkpoint import Checkpoint, checkpoint_path, open_checkpoi
 def export_model(
     model: str | None,
     folder: Path,
-    precision: Precision,
+    precision: AnyPrecision,
     *,
     plain: bool = False,
     replace: bool = False,
@@ -35,6 +35,7 @@ def export_model(
 
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if not plain and not is_bundle(path):
+        precision = precision.at(path)
         key = source_key(path, precision, plain=False)
         made = reusable_bundle(_conversion(path, precision, key), key, replace=True)
         if made is not None and reusable_bundle(folder, key, replace=replace) is None:
@@ -45,9 +46,10 @@ def export_model(
     with open_model(model, offline=offline, progress=progress) as checkpoint:
         if checkpoint.note:
             progress.note(checkpoint.note)
-        label = f"converting {checkpoint.name} to {precision}"
+        precise = precision.of_checkpoint(checkpoint)
+        label = f"converting {checkpoint.name} to {precise}"
         advance = counting(progress, label, checkpoint.parameters)
-        return export_onnx(checkpoint, folder, precision, plain=plain, replace=replace, advance=advance)
+        return export_onnx(checkpoint, folder, precise, plain=plain, replace=replace, advance=advance)
 
 
 def open_model(model: str | None, *, offline: bool, progress: Progress) -> Checkpoint:
@@ -60,7 +62,7 @@ def open_model(model: str | None, *, offline: bool, progress: Progress) -> Check
 
 def resolve_bundle(
     model: str | None,
-    precision: Precision,
+    precision: AnyPrecision,
     *,
     offline: bool = False,
     progress: Progress,
@@ -91,6 +93,7 @@ def resolve_bundle(
     # A device runs bundles and never exports one.
     from bmqwen.emit.export import export_onnx, source_key
 
+    precision = precision.at(path)
     key = source_key(path, precision, plain=False)
     folder = _conversion(path, precision, key)
     if kept := reusable_bundle(folder, key, replace=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.artifact.bundle import read_bundle
-from bmqwen.quant.precision import Precision, kept_precision, rounding_of
+from bmqwen.quant.precision import Precision, PrecisionOptions, rounding_of
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
 from support.program import Run, assert_refused
@@ -25,17 +25,17 @@ def test_a_model_is_quantised_and_taken_as_it_is(bmqwen: Run, tiny: Path, tmp_pa
         *("--calibrate", text, "--tokens", "600"),
     )
     assert done.returncode == 0, done.stderr
-    assert f"bmqwen chat {folder} --group-size 32 --lm-head int8" in done.stdout
+    assert f"bmqwen chat {folder}`" in done.stdout
     with open_checkpoint(folder) as made, open_checkpoint(tiny) as floats:
-        kept = kept_precision(made.weights, Precision())
-        assert kept == Precision("int4", 32, "int8")
+        kept = PrecisionOptions().of_checkpoint(made)
+        assert kept == PrecisionOptions().at(folder) == Precision("int4", 32, "int8")
+        assert PrecisionOptions("int8").of_checkpoint(made) == Precision("int8", 64, "int8")
         assert rounding_of(made, kept) == "the checkpoint's own: GPTQ with drift correction"
         assert rounding_of(made, Precision("int8")) == "to nearest"
-        assert kept_precision(floats.weights, Precision()) == Precision()
+        assert PrecisionOptions().of_checkpoint(floats) == PrecisionOptions().at(tiny) == Precision()
         assert rounding_of(floats, Precision()) == "least squared error of the weights"
-    exported = bmqwen(
-        "export", folder, "-o", tmp_path / "onnx", "--group-size", "32", "--lm-head", "int8", "--json"
-    )
+    exported = bmqwen("export", folder, "-o", tmp_path / "onnx", "--json")
+    assert json.loads(exported.stdout)["precision"] == kept.to_dict()
     assert "GPTQ with drift correction" in json.loads(exported.stdout)["details"]["rounding"]
     # Its evaluation is written into the bundle.
     recorded = bmqwen(

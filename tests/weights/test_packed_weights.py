@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from bmqwen.emit.weight_blocks import WeightBlocks
-from bmqwen.errors import CheckpointError, ConfigError
+from bmqwen.errors import CheckpointError, ConfigError, InputError
 from bmqwen.model.registry import parse_config
+from bmqwen.quant import Format
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.grid_weights import GridWeights
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import Precision, PrecisionOptions
 from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.weights.packed import PackedWeights
 from support.checkpoints import random_weights, tiny_config, write_tokenizer
@@ -110,6 +111,20 @@ def test_weights_are_those_that_the_grid_stands_for(method: Method, bits: int, t
         name = "model.layers.0.mlp.gate_proj.weight"
         rows = checkpoint.weights.read_rows(name, 3, 13)
         np.testing.assert_array_equal(rows, packed.truth[name][3:13])
+
+
+@pytest.mark.parametrize(("method", "bits"), CASES)
+def test_without_options_the_grid_is_kept(method: Method, bits: int, tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", method, bits)
+    form: Format = "int4" if bits == 4 else "int8"
+    # The head is not on a grid; groups of 8 bits are their format's own affair.
+    kept = Precision(form, GROUP if bits == 4 else 64, form)
+    assert PrecisionOptions().at(packed.folder) == kept
+    assert PrecisionOptions(lm_head="f16").at(packed.folder).lm_head == "f16"
+    other: Format = "int8" if bits == 4 else "int4"
+    assert PrecisionOptions(other).at(packed.folder) == Precision.choose(other)
+    with pytest.raises(InputError, match="group size 7"):
+        PrecisionOptions(group_size=7)
 
 
 @pytest.mark.parametrize(("method", "bits"), CASES)

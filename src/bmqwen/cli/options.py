@@ -18,7 +18,7 @@ from bmqwen.runtime.registry import EngineName
 
 if TYPE_CHECKING:
     from bmqwen.engine import Engine as LoadedEngine
-    from bmqwen.quant.precision import Precision as Precision
+    from bmqwen.quant.precision import PrecisionOptions as PrecisionOptions
 
 _DEVICE_LIMIT = 4096
 
@@ -49,17 +49,38 @@ Draft = Annotated[
         "MODEL, also a smaller model of the same vocabulary.",
     ),
 ]
-Quant = Annotated[Format, typer.Option(help="Weight format; a bundle keeps its own.")]
-GroupSize = Annotated[int, typer.Option(help="Columns that share a scale: 16, 32, 64, 128 or 256.")]
+Quant = Annotated[
+    Format | None,
+    typer.Option(
+        help="Weight format; default: that of a quantised checkpoint, else int4. A bundle keeps its own."
+    ),
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Columns that share a scale: 16, 32, 64, 128 or 256; default: as a quantised checkpoint has, else 64."
+    ),
+]
 LmHead = Annotated[
-    Format | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
+    Format | None,
+    typer.Option(
+        help="Weight format of the output layer; default: that of a quantised checkpoint, else as --quant."
+    ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Never use the network.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")]
 # How a model would be compiled, for questions about it.
-ChipQuant = Annotated[ChipFormat, typer.Option(help="Weight format on the chip; a bundle keeps its own.")]
+ChipQuant = Annotated[
+    ChipFormat | None,
+    typer.Option(
+        help="Weight format; default: that of a quantised checkpoint, else int4. A bundle keeps its own.",
+    ),
+]
 ChipHead = Annotated[
-    ChipFormat | None, typer.Option(help="Format of the output layer on the chip; default: as --quant.")
+    ChipFormat | None,
+    typer.Option(
+        help="Weight format of the output layer; default: that of a quantised checkpoint, else as --quant."
+    ),
 ]
 SeqLen = Annotated[int | None, typer.Option(help="Context length on the chip, in tokens; default: 512.")]
 Sequences = Annotated[
@@ -176,17 +197,19 @@ def one_device(text: str) -> int:
     return ids[0]
 
 
-def precision(quant: Quant = "int4", group_size: GroupSize = 64, lm_head: LmHead = None) -> "Precision":
-    """Return the precision to convert to."""
-    from bmqwen.quant.precision import Precision
+def precision(
+    quant: Quant = None, group_size: GroupSize = None, lm_head: LmHead = None
+) -> "PrecisionOptions":
+    """Return what is said of the precision to convert to."""
+    from bmqwen.quant.precision import PrecisionOptions
 
-    return Precision.choose(quant, group_size, lm_head)
+    return PrecisionOptions(quant, group_size, lm_head)
 
 
 def chip_precision(
-    quant: ChipQuant = "int4", group_size: GroupSize = 64, lm_head: ChipHead = None
-) -> "Precision":
-    """Return the precision to compile in."""
+    quant: ChipQuant = None, group_size: GroupSize = None, lm_head: ChipHead = None
+) -> "PrecisionOptions":
+    """Return what is said of the precision to compile in."""
     return precision(quant, group_size, lm_head)
 
 
@@ -194,8 +217,8 @@ def chip_precision(
 class Loading:
     """How a model is loaded."""
 
-    quant: Quant = "int4"
-    group_size: GroupSize = 64
+    quant: Quant = None
+    group_size: GroupSize = None
     lm_head: LmHead = None
     device: Device = "0"
     threads: Threads = None

@@ -22,7 +22,7 @@ from bmqwen.hub.catalog import find, is_short
 from bmqwen.hub.hub import Hub
 from bmqwen.hub.known_config import published_config
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import AnyPrecision, Precision
 from bmqwen.util.progress import Progress
 from bmqwen.weights.checkpoint import open_checkpoint
 
@@ -80,7 +80,7 @@ def examine(
 
 def find_request(
     model: str,
-    precision: Precision,
+    precision: AnyPrecision,
     context: int | None,
     sequences: int = 1,
     *,
@@ -94,7 +94,7 @@ def find_request(
     Raises InputError for an unknown model or a context that cannot be compiled, and what opening it raises.
     """
     if is_short(model) and (config := published_config(name := find(model).name)) is not None:
-        return _checked_request(name, config, precision, context, sequences)
+        return _checked_request(name, config, precision.of_checkpoint(None), context, sequences)
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         bundle = read_bundle(path)
@@ -108,7 +108,9 @@ def find_request(
     if path.suffix == ".bmodel":
         return _bmodel_request(path)
     with open_checkpoint(path) as checkpoint:
-        return _checked_request(checkpoint.name, checkpoint.config, precision, context, sequences)
+        return _checked_request(
+            checkpoint.name, checkpoint.config, precision.of_checkpoint(checkpoint), context, sequences
+        )
 
 
 def _bmodel_request(path: Path) -> MemoryRequest:

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast, get_args
 
-from bmqwen.artifact.bundle import is_bundle
 from bmqwen.errors import InputError
 from bmqwen.hub.catalog import existing_path
 from bmqwen.quant import Format
-from bmqwen.quant.precision import Precision, kept_precision
-from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.quant.precision import Precision, PrecisionOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +15,12 @@ class Recipe:
     """A model at a precision, and the float model that it is compared with; None: the model itself."""
 
     model: str | None
-    precision: Precision
+    precision: PrecisionOptions
     against: str | None
 
 
 def recipes_of(
-    model: str | None, precision: Precision, against: str | None, more: Sequence[str]
+    model: str | None, precision: PrecisionOptions, against: str | None, more: Sequence[str]
 ) -> Iterator[Recipe]:
     """Yield MODEL at its precision, then each `--recipe`. Raises InputError for one that cannot be read."""
     found = [Recipe(model, precision, against)]
@@ -32,7 +29,7 @@ def recipes_of(
         if parsed is not None:
             found.append(Recipe(model, parsed, against))
         elif existing_path(text):
-            found.append(Recipe(text, _stored(Path(text), precision), against or model))
+            found.append(Recipe(text, PrecisionOptions(), against or model))
         else:
             raise InputError(
                 f"--recipe {text[:80]} is neither FORMAT[:GROUP_SIZE[:LM_HEAD]], as in int4:128:int8, nor a checkpoint "
@@ -55,15 +52,7 @@ def comparison_table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _stored(path: Path, otherwise: Precision) -> Precision:
-    """The precision that keeps a checkpoint's own grids."""
-    if is_bundle(path):
-        return otherwise  # it brings its own
-    with open_checkpoint(path) as checkpoint:
-        return kept_precision(checkpoint.weights, otherwise)
-
-
-def _parse(text: str, group_size: int) -> Precision | None:
+def _parse(text: str, group_size: int | None) -> PrecisionOptions | None:
     """A precision in its short form; None where it is none."""
     parts = text.split(":")
     known = get_args(Format)
@@ -76,6 +65,6 @@ def _parse(text: str, group_size: int) -> Precision | None:
         raise InputError(
             f"--recipe {text[:80]}: {head[:20]!r} is no format, choose one of {', '.join(known)}"
         )
-    return Precision(
+    return PrecisionOptions(
         cast(Format, parts[0]), int(parts[1]) if len(parts) > 1 else group_size, cast(Format, head)
     )

@@ -16,7 +16,7 @@ from bmqwen.evaluation.bundle_source import source_of
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.grid_weights import GridWeights
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import AnyPrecision, Precision
 from bmqwen.resolve import resolve_bundle
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.cpu import CpuRuntime
@@ -71,7 +71,7 @@ class ModelPair:
 @contextmanager
 def open_pair(
     model: str | None,
-    precision: Precision,
+    precision: AnyPrecision,
     *,
     against: str | None = None,
     arithmetic: Arithmetic = "float",
@@ -107,6 +107,7 @@ def open_pair(
         bundle = read_bundle(path) if is_bundle(path) else None
         if bundle is None:
             source = stack.enter_context(open_checkpoint(path))
+            precision = precision.of_checkpoint(source)
         else:
             precision = Precision(**bundle.precision)
             source = stack.enter_context(source_of(bundle, other))

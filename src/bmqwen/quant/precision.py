@@ -1,6 +1,7 @@
 """How the weights of a model are stored: what `--quant` and its companions choose."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -9,15 +10,14 @@ from bmqwen.errors import InputError
 from bmqwen.quant import Format
 from bmqwen.quant.formats import FloatFormat, GridFormat, WeightFormat, make_format
 from bmqwen.quant.rounding import check_group_size
-from bmqwen.weights.checkpoint import Checkpoint
-from bmqwen.weights.weights import GridSource, Weights
+from bmqwen.weights.checkpoint import Checkpoint, is_packed, open_checkpoint
+from bmqwen.weights.weights import GridSource
 
 _GATES = (".in_proj_a", ".in_proj_b")
-__all__ = ["Format", "Precision", "kept_precision", "rounding_of"]
-
-
+__all__ = ["AnyPrecision", "Format", "Precision", "PrecisionOptions", "rounding_of"]
 # A matrix of every model: what it is stored as, the others of the layers are.
 _FIRST = "model.layers.0.self_attn.q_proj.weight"
+_FORMATS: dict[int, Format] = {4: "int4", 8: "int8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,14 @@ class Precision:
         is_head = weight.removesuffix(".weight") in ("lm_head", "model.embed_tokens")
         return self.head if is_head else self.layers
 
+    def at(self, path: Path) -> "Precision":  # noqa: ARG002
+        """Return itself: it leaves nothing open."""
+        return self
+
+    def of_checkpoint(self, checkpoint: Checkpoint | None) -> "Precision":  # noqa: ARG002
+        """Return itself: it leaves nothing open."""
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest says."""
         return {"weights": self.weights, "group_size": self.group_size, "lm_head": self.lm_head}
@@ -83,16 +91,55 @@ class Precision:
         return f"{self.weights}{group}, lm_head {self.lm_head}"
 
 
-def kept_precision(weights: Weights, otherwise: Precision) -> Precision:
-    """Return the precision that leaves stored grids as they are; `otherwise`, where there are none.
+@dataclass(frozen=True, slots=True)
+class PrecisionOptions:
+    """What is said of a precision. What is left open, None, is that of the checkpoint's own grids, else the default.
 
-    A head that is not on a grid becomes `f16`.
+    Raises InputError for an unknown group size.
+
+    Attributes:
+        weights, group_size, lm_head: as of `Precision`.
     """
-    if not isinstance(weights, GridSource) or (stored := weights.grid_of(_FIRST)) is None:
-        return otherwise
-    names: dict[int, Format] = {4: "int4", 8: "int8"}
-    head = weights.grid_of("lm_head.weight")
-    return Precision(names[stored[0]], stored[1], "f16" if head is None else names[head[0]])
+
+    weights: Format | None = None
+    group_size: int | None = None
+    lm_head: Format | None = None
+
+    def __post_init__(self) -> None:
+        if self.group_size is not None:
+            check_group_size(4, self.group_size)
+
+    def at(self, path: Path) -> Precision:
+        """Return the precision for the checkpoint at a path, which is opened only if it has grids of its own.
+
+        Raises what `open_checkpoint` raises.
+        """
+        if not is_packed(path):
+            return self.of_checkpoint(None)
+        with open_checkpoint(path) as checkpoint:
+            return self.of_checkpoint(checkpoint)
+
+    def of_checkpoint(self, checkpoint: Checkpoint | None) -> Precision:
+        """Return the precision for a checkpoint; None: for one that has no grids of its own."""
+        body, head = _stored_grid(checkpoint, _FIRST), _stored_grid(checkpoint, "lm_head.weight")
+        if checkpoint is None or body is None or self.weights not in (None, _FORMATS[body[0]]):
+            weights = self.weights or "int4"
+            return Precision(weights, self.group_size or 64, self.lm_head or weights)
+        weights = _FORMATS[body[0]]
+        # Who quantised it with this program chose the head as well; others leave it as it was.
+        lm_head = _FORMATS[head[0]] if head else ("f16" if checkpoint.made_here else weights)
+        groups = next((size for bits, size in filter(None, (body, head)) if bits == 4), 64)
+        return Precision(weights, self.group_size or groups, self.lm_head or lm_head)
+
+
+def _stored_grid(checkpoint: Checkpoint | None, weight: str) -> tuple[int, int] | None:
+    """Bits and group size of the grid that a checkpoint has a weight on."""
+    if checkpoint is None or not isinstance(checkpoint.weights, GridSource):
+        return None
+    return checkpoint.weights.grid_of(weight)
+
+
+AnyPrecision = Precision | PrecisionOptions
 
 
 def rounding_of(checkpoint: Checkpoint, precision: Precision) -> str:

@@ -95,6 +95,11 @@ class Checkpoint(Closing):
             return None
         return self._reader.packing.made_by or f"{self._reader.packing.method.upper()}, as stored"
 
+    @property
+    def made_here(self) -> bool:
+        """Whether its grid was found by `bmqwen quantize`."""
+        return isinstance(self._reader, PackedWeights) and self._reader.packing.made_by is not None
+
     def tokenizer_files(self) -> dict[str, bytes]:
         """Return tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json and
         chat_template.jinja: content by file name.
@@ -158,6 +163,18 @@ def checkpoint_path(path: Path) -> Path:
     except OSError as error:  # no permission, a name that is too long
         raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror or error}") from None
     return file.with_name(gguf_parts(file.name)[0]) if file.suffix.lower() == ".gguf" else path
+
+
+def is_packed(path: Path) -> bool:
+    """Return whether a path, as for `open_checkpoint`, is a folder whose configuration names packed weights.
+
+    Raises ConfigError where that is damaged or of an unsupported kind.
+    """
+    source = path / "config.json"
+    return (
+        source.is_file()
+        and read_packing(read_json_object(source, ConfigError), str(source), path) is not None
+    )
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

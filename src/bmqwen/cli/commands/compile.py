@@ -6,19 +6,16 @@ import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.terminal import print_result, progress_bar
-from bmqwen.quant import ChipFormat
 from bmqwen.util.text import counted, size_text
 
 
+@options.grouped(precision=options.chip_precision)
 def compile_(
     output: options.Output,
     model: options.Model = None,
-    quant: Annotated[ChipFormat, typer.Option(help="Weight format.")] = "int4",
+    *,
+    precision: "options.PrecisionOptions",
     seq_len: Annotated[int, typer.Option(help="Context length in tokens, a multiple of 8.")] = 512,
-    group_size: options.GroupSize = 64,
-    lm_head: Annotated[
-        ChipFormat | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
-    ] = None,
     sequences: options.Sequences = None,
     drafts: options.Drafts = True,
     bf16: options.Bf16 = False,
@@ -38,12 +35,11 @@ def compile_(
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import open_model
 
-    precision = Precision.choose(quant, group_size, lm_head)
     with progress_bar(sizes=False) as bar, open_model(model, offline=offline, progress=bar) as checkpoint:
         bundle = compile_model(
             checkpoint,
             output,
-            precision,
+            precision.of_checkpoint(checkpoint),
             seq_len=seq_len,
             half="bf16" if bf16 else "f16",
             layers=layers,
@@ -64,9 +60,10 @@ def compile_(
     }
     decode = max((s for s in details["stages"] if s["tokens"] == 1), key=lambda s: s["history"])
     several = f" for each of {details['sequences']} conversations" if details["sequences"] > 1 else ""
-    rounding = f" (rounding: {details.get('rounding', 'unknown')})" if precision.quantised else ""
+    precise = Precision(**bundle.precision)
+    rounding = f" (rounding: {details.get('rounding', 'unknown')})" if precise.quantised else ""
     text = (
-        f"{output}: {bundle.model}, {precision}{rounding}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
+        f"{output}: {bundle.model}, {precise}{rounding}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
         f"{details['context']} tokens{several}, {size_text(bundle.total_bytes)}; "
         f"on the chip {size_text(details['device_bytes'])}, "
         f"about {decode['cycles'] / 1e6:.1f} ms a token at a full history"

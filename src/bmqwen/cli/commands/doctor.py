@@ -23,7 +23,7 @@ def doctor(
     ] = None,
     device: Annotated[int | None, typer.Option(min=0, help="Examine only this chip; default: all.")] = None,
     *,
-    precision: "options.Precision",
+    precision: "options.PrecisionOptions",
     seq_len: options.SeqLen = None,
     sequences: options.ChipSequences = 1,
     offline: options.Offline = False,

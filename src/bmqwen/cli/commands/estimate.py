@@ -14,7 +14,7 @@ from bmqwen.cli.terminal import print_json, progress_bar
 def estimate(
     model: options.Model = None,
     *,
-    precision: "options.Precision",
+    precision: "options.PrecisionOptions",
     seq_len: options.SeqLen = None,
     sequences: options.Sequences = None,
     drafts: options.Drafts = True,
@@ -99,8 +99,9 @@ def estimate(
             found = estimate_bundle(bundle, machine, question)
         else:
             name, config = known_config(model, offline=offline, progress=bar)
+            precise = precision.at(path) if path is not None else precision.of_checkpoint(None)
             found = estimate_model(
-                name, config, precision, 512 if seq_len is None else seq_len, machine, question,
+                name, config, precise, 512 if seq_len is None else seq_len, machine, question,
                 half="bf16" if bf16 else "f16", sequences=sequences, drafts=drafts, jobs=jobs, progress=bar,
             )  # fmt: skip
     if chart is not None:

@@ -73,7 +73,7 @@ def evaluate(
         ),
     ] = False,
     *,
-    precision: "options.Precision",
+    precision: "options.PrecisionOptions",
     window: Annotated[
         int | None, typer.Option("--context-window", help="Window length in tokens; default: 512.")
     ] = None,

@@ -14,7 +14,7 @@ def export(
     output: options.Output,
     model: options.Model = None,
     *,
-    precision: "options.Precision",
+    precision: "options.PrecisionOptions",
     plain: Annotated[
         bool, typer.Option("--plain", help="Use standard ONNX operations only (opset 21), for other tools.")
     ] = False,
@@ -23,6 +23,7 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Export MODEL to ONNX: a folder with graph, weights and tokenizer, for `bmqwen chat` and other tools."""
+    from bmqwen.quant.precision import Precision
     from bmqwen.resolve import export_model
 
     with progress_bar() as bar:
@@ -35,6 +36,7 @@ def export(
         "precision": bundle.precision,
         "details": bundle.details,
     }
-    rounding = f" (rounding: {bundle.details.get('rounding', 'unknown')})" if precision.quantised else ""
-    text = f"{output}: {bundle.model}, {precision}{rounding}, {size_text(bundle.total_bytes)}"
+    precise = Precision(**bundle.precision)
+    rounding = f" (rounding: {bundle.details.get('rounding', 'unknown')})" if precise.quantised else ""
+    text = f"{output}: {bundle.model}, {precise}{rounding}, {size_text(bundle.total_bytes)}"
     print_result(facts, [text], as_json=json)

@@ -32,7 +32,7 @@ def info(
         bool, typer.Option("--check", help="Check every file of a bundle against its hash.")
     ] = False,
     *,
-    precision: "options.Precision",
+    precision: "options.PrecisionOptions",
     seq_len: options.SeqLen = None,
     sequences: options.ChipSequences = 1,
     offline: options.Offline = False,

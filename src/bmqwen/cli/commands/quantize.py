@@ -1,15 +1,13 @@
 """`bmqwen quantize`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from bmqwen.cli import options
 from bmqwen.cli.terminal import print_result, progress_bar
-
-if TYPE_CHECKING:
-    from bmqwen.quant.precision import Precision
+from bmqwen.quant import Format
 
 
 def quantize(
@@ -17,7 +15,9 @@ def quantize(
     model: options.Model = None,
     quant: Annotated[Literal["int4", "int8"], typer.Option(help="Weight format of the layers.")] = "int4",
     group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64, 128 or 256.")] = 64,
-    lm_head: options.LmHead = None,
+    lm_head: Annotated[
+        Format | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
+    ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -60,20 +60,10 @@ def quantize(
         )
     lines = [
         f"{output}: {precision}, {calibrated.METHOD}, {made.tokens:,} calibration tokens",
-        f"run it with `bmqwen chat {output}{_options(precision)}`; export and compile take the same options",
+        f"run it with `bmqwen chat {output}`; export and compile take it as well",
     ]
     if made.overflowing:
         lines.append(
             f"layers {', '.join(map(str, made.overflowing))} compute values that F16 cannot hold: compile with --bf16"
         )
     print_result(made.to_dict(), lines, as_json=json)
-
-
-def _options(precision: "Precision") -> str:
-    """Return the options that keep a grid as it is, where they are not the defaults."""
-    parts = [
-        f" --quant {precision.weights}" if precision.weights != "int4" else "",
-        f" --group-size {precision.group_size}" if precision.group_size != 64 else "",
-        f" --lm-head {precision.lm_head}" if precision.lm_head != precision.weights else "",
-    ]
-    return "".join(parts)

@@ -129,7 +129,7 @@ def serve(
     ] = False,
     *,
     sampling: options.Sampling,
-    precision: "options.Precision",
+    precision: "options.PrecisionOptions",
     threads: options.Threads = None,
     context: options.Context = None,
     draft: options.Draft = "auto",
