@@ -68,3 +68,22 @@ def test_what_clients_ask_about_the_model(toy: ToyServer) -> None:
     assert told["eos_token"] == "<|endoftext|>"
     end = toy.post("/tokenize", json={"prompt": told["eos_token"], "add_special_tokens": False})
     assert end.json()["count"] == 1
+
+
+def test_other_names_of_the_model() -> None:
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    with ToyServer(aliases=("gpt-4o",)) as server:
+        assert [entry["id"] for entry in server.get("/v1/models").json()["data"]] == [NAME, "gpt-4o"]
+        assert server.get("/v1/models/gpt-4o").json()["id"] == "gpt-4o"
+        for path in ("/v1/chat/completions", "/v1/messages"):
+            answer = server.post(path, json=body | {"model": "gpt-4o"})
+            assert answer.status_code == 200
+            assert answer.json()["model"] == NAME
+        refused = server.post("/v1/chat/completions", json=body | {"model": "gpt-5"})
+        assert refused.status_code == 404
+        assert "--alias" in refused.json()["error"]["message"]
+    with ToyServer(aliases=("*",)) as server:
+        assert [entry["id"] for entry in server.get("/v1/models").json()["data"]] == [NAME]
+        answer = server.post("/v1/messages", json=body | {"model": "claude-x"})
+        assert (answer.status_code, answer.json()["model"]) == (200, NAME)
+        assert server.post("/api/show", json={"model": "llama3:latest"}).status_code == 200

@@ -87,6 +87,7 @@ class ToyServer(TestClient):
         keys: tuple[str, ...] = (),
         defaults: SamplingParams | None = None,
         template: ChatTemplate | None = None,
+        aliases: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
         """`options` are those of Services."""
@@ -102,6 +103,7 @@ class ToyServer(TestClient):
             Limits(),
             0,
             self.runtime.vocab_size,
+            aliases,
         )
 
         def make() -> Any:

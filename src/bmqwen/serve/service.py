@@ -45,6 +45,7 @@ class Model:
         precision: how its weights are stored, for people.
         created: when it was loaded, in seconds since 1970.
         vocab_size: tokens that it knows, those included that its tokenizer has no text for.
+        aliases: other names that requests may have for it; "*" is any name.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Model:
     limits: Limits
     created: int
     vocab_size: int
+    aliases: tuple[str, ...] = ()
 
 
 class Service:
@@ -124,6 +126,7 @@ class Services:
 
     Attributes:
         first: the model of requests that name none.
+        names: each model by its own name and by its others.
         requests: counts them, by endpoint and status.
         kept: answers under way.
     """
@@ -140,6 +143,9 @@ class Services:
         There is one service at least; no two have models of one name. `labels` are those of the requests' counter.
         """
         self._services = {service.model.name: service for service in services}
+        aliases = {alias: service for service in services for alias in service.model.aliases}
+        self._any = aliases.pop("*", None)
+        self.names = {**self._services, **aliases, **self._services}
         self.first, self._strict_fields = services[0], strict_fields
         self.requests = RequestCounts(labels or {})
         self.kept = self.first.kept
@@ -158,12 +164,15 @@ class Services:
         """Return the service of a model, the first one for no name. Raises ModelNotFoundError for others."""
         if not name:
             return self.first
-        if name not in self._services:
+        service = self.names.get(name, self._any)
+        if service is None:
             names = ", ".join(map(repr, self._services))
             raise ModelNotFoundError(
-                f"the model {name[:200]!r} does not exist here; this server has {names}", "model"
+                f"the model {name[:200]!r} does not exist here; this server has {names}, and answers to other names "
+                "that it is given with --alias",
+                "model",
             )
-        return self._services[name]
+        return service
 
     def accept(self, body: RequestModel, request: Request) -> Service:
         """Return the service that a request is for, and note its fields without effect, which the middleware reports.

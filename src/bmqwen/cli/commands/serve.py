@@ -58,6 +58,13 @@ def serve(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in requests; default: its own.")] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another name that requests may have for it, such as gpt-4o; repeatable. '*' is any name.",
+        ),
+    ] = None,
     engine: options.Engine = "auto",
     device: Annotated[
         str | None, typer.Option(metavar="LIST", help="Chips to serve on, such as 0,1,2.")
@@ -193,6 +200,7 @@ def serve(
             defaults = replace(defaults, seconds=answer_seconds)
         limits = Limits(queue=queue, seconds=time_limit)
         served = server.model_of(bundle, name or bundle.model, defaults, limits)
+        served = replace(served, aliases=tuple(alias or ()))
         _log(quiet)
         address = server.url(listener)
         note(f"{served.name} \u00b7 {served.precision} \u00b7 loading ...")

@@ -39,11 +39,12 @@ def model_api(services: Services, *, key_required: bool) -> APIRouter:
 
     @api.get("/v1/models", summary="The models that are served")
     async def models() -> ModelList:
-        return {"object": "list", "data": [_entry(service) for service in services]}
+        return {"object": "list", "data": [_entry(*item) for item in services.names.items()]}
 
     @api.get("/v1/models/{name:path}", summary="One model")
     async def one_model(name: str) -> ModelEntry:
-        return _entry(services.find(name))
+        service = services.find(name)
+        return _entry(name if name in services.names else service.model.name, service)
 
     @api.post("/v1/embeddings", summary="Not offered", status_code=404)
     async def embeddings() -> ErrorAnswer:
@@ -168,12 +169,12 @@ def model_api(services: Services, *, key_required: bool) -> APIRouter:
     return api
 
 
-def _entry(service: Service) -> ModelEntry:
+def _entry(name: str, service: Service) -> ModelEntry:
     """A model, as OpenAI's list has it; its context length is None before its first engine is loaded."""
     facts = service.pool.facts
     length = None if facts is None else facts.context_length
     return {
-        "id": service.model.name,
+        "id": name,
         "object": "model",
         "created": service.model.created,
         "owned_by": "bmqwen",
