@@ -132,6 +132,7 @@ def load(
     engine: EngineName = "auto",
     *,
     precision: AnyPrecision | None = None,
+    adapter: Path | None = None,
     threads: int | None = None,
     context_length: int | None = None,
     offline: bool = False,
@@ -151,6 +152,7 @@ def load(
             libbmrt; "tpu:sail" and "tpu:bmrt" say which), or "auto".
         precision: how to convert a checkpoint; None: as it is stored if that is on a grid, else 4 bit. A bundle
             keeps its own.
+        adapter: folder of a LoRA adapter to merge into a checkpoint.
         threads: CPU threads; None: all cores.
         context_length: most tokens of a conversation; None: what the model offers.
         offline: use only what is on this machine.
@@ -175,6 +177,7 @@ def load(
     bundle = resolve_bundle(
         None if model is None else str(model),
         precision,
+        adapter=adapter,
         offline=offline,
         progress=progress,
         chats=chats,

@@ -17,7 +17,7 @@ from bmqwen.quant.precision import AnyPrecision, Precision
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
 from bmqwen.util.storage import new_folder, path_lock, storage_errors, sweep
-from bmqwen.weights.checkpoint import Checkpoint, checkpoint_path, open_checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, checkpoint_path, full_name, open_checkpoint
 
 
 def export_model(
@@ -27,6 +27,7 @@ def export_model(
     *,
     plain: bool = False,
     replace: bool = False,
+    adapter: Path | None = None,
     offline: bool = False,
     progress: Progress,
 ) -> Bundle:
@@ -36,14 +37,14 @@ def export_model(
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if not plain and not is_bundle(path):
         precision = precision.at(path)
-        key = source_key(path, precision, plain=False)
-        made = reusable_bundle(_conversion(path, precision, key), key, replace=True)
+        key = source_key(path, precision, plain=False, adapter=adapter)
+        made = reusable_bundle(_conversion(path, adapter, precision, key), key, replace=True)
         if made is not None and reusable_bundle(folder, key, replace=replace) is None:
             progress.note(f"copying the conversion that is in the cache, {made.folder}")
             with new_folder(folder, replace=replace) as part:
                 shutil.copytree(made.folder, part, dirs_exist_ok=True)
             return read_bundle(folder)
-    with open_model(model, offline=offline, progress=progress) as checkpoint:
+    with open_model(model, adapter=adapter, offline=offline, progress=progress) as checkpoint:
         if checkpoint.note:
             progress.note(checkpoint.note)
         precise = precision.of_checkpoint(checkpoint)
@@ -52,18 +53,24 @@ def export_model(
         return export_onnx(checkpoint, folder, precise, plain=plain, replace=replace, advance=advance)
 
 
-def open_model(model: str | None, *, offline: bool, progress: Progress) -> Checkpoint:
-    """Open the checkpoint that MODEL names. Raises what `Hub.resolve` raises, and InputError for a bundle."""
+def open_model(
+    model: str | None, *, adapter: Path | None = None, offline: bool, progress: Progress
+) -> Checkpoint:
+    """Open the checkpoint that MODEL names, with a LoRA adapter merged in or not.
+
+    Raises what `Hub.resolve` and `open_checkpoint` raise, and InputError for a bundle.
+    """
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
-    return open_checkpoint(path)
+    return open_checkpoint(path, adapter)
 
 
 def resolve_bundle(
     model: str | None,
     precision: AnyPrecision,
     *,
+    adapter: Path | None = None,
     offline: bool = False,
     progress: Progress,
     chats: bool = False,
@@ -75,30 +82,37 @@ def resolve_bundle(
     Args:
         model: as users name it.
         precision: of a conversion.
+        adapter: folder of a LoRA adapter to merge in on conversion.
         offline: use only what is on this machine.
         progress: told how far downloads and conversion are.
         chats: refuse a model without a chat template before it is converted.
         check: called before a checkpoint is downloaded or converted; raises where it could not be run.
 
-    Raises what `Hub.resolve`, `read_bundle`, `export_onnx` and `check` raise.
+    Raises what `Hub.resolve`, `read_bundle`, `open_checkpoint`, `export_onnx` and `check` raise, and InputError for an
+    adapter of what is converted already.
     """
     if _is_known_checkpoint(model):
         check()
     path = Hub(offline=offline or None).resolve(model, progress=progress)
+    published = path if path.suffix == ".bmodel" else None if is_bundle(path) else published_in(path)
+    if adapter is not None and (published or is_bundle(path)):
+        raise InputError(
+            f"{path} is converted already, and an adapter is merged before that: name the model that it was made from"
+        )
     if is_bundle(path):
         return read_bundle(path)
-    if published := path if path.suffix == ".bmodel" else published_in(path):
+    if published:
         return open_published(published, _downloaded)
     check()
     # A device runs bundles and never exports one.
     from bmqwen.emit.export import export_onnx, source_key
 
     precision = precision.at(path)
-    key = source_key(path, precision, plain=False)
-    folder = _conversion(path, precision, key)
+    key = source_key(path, precision, plain=False, adapter=adapter)
+    folder = _conversion(path, adapter, precision, key)
     if kept := reusable_bundle(folder, key, replace=True):
         return kept
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, adapter) as checkpoint:
         if checkpoint.note:
             progress.note(checkpoint.note)
         label = f"converting {checkpoint.name} to {precision} (once)"
@@ -111,9 +125,9 @@ def resolve_bundle(
             return export_onnx(checkpoint, folder, precision, replace=True, advance=advance, check=templated)
 
 
-def _conversion(path: Path, precision: Precision, key: str) -> Path:
+def _conversion(path: Path, adapter: Path | None, precision: Precision, key: str) -> Path:
     """Return where the cache keeps a checkpoint's conversion."""
-    name = re.sub(r"[^\w.-]", "_", model_name(checkpoint_path(path)))
+    name = re.sub(r"[^\w.+-]", "_", full_name(checkpoint_path(path), adapter))
     return cache_folder("bundles") / f"{name}-{precision.weights}-{key[:12]}"
 
 

@@ -128,7 +128,7 @@ def test_a_repository_with_pickled_weights_only_is_refused(tmp_path: Path) -> No
 def test_an_adapter_is_refused_before_its_download(tmp_path: Path) -> None:
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}
     with HubServer(REPO, files) as server:
-        with pytest.raises(InputError, match=r"is an adapter \(LoRA\) of a model, not a model: merge"):
+        with pytest.raises(InputError, match=r"is an adapter \(LoRA\) of a model, not a model: download it"):
             hub_of(server, tmp_path).pull(REPO)
         assert server.log == []
 

@@ -25,7 +25,7 @@ from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress
 from bmqwen.util.storage import new_folder, path_lock, require_free, storage_errors, write_file
 from bmqwen.version import __version__
-from bmqwen.weights.checkpoint import Checkpoint, identity
+from bmqwen.weights.checkpoint import Checkpoint
 from bmqwen.weights.gptq_writer import gptq_tensors, write_safetensors
 from bmqwen.weights.safetensors import SafetensorsWeights
 from bmqwen.weights.weights import Grid
@@ -102,7 +102,7 @@ def quantize(
     check(checkpoint, folder, precision)
     tokenizer = checkpoint.tokenizer_files()
     tokens = sum(map(len, sequences))
-    parts = [identity(checkpoint.path), precision.to_dict(), [list(s) for s in sequences], REVISION]
+    parts = [checkpoint.identity, precision.to_dict(), [list(s) for s in sequences], REVISION]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     work = cache_folder("quantize") / f"{checkpoint.name}-{key[:12]}"
     size = checkpoint.config.hidden_size * tokens * 8 * 2 + 2 * checkpoint.parameters

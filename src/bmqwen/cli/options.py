@@ -67,6 +67,10 @@ LmHead = Annotated[
         help="Weight format of the output layer; default: that of a quantised checkpoint, else as --quant."
     ),
 ]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="LoRA adapter (PEFT) to merge into the model on conversion."),
+]
 Offline = Annotated[bool, typer.Option("--offline", envvar="BMQWEN_OFFLINE", help="Never use the network.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")]
 # How a model would be compiled, for questions about it.
@@ -220,6 +224,7 @@ class Loading:
     quant: Quant = None
     group_size: GroupSize = None
     lm_head: LmHead = None
+    adapter: Adapter = None
     device: Device = "0"
     threads: Threads = None
     context: Context = None
@@ -239,6 +244,7 @@ class Loading:
                 model,
                 engine,
                 precision=chosen,
+                adapter=self.adapter,
                 threads=self.threads,
                 context_length=self.context,
                 offline=self.offline,

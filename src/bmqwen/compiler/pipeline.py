@@ -245,6 +245,7 @@ def _write_manifest(
     details |= {
         "device_bytes": device_bytes,
         "checkpoint": str(checkpoint.path.absolute()),
+        **({"adapter": str(checkpoint.adapter.absolute())} if checkpoint.adapter else {}),
         "checkpoint_layers": checkpoint.config.num_hidden_layers,
         "rounding": rounding_of(checkpoint, plan.precision),
     }

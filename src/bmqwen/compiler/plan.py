@@ -33,7 +33,7 @@ from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.storage import storage_errors
 from bmqwen.util.text import counted
-from bmqwen.weights.checkpoint import Checkpoint, identity
+from bmqwen.weights.checkpoint import Checkpoint
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is compiled again.
 EMITTER = 3
@@ -157,7 +157,7 @@ def make_plan(
         drafts: with nets that check drafted tokens.
     """
     name, config = model if isinstance(model, tuple) else (model.name, model.config)
-    source = "" if isinstance(model, tuple) else identity(model.path)
+    source = "" if isinstance(model, tuple) else model.identity
     check_layers(name, config)
     if "f32" in (precision.weights, precision.lm_head):
         raise InputError("the chip computes in half precision: choose f16, int8 or int4 in place of f32")

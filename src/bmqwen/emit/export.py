@@ -21,12 +21,12 @@ MODEL_FILE = "model.onnx"
 EMITTER = 3
 
 
-def source_key(path: Path, precision: Precision, *, plain: bool) -> str:
+def source_key(path: Path, precision: Precision, *, plain: bool, adapter: Path | None = None) -> str:
     """Return a fingerprint of everything that decides the content of the bundle of a checkpoint.
 
     Raises what `identity` raises.
     """
-    parts = [identity(path), precision.to_dict(), plain, EMITTER]
+    parts = [identity(path, adapter), precision.to_dict(), plain, EMITTER]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -70,7 +70,8 @@ def export_onnx(
         CheckpointError: the checkpoint is damaged.
         StorageError: not enough room, or a place that cannot be written.
     """
-    key = source_key(checkpoint.path, precision, plain=plain)
+    adapter = checkpoint.adapter
+    key = source_key(checkpoint.path, precision, plain=plain, adapter=adapter)
     existing = reusable_bundle(folder, key, replace=replace)
     if existing is not None:
         return existing
@@ -94,6 +95,7 @@ def export_onnx(
                     details={
                         "dialect": "plain" if plain else "onnxruntime",
                         "rounding": rounding_of(checkpoint, precision),
+                        **({"adapter": str(adapter.absolute())} if adapter else {}),
                     },
                     source=key,
                     made_by=__version__,

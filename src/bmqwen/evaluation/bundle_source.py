@@ -17,9 +17,11 @@ def source_of(bundle: Bundle, named: Path | None = None) -> Checkpoint:
 
     Raises InputError (the one named is another, or none is found), CheckpointError, ConfigError (it cannot be opened).
     """
+    merged = bundle.details.get("adapter")
+    adapter = Path(merged) if isinstance(merged, str) else None
     for path in _candidates(bundle) if named is None else (named,):
         try:
-            checkpoint = open_checkpoint(path)
+            checkpoint = open_checkpoint(path, adapter)
         except BmqwenError:
             if named is None:
                 continue
@@ -43,7 +45,9 @@ def _is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
     precision = Precision(**bundle.precision)
     if bundle.kind == "onnx":
         plain = bundle.details.get("dialect") == "plain"
-        return bundle.source == source_key(checkpoint.path, precision, plain=plain)
+        return bundle.source == source_key(
+            checkpoint.path, precision, plain=plain, adapter=checkpoint.adapter
+        )
     details, layers = bundle.details, bundle.config.num_hidden_layers
     sequences = details.get("sequences", 1)
     try:

@@ -23,7 +23,7 @@ from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import path_lock, storage_errors, sweep
-from bmqwen.weights.checkpoint import Checkpoint, identity, open_checkpoint
+from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 Arithmetic = Literal["float", "int8"]
 FLOAT = Precision.choose("f32")
@@ -131,7 +131,8 @@ def open_pair(
             return stack.enter_context(closing(CpuRuntime(bundle, threads=threads)))
 
         def convert(checkpoint: Checkpoint, form: Precision) -> Bundle:
-            return resolve_bundle(str(checkpoint.path.absolute()), form, offline=True, progress=progress)
+            place, adapter = str(checkpoint.path.absolute()), checkpoint.adapter
+            return resolve_bundle(place, form, adapter=adapter, offline=True, progress=progress)
 
         beside = None if alone else run(convert(reference, FLOAT))
         if grid:
@@ -148,8 +149,8 @@ def open_pair(
             reference_name=reference.name,
             tokenizer=Tokenizer.from_folder(made.folder),
             identity=[
-                identity(source.path),
-                identity(reference.path),
+                source.identity,
+                reference.identity,
                 precision.to_dict(),
                 arithmetic,
                 EMITTER,

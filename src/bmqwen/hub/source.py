@@ -167,8 +167,8 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
         return tuple(known[name] for name in parts)
     if "adapter_config.json" in known and not fnmatch.filter(known, "model" + WEIGHTS):
         raise InputError(
-            f"{where} is an adapter (LoRA) of a model, not a model: merge the two (peft: merge_and_unload, then "
-            "save_pretrained), then name the merged model's folder"
+            f"{where} is an adapter (LoRA) of a model, not a model: download it yourself, then name the model, and the "
+            "adapter's folder with --adapter"
         )
     if not weights:
         if any(fnmatch.filter(known, pattern) for pattern in _PICKLED):

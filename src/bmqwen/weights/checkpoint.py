@@ -15,6 +15,7 @@ from bmqwen.util.closing import Closing
 from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.util.paths import gguf_parts, model_name
 from bmqwen.util.text import counted
+from bmqwen.weights.adapter import CONFIG_FILE, Adapter, MergedWeights
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
@@ -51,11 +52,22 @@ class Checkpoint(Closing):
     config: ModelConfig
     weights: Weights
     _reader: Reader
+    _adapter: Adapter | None = None
 
     @property
     def name(self) -> str:
-        """Name of the folder or file."""
-        return model_name(self.path)
+        """Name of the folder or file, with that of the adapter: "Qwen3-0.6B+my-adapter"."""
+        return full_name(self.path, self.adapter)
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of its content, as `identity`."""
+        return identity(self.path, self.adapter)
+
+    @property
+    def adapter(self) -> Path | None:
+        """Folder of the LoRA adapter that is merged into the weights."""
+        return self._adapter.folder if self._adapter else None
 
     @property
     def parameters(self) -> int:
@@ -125,6 +137,8 @@ class Checkpoint(Closing):
     def close(self) -> None:
         """Close the files. May be called twice."""
         self._reader.close()
+        if self._adapter is not None:
+            self._adapter.close()
 
     def _tokenizer_paths(self) -> list[Path]:
         """The tokenizer's files beside the weights; a GGUF file has it inside."""
@@ -133,8 +147,15 @@ class Checkpoint(Closing):
         return [self.path / name for name in _TOKENIZER_FILES if (self.path / name).is_file()]
 
 
-def identity(path: Path) -> str:
-    """Return a fingerprint of a model that changes with its content (64 hexadecimal digits).
+def full_name(path: Path, adapter: Path | None) -> str:
+    """Return what to call the model at a path with an adapter merged in, or without one."""
+    name = model_name(path)
+    return f"{name.removesuffix('.gguf')}+{model_name(adapter)}" if adapter else name
+
+
+def identity(path: Path, adapter: Path | None = None) -> str:
+    """Return a fingerprint of a model, with the adapter in a folder, that changes with its content (64 hexadecimal
+    digits).
 
     It is cheap, so that a conversion is found again without opening the model: names, sizes, times and beginnings of
     its files. `path` is as for `open_checkpoint`. Raises CheckpointError for files that cannot be read.
@@ -142,13 +163,23 @@ def identity(path: Path) -> str:
     path = checkpoint_path(path)
     files = [path.with_name(name) for name in gguf_parts(path.name)]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _MODEL_FILES and file.is_file())
+        files = _model_files(path)
+    if adapter is not None:
+        files += _model_files(adapter)
     prints = []
     for name in files:
         with RawFile(name) as file:
             beginning = hashlib.sha256(file.read(0, min(file.size, _BEGINNING)).tobytes()).hexdigest()
             prints.append([*file.fingerprint(), beginning])
     return hashlib.sha256(json.dumps(prints).encode()).hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """List the files of a folder that decide what is in it. Raises CheckpointError if there is no such folder."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix in _MODEL_FILES and file.is_file())
+    except OSError as error:
+        raise CheckpointError(f"{str(folder)[:200]} cannot be read: {error.strerror or error}") from None
 
 
 def checkpoint_path(path: Path) -> Path:
@@ -177,21 +208,23 @@ def is_packed(path: Path) -> bool:
     )
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, adapter: Path | None = None) -> Checkpoint:
     """Open a Hugging Face folder (config.json and safetensors) or a GGUF file. Weights are not read yet.
 
+    With `adapter`, the folder of a LoRA adapter, its weights are merged in as they are read.
+
     Raises:
-        CheckpointError: nothing there, pickled weights only, a damaged file, or tensors that are not
-            those of the configuration.
+        CheckpointError: nothing there, pickled weights only, a damaged file, tensors that are not
+            those of the configuration, or an adapter that is damaged, of another model or of an unsupported kind.
         ConfigError: the configuration is damaged or describes something unsupported.
         MissingDependencyError: a GGUF file, and no `gguf` package.
     """
     path = checkpoint_path(path)
     try:
         if path.is_dir():
-            return _open_folder(path)
+            return _open_folder(path, adapter)
         if path.suffix.lower() == ".gguf":
-            return _open_gguf(path)
+            return _open_gguf(path, adapter)
         exists = path.exists()
     except OSError as error:  # no permission, a name that is too long
         raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror or error}") from None
@@ -202,7 +235,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _open_folder(folder: Path) -> Checkpoint:
+def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     file = _weights_file(folder)
     source = folder / "config.json"
     values = read_json_object(source, ConfigError)
@@ -218,17 +251,34 @@ def _open_folder(folder: Path) -> Checkpoint:
                 f"{file} holds packed weights, but {source} has no quantization_config that says how they are packed: "
                 "download quantize_config.json (GPTQ) or quant_config.json (AWQ) as well"
             )
-    seen = weights if config.linear is None else StoredWeights(weights, config)
+    adapter, merged = _merge(adapter_folder, weights, config, folder)
+    seen = merged if config.linear is None else StoredWeights(merged, config)
     check_layout(config, seen, file, str(source))
-    return Checkpoint(folder, config, seen, weights)
+    return Checkpoint(folder, config, seen, weights, adapter)
 
 
-def _open_gguf(path: Path) -> Checkpoint:
+def _open_gguf(path: Path, adapter_folder: Path | None) -> Checkpoint:
     file = GgufFile(path)
     config = gguf_config(file)
     weights = GgufWeights(file, config)
     check_layout(config, weights, path, "its metadata")
-    return Checkpoint(path, config, weights, weights)
+    adapter, merged = _merge(adapter_folder, weights, config, path)
+    return Checkpoint(path, config, merged, weights, adapter)
+
+
+def _merge(
+    folder: Path | None, weights: Reader, config: ModelConfig, path: Path
+) -> tuple[Adapter | None, Weights]:
+    """Open the adapter in a folder, if there is one, and merge it into the weights of the model at a path."""
+    if folder is None:
+        return None, weights
+    adapter = Adapter(folder)
+    try:
+        adapter.check_base(config, weights, model_name(path))
+    except BaseException:
+        adapter.close()
+        raise
+    return adapter, MergedWeights(weights, adapter)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -236,14 +286,13 @@ def _weights_file(folder: Path) -> Path:
     for name in ("model.safetensors", "model.safetensors.index.json"):
         if (folder / name).is_file():
             return folder / name
-    adapter = folder / "adapter_config.json"
+    adapter = folder / CONFIG_FILE
     if adapter.is_file():  # it holds what was trained on top of a model, in place of one
         stated = read_json_object(adapter, CheckpointError)
         kind = "a LoRA adapter" if stated.get("peft_type", "LORA") == "LORA" else "an adapter"
         base = str(stated.get("base_model_name_or_path") or "another model")[:200]
         raise CheckpointError(
-            f"{folder} holds {kind} of {base}, not a model: merge the two first (peft: merge_and_unload, then "
-            "save_pretrained), then name the merged model's folder"
+            f"{folder} holds {kind} of {base}, not a model: name that model, and this folder with --adapter"
         )
     fixes = {
         "*.safetensors": "download model.safetensors.index.json as well",

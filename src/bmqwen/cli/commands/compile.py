@@ -24,6 +24,7 @@ def compile_(
     ] = None,
     jobs: options.Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
+    adapter: options.Adapter = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -35,7 +36,10 @@ def compile_(
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import open_model
 
-    with progress_bar(sizes=False) as bar, open_model(model, offline=offline, progress=bar) as checkpoint:
+    with (
+        progress_bar(sizes=False) as bar,
+        open_model(model, adapter=adapter, offline=offline, progress=bar) as checkpoint,
+    ):
         bundle = compile_model(
             checkpoint,
             output,

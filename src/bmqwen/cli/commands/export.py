@@ -19,6 +19,7 @@ def export(
         bool, typer.Option("--plain", help="Use standard ONNX operations only (opset 21), for other tools.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is already there.")] = False,
+    adapter: options.Adapter = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -28,7 +29,14 @@ def export(
 
     with progress_bar() as bar:
         bundle = export_model(
-            model, output, precision, plain=plain, replace=force, offline=offline, progress=bar
+            model,
+            output,
+            precision,
+            plain=plain,
+            replace=force,
+            adapter=adapter,
+            offline=offline,
+            progress=bar,
         )
     facts = {
         "path": str(output),

@@ -29,6 +29,7 @@ def quantize(
     tokens: Annotated[
         int, typer.Option(min=512, max=1 << 20, help="Use at most N tokens of the calibration text.")
     ] = 16384,
+    adapter: options.Adapter = None,
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -45,7 +46,10 @@ def quantize(
     precision = Precision.choose(quant, group_size, lm_head)
     # Read before anything large is downloaded.
     documents = text.shipped_documents() if calibrate is None else text.read_documents(calibrate)
-    with progress_bar(sizes=False) as bar, open_model(model, offline=offline, progress=bar) as checkpoint:
+    with (
+        progress_bar(sizes=False) as bar,
+        open_model(model, adapter=adapter, offline=offline, progress=bar) as checkpoint,
+    ):
         calibrated.check(checkpoint, output, precision)
         sequences = text.sequences_of(documents, *text.tokenizer_of(checkpoint), tokens)
         for note in text.remarks(documents, sum(map(len, sequences)), checkpoint.config):

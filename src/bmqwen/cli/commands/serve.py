@@ -137,6 +137,7 @@ def serve(
     *,
     sampling: options.Sampling,
     precision: "options.PrecisionOptions",
+    adapter: options.Adapter = None,
     threads: options.Threads = None,
     context: options.Context = None,
     draft: options.Draft = "auto",
@@ -173,7 +174,9 @@ def serve(
         raise InputError("give either --device or --replicas")
     with server.bind(host, port) as listener:
         with progress_bar() as bar:
-            bundle = resolve_bundle(model, precision, offline=offline, progress=bar, chats=True)
+            bundle = resolve_bundle(
+                model, precision, adapter=adapter, offline=offline, progress=bar, chats=True
+            )
             if draft not in ("auto", "off"):
                 drafting = resolve_bundle(draft, precision, offline=offline, progress=bar)
                 draft = str(drafting.place.absolute())

@@ -104,7 +104,7 @@ REFUSED: Mapping[str, str] = {
     "input": "this field belongs to /v1/responses; send messages",
     "json_schema": _SCHEMA,
     "logits_processors": "use logit_bias",
-    "lora": "serve a model with the adapter merged into it",
+    "lora": "serve the model with --adapter",
     "min_tokens": "leave it out",
     "mirostat": _SAMPLERS,
     "mirostat_eta": _SAMPLERS,
