@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from bmqwen import resolve
-from bmqwen.errors import ConfigError
+from bmqwen.errors import ConfigError, InputError
 from bmqwen.quant.precision import Precision
-from bmqwen.resolve import cached_bundles, resolve_bundle
+from bmqwen.resolve import cached_bundles, remove_model, resolve_bundle
+from bmqwen.util.kept_work import kept_work, work_folder
 from bmqwen.util.progress import Silent
+from bmqwen.util.storage import path_lock
 from support.checkpoints import tiny_config, write_checkpoint, write_gguf
 
 SMALL = Precision("int4", 32, "int4")
@@ -54,3 +56,27 @@ def test_a_conversion_is_found_again_without_opening_the_model(
     assert resolve_bundle(str(path), SMALL, progress=Silent()) == made
     # A folder of nothing else means the file.
     assert resolve_bundle(str(tmp_path), SMALL, progress=Silent()) == made
+
+
+def test_kept_work_goes_with_its_model_or_alone() -> None:
+    first, second, other = (
+        work_folder("quantize", "m.gguf", "a" * 64),
+        work_folder("scores", "m.gguf", "b" * 64),
+        work_folder("scores", "m.gguf-2", "c" * 64),
+    )
+    for folder in (first, second, other):
+        folder.mkdir(parents=True)
+        (folder / "data").write_bytes(b"12345")
+    assert {(work.folder, work.model, work.bytes) for work in kept_work()} == {
+        (first, "m.gguf", 5),
+        (second, "m.gguf", 5),
+        (other, "m.gguf-2", 5),
+    }
+    with path_lock(first), pytest.raises(InputError, match="in use: stop the `bmqwen quantize`"):
+        remove_model("m.gguf")
+    assert first.is_dir()
+    assert remove_model("m.gguf") == 10
+    assert [work.folder for work in kept_work()] == [other]
+    assert remove_model(other.name) == 5
+    with pytest.raises(InputError, match="not in the cache"):
+        remove_model("m.gguf-2")

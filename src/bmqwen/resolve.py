@@ -14,6 +14,7 @@ from bmqwen.generate.template import require_template
 from bmqwen.hub.catalog import existing_path, find
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import AnyPrecision, Precision
+from bmqwen.util.kept_work import kept_work
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
 from bmqwen.util.storage import new_folder, path_lock, storage_errors, sweep
@@ -157,23 +158,27 @@ def cached_bundles() -> list[Bundle]:
 
 
 def remove_model(name: str) -> int:
-    """Delete a downloaded model and its conversions from the cache, or a conversion by its folder's name.
+    """Delete a model with its conversions and kept work from the cache, or one of these by its folder's name.
 
     Returns:
         Bytes freed.
 
     Raises:
-        InputError: nothing of that name is there.
+        InputError: nothing of that name is there, or it is in use.
     """
-    hub, there = Hub(), cached_bundles()
+    hub, there, work = Hub(), cached_bundles(), kept_work()
     found = hub.named(name)
     names = {name, *(model_name(model.path) for _, model in found)}
     made = [bundle for bundle in there if bundle.folder.name == name or bundle.model in names]
-    if not found and not made:
-        known = [*(model.name for model in hub.models()), *(bundle.folder.name for bundle in there)]
+    kept = [piece for piece in work if piece.folder.name == name or piece.model in names]
+    if not found and not made and not kept:
+        folders = [bundle.folder.name for bundle in there] + [piece.folder.name for piece in work]
+        known = [*(model.name for model in hub.models()), *folders]
         raise InputError(f"{name[:200]} is not in the cache, which holds {', '.join(known) or 'nothing'}")
+    for piece in kept:
+        piece.remove()
     freed = hub.remove(name) if found else 0
     for bundle in made:
         with storage_errors(bundle.folder):
             shutil.rmtree(bundle.folder)
-    return freed + sum(bundle.total_bytes for bundle in made)
+    return freed + sum(bundle.total_bytes for bundle in made) + sum(piece.bytes for piece in kept)

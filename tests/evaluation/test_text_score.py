@@ -175,12 +175,12 @@ def test_intervals_hold_the_mean_as_often_as_they_say() -> None:
 def test_what_is_scored_already_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = [TEXT[:40], TEXT[40:90]]
     with open_pair(str(folder), INT4, threads=1) as pair:
-        first = evaluate_text(pair, documents, window=256, kept=KeptScores(pair.identity))
+        first = evaluate_text(pair, documents, window=256, kept=KeptScores("tiny", pair.identity))
         [file, _] = cache_folder("scores").glob("*/*.safetensors")
         file.write_bytes(file.read_bytes()[:50])  # damaged: computed again
-        again = evaluate_text(pair, documents, window=256, kept=KeptScores(pair.identity))
+        again = evaluate_text(pair, documents, window=256, kept=KeptScores("tiny", pair.identity))
         monkeypatch.setattr("bmqwen.evaluation.text_score._logits", None)
-        third = evaluate_text(pair, documents, window=256, kept=KeptScores(pair.identity))
+        third = evaluate_text(pair, documents, window=256, kept=KeptScores("tiny", pair.identity))
     for other in (again, third):
         assert other.nearness is not None
         assert first.nearness is not None
@@ -304,14 +304,14 @@ def test_a_bundle_needs_the_checkpoint_that_it_was_made_from(bundle: Path, tmp_p
         pass
 
 
-def compiled(folder: Path, target: Path, **details: str) -> Path:
+def compiled(folder: Path, target: Path, *, drafts: bool = True, **details: str) -> Path:
     """A compiled bundle as far as an evaluation looks at it: its manifest and its tokenizer."""
     target.mkdir()
     with open_checkpoint(folder) as checkpoint:
-        plan = make_plan(checkpoint, INT4, 128, "f16", None)
+        plan = make_plan(checkpoint, INT4, 128, "f16", None, drafts=drafts)
         for name, content in checkpoint.tokenizer_files().items():
             (target / name).write_bytes(content)
-    known = {"context": 128, "half": "f16", "sequences": plan.sequences} | details
+    known = {"context": 128, "half": "f16", "sequences": plan.sequences, "drafts": plan.drafts} | details
     write_manifest(
         Bundle(target, "bmodel", "tiny", plan.config, INT4.to_dict(), details=known, source=plan.key)
     )
@@ -320,7 +320,7 @@ def compiled(folder: Path, target: Path, **details: str) -> Path:
 
 def test_a_compiled_bundle_finds_its_checkpoint(folder: Path, tmp_path: Path) -> None:
     named = compiled(folder, tmp_path / "named")
-    recorded = compiled(folder, tmp_path / "recorded", checkpoint=str(folder))
+    recorded = compiled(folder, tmp_path / "recorded", checkpoint=str(folder), drafts=False)
     expected = score(folder, INT4, window=256).to_dict()
     for path, against in ((named, str(folder)), (recorded, None)):
         with open_pair(str(path), FLOAT, against=against, threads=1) as pair:

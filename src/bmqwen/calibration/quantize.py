@@ -21,7 +21,7 @@ from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.gptq import Compensation
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import require_scales
-from bmqwen.util.paths import cache_folder
+from bmqwen.util.kept_work import work_folder
 from bmqwen.util.progress import Progress
 from bmqwen.util.storage import new_folder, path_lock, require_free, storage_errors, write_file
 from bmqwen.version import __version__
@@ -104,7 +104,7 @@ def quantize(
     tokens = sum(map(len, sequences))
     parts = [checkpoint.identity, precision.to_dict(), [list(s) for s in sequences], REVISION]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    work = cache_folder("quantize") / f"{checkpoint.name}-{key[:12]}"
+    work = work_folder("quantize", checkpoint.name, key)
     size = checkpoint.config.hidden_size * tokens * 8 * 2 + 2 * checkpoint.parameters
     require_free(work.parent, size, f"quantising {checkpoint.name}")
     with path_lock(work, lambda: progress.note("another process is quantising this: waiting for it")):

@@ -243,6 +243,7 @@ def _write_manifest(
     for entry in details["stages"]:
         entry |= asdict(finished[StepShape.from_dict(entry)].profile)
     details |= {
+        "drafts": plan.drafts,
         "device_bytes": device_bytes,
         "checkpoint": str(checkpoint.path.absolute()),
         **({"adapter": str(checkpoint.adapter.absolute())} if checkpoint.adapter else {}),

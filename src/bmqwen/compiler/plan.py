@@ -86,6 +86,7 @@ class Plan:
         config: of the model, with the layers that are compiled.
         context: tokens of a sequence.
         sequences: that share the K/V cache.
+        drafts: whether there are nets that check drafted tokens.
         shapes: of the nets, the largest first.
         key: fingerprint of the bundle's content.
     """
@@ -99,6 +100,7 @@ class Plan:
     size: Sizes
     key: str
     chip: ChipSpec = DEFAULT_CHIP
+    drafts: bool = True
 
     def text(self, shape: StepShape) -> str:
         """Return the Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
@@ -180,7 +182,7 @@ def make_plan(
         *([astuple(s) for s in shapes], WHEEL.version, EMITTER, *chip.key),
     ]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(config, precision, context, sequences, half, shapes, size, key, chip)
+    return Plan(config, precision, context, sequences, half, shapes, size, key, chip, drafts)
 
 
 def default_sequences(

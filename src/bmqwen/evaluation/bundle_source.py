@@ -49,22 +49,17 @@ def _is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
             checkpoint.path, precision, plain=plain, adapter=checkpoint.adapter
         )
     details, layers = bundle.details, bundle.config.num_hidden_layers
-    sequences = details.get("sequences", 1)
     try:
-        # A manifest does not say whether nets for drafts were asked for.
-        return any(
-            bundle.source
-            == make_plan(
-                checkpoint,
-                precision,
-                details["context"],
-                details["half"],
-                layers,
-                sequences=sequences,
-                drafts=drafts,
-            ).key
-            for drafts in (True, False)
+        plan = make_plan(
+            checkpoint,
+            precision,
+            details["context"],
+            details["half"],
+            layers,
+            sequences=details["sequences"],
+            drafts=details["drafts"],
         )
+        return bundle.source == plan.key
     except (InputError, KeyError, TypeError):
         return False
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from bmqwen.errors import CheckpointError
 from bmqwen.evaluation.divergence import Scores
-from bmqwen.util.paths import cache_folder
+from bmqwen.util.kept_work import work_folder
 from bmqwen.weights.gptq_writer import write_safetensors
 from bmqwen.weights.safetensors import SafetensorsWeights
 
@@ -18,9 +18,9 @@ from bmqwen.weights.safetensors import SafetensorsWeights
 class KeptScores:
     """The scores of one model at one precision beside one float model."""
 
-    def __init__(self, identity: object) -> None:
-        """`identity` is anything JSON can hold that changes with what the two models compute."""
-        self._folder = cache_folder("scores") / _hash(identity)
+    def __init__(self, model: str, identity: object) -> None:
+        """Take the float model's name, and anything JSON can hold that changes with what the two models compute."""
+        self._folder = work_folder("scores", model, _hash(identity))
 
     def read(self, name: object) -> Scores | None:
         """Return what was kept for a block, named by its tokens; None: nothing, or a damaged file."""

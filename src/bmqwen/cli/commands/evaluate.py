@@ -131,7 +131,7 @@ def evaluate(
                 result = pair.to_dict() | result
                 if not json:
                     typer.echo(("\n" if results else "") + str(pair))
-                kept = KeptScores(pair.identity)
+                kept = KeptScores(pair.reference_name, pair.identity)
                 for name, documents in texts.items():
                     with _meter(Path(name).name, "tokens, perplexity {:.3f}") as step:
                         score = evaluate_text(

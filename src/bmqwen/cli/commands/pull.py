@@ -29,12 +29,13 @@ def pull(
 
 
 def list_models(json: options.Json = False) -> None:
-    """List the models in the cache with their conversions, and the short names that can be pulled."""
+    """List the models in the cache with their conversions and kept work, and the short names that can be pulled."""
     from bmqwen.hub.catalog import MODELS, PUBLISHED
     from bmqwen.hub.hub import Hub
     from bmqwen.resolve import cached_bundles
+    from bmqwen.util.kept_work import KINDS, kept_work
 
-    cached, converted = Hub().models(), cached_bundles()
+    cached, converted, work = Hub().models(), cached_bundles(), kept_work()
     if json:
         print_json(
             {
@@ -46,6 +47,16 @@ def list_models(json: options.Json = False) -> None:
                     {"name": b.folder.name, "path": str(b.folder), "bytes": b.total_bytes, "model": b.model}
                     for b in converted
                 ],
+                "kept": [
+                    {
+                        "name": w.folder.name,
+                        "path": str(w.folder),
+                        "bytes": w.bytes,
+                        "model": w.model,
+                        "kind": w.kind,
+                    }
+                    for w in work
+                ],
                 "known": list(MODELS),
                 "published": list(PUBLISHED),
             }
@@ -53,6 +64,7 @@ def list_models(json: options.Json = False) -> None:
         return
     rows = [(m.name, size_text(m.size), "here" if m.complete else "begun: pull goes on") for m in cached]
     rows += [(b.folder.name, size_text(b.total_bytes), f"converted from {b.model}") for b in converted]
+    rows += [(w.folder.name, size_text(w.bytes), KINDS[w.kind]) for w in work]
     there = {m.name for m in cached}
     rows += [(name, _known_size(model), "not here") for name, model in MODELS.items() if name not in there]
     rows += [(name, "", "not here; compiled by its publisher") for name in PUBLISHED if name not in there]
@@ -67,7 +79,7 @@ def remove(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name as shown by `bmqwen list`.")],
     json: options.Json = False,
 ) -> None:
-    """Delete MODEL and its conversions from the cache."""
+    """Delete MODEL, its conversions and kept work from the cache."""
     from bmqwen.resolve import remove_model
 
     freed = remove_model(model)
