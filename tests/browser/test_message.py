@@ -119,7 +119,7 @@ def test_a_pdf_without_text_is_refused(visit: Visit, talking: LiveServer) -> Non
 
 def test_reading_a_long_pdf_can_be_stopped(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
-    attach(page, "book.pdf", pdf_file(*["(page)"] * 20_000))
+    attach(page, "book.pdf", pdf_file(*["(page)"] * 4_000))
     expect(page.locator(".reading")).to_contain_text("Reading book.pdf: page")
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
     page.get_by_role("button", name="Stop reading book.pdf").click()

@@ -282,3 +282,35 @@ def test_thoughts_of_a_real_server(visit: Visit, page_folder: Path) -> None:
         expect_answers(page, ANSWERS)
         page.get_by_role("button", name=re.compile("^Thought for ")).click()
         expect(page.locator(".thoughts .folded-text")).to_have_text(THINKS.strip())
+        # This model does not heed what it is told: what counts is that it is told.
+        bodies: list[dict[str, Any]] = []
+        page.on("request", lambda request: bodies.append(request.post_data_json or {}))
+        switch = page.get_by_role("button", name="Thinking", exact=True)
+        expect(switch).to_have_attribute("aria-pressed", "true")
+        switch.click()
+        page.reload()
+        expect(switch).to_have_attribute("aria-pressed", "false")
+        send(page, "hello")
+        expect(page.locator("article.answer .turn-foot")).to_have_count(2)
+        asked = [body for body in bodies if body.get("stream")]
+        assert [body["enable_thinking"] for body in asked] == [False]
+        counted = [body for body in bodies if "messages" in body and "stream" not in body]
+        assert {body["chat_template_kwargs"]["enable_thinking"] for body in counted} == {False}
+        expect(page.locator(".thoughts")).to_have_count(1)
+        # The settings show the same, and how long it may think.
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_role("checkbox", name="Thinking").check()
+        expect(switch).to_have_attribute("aria-pressed", "true")
+        page.get_by_role("spinbutton", name="Thinking budget").fill("3")
+        send(page, "hello")
+        expect(page.locator("article.answer").last.locator(".thoughts")).to_be_visible()
+        asked = [body for body in bodies if body.get("stream")]
+        assert "enable_thinking" not in asked[-1]
+        assert asked[-1]["thinking_budget"] == 3
+
+
+def test_a_model_that_cannot_think_has_no_switch_for_it(visit: Visit, talking: LiveServer) -> None:
+    page = visit(talking)
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_label("Temperature")).to_be_visible()
+    expect(page.get_by_text("Thinking")).to_have_count(0)

@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -110,6 +111,12 @@ class ChatTemplate:
     def can_switch_thinking(self) -> bool:
         """Whether thinking can be turned on or off."""
         return "enable_thinking" in self.source
+
+    @cached_property
+    def thinks_unless_told(self) -> bool:
+        """Whether it has the model think where nobody turns thinking on or off. Raises InputError as `render` does."""
+        question = [Message("user", "?")]
+        return self.render(question) == self.render(question, variables={"enable_thinking": True})
 
     def render(
         self,

@@ -117,7 +117,7 @@ def model_api(services: Services, *, key_required: bool) -> APIRouter:
             "key_required": key_required,
             "ready": service.pool.ready,
             "engines": len(service.pool.replicas),
-            "sampling": [_setting(row, model.defaults) for row in PARAMETERS],
+            "sampling": await asyncio.to_thread(_settings, model.defaults, model.template),
             "limits": asdict(model.limits),
         }
 
@@ -188,6 +188,16 @@ def _eos_token(tokenizer: Tokenizer, template: ChatTemplate) -> str:
     """The token that ends an answer."""
     named = template.special_tokens.get("eos_token")
     return named or tokenizer.token_bytes(min(tokenizer.stop_ids)).decode("utf-8", "replace")
+
+
+def _settings(defaults: SamplingParams, template: ChatTemplate) -> list[Any]:
+    """Return the sampling parameters that mean something to this model: not all can think, or leave it."""
+    known = {"enable_thinking": template.can_switch_thinking, "thinking_budget": template.thinks}
+    settings = [_setting(row, defaults) for row in PARAMETERS if known.get(row.name, True)]
+    for setting in settings:
+        if setting["name"] == "enable_thinking" and setting["default"] is None:
+            setting["default"] = template.thinks_unless_told
+    return settings
 
 
 def _setting(row: Parameter, defaults: SamplingParams) -> Any:

@@ -110,9 +110,10 @@ function callFrom(raw) {
   return { id: textOf(raw?.id ?? ""), name: textOf(raw?.name ?? ""), arguments: textOf(raw?.arguments ?? "") };
 }
 
-/** All numbers: which of them are settings, the server says when they are used. */
+/** All numbers and switches: which of them are settings, the server says when they are used. */
 function settingsFrom(raw) {
-  return numbersFrom(raw, Object.keys(raw ?? {})) ?? {};
+  const known = Object.entries(raw ?? {}).filter(([, value]) => Number.isFinite(value) || typeof value === "boolean");
+  return Object.fromEntries(known);
 }
 
 function numbersFrom(raw, names) {

@@ -53,9 +53,10 @@ export async function keyFits(key) {
   }
 }
 
-/** Token ids of a text, or of messages as the model reads them. */
-export async function tokensOf(given, key) {
-  const body = typeof given === "string" ? { prompt: given } : { messages: given };
+/** Token ids of a text, or of messages as the model reads them with these `settings`. */
+export async function tokensOf(given, key, { enable_thinking: thinking } = {}) {
+  const variables = thinking === undefined ? {} : { chat_template_kwargs: { enable_thinking: thinking } };
+  const body = typeof given === "string" ? { prompt: given } : { messages: given, ...variables };
   const response = await post("/tokenize", body, key);
   return (await response.json()).tokens;
 }

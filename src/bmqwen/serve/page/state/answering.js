@@ -46,11 +46,13 @@ export class Answering {
     return this.#run(async () => {
       const { conversation, turn } = this;
       const messages = messagesTo(conversation, turn.parent, turn.dropped ?? 0);
-      const prompt = [...(await tokensOf(messages, this.key)), ...(await tokensOf(turn.text, this.key))];
+      const prompt = [...(await tokensOf(messages, this.key, this.settings)), ...(await tokensOf(turn.text, this.key))];
       turn.live.prompt = prompt.length;
       const longest = this.info.context_length - prompt.length;
       if (longest < 1) throw new Fault("full", { counts: { tokens: prompt.length, fits: this.info.context_length - 1 } });
-      return { path: CONTINUE, body: { ...this.#common, max_tokens: this.settings.max_tokens ?? longest, prompt } };
+      // The thoughts are over.
+      const { enable_thinking: _thinking, thinking_budget: _budget, ...common } = this.#common;
+      return { path: CONTINUE, body: { ...common, max_tokens: this.settings.max_tokens ?? longest, prompt } };
     });
   }
 
@@ -132,7 +134,7 @@ export class Answering {
   /** For the gauge while the answer is written, and for the numbers under it if it is stopped. */
   #countPrompt(messages) {
     const { live } = this.turn;
-    tokensOf(messages, this.key).then(
+    tokensOf(messages, this.key, this.settings).then(
       ({ length }) => {
         live.prompt = length;
         this.onGrowth();

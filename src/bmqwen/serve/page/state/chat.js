@@ -177,7 +177,7 @@ export class Chat extends EventTarget {
     this.#keepSettings();
   }
 
-  /** A number, or null for the server's default. */
+  /** A number or a switch, or null for the server's default. */
   setSetting(name, value) {
     if (value === null) delete this.#open.settings[name];
     else this.#open.settings[name] = value;

@@ -31,7 +31,7 @@ export async function fitting(conversation, questionId, { info, settings, policy
   const reserve = Math.max(1, Math.min(RESERVE, Math.floor(context / 4), wanted));
   if (mostTokens(all(dropped)) + reserve <= context) return { messages: all(dropped), dropped };
 
-  const count = async (without) => (await tokensOf(all(without), key)).length;
+  const count = async (without) => (await tokensOf(all(without), key, settings)).length;
   const used = await count(dropped);
   const fits = context - 1;
   if (used + reserve <= context || (policy === "refuse" && used <= fits)) return { messages: all(dropped), dropped };

@@ -1,7 +1,8 @@
 // The field for the next message, with files, send and stop; below it the model and how full its context is.
 
 import { FileRefused, readAttachment } from "../conversation/attachment.js";
-import { say } from "../language/words.js";
+import { thinkingSwitch } from "../conversation/settings.js";
+import { say, spoken } from "../language/words.js";
 import { drafts } from "../state/drafts.js";
 import { DraftCounter } from "../state/room.js";
 import { Attachments } from "./attachments.js";
@@ -99,6 +100,7 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
             event.target.value = "";
           }}
         />
+        <${ThinkingButton} chat=${chat} />
         <textarea
           ref=${field}
           rows="1"
@@ -121,6 +123,18 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
     </div>
     <${Served} chat=${chat} draft=${tokens} />
   </div>`;
+}
+
+/** Whether the model thinks before it answers, where that can be chosen. */
+function ThinkingButton({ chat }) {
+  const thinking = thinkingSwitch(chat.info, chat.open.settings);
+  if (!thinking) return null;
+  const { row, on } = thinking;
+  const { label, help } = row.words[spoken()];
+  const toggle = () => chat.setSetting(row.name, on === row.default ? !on : null);
+  return html`<button type="button" class="thinking-button" aria-label=${label} aria-pressed=${String(on)} title=${help} onClick=${toggle}>
+    <${Icon} name="thought" /><span>${label}</span>
+  </button>`;
 }
 
 /** The PDF that is being read, which may take a while. */

@@ -1,11 +1,27 @@
-// One sampling setting: a number field, for some with a slider. Empty means the server's default, which it shows.
+// One sampling setting: a number field, for some with a slider; or a switch. Empty means the server's default, which it shows.
 
 import { readSetting } from "../conversation/settings.js";
 import { say, spoken } from "../language/words.js";
 import { html, useEffect, useState } from "./html.js";
 
-/** `value`: the conversation's own number or null. */
+/** `value`: the conversation's own number or switch, or null. */
 export function SettingField({ setting, value, onChange }) {
+  const Field = setting.kind === "switch" ? SwitchField : NumberField;
+  return html`<${Field} ...${{ setting, value, onChange }} />`;
+}
+
+function SwitchField({ setting, value, onChange }) {
+  const { name, default: unset } = setting;
+  const { label, help: remark } = setting.words[spoken()];
+  const change = ({ target: { checked } }) => onChange(checked === unset ? null : checked);
+  return html`<div class="setting">
+    <label for=${`setting-${name}`}>${label}</label>
+    <input id=${`setting-${name}`} type="checkbox" checked=${value ?? unset} aria-describedby=${`help-${name}`} onChange=${change} />
+    <p id=${`help-${name}`}>${remark}</p>
+  </div>`;
+}
+
+function NumberField({ setting, value, onChange }) {
   const { name, step, slider } = setting;
   const min = setting.above ? step : setting.low;
   const max = Math.min(setting.high, Number.MAX_SAFE_INTEGER);
