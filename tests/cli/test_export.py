@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_nothing(checkpoint: Path, environment: dict[str, str
 @pytest.fixture(scope="module")
 def large(cli_folder: Path) -> Path:
     """A checkpoint that takes a second or more to convert."""
-    config = tiny_config("qwen2.5", hidden_size=1024, intermediate_size=8192, layers=4, heads=16)
+    config = tiny_config("qwen2.5", hidden_size=1024, intermediate_size=8192, layers=2, heads=16)
     return write_checkpoint(cli_folder / "large", config, seed=1)
 
 

@@ -16,8 +16,19 @@ from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 
 pytestmark = [pytest.mark.real_model, pytest.mark.reference]
-PROMPT = "Write a haiku about sorting, then explain it in one sentence. 再用中文说一遍。"
+PROMPT = "请使用python写一段冒泡排序算法。"
+# The first 64 tokens of what transformers answers.
+ANSWER = """当然！下面是一个简单的Python冒泡排序算法的实现：
+
+```python
+def bubble_sort(arr):
+    n = len(arr)
+    # 遍历所有数组元素
+    for i in range(n):
+        # 最后i个元素已经是排序好的，不需要再比较
+        for j in range"""
 NEW_TOKENS = 64
+ONE_BY_ONE = 16
 TOLERANCE = 1e-3
 
 
@@ -50,15 +61,17 @@ def reference_model(path: Path) -> Any:
 def test_64_greedy_tokens_and_their_logits_equal_transformers(engine: Engine, demo_model: Path) -> None:
     torch = pytest.importorskip("torch")
     prompt = engine.template.encode([Message("user", PROMPT)], engine.tokenizer)
-    output = RuntimeSequence(engine.runtime).feed(prompt)
-    ours, rows = [], []
-    for _ in range(NEW_TOKENS):
-        rows.append(output.logits()[-1].copy())
-        ours.append(output.greedy()[0])
-        output = RuntimeSequence(engine.runtime).feed([ours[-1]])
+    answer = engine.tokenizer.encode(ANSWER)
+    assert len(answer) == NEW_TOKENS
+    sequence = RuntimeSequence(engine.runtime)
+    rows = [sequence.feed(prompt).logits()[-1]]
+    for token in answer[:ONE_BY_ONE]:
+        rows.append(sequence.feed([token]).logits()[-1].copy())
+    rows.extend(sequence.feed(answer[ONE_BY_ONE:-1], every_row=True).logits())
 
     with torch.no_grad():
-        logits = reference_model(demo_model)(torch.tensor([prompt + ours])).logits[0].numpy()
+        logits = reference_model(demo_model)(torch.tensor([prompt + answer])).logits[0].numpy()
     expected = logits[len(prompt) - 1 : -1]
-    assert ours == expected.argmax(axis=1).tolist()
+    assert np.argmax(rows, axis=1).tolist() == answer
+    assert expected.argmax(axis=1).tolist() == answer
     np.testing.assert_allclose(np.stack(rows), expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)

@@ -36,7 +36,7 @@ def test_schemathesis_finds_nothing(serve_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "schemathesis.toml").write_text(TOOLS_MAY_NOT_FIT)
         options = [
             "--max-examples",
-            "10",
+            "6",
             "--seed",
             "1",
             "--generation-database",
@@ -50,6 +50,6 @@ def test_schemathesis_finds_nothing(serve_folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-5000:]
         generated = re.search(r"(\d+) generated", done.stdout)
         assert generated is not None, done.stdout[-2000:]
-        assert int(generated[1]) > 500
+        assert int(generated[1]) > 300
         assert "Traceback" not in server.log
         assert server.metric("bmqwen_engine_restarts_total") == 0
