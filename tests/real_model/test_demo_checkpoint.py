@@ -66,7 +66,7 @@ def test_64_greedy_tokens_and_their_logits_equal_transformers(engine: Engine, de
     sequence = RuntimeSequence(engine.runtime)
     rows = [sequence.feed(prompt).logits()[-1]]
     for token in answer[:ONE_BY_ONE]:
-        rows.append(sequence.feed([token]).logits()[-1].copy())
+        rows += [sequence.feed([token]).logits()[-1].copy()]
     rows.extend(sequence.feed(answer[ONE_BY_ONE:-1], every_row=True).logits())
 
     with torch.no_grad():

@@ -49,13 +49,14 @@ def infill_api(services: Services) -> APIRouter:
 def _sampling(service: Service, body: InfillRequest) -> SamplingParams:
     defaults = replace(service.model.defaults, max_tokens=MOST_TOKENS)
     params = sampling_of(body, defaults, service.pool.check().vocab_size)
-    if body.samplers is not None and params.max_tokens:
+    if body.samplers is not None:
         if "infill" not in body.samplers:
             raise UnsupportedFieldError(
                 "samplers must have infill, which takes the likeliest token; leave samplers out to sample",
                 "samplers",
             )
-        params = replace(SamplingParams(max_tokens=params.max_tokens), seed=params.seed, stop=params.stop)
+        if params.max_tokens:
+            params = replace(SamplingParams(max_tokens=params.max_tokens), seed=params.seed, stop=params.stop)
     seconds = None if body.t_max_predict_ms is None else body.t_max_predict_ms / 1000
     return replace(params, line_seconds=seconds, least_indent=body.n_indent or 0)
 

@@ -304,7 +304,11 @@ class InfillRequest(GenerationRequest):
     n_indent: Annotated[int, Field(ge=0, le=1000), WHOLE] | None = None
     samplers: (
         Annotated[
-            list[str], Field(description="Sampling parameters that count; infill: the likeliest token.")
+            list[str],
+            Field(
+                description="Sampling parameters that count; infill: the likeliest token.",
+                json_schema_extra={"contains": {"const": "infill"}},
+            ),
         ]
         | None
     ) = None
