@@ -96,3 +96,65 @@ def test_schemas_that_cannot_be_held() -> None:
     with pytest.raises(SchemaError, match="uniqueItems") as caught:
         answer_grammar(SamplingParams(tools=ToolRules((ToolRule("f", odd, strict=True),))), MAKER)
     assert caught.value.param == "tools"
+
+
+XML_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "unit": {"enum": ["C", "F"]},
+        "code": {"type": "string", "maxLength": 2},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def xml(name: str, **arguments: str) -> str:
+    parts = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
+    return f"<tool_call>\n<function={name}>\n{parts}</function>\n</tool_call>"
+
+
+def xml_params(
+    schema: object = XML_SCHEMA, *, strict: bool = False, required: bool = False
+) -> SamplingParams:
+    rule = ToolRule("weather", json.dumps(schema), strict)
+    return SamplingParams(tools=ToolRules((rule, TOOLS[1]), required=required, xml=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        (xml("weather", city="Paris\n<b>"), None),
+        (xml("weather", city="Paris", days="3", unit="C"), None),
+        (xml("天气", anything="at all", more="3"), None),
+        (f"I see.\n{xml('weather', city='a')}\n{xml('weather', city='b')}", None),
+        (xml("weather", days="3"), "<tool_call>\n<function=weather>\n<parameter="),
+        (
+            xml("weather", city="a", days="three"),
+            xml("weather", city="a", days="three").partition("three")[0],
+        ),
+        (xml("joke"), "<tool_call>\n<function="),
+    ],
+)
+def test_calls_in_xml_keep_to_the_schema(text: str, allowed: str | None) -> None:
+    assert follow(text, xml_params()) == ((text, True) if allowed is None else (allowed, False))
+
+
+def test_values_in_xml() -> None:
+    for fields in ({"unit": "K"}, {"code": "abc"}):
+        text = xml("weather", city="a", **fields)
+        assert not follow(text, xml_params(required=True))[1]
+    assert follow(xml("weather", city="a", unit="F", code="ab"), xml_params(required=True))[1]
+
+
+def test_what_calls_in_xml_cannot_be_held_to() -> None:
+    for schema, words in (
+        ({"type": "object", "properties": {"a": {"type": "string", "pattern": "^a$"}}}, "pattern"),
+        ({"type": "object", "properties": {"a": {}}, "minProperties": 1}, "minProperties"),
+        ({"type": "object", "properties": {"a>": {"type": "string"}}}, "a>"),
+    ):
+        with pytest.raises(SchemaError, match=words) as caught:
+            answer_grammar(xml_params(schema, strict=True), MAKER)
+        assert caught.value.param == "tools"

@@ -10,6 +10,22 @@ from bmqwen.generate.answer_parts import Part
 from bmqwen.generate.tool_calls import AnswerReader, CallArguments, CallStart
 
 TOOLS = ("add", "天气")
+SCHEMAS = {
+    "add": json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "text": {"type": "string"},
+                "count": {"type": "integer"},
+                "half": {"type": "number"},
+                "on": {"$ref": "#/$defs/Switch"},
+                "any": {},
+                "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            },
+            "$defs": {"Switch": {"type": "boolean"}},
+        }
+    )
+}
 CALL = '{"name": "add", "arguments": {"a": "}", "b": [1, {"c": "\\"{"}]}}'
 ARGUMENTS = '{"a": "}", "b": [1, {"c": "\\"{"}]}'
 TAGGED = f"<tool_call>\n{CALL}\n</tool_call>"
@@ -29,6 +45,12 @@ BITS = st.lists(
             '{"name": "天气"}',
             "`",
             "\\",
+            "<tool_call>\n<function=add>\n",
+            "<parameter=text>\n",
+            "<parameter=count>",
+            "</parameter>\n",
+            "12",
+            "</function>",
         ]
     ),
     max_size=10,
@@ -39,7 +61,7 @@ def read(
     pieces: list[str], *, thoughts: bool = True, tools: tuple[str, ...] = TOOLS
 ) -> list[tuple[str, str]]:
     """The parts of an answer, each whole: ("text", ...), ("thought", ...) or (name, arguments)."""
-    reader = AnswerReader(tools, thoughts=thoughts)
+    reader = AnswerReader({name: SCHEMAS.get(name, "{}") for name in tools}, thoughts=thoughts)
     found: list[tuple[str, str]] = []
     last: object = None
     for event in [event for piece in pieces for event in reader.push(piece)] + reader.finish():
@@ -98,13 +120,58 @@ def test_any_cut_gives_the_same_parts(text: str, thoughts: bool, data: st.DataOb
     assert read(pieces, thoughts=thoughts) == read([text], thoughts=thoughts)
 
 
+def xml(*arguments: tuple[str, str]) -> str:
+    """A call in the form of Qwen3-Coder's template."""
+    parts = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in arguments)
+    return f"<tool_call>\n<function=add>\n{parts}</function>\n</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        (xml(), {}),
+        (xml(("text", 'two\n"lines"\n')), {"text": 'two\n"lines"\n'}),
+        (xml(("text", "")), {"text": ""}),
+        (xml(("text", "12"), ("count", "12"), ("half", "1")), {"text": "12", "count": 12, "half": 1}),
+        (xml(("on", "True"), ("any", "[1, 2]")), {"on": True, "any": [1, 2]}),
+        (xml(("any", "plain"), ("maybe", "null")), {"any": "plain", "maybe": None}),
+        (xml(("maybe", "12"), ("count", "many")), {"maybe": "12", "count": "many"}),
+        (xml(("count", "1e999"), ("half", "NaN")), {"count": "1e999", "half": "NaN"}),
+        (
+            "<tool_call><function=add><parameter=text>a</par</parameter></function></tool_call>",
+            {"text": "a</par"},
+        ),
+    ],
+)
+def test_calls_in_xml(text: str, arguments: dict[str, object]) -> None:
+    for pieces in ([text], list(text)):
+        ((name, found),) = read(pieces)
+        assert (name, json.loads(found)) == ("add", arguments)
+    # Cut anywhere, what came is the beginning of the same arguments.
+    for end in range(text.index("=add>") + 5, len(text)):
+        assert found.startswith(read([text[:end]])[0][1])
+
+
+def test_xml_that_is_no_call_is_text() -> None:
+    text = "<tool_call>\n<function=joke>\n</function>\n</tool_call>"
+    assert read(list(text)) == [("text", text)]
+
+
+def test_arguments_can_always_be_sent() -> None:
+    half = '<tool_call>{"arguments": {"a": "\\ud800"}, "name": "add"}</tool_call>'
+    for text in (half, xml(("any", '{"a": "\\ud800"}'))):
+        ((_, found),) = read([text])
+        found.encode()
+        assert json.loads(found)
+
+
 def test_without_tools_all_is_text() -> None:
     assert read(list(TAGGED), tools=()) == [("text", TAGGED)]
     assert read([CALL], tools=()) == [("text", CALL)]
 
 
 def test_arguments_flow_as_they_come() -> None:
-    reader = AnswerReader(TOOLS, new_id=lambda: "call_1")
+    reader = AnswerReader(dict.fromkeys(TOOLS, "{}"), new_id=lambda: "call_1")
     assert reader.push('<tool_call>\n{"name": "add", "arguments": {"a"') == [
         CallStart(0, "call_1", "add"),
         CallArguments(0, '{"a"'),

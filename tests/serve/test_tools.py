@@ -9,7 +9,7 @@ import pytest
 
 from support.hermes import PARIS, ROME, TOKENIZER, WEATHER, ids, server_saying
 from support.toy_server import ToyServer
-from support.toy_tokenizer import HERMES, toy_template
+from support.toy_tokenizer import HERMES, XML_CALLS, toy_template
 
 TIME = {"type": "function", "function": {"name": "时间"}}
 ASK: list[Any] = [{"role": "user", "content": "How is the weather?"}]
@@ -55,6 +55,25 @@ def test_a_call_and_what_comes_of_it() -> None:
         # All of the first answer is cached.
         assert second.usage.prompt_tokens_details.cached_tokens >= answer.usage.total_tokens - 1
         assert len(server.runtime.feeds) > len(read)
+
+
+def test_calls_of_models_that_write_xml() -> None:
+    call = "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>"
+    with server_saying(f"Let me see.\n{call}", "It rains.", template=XML_CALLS) as server:
+        message = create(server, tools=[WEATHER], temperature=0).choices[0].message
+        (made,) = message.tool_calls
+        assert (made.function.name, made.function.arguments) == ("weather", '{"city": "Paris"}')
+        assert message.content == "Let me see."
+        history = [*ASK, message.model_dump(), {"role": "tool", "tool_call_id": made.id, "content": "rain"}]
+        second = create(server, history, tools=[WEATHER], temperature=0)
+        assert second.choices[0].message.content == "It rains."
+        # The answer's own tokens are cached, calls and all.
+        read = second.usage.prompt_tokens - second.usage.prompt_tokens_details.cached_tokens
+        assert read <= len(ids("<|im_end|>\n<|im_start|>user\n<tool_response>\nrain\n</tool_response>")) + 30
+    with ToyServer(template=toy_template(XML_CALLS)) as random:
+        forced = create(random, tools=[WEATHER], tool_choice="required", max_tokens=200, seed=1)
+        (made,) = forced.choices[0].message.tool_calls
+        assert json.loads(made.function.arguments) in ({"city": "Paris"}, {"city": "Rom"})
 
 
 def test_a_stream_has_the_same_calls() -> None:

@@ -32,11 +32,11 @@ def ids(text: str) -> list[int]:
     ]
 
 
-def server_saying(*answers: str) -> ToyServer:
+def server_saying(*answers: str, template: str = HERMES) -> ToyServer:
     """A server that gives these answers to one question after another of a conversation."""
     ends = ids("<|im_end|>")
     runtime = ToyRuntime(
         TOKENIZER.vocab_size,
         next_token=script([ids(answer) + ends for answer in answers], ids("<|im_start|>assistant\n")),
     )
-    return ToyServer(runtime, template=toy_template(HERMES))
+    return ToyServer(runtime, template=toy_template(template))

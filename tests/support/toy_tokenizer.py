@@ -34,6 +34,20 @@ HERMES = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# As Qwen3-Coder's and Qwen3.5's templates show them, but for their sentences.
+XML_CALLS = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "<tool_call>\n<function=example_function_name>\n</function>\n</tool_call><|im_end|>\n{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + ('user' if m.role == 'tool' else m.role) + '\n' }}"
+    "{% if m.role == 'tool' %}{{ '<tool_response>\n' + m.content + '\n</tool_response>' }}"
+    "{% else %}{{ m.content }}{% for call in m.tool_calls or [] %}{% set call = call.function %}"
+    "{{ '\n' if m.content or not loop.first }}<tool_call>\n<function={{ call.name }}>\n"
+    "{% for name, value in call.arguments | items %}<parameter={{ name }}>\n"
+    "{{ value if value is string else value | tojson }}\n</parameter>\n{% endfor %}"
+    "</function>\n</tool_call>{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 
 def toy_library_tokenizer() -> tokenizers.Tokenizer:
     """All 256 bytes, a few merges, three special tokens and two added ones that are not special."""

@@ -1,7 +1,8 @@
 """Calls of tools that keep to their schemas: from an answer's first token, or from where a call begins.
 
 Calls have Hermes' form, which the templates of Qwen2.5 and Qwen3 ask for: `{"name": ..., "arguments": {...}}` between
-<tool_call> and </tool_call>. Coder models write the same object in a fence for JSON, or as all of their answer.
+<tool_call> and </tool_call>. Coder models write the same object in a fence for JSON, or as all of their answer. The
+templates of Qwen3-Coder and Qwen3.5 ask for XML between these tags.
 """
 
 import json
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import SchemaError
 from bmqwen.generate.answer_parts import TAGS
-from bmqwen.generate.grammar import BLANKS, Grammar, GrammarMaker
+from bmqwen.generate.grammar import Grammar, GrammarMaker, guided
 from bmqwen.generate.params import SamplingParams, ToolRule, ToolRules
 from bmqwen.generate.tokenizer import Tokenizer
+from bmqwen.generate.xml_calls import xml_tool
 
 _OPEN, _CLOSE = TAGS["tool_call"]
 
@@ -58,7 +60,9 @@ class CallGrammar:
         if token_id == self._tokenizer.control_tokens.get(_OPEN):
             self._grammar.accept(token_id)
             self.holds = True
-        elif b'"' in self._shown[before:] and (found := self._call.search(self._shown)):
+        elif (
+            not self._rules.xml and b'"' in self._shown[before:] and (found := self._call.search(self._shown))
+        ):
             self._hold_from(found)
 
     def _hold_from(self, found: re.Match[bytes]) -> None:
@@ -88,21 +92,21 @@ def answer_grammar(params: SamplingParams, maker: GrammarMaker) -> Grammar | Cal
         return CallGrammar(rules, maker)
     except SchemaError as error:
         for tool in rules.tools:
-            if fault := _fault(tool, maker):
+            if fault := _fault(tool, maker, xml=rules.xml):
                 raise SchemaError(f"of the tool {tool.name!r} {fault}", "tools") from error
         raise
 
 
-def _fault(tool: ToolRule, maker: GrammarMaker) -> SchemaError | None:
+def _fault(tool: ToolRule, maker: GrammarMaker, *, xml: bool) -> SchemaError | None:
     try:
-        maker.of_lark(tagged_calls(ToolRules((tool,)), maker.tokenizer), "tools")
+        maker.of_lark(tagged_calls(ToolRules((tool,), xml=xml), maker.tokenizer), "tools")
     except SchemaError as error:
         return error
     return None
 
 
 def tagged_calls(rules: ToolRules, tokenizer: Tokenizer, schema: str | None = None) -> str:
-    """Return a grammar, in Lark's language, of calls in Hermes' form; or of JSON of a schema, where there is one.
+    """Return a grammar, in Lark's language, of calls, or of JSON of a schema, where there is one.
 
     The tags are control tokens where the tokenizer has them.
     """
@@ -110,11 +114,15 @@ def tagged_calls(rules: ToolRules, tokenizer: Tokenizer, schema: str | None = No
     call = f'{tags[0]} "\\n" tool "\\n" {tags[1]}'
     lines = [
         f"start: {call}" + (f' ("\\n" {call})*' if rules.parallel else ""),
-        *_tools(rules, '"{{\\"name\\": {name}, \\"arguments\\": " {arguments} "}}"'),
+        *(
+            _xml_tools(rules)
+            if rules.xml
+            else _tools(rules, '"{{\\"name\\": {name}, \\"arguments\\": " {arguments} "}}"')
+        ),
     ]
     if schema is not None:
         lines[0] += " | answer"
-        lines.append(f"answer: %json {_guided(schema, lenient=False)}")
+        lines.append(f"answer: %json {guided(json.loads(schema), lenient=False)}")
     return "\n".join(lines)
 
 
@@ -140,16 +148,18 @@ def _tools(rules: ToolRules, form: str) -> list[str]:
         for place, tool in enumerate(rules.tools)
     ]
     arguments = [
-        f"a{place}: %json {_guided(tool.schema, lenient=not tool.strict)}"
+        f"a{place}: %json {guided(json.loads(tool.schema), lenient=not tool.strict)}"
         for place, tool in enumerate(rules.tools)
     ]
     return ["tool: " + " | ".join(forms), *arguments]
 
 
-def _guided(schema: str, *, lenient: bool) -> str:
-    return json.dumps(
-        {**json.loads(schema), "x-guidance": {"whitespace_pattern": BLANKS, "lenient": lenient}}
-    )
+def _xml_tools(rules: ToolRules) -> list[str]:
+    """The rule of an element that calls a tool, and those of each."""
+    names = [f"f{place}" for place in range(len(rules.tools))]
+    tools = zip(names, rules.tools, strict=True)
+    forms = [xml_tool(name, tool.name, tool.schema, strict=tool.strict) for name, tool in tools]
+    return ["tool: " + " | ".join(names), *(line for form in forms for line in form)]
 
 
 def _json(text: str) -> str:

@@ -1,8 +1,9 @@
 """Answers that keep to a JSON schema: which tokens may come next."""
 
+import json
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,11 @@ class GrammarMaker:
         if len(self._matchers) > _MOST_KEPT:
             self._matchers.popitem(last=False)
         return made
+
+
+def guided(schema: Mapping[str, Any], *, lenient: bool) -> str:
+    """Return a schema as JSON for a grammar in Lark's language; a `lenient` one leaves out what cannot be held."""
+    return json.dumps({**schema, "x-guidance": {"whitespace_pattern": BLANKS, "lenient": lenient}})
 
 
 def _library(purpose: str) -> Any:

@@ -117,11 +117,15 @@ class ToolRule:
 
 @dataclass(frozen=True, slots=True)
 class ToolRules:
-    """Which calls an answer may have: `required` ones begin it, `parallel` ones may be several."""
+    """Which calls an answer may have: `required` ones begin it, `parallel` ones may be several.
+
+    `xml`: they have the form of Qwen3-Coder's template, else Hermes' form.
+    """
 
     tools: tuple[ToolRule, ...]
     required: bool = False
     parallel: bool = True
+    xml: bool = False
 
 
 def _parameter(row: Parameter, en: Words, zh: Words) -> Any:

@@ -103,6 +103,11 @@ class ChatTemplate:
         return re.search(r"\btools\b", self.source) is not None
 
     @property
+    def has_xml_calls(self) -> bool:
+        """Whether the template shows calls as XML, as Qwen3-Coder's does."""
+        return "<function=" in self.source
+
+    @property
     def thinks(self) -> bool:
         """Whether the template knows thoughts, so that the model's answers may begin with some."""
         return TAGS["thought"][1] in self.source

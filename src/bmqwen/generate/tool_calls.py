@@ -3,10 +3,11 @@
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from bmqwen.generate.answer_parts import TAGS, AnswerParts, Part, PartKind
+from bmqwen.generate.xml_calls import FUNCTION, XmlArguments, as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class CallArguments:
     text: str
 
 
+NO_TOOLS: Mapping[str, str] = {}
 # A Part is one of thoughts or text.
 Event = Part | CallStart | CallArguments
 
@@ -47,13 +49,13 @@ def new_call_id() -> str:
 class AnswerReader:
     """Reads an answer's text as thoughts, text and calls; the result does not depend on how the text is cut.
 
-    Calls stand between tags or, as Coder models write them, in a fence for JSON or at the answer's beginning; without
-    tags only calls of known tools are told from text. What cannot be read as a call is text.
+    Calls stand between tags, as JSON or as XML, or, as Coder models write them, in a fence for JSON or at the answer's
+    beginning; without tags only calls of known tools are told from text. What cannot be read as a call is text.
     """
 
     def __init__(
         self,
-        tools: Collection[str] = (),
+        tools: Mapping[str, str] = NO_TOOLS,
         *,
         thoughts: bool = False,
         thinking: bool = False,
@@ -62,7 +64,7 @@ class AnswerReader:
         """Begin an answer.
 
         Args:
-            tools: names of the tools that may be called; without any, calls are text.
+            tools: the tools that may be called, by name, and their schemas as JSON; without any, calls are text.
             thoughts: whether thoughts are told apart.
             thinking: whether the prompt has opened the thoughts.
             new_id: makes ids of calls.
@@ -74,7 +76,7 @@ class AnswerReader:
             kinds.append("tool_call")
         self._parts = AnswerParts(kinds, thinking=thinking)
         self._bare = _BareCalls(frozenset(tools)) if tools else None
-        self._tools, self._new_id = frozenset(tools), new_id
+        self._tools, self._new_id = tools, new_id
         self._calls = 0
         self._call: _Call | None = None
         self._number = 0
@@ -154,27 +156,28 @@ _FENCED_BEGINNING = re.compile(_beginnings("`", "`", "`", r"(?:json|jso|js|j)?\s
 class _Call:
     """One call's object, as text that comes in pieces."""
 
-    def __init__(self, tools: Collection[str]) -> None:
+    def __init__(self, tools: Mapping[str, str]) -> None:
         self._tools = tools
         self._held = ""
-        self._object: _Object | None = None
+        self._arguments: _Object | XmlArguments | None = None
 
     def push(self, text: str) -> Iterator[_Piece]:
-        if self._object is None:
+        if self._arguments is None:
             self._held += text
-            found = _WHOLE_HEAD.match(self._held)
+            found = _WHOLE_HEAD.match(self._held) or FUNCTION.match(self._held)
             if found is None or found["name"] not in self._tools:
                 return
-            self._object = _Object()
-            text = "{}" if found["none"] else self._held[found.end() :]
+            schema = self._tools[found["name"]]
+            self._arguments = XmlArguments(schema) if found.re is FUNCTION else _Object()
+            none = found.groupdict().get("none")
+            text = "{}" if none else self._held[found.end() :]
             yield found["name"], ""
-        piece = text[: self._object.push(text)]
-        if piece:
+        if piece := self._arguments.push(text):
             yield "", piece
 
     def finish(self) -> Iterator[_Piece]:
         """Read as a whole what did not stream well: its fields may have come in another order."""
-        if self._object is not None:
+        if self._arguments is not None:
             return
         try:
             fields = json.loads(self._held)
@@ -184,11 +187,13 @@ class _Call:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             known = False
         if known:
-            yield name, json.dumps(arguments, ensure_ascii=False)
+            yield name, as_json(arguments)
         else:
             opening, closing = TAGS["tool_call"]
             yield Part(
-                "text", f"{opening}\n{self._held}" + (f"\n{closing}" if self._held.endswith("}") else "")
+                "text",
+                f"{opening}\n{self._held}"
+                + (f"\n{closing}" if self._held.endswith(("}", "</function>")) else ""),
             )
 
 
@@ -201,10 +206,10 @@ class _Object:
         self._depth = 0
         self._quoted = self._escaped = self.over = False
 
-    def push(self, text: str) -> int:
-        """Return how much of the text belongs to the object."""
+    def push(self, text: str) -> str:
+        """Return as much of the text as belongs to the object."""
         if self.over:
-            return 0
+            return ""
         place = 0
         while place < len(text):
             if self._escaped:
@@ -225,8 +230,8 @@ class _Object:
                 self._depth -= 1
                 if not self._depth:
                     self.over = True
-                    return place
-        return len(text)
+                    return text[:place]
+        return text
 
 
 class _BareCalls:
@@ -259,9 +264,9 @@ class _BareCalls:
     def _step(self, parts: list[Part]) -> bool:
         """Read some of what is held; False if it takes more text to go on."""
         if self._object is not None:
-            end = self._object.push(self._held)
-            parts.append(Part("tool_call", self._held[:end], -self._calls))
-            self._held = self._held[end:]
+            text = self._object.push(self._held)
+            parts.append(Part("tool_call", text, -self._calls))
+            self._held = self._held[len(text) :]
             if self._object.over:
                 self._object, self._closing, self._after_call = None, self._fenced, True
             return True

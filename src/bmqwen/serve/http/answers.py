@@ -152,8 +152,8 @@ class _Told:
     """What was told of one answer."""
 
     def __init__(self, params: SamplingParams) -> None:
-        tools = () if params.tools is None else tuple(tool.name for tool in params.tools.tools)
-        self._reader = AnswerReader(tools)
+        tools = () if params.tools is None else params.tools.tools
+        self._reader = AnswerReader({tool.name: tool.schema for tool in tools})
         self._events: list[Event] = []
         self._logprobs: tuple[TokenLogprob, ...] = ()
 

@@ -34,7 +34,9 @@ async def answer_chat(service: Service, body: ChatRequest, request: Request) -> 
     prompt = await asyncio.to_thread(
         service.prompts.of_chat, body.messages, caller.owner, tools, variables=variables
     )
-    params = replace(params, thoughts=service.model.template.thinks)
+    template = service.model.template
+    rules = params.tools and replace(params.tools, xml=template.has_xml_calls)
+    params = replace(params, thoughts=template.thinks, tools=rules)
     return Answers(service, request, caller, [prompt], params, choices=body.n or 1)
 
 
