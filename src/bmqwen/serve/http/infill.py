@@ -50,7 +50,7 @@ def _sampling(service: Service, body: InfillRequest) -> SamplingParams:
     defaults = replace(service.model.defaults, max_tokens=MOST_TOKENS)
     params = sampling_of(body, defaults, service.pool.check().vocab_size)
     if body.samplers is not None:
-        if "infill" not in body.samplers:
+        if body.samplers and "infill" not in body.samplers:
             raise UnsupportedFieldError(
                 "samplers must have infill, which takes the likeliest token; leave samplers out to sample",
                 "samplers",

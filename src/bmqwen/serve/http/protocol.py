@@ -306,8 +306,8 @@ class InfillRequest(GenerationRequest):
         Annotated[
             list[str],
             Field(
-                description="Sampling parameters that count; infill: the likeliest token.",
-                json_schema_extra={"contains": {"const": "infill"}},
+                description="Sampling parameters that count; infill, or none: the likeliest token.",
+                json_schema_extra={"anyOf": [{"maxItems": 0}, {"contains": {"const": "infill"}}]},
             ),
         ]
         | None
