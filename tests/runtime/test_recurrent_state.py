@@ -113,6 +113,6 @@ def test_pictures_are_left_aside(bundle: Bundle, tmp_path: Path) -> None:
     }
     write_safetensors(folder / "model.safetensors", named | others, "float32")
     with open_checkpoint(folder) as checkpoint:
-        assert checkpoint.note == "model is used for text only: 2 tensors of other parts left aside"
+        assert checkpoint.note == "model: used for text only, 2 tensors of other parts left aside"
         made = export_onnx(checkpoint, tmp_path / "cpu", Precision("f32", 32, "f32"))
     np.testing.assert_array_equal(fresh(made, TOKENS[:20]), fresh(bundle, TOKENS[:20]))

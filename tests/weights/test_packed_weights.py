@@ -1,4 +1,4 @@
-"""GPTQ and AWQ checkpoints: packed here by the published layouts' definitions, read back on just their grid."""
+"""GPTQ, AWQ and AutoRound checkpoints: packed here by the published layouts' definitions, read back on their grid."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,18 @@ from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision, PrecisionOptions
 from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.weights.packed import PackedWeights
-from support.checkpoints import random_weights, tiny_config, write_tokenizer
+from support.checkpoints import random_weights, tiny_config, write_checkpoint, write_tokenizer
 
 GROUP = 32
 Method = Literal["gptq", "awq"]
 
 
 def pack(codes: NDArray[np.int64], bits: int) -> NDArray[np.int32]:
-    """Codes [r, c] to words [r, c * bits / 32] along the last axis, the lowest bits first."""
+    """Codes [r, c] to words [r, c * bits / 32] along the last axis, the lowest bits first; they may span words."""
+    if 32 % bits:
+        planes = (codes[..., None] >> np.arange(bits)) & 1
+        stream = planes.reshape(len(codes), -1).astype(np.uint8)
+        return np.packbits(stream, axis=-1, bitorder="little").view(np.int32)
     per = 32 // bits
     words = np.zeros((codes.shape[0], codes.shape[1] // per), np.uint64)
     for i in range(per):
@@ -43,8 +47,12 @@ def pack_awq(codes: NDArray[np.int64]) -> NDArray[np.int32]:
 class Packed:
     """A tiny checkpoint on disk, and what its weights are."""
 
-    def __init__(self, folder: Path, method: Method, bits: int, **stated: Any) -> None:
+    def __init__(
+        self, folder: Path, method: Method, bits: int, group: int = GROUP, taken: int = 1, **stated: Any
+    ) -> None:
+        """`taken` is what GPTQ's zero points are stored less."""
         self.folder, self.config = folder, tiny_config("qwen1.5", layers=1)
+        self.zeros: dict[str, NDArray[np.int64]] = {}
         self.truth = random_weights(self.config, 4)
         rng = np.random.default_rng(bits)
         self.tensors: dict[str, NDArray[Any]] = {}
@@ -55,24 +63,24 @@ class Packed:
                 self.truth[name] = self.tensors[name].astype(np.float32)
                 continue
             rows, columns = values.shape
-            groups, top = columns // GROUP, 1 << bits
+            size = columns if group == -1 else group
+            groups, top = columns // size, 1 << bits
             codes = rng.integers(0, top, (rows, columns))
-            zeros = rng.integers(1 if method == "gptq" else 0, top, (rows, groups))
+            zeros = self.zeros[name] = rng.integers(1 if method == "gptq" else 0, top, (rows, groups))
             scales = rng.uniform(0.001, 0.01, (rows, groups)).astype(np.float16)
-            steps = (codes - np.repeat(zeros, GROUP, axis=1)).astype(np.float32)
-            self.truth[name] = steps * np.repeat(scales.astype(np.float32), GROUP, axis=1)
+            steps = (codes - np.repeat(zeros, size, axis=1)).astype(np.float32)
+            self.truth[name] = steps * np.repeat(scales.astype(np.float32), size, axis=1)
             if method == "gptq":
-                # Zero points are stored less one.
                 self.tensors[f"{plain}.qweight"] = pack(codes, bits).T.copy()
-                self.tensors[f"{plain}.qzeros"] = pack((zeros - 1).T, bits)
-                self.tensors[f"{plain}.g_idx"] = (np.arange(columns) // GROUP).astype(np.int32)
+                self.tensors[f"{plain}.qzeros"] = pack((zeros - taken).T, bits)
+                self.tensors[f"{plain}.g_idx"] = (np.arange(columns) // size).astype(np.int32)
                 if f"{plain}.bias" not in self.truth:
                     self.tensors[f"{plain}.bias"] = np.zeros(rows, np.float16)
             else:
                 self.tensors[f"{plain}.qweight"] = pack_awq(codes.T)
                 self.tensors[f"{plain}.qzeros"] = pack_awq(zeros.T)
             self.tensors[f"{plain}.scales"] = scales.T.copy()
-        self.stated = {"quant_method": method, "bits": bits, "group_size": GROUP, **stated}
+        self.stated = {"quant_method": method, "bits": bits, "group_size": group, **stated}
         self.write()
 
     def write(self) -> None:
@@ -155,15 +163,35 @@ def test_another_precision_is_rounded_again(tmp_path: Path) -> None:
         assert 0 < error < 0.01
 
 
-def test_order_of_activations_is_refused_and_a_trivial_one_is_not(tmp_path: Path) -> None:
+def test_order_of_activations_is_dequantised_and_said_so(tmp_path: Path) -> None:
     packed = Packed(tmp_path / "model", "gptq", 4, desc_act=True)
-    open_checkpoint(packed.folder).close()
-    index = packed.tensors["model.layers.0.mlp.down_proj.g_idx"]
-    index[[0, -1]] = index[[-1, 0]]
+    with open_checkpoint(packed.folder) as checkpoint:  # a trivial order changes nothing
+        assert checkpoint.note == ""
+    place = "model.layers.0.mlp.down_proj"
+    order = np.random.default_rng(1).permutation(packed.tensors[f"{place}.g_idx"])
+    scales = packed.tensors[f"{place}.scales"].T.astype(np.float32)
+    before = packed.truth[f"{place}.weight"].reshape(len(scales), -1, GROUP) / scales[..., None]
+    # weight = (code - zero of its group) * scale of its group: undone for the old groups, done for the new ones.
+    zeros = packed.zeros[f"{place}.weight"]
+    codes = np.round(before).reshape(len(scales), -1) + np.repeat(zeros, GROUP, axis=1)
+    expected = (codes - zeros[:, order]).astype(np.float32) * scales[:, order]
+    packed.tensors[f"{place}.g_idx"] = order
     packed.write()
-    with pytest.raises(
-        CheckpointError, match=r"down_proj was quantised in the order of activations \(desc_act\)"
-    ):
+    with open_checkpoint(packed.folder) as checkpoint:
+        weights = checkpoint.weights
+        assert checkpoint.note == (
+            "model: 1 tensor stored in the order of activations (desc_act), which no grid of a net holds: dequantised, "
+            "and rounded again unless --quant is f16 or f32"
+        )
+        assert isinstance(weights, PackedWeights)
+        assert weights.grid_of(f"{place}.weight") is None
+        np.testing.assert_array_equal(weights.read(f"{place}.weight"), expected)
+        np.testing.assert_array_equal(weights.read_rows(f"{place}.weight", 5, 20), expected[5:20])
+        (grid,) = WeightBlocks(weights).grids([f"{place}.weight"], GridFormat(4, (GROUP,)))
+        assert np.abs(grid.dequantize() - expected).max() < 0.02
+    packed.tensors[f"{place}.g_idx"][0] = 99
+    packed.write()
+    with pytest.raises(CheckpointError, match=r"g_idx must name one of 4 groups for each of 128 columns"):
         open_checkpoint(packed.folder)
 
 
@@ -181,15 +209,105 @@ def test_zero_points_of_the_second_format(tmp_path: Path) -> None:
         np.testing.assert_allclose(weights.read(f"{name}.weight"), first + scales, atol=1e-6)
 
 
-def test_zero_point_that_does_not_fit(tmp_path: Path) -> None:
-    packed = Packed(tmp_path / "model", "gptq", 4)
-    packed.tensors["model.layers.0.mlp.up_proj.qzeros"][:] = -1
+@pytest.mark.parametrize("label", ["gptq", "gptq_v2"])
+@pytest.mark.parametrize("stored", ["gptq", "gptq_v2"])
+def test_symmetric_numbers_count_more_than_their_label(label: str, stored: str, tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", "gptq", 4, checkpoint_format=label, sym=True)
+    for name in packed.zeros:
+        zeros = packed.tensors[f"{name.removesuffix('.weight')}.qzeros"]
+        zeros.view(np.uint32)[:] = 0x77777777 if stored == "gptq" else 0x88888888
     packed.write()
-    with (
-        open_checkpoint(packed.folder) as checkpoint,
-        pytest.raises(CheckpointError, match="zero point of 16"),
+    with open_checkpoint(packed.folder) as checkpoint:
+        weights = checkpoint.weights
+        assert isinstance(weights, PackedWeights)
+        assert all((weights.read_grid(name, 0, 8).zeros == 8).all() for name in packed.zeros)
+        said = f"labelled {label}, but its zero points are those of {stored} and are read as such"
+        assert checkpoint.note == ("" if label == stored else f"model: {said}")
+
+
+def test_zero_points_that_were_taken_from_whole_words(tmp_path: Path) -> None:
+    """GPTQModel subtracts from words: a zero point of 0 borrows from its neighbour, and adding gives it back."""
+    packed = Packed(tmp_path / "model", "gptq", 4)
+    name = "model.layers.0.mlp.up_proj.weight"
+    zeros = np.random.default_rng(0).integers(0, 16, packed.zeros[name].shape)
+    words = pack(zeros.T, 4).view(np.uint32) - np.uint32(0x11111111)
+    packed.tensors[f"{name.removesuffix('.weight')}.qzeros"] = words.view(np.int32)
+    packed.write()
+    with open_checkpoint(packed.folder) as checkpoint:
+        assert isinstance(checkpoint.weights, PackedWeights)
+        np.testing.assert_array_equal(checkpoint.weights.read_grid(name, 0, len(zeros)).zeros, zeros)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7])
+def test_other_widths_lie_on_the_next_wider_grid(bits: int, tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", "gptq", bits)
+    with open_checkpoint(packed.folder) as checkpoint:
+        for name in packed.zeros:
+            np.testing.assert_array_equal(checkpoint.weights.read(name), packed.truth[name])
+            wide = 4 if bits < 4 else 8
+            (grid,) = WeightBlocks(checkpoint.weights).grids([name], GridFormat(wide, (GROUP,)))
+            np.testing.assert_array_equal(grid.dequantize(), packed.truth[name])
+
+
+def test_one_group_a_row_is_kept_as_several(tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", "gptq", 4, group=-1)
+    name = "model.layers.0.mlp.down_proj.weight"
+    with open_checkpoint(packed.folder) as checkpoint:
+        assert checkpoint.precision == "GPTQ int4 group 64"  # most of its matrices have 64 columns
+        (grid,) = WeightBlocks(checkpoint.weights).grids([name], GridFormat(4, (GROUP,)))
+        assert (grid.group_size, grid.scales.shape[1]) == (GROUP, 4)
+        np.testing.assert_array_equal(grid.dequantize(), packed.truth[name])
+    assert PrecisionOptions().at(packed.folder) == Precision("int4", 64, "int4")
+
+
+@pytest.mark.parametrize(
+    ("packing", "method", "taken"),
+    [
+        ("auto_round:auto_gptq", "gptq", 1),
+        ("auto_round:gptq", "gptq", 1),
+        ("auto_round:gptqmodel", "gptq", 0),
+        ("auto_round", "gptq", 0),
+        ("auto_round:exllamav2", "gptq", 0),
+        ("auto_round:auto_awq", "awq", 0),
+    ],
+)
+def test_packings_of_autoround(packing: str, method: Method, taken: int, tmp_path: Path) -> None:
+    """As its export writes them: zero points less one only where GPTQ's name is in the packing's."""
+    packed = Packed(tmp_path / "model", method, 4, taken=taken, quant_method="auto-round")
+    packed.stated |= {
+        "packing_format": packing,
+        "data_type": "int",
+        "sym": False,
+        "autoround_version": "0.16.1",
+    }
+    packed.write()
+    with open_checkpoint(packed.folder) as checkpoint:
+        assert checkpoint.precision == f"AutoRound int4 group {GROUP}"
+        for name in packed.zeros:
+            (grid,) = WeightBlocks(checkpoint.weights).grids([name], GridFormat(4, (GROUP,)))
+            np.testing.assert_array_equal(grid.dequantize(), packed.truth[name])
+
+
+def test_a_label_that_the_tensors_do_not_bear_out(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "plain", tiny_config("qwen1.5", layers=1))
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": GPTQ}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        CheckpointError, match=r"no weights that are stored as its .*\(GPTQ int4 group 128\): download"
     ):
-        checkpoint.weights.read("model.layers.0.mlp.up_proj.weight")
+        open_checkpoint(folder)
+    packed = Packed(tmp_path / "model", "gptq", 4)
+    packed.stated["group_size"] = 64
+    packed.write()
+    with pytest.raises(CheckpointError, match=r"but the matrix \[64, 128\] in groups of 64 demands"):
+        open_checkpoint(packed.folder)
+    packed.stated["group_size"] = GROUP
+    packed.tensors["model.layers.0.mlp.up_proj.weight"] = np.zeros((128, 64), np.float16)
+    packed.write()
+    with pytest.raises(
+        CheckpointError, match=r"up_proj twice, packed and as model\.layers\.0\.mlp\.up_proj\.weight"
+    ):
+        open_checkpoint(packed.folder)
 
 
 def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
@@ -197,7 +315,7 @@ def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
     del packed.tensors["model.layers.0.mlp.up_proj.scales"]
     packed.write()
     with pytest.raises(
-        CheckpointError, match=r"up_proj\.qweight, but not model\.layers\.0\.mlp\.up_proj\.scales"
+        CheckpointError, match=r"up_proj\.qweight, but not model\.layers\.0\.mlp\.up_proj\.scales: download"
     ):
         open_checkpoint(packed.folder)
     packed = Packed(tmp_path / "other", "gptq", 4)
@@ -206,9 +324,9 @@ def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds tensor model\.layers\.0\.mlp\.up_proj\.bias"):
         open_checkpoint(packed.folder)
     packed = Packed(tmp_path / "third", "gptq", 4)
-    packed.tensors["model.layers.0.mlp.up_proj.scales"] = np.ones((1, 128), np.float16)
+    packed.tensors["model.layers.0.mlp.up_proj.scales"] = np.ones((3, 128), np.float16)
     packed.write()
-    with pytest.raises(CheckpointError, match=r"up_proj\.scales has shape \[1, 128\]"):
+    with pytest.raises(CheckpointError, match=r"up_proj\.scales has shape \[3, 128\]"):
         open_checkpoint(packed.folder)
 
 
@@ -242,11 +360,33 @@ def test_a_packing_stated_in_a_file_of_its_own(method: Method, tmp_path: Path) -
     ("stated", "message"),
     [
         ({"quant_method": "bitsandbytes"}, "quant_method = 'bitsandbytes' is unsupported"),
-        ({}, "quant_method = 'None' is unsupported"),
-        ({**GPTQ, "bits": 3}, "bits = 3 and group_size = 128 is unsupported for GPTQ"),
-        ({**GPTQ, "group_size": -1}, "group_size = -1 is unsupported"),
+        (
+            {"bits": 4},
+            "quant_method = None is unsupported: use a checkpoint of GPTQ, AWQ, AutoRound, compressed-te",
+        ),
+        (
+            {**GPTQ, "bits": 9},
+            "bits = 9 and group_size = 128 is unsupported for GPTQ: use one of 2, 3, 4, 5, 6, 7, 8 bi",
+        ),
+        ({**GPTQ, "group_size": 0}, "group_size = 0 is unsupported"),
+        (
+            {**GPTQ, "checkpoint_format": "marlin"},
+            "checkpoint_format = 'marlin' is unsupported: use one of 'gptq'",
+        ),
+        ({**GPTQ, "is_marlin_format": True}, "checkpoint_format = 'marlin' is unsupported"),
+        (
+            {**GPTQ, "adapter": {"rank": 8}},
+            "has the key 'adapter', which is not known and may change the weights: use a",
+        ),
         ({**AWQ, "bits": 8}, "bits = 8 and group_size = 128 is unsupported for AWQ"),
-        ({**AWQ, "version": "gemv"}, "AWQ of version 'gemv' is unsupported"),
+        (
+            {**AWQ, "version": "gemv"},
+            "version = 'gemv' and zero_point = True is unsupported: use one of version 'gemm'",
+        ),
+        (
+            {**GPTQ, "quant_method": "auto-round", "data_type": "mx_fp"},
+            "data_type = 'mx_fp' and packing_format",
+        ),
         ("gptq", "quantization_config must be an object"),
     ],
 )

@@ -18,7 +18,7 @@ from bmqwen.weights.checkpoint import Checkpoint, identity
 
 MODEL_FILE = "model.onnx"
 # Raised when the emitted graph, the rounding or a configuration changes, so that cached conversions are made again.
-EMITTER = 3
+EMITTER = 4
 
 
 def source_key(path: Path, precision: Precision, *, plain: bool, adapter: Path | None = None) -> str:

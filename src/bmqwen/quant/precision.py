@@ -16,7 +16,8 @@ from bmqwen.weights.weights import GridSource
 _GATES = (".in_proj_a", ".in_proj_b")
 __all__ = ["AnyPrecision", "Format", "Precision", "PrecisionOptions", "rounding_of"]
 # A matrix of every model: what it is stored as, the others of the layers are.
-_FIRST = "model.layers.0.self_attn.q_proj.weight"
+_FIRST = "model.layers.0.mlp.gate_proj.weight"
+_GROUPS = (256, 128, 64, 32, 16)
 _FORMATS: dict[int, Format] = {4: "int4", 8: "int8"}
 
 
@@ -128,7 +129,9 @@ class PrecisionOptions:
         weights = _FORMATS[body[0]]
         # Who quantised it with this program chose the head as well; others leave it as it was.
         lm_head = _FORMATS[head[0]] if head else ("f16" if checkpoint.made_here else weights)
-        groups = next((size for bits, size in filter(None, (body, head)) if bits == 4), 64)
+        stored = next((size for bits, size in filter(None, (body, head)) if bits == 4), 64)
+        # A long group, such as a whole row, is several of ours.
+        groups = next((size for size in _GROUPS if stored % size == 0), 64)
         return Precision(weights, self.group_size or groups, self.lm_head or lm_head)
 
 

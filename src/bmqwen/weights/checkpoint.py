@@ -34,7 +34,7 @@ _BEGINNING = 1 << 16
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-Reader = SafetensorsWeights | GgufWeights
+Reader = SafetensorsWeights | PackedWeights | GgufWeights
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Checkpoint(Closing):
 
     @property
     def note(self) -> str:
-        """What a user should know of what is not used of it; mostly nothing."""
+        """What a user should know of how it is read; mostly nothing."""
         count = self.weights.left_aside if isinstance(self.weights, StoredWeights) else 0
-        return (
-            f"{self.name} is used for text only: {counted(count, 'tensor')} of other parts left aside"
-            if count
-            else ""
+        remarks = (
+            [f"used for text only, {counted(count, 'tensor')} of other parts left aside"] if count else []
         )
+        remarks += self._reader.remarks if isinstance(self._reader, PackedWeights) else []
+        return f"{self.name}: {'; '.join(remarks)}" if remarks else ""
 
     @property
     def bytes_on_disk(self) -> int:
@@ -105,7 +105,7 @@ class Checkpoint(Closing):
         """How a stored grid was found, for people; None: there is none."""
         if not isinstance(self._reader, PackedWeights):
             return None
-        return self._reader.packing.made_by or f"{self._reader.packing.method.upper()}, as stored"
+        return self._reader.packing.made_by or f"{self._reader.packing.title}, as stored"
 
     @property
     def made_here(self) -> bool:
@@ -241,20 +241,25 @@ def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     values = read_json_object(source, ConfigError)
     config = parse_config(values, str(source))
     packing = read_packing(values, str(source), folder)
-    weights: SafetensorsWeights
-    if packing is not None:
-        weights = PackedWeights(file, packing, config.network.shapes())
-    else:
-        weights = SafetensorsWeights(file)
-        if any(name.endswith(".qweight") for name in weights.names()):
-            raise CheckpointError(
-                f"{file} holds packed weights, but {source} has no quantization_config that says how they are packed: "
-                "download quantize_config.json (GPTQ) or quant_config.json (AWQ) as well"
-            )
+    stored = SafetensorsWeights(file)
+    weights = PackedWeights(stored, packing, config.network.shapes()) if packing else stored
+    if packing is None:
+        _require_plain(stored, source)
     adapter, merged = _merge(adapter_folder, weights, config, folder)
     seen = merged if config.linear is None else StoredWeights(merged, config)
     check_layout(config, seen, file, str(source))
     return Checkpoint(folder, config, seen, weights, adapter)
+
+
+def _require_plain(weights: SafetensorsWeights, source: Path) -> None:
+    """Raise CheckpointError for weights whose configuration should say how they are packed, and does not."""
+    packed = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv")
+    if any(name.endswith(packed) for name in weights.names()):
+        raise CheckpointError(
+            f"{weights.path} holds packed weights, but {source} has no quantization_config that says how they are "
+            "packed: download config.json as it was published, and quantize_config.json (GPTQ) or quant_config.json "
+            "(AWQ) where there is one"
+        )
 
 
 def _open_gguf(path: Path, adapter_folder: Path | None) -> Checkpoint:

@@ -15,7 +15,8 @@ from bmqwen.util.json_file import parse_json_object, read_json_object
 from bmqwen.weights.raw_file import RawFile
 from bmqwen.weights.weights import require_finite, require_rows
 
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4}
+_FLOATS = ("F32", "F16", "BF16")
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8, "I8": 1, "U8": 1, "F8_E4M3": 1}
 # The format allows 100 MB; a header of 6,000 tensors has about 1 MB.
 _MOST_HEADER_BYTES = 32 << 20
 # Plain names only, so that an index cannot point out of its folder.
@@ -32,7 +33,11 @@ class _Entry:
 
 
 class SafetensorsWeights:
-    """The tensors of one file, or of a folder's shards. Keeps the `Weights` protocol; close it after use."""
+    """The tensors of one file, or of a folder's shards. Keeps the `Weights` protocol; close it after use.
+
+    Attributes:
+        path: the file, or the index.
+    """
 
     stated_precision: str | None = None
     """What the checkpoint calls its mixture of types, for people; None: nothing."""
@@ -42,9 +47,9 @@ class SafetensorsWeights:
 
         Raises:
             CheckpointError: a file is missing, truncated, contradicts itself or the index, or holds a
-                type other than F32, F16, BF16 and I32.
+                type that no supported form has.
         """
-        self._path = path
+        self.path = path
         self._tensors: dict[str, tuple[RawFile, _Entry]] = {}
         self._files: list[RawFile] = []
         if path.name.endswith(".json"):
@@ -59,7 +64,7 @@ class SafetensorsWeights:
         return self._find(name)[1].shape
 
     def dtype(self, name: str) -> str:
-        """Return "F32", "F16", "BF16" or "I32". Raises CheckpointError for an unknown name."""
+        """Return the file's name of the type: "BF16". Raises CheckpointError for an unknown name."""
         return self._find(name)[1].dtype
 
     def read(self, name: str) -> NDArray[np.float32]:
@@ -78,6 +83,31 @@ class SafetensorsWeights:
         raw = file.read(entry.offset, 4 * math.prod(entry.shape))
         return raw.view("<u4").astype(np.uint32, copy=False).reshape(entry.shape)
 
+    def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Read rows [start, stop) of a tensor of single bytes: uint8 [stop - start, columns].
+
+        Raises CheckpointError for a tensor that has no such rows.
+        """
+        file, entry = self._find(name)
+        columns = require_rows(name, entry.shape, start, stop)
+        if _ITEM_BYTES[entry.dtype] != 1:
+            raise CheckpointError(
+                f"{file.path}: tensor {name} has type {entry.dtype} where bytes are expected"
+            )
+        raw = file.read(entry.offset + start * columns, (stop - start) * columns)
+        return raw.reshape(stop - start, columns)
+
+    def read_integers(self, name: str) -> NDArray[np.int64]:
+        """Read a tensor of whole numbers. Raises CheckpointError for one of another type."""
+        file, entry = self._find(name)
+        types = {"I64": "<i8", "I32": "<i4", "I8": "i1", "U8": "u1"}
+        if entry.dtype not in types:
+            raise CheckpointError(
+                f"{file.path}: tensor {name} has type {entry.dtype} where whole numbers are expected"
+            )
+        raw = file.read(entry.offset, _ITEM_BYTES[entry.dtype] * math.prod(entry.shape))
+        return raw.view(types[entry.dtype]).astype(np.int64).reshape(entry.shape)
+
     @property
     def bytes_on_disk(self) -> int:
         """Size of all files of weights."""
@@ -92,13 +122,13 @@ class SafetensorsWeights:
         try:
             return self._tensors[name]
         except KeyError:
-            raise CheckpointError(f"{self._path} has no tensor {name}") from None
+            raise CheckpointError(f"{self.path} has no tensor {name}") from None
 
     def _read(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         file, entry = self._find(name)
-        if entry.dtype == "I32":
+        if entry.dtype not in _FLOATS:
             raise CheckpointError(
-                f"{file.path}: tensor {name} holds whole numbers where weights are expected"
+                f"{file.path}: tensor {name} has type {entry.dtype} where weights of {', '.join(_FLOATS)} are expected"
             )
         width = _ITEM_BYTES[entry.dtype]
         raw = file.read(entry.offset + start * width, (stop - start) * width)

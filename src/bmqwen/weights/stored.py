@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from bmqwen.model.architecture import Tensor
 from bmqwen.model.config import ModelConfig
-from bmqwen.weights.weights import Weights, require_rows
+from bmqwen.weights.weights import Grid, GridSource, Weights, require_rows
 
 # Where a model that also takes pictures has its text.
 _TEXT = "model.language_model."
@@ -58,6 +58,27 @@ class StoredWeights:
         return np.concatenate(
             [self._reader.read_rows(file, a, b) for a, b in self._ranges(tensor, start, stop)]
         )
+
+    def grid_of(self, name: str) -> tuple[int, int] | None:
+        """Return bits and group size of a weight's stored grid; None: it has none."""
+        plain = not self._tensors[name].plus if name in self._tensors else False
+        return (
+            self._reader.grid_of(self._files[name])
+            if plain and isinstance(self._reader, GridSource)
+            else None
+        )
+
+    def read_grid(self, name: str, start: int, stop: int) -> Grid:
+        """Read rows [start, stop) of such a weight."""
+        tensor, file, reader = self._tensors[name], self._files[name], self._reader
+        assert isinstance(reader, GridSource)
+        if tensor.half is None:
+            return reader.read_grid(file, start, stop)
+        parts = [reader.read_grid(file, a, b) for a, b in self._ranges(tensor, start, stop)]
+        codes, scales, zeros = (
+            np.concatenate([getattr(part, key) for part in parts]) for key in ("codes", "scales", "zeros")
+        )
+        return Grid(codes, scales, zeros, parts[0].bits, parts[0].group_size)
 
     def _ranges(self, tensor: Tensor, start: int, stop: int) -> Iterable[tuple[int, int]]:
         """Where the file has these rows: it has both halves of one head, then those of the next."""
