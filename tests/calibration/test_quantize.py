@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bmqwen.calibration import passes
 from bmqwen.calibration.quantize import METHOD, Quantised, quantize
+from bmqwen.calibration.rotation import rotated
 from bmqwen.emit.numpy import NumpyOps, Rows
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError, StorageError
@@ -73,7 +74,8 @@ def test_it_is_nearer_to_the_float_model_than_rounding(source: Path, made: Path)
 
 
 def test_the_grid_is_taken_as_it_is(source: Path, made: Path) -> None:
-    with open_checkpoint(source) as floats, open_checkpoint(made) as quantised:
+    with open_checkpoint(source) as checkpoint, open_checkpoint(made) as quantised:
+        floats = rotated(checkpoint)
         assert isinstance(quantised.weights, GridSource)
         assert not quantised.config.tie_word_embeddings
         form = PRECISION.layers

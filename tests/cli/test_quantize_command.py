@@ -30,13 +30,13 @@ def test_a_model_is_quantised_and_taken_as_it_is(bmqwen: Run, tiny: Path, tmp_pa
         kept = PrecisionOptions().of_checkpoint(made)
         assert kept == PrecisionOptions().at(folder) == Precision("int4", 32, "int8")
         assert PrecisionOptions("int8").of_checkpoint(made) == Precision("int8", 64, "int8")
-        assert rounding_of(made, kept) == "the checkpoint's own: GPTQ with drift correction"
+        assert rounding_of(made, kept) == "the checkpoint's own: GPTQ with rotation and drift correction"
         assert rounding_of(made, Precision("int8")) == "to nearest"
         assert PrecisionOptions().of_checkpoint(floats) == PrecisionOptions().at(tiny) == Precision()
         assert rounding_of(floats, Precision()) == "least squared error of the weights"
     exported = bmqwen("export", folder, "-o", tmp_path / "onnx", "--json")
     assert json.loads(exported.stdout)["precision"] == kept.to_dict()
-    assert "GPTQ with drift correction" in json.loads(exported.stdout)["details"]["rounding"]
+    assert "GPTQ with rotation and drift correction" in json.loads(exported.stdout)["details"]["rounding"]
     # Its evaluation is written into the bundle.
     recorded = bmqwen(
         "evaluate", tmp_path / "onnx", "--against", folder, "--text", text, "--limit", "50", "--record"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bmqwen.quant.gptq import Compensation, damped
+from bmqwen.quant.gptq import DAMPING, Compensation, damped
 from bmqwen.quant.rounding import quantize
 
 Matrix = NDArray[np.float32]
@@ -28,7 +28,7 @@ def test_feedback_and_weights_are_a_factorisation_of_the_moments() -> None:
     made = Compensation.prepare(moments, 600, 4, 64)
     assert not np.tril(made.feedback, -1).any()
     np.testing.assert_allclose(np.diagonal(made.feedback), 1, rtol=1e-6)
-    wanted = damped(moments, 0.02 * (1 + 4 * 192 / 600))[np.ix_(made.order, made.order)]
+    wanted = damped(moments, DAMPING * (1 + 4 * 192 / 600))[np.ix_(made.order, made.order)]
     np.testing.assert_allclose(
         (made.feedback * made.weights) @ made.feedback.T, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
     )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.calibration.passes import Drift, FloatPass, RoundingPass, input_drift
+from bmqwen.calibration.rotation import rotated
 from bmqwen.emit.numpy import Rows
 from bmqwen.errors import CheckpointError, InputError
 from bmqwen.model.architecture import block_prefix
@@ -30,9 +31,9 @@ from bmqwen.weights.gptq_writer import gptq_tensors, write_safetensors
 from bmqwen.weights.safetensors import SafetensorsWeights
 from bmqwen.weights.weights import Grid
 
-METHOD = "GPTQ with drift correction"
+METHOD = "GPTQ with rotation and drift correction"
 # Raised when the method changes, so that an interrupted run of an older one is not resumed.
-REVISION = 1
+REVISION = 2
 HEAD, TABLE, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm"
 # Beyond this a half-precision float is infinite.
 MOST_HALF = 65504.0
@@ -104,6 +105,9 @@ def quantize(
     tokens = sum(map(len, sequences))
     parts = [checkpoint.identity, precision.to_dict(), [list(s) for s in sequences], REVISION]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    # A table that serves as the head in half precision as well is not stored a second time.
+    if isinstance(precision.head, GridFormat) or not checkpoint.config.tie_word_embeddings:
+        checkpoint = rotated(checkpoint)
     work = work_folder("quantize", checkpoint.name, key)
     size = checkpoint.config.hidden_size * tokens * 8 * 2 + 2 * checkpoint.parameters
     require_free(work.parent, size, f"quantising {checkpoint.name}")

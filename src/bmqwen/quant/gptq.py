@@ -19,7 +19,7 @@ from bmqwen.weights.weights import Grid
 Matrix = NDArray[np.float32]
 
 # What is added to H's diagonal, as a share of it, times 1 + 4 K / tokens: correlations that few tokens show are chance.
-DAMPING = 0.02
+DAMPING = 0.3
 # Rows rounded at once: the working arrays stay small.
 ROWS = 8192
 SWEEPS = 1
