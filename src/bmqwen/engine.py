@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import InputError
@@ -14,7 +18,8 @@ from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.conversation_cache import ConversationCache
 from bmqwen.generate.defaults import default_params
 from bmqwen.generate.draft_model import DraftModel, check_pair
-from bmqwen.generate.params import SamplingParams
+from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.generate.retrieval import EmbeddingPrompts, RerankPrompts, Task, embedding, relevance
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
@@ -74,6 +79,16 @@ class Engine(Closing):
         """The model's chat template, read on first use. Raises ConfigError if it has none that can be used."""
         return ChatTemplate.from_folder(self.bundle.tokenizer_folder)
 
+    @cached_property
+    def embedding_prompts(self) -> EmbeddingPrompts:
+        """How an embedding model is asked. Raises ConfigError for damaged files."""
+        return EmbeddingPrompts(self.tokenizer, self.bundle.tokenizer_folder)
+
+    @cached_property
+    def rerank_prompts(self) -> RerankPrompts:
+        """How a reranking model is asked."""
+        return RerankPrompts(self.tokenizer)
+
     @property
     def model(self) -> str:
         """The model's name, for people."""
@@ -103,6 +118,40 @@ class Engine(Closing):
         Raises ConfigError without a chat template.
         """
         return Conversation(self.session, self.template, system=system, params=params or self.params)
+
+    def complete(self, prompt_ids: Sequence[int], params: SamplingParams) -> Completion:
+        """Return what follows a prompt, all at once. Raises as `Session.generate` does."""
+        completions: list[Completion] = []
+
+        def run() -> Generator[Piece, None, None]:
+            completions.append((yield from self.session.generate(prompt_ids, params)))
+
+        for _ in run():
+            pass
+        return completions[0]
+
+    def embed(
+        self,
+        text: str,
+        *,
+        query: bool = False,
+        instruction: str | None = None,
+        dimensions: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the embedding of a text, float32 [dimensions], with a model that was loaded for this task.
+
+        Raises as `EmbeddingPrompts.prompt`, `embedding` and `complete` do.
+        """
+        prompt = self.embedding_prompts.prompt(text, query=query, instruction=instruction)
+        return embedding(self.complete(prompt, EmbeddingPrompts.params), dimensions)
+
+    def relevance(self, query: str, document: str, instruction: str | None = None) -> float:
+        """Return how sure a reranking model is that a document answers a query, from 0 to 1.
+
+        Raises as `RerankPrompts.prompt`, `RerankPrompts.params` and `complete` do.
+        """
+        prompts = self.rerank_prompts
+        return relevance(self.complete(prompts.prompt(query, document, instruction), prompts.params))
 
     def close(self) -> None:
         """Free the runtimes. May be called twice."""
@@ -138,6 +187,7 @@ def load(
     offline: bool = False,
     progress: Progress | None = None,
     chats: bool = False,
+    task: Task = "chat",
     device: int = 0,
     saved_bytes: int = 0,
     sequences: int = 1,
@@ -158,6 +208,7 @@ def load(
         offline: use only what is on this machine.
         progress: is told how far downloads and conversion are.
         chats: refuse a model without a chat template before it is converted.
+        task: what it is for; embeddings come from models without an output layer, all else from models with one.
         device: which chip, counted from 0.
         saved_bytes: host memory for the K/V of conversations that others take the place of.
         sequences: conversations that are answered at once, where the bundle leaves it open.
@@ -181,6 +232,7 @@ def load(
         offline=offline,
         progress=progress,
         chats=chats,
+        task=task,
         check=partial(registry.check_checkpoint, engine),
     )
     options = Options(
@@ -200,7 +252,9 @@ def load(
         try:
             found = tokenizer.result()
             if draft not in ("auto", "off"):
-                resolve = partial(resolve_bundle, precision=precision, offline=offline, progress=progress)
+                resolve = partial(
+                    resolve_bundle, precision=precision, offline=offline, progress=progress, task="chat"
+                )
                 draft_model = _open_draft_model(resolve(draft), (bundle, found, runtime), engine, options)
             return Engine(
                 bundle,

@@ -10,6 +10,7 @@ from pathlib import Path
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle, reusable_bundle
 from bmqwen.artifact.published import open_published, published_in
 from bmqwen.errors import BundleError, InputError
+from bmqwen.generate.retrieval import Task, check_task
 from bmqwen.generate.template import require_template
 from bmqwen.hub.catalog import existing_path, find
 from bmqwen.hub.hub import Hub
@@ -75,6 +76,7 @@ def resolve_bundle(
     offline: bool = False,
     progress: Progress,
     chats: bool = False,
+    task: Task | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Bundle:
     """Return the bundle to run for MODEL: itself where it is one or a published bmodel, else its conversion, made on
@@ -87,11 +89,18 @@ def resolve_bundle(
         offline: use only what is on this machine.
         progress: told how far downloads and conversion are.
         chats: refuse a model without a chat template before it is converted.
+        task: refuse a model that is for something else; None: take any.
         check: called before a checkpoint is downloaded or converted; raises where it could not be run.
 
     Raises what `Hub.resolve`, `read_bundle`, `open_checkpoint`, `export_onnx` and `check` raise, and InputError for an
     adapter of what is converted already.
     """
+
+    def fitting(bundle: Bundle) -> Bundle:
+        if task is not None:
+            check_task(bundle.config, bundle.model, task)
+        return bundle
+
     if _is_known_checkpoint(model):
         check()
     path = Hub(offline=offline or None).resolve(model, progress=progress)
@@ -101,7 +110,7 @@ def resolve_bundle(
             f"{path} is converted already, and an adapter is merged before that: name the model that it was made from"
         )
     if is_bundle(path):
-        return read_bundle(path)
+        return fitting(read_bundle(path))
     if published:
         return open_published(published, _downloaded)
     check()
@@ -112,12 +121,14 @@ def resolve_bundle(
     key = source_key(path, precision, plain=False, adapter=adapter)
     folder = _conversion(path, adapter, precision, key)
     if kept := reusable_bundle(folder, key, replace=True):
-        return kept
+        return fitting(kept)
     with open_checkpoint(path, adapter) as checkpoint:
         if checkpoint.note:
             progress.note(checkpoint.note)
         label = f"converting {checkpoint.name} to {precision} (once)"
         advance = counting(progress, label, checkpoint.parameters)
+        if task is not None:
+            check_task(checkpoint.config, checkpoint.name, task)
         templated = partial(require_template, place=path) if chats else None
         # A second process waits here and then finds the bundle made.
         with path_lock(folder):

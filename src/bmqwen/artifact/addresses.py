@@ -43,7 +43,7 @@ class AddressMap:
         self.cache = len(self._areas) * _pages(self._row * rows)
         results = max(shape.rows for shape in shapes)
         self._token = self._place(4 * results)
-        self._logits = self._place(4 * config.vocab_size * results)
+        self._logits = self._place(4 * config.width * results)
 
     def text(self, shape: StepShape, weights: int, memory_start: int) -> str:
         """Return the addresses of one net's inputs and outputs, as JSON.
@@ -56,7 +56,7 @@ class AddressMap:
         for name, size in _inputs(self._config, shape).items():
             inputs.append(_entry(name, address, size))
             address += size
-        results = shape.rows * self._config.vocab_size or self._config.hidden_size
+        results = shape.rows * self._config.width or self._config.hidden_size
         outputs = [
             _entry("token_id", start + self._token, 4 * (shape.rows or 1)),
             # The compiler's name for logits that it converts to float for the choice of the token.

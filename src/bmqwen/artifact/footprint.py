@@ -19,6 +19,7 @@ ALIGNMENT = 4096
 STAGE_COMMANDS, LAYER_COMMANDS, VALUE_COMMANDS, HEAD_COMMANDS = 12_000, 16_000, 0.0007, 0.000_36
 # Contexts are tried in steps of this.
 CONTEXT_STEP = 128
+_TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 # A net's inputs and outputs are one allocation, whose size the vendor's runtime holds in 32 bits.
 LARGEST_IO = (1 << 32) - 1
 
@@ -155,9 +156,9 @@ def aligned(size: int) -> int:
 
 
 def _stage_commands(config: ModelConfig) -> int:
-    head = config.vocab_size * config.hidden_size
-    layers = sum(math.prod(shape) for shape in config.network.shapes().values()) - head
-    layers -= 0 if config.tie_word_embeddings else head
+    shapes = config.network.shapes()
+    head = 0 if config.headless else config.vocab_size * config.hidden_size
+    layers = sum(math.prod(shape) for name, shape in shapes.items() if name not in _TABLES)
     commands = STAGE_COMMANDS + LAYER_COMMANDS * config.num_hidden_layers
     return int(commands + VALUE_COMMANDS * layers + HEAD_COMMANDS * head)
 

@@ -64,7 +64,7 @@ def _net(net: NetDescription) -> dict[str, Any]:
 def _architecture(config: ModelConfig) -> dict[str, Any]:
     kv_rows = 2 * len(config.kv_layers) * config.num_key_value_heads * config.head_dim
     return {
-        "architecture": config.architecture.class_name,
+        "architecture": config.class_name,
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,

@@ -17,6 +17,7 @@ from bmqwen.calibration.passes import Drift, FloatPass, RoundingPass, input_drif
 from bmqwen.calibration.rotation import rotated
 from bmqwen.emit.numpy import Rows
 from bmqwen.errors import CheckpointError, InputError
+from bmqwen.generate.retrieval import check_task
 from bmqwen.model.architecture import block_prefix
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.gptq import Compensation
@@ -132,6 +133,7 @@ def quantize(
 
 def check(checkpoint: Checkpoint, folder: Path, precision: Precision) -> None:
     """Raise InputError where a quantisation could not be written, before anything is computed."""
+    check_task(checkpoint.config, checkpoint.name, "chat")
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or choose another name")
     if not isinstance(precision.layers, GridFormat):

@@ -14,6 +14,7 @@ from bmqwen.cli.commands import (
     bench,
     chat,
     doctor,
+    embed,
     estimate,
     evaluate,
     export,
@@ -94,6 +95,7 @@ app.command("estimate")(estimate.estimate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
+app.command("embed")(embed.embed)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 

@@ -7,6 +7,7 @@ import sys
 import termios
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -131,12 +132,24 @@ def read_stdin() -> str:
         data = sys.stdin.buffer.read()
     except OSError as error:
         raise InputError(f"stdin cannot be read: {error.strerror}") from error
+    return _text(data, "stdin")
+
+
+def read_file(path: Path) -> str:
+    """Read a text file. Raises InputError if it cannot be read or is not UTF-8."""
+    try:
+        return _text(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _text(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"stdin is not UTF-8 text (line {line:,}, byte {error.start + 1:,}): convert it first, "
+            f"{name} is not UTF-8 text (line {line:,}, byte {error.start + 1:,}): convert it first, "
             "for example with `iconv -f GB18030 -t UTF-8`"
         ) from None
 

@@ -34,8 +34,10 @@ def estimated_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     """Estimate how large the bundle will be, in bytes; a little too high."""
     config = checkpoint.config
     matrices = {name: shape for name, shape in config.network.shapes().items() if len(shape) == 2}
-    # A tied head is stored beside the table.
-    table = matrices["lm_head.weight"] = matrices.pop("model.embed_tokens.weight")
+    table = matrices.pop("model.embed_tokens.weight")
+    if not config.headless:
+        # A tied head is stored beside the table.
+        matrices["lm_head.weight"] = table
     stored = precision.table.file_bytes(*table)
     stored += sum(precision.of(name).file_bytes(*shape) for name, shape in matrices.items())
     return int(1.05 * stored + (64 << 20))

@@ -31,7 +31,8 @@ class MlirOps:
     `last_row` int32 [results], the rows whose logits are wanted; `history_k.N` and `history_v.N` half
     [1, history, kv_heads, head_dim], keys after rotation. A step without history has one row there, the one before
     the cache's first, and does not look at it: stages of one net have equally many inputs.
-    Outputs: `token_id` int32 [results, 1], `logits` float32 [results, vocab], then `k_cache.N` and `v_cache.N` half
+    Outputs: `token_id` int32 [results, 1], `logits` float32 [results, vocab] (without a head the hidden states, and
+    the place of the largest of each, which has no use), then `k_cache.N` and `v_cache.N` half
     [1, C, kv_heads, head_dim]. Inputs and outputs are the same at every length: stages of one net.
 
     With `weights` and `blocks` None only the text is made: the weights are in an npz already.
@@ -181,10 +182,17 @@ class MlirOps:
         shape = [1, self.shape.rows, self.config.hidden_size]
         return (self.file.op("Gather", [x[0], self._last_row], shape, "last_hidden", axis="1 : si32"),)
 
+    def hidden(self, x: Rows) -> Rows:
+        """Make the rows the result."""
+        return self._result(x[0])
+
     def logits(self, x: Rows, weight: str) -> Rows:
         """Emit the head, and each row's most likely token beside it."""
-        f, shape = self.file, [self.shape.rows, self.config.vocab_size]
-        logits = f.op("Reshape", [self._product(x[0], weight, bias=False)], shape, "logits")
+        return self._result(self._product(x[0], weight, bias=False))
+
+    def _result(self, rows: Value) -> Rows:
+        f = self.file
+        logits = f.op("Reshape", [rows], [self.shape.rows, self.config.width], "logits")
         for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
             f.output(value)
         return (logits,)

@@ -22,7 +22,8 @@ class OnnxOps:
     Inputs of every graph: `input_ids` int64 [B, C]; `logits_from` int64 [1], the first of the C rows whose logits are
     wanted (C - 1: only the last); `past_key_values.N.key` and `.value` float32 [B, kv_heads, past, head_dim].
     Layers of the delta rule have in its place `past_state.N.conv` [B, kernel - 1, width] and `past_state.N.delta`.
-    Outputs: `logits` float32 [B, C - logits_from, vocab]; `present.N.key` and `.value`, the cache with the C new rows.
+    Outputs: `logits` float32 [B, C - logits_from, vocab], or without a head `last_hidden_state`, of hidden_size
+    numbers; `present.N.key` and `.value`, the cache with the C new rows.
 
     Attributes:
         batch: B, how many sequences there are; a name: any number.
@@ -89,6 +90,13 @@ class OnnxOps:
     def linear(self, x: str, *weights: str, bias: bool = False) -> str:
         """Compute x @ W^T (+ b) for each weight, side by side; each dialect has its own way."""
         raise NotImplementedError
+
+    def hidden(self, x: str) -> str:
+        """Make the rows the graph's output."""
+        self.file.node("Identity", [x], outputs=["last_hidden_state"])
+        return self.file.output(
+            "last_hidden_state", np.float32, [self.batch, "rows_wanted", self.config.width]
+        )
 
     def logits(self, x: str, weight: str) -> str:
         """Emit the head's product, as the graph's output."""

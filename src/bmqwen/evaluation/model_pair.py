@@ -13,6 +13,7 @@ from bmqwen.compiler.schedule import available_memory
 from bmqwen.emit.export import EMITTER, estimated_bytes, export_onnx
 from bmqwen.errors import InputError
 from bmqwen.evaluation.bundle_source import source_of
+from bmqwen.generate.retrieval import check_task
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.grid_weights import GridWeights
@@ -116,6 +117,7 @@ def open_pair(
                 raise InputError(
                     f"{bundle.folder} holds only a part of {source.name}, which predicts nothing"
                 )
+        check_task(source.config, source.name, "chat")
         reference = source if other is None else stack.enter_context(open_checkpoint(other))
         if reference.config.vocab_size != source.config.vocab_size:
             raise InputError(

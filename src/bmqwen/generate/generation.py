@@ -14,7 +14,7 @@ from bmqwen.generate.drafts import Drafts, Guesser
 from bmqwen.generate.echo import PromptEcho
 from bmqwen.generate.grammar import GrammarMaker
 from bmqwen.generate.params import Completion, FinishReason, Piece, SamplingParams, Usage
-from bmqwen.generate.sampler import Sampler
+from bmqwen.generate.sampler import Sampler, check_logits
 from bmqwen.generate.slot import Slot
 from bmqwen.generate.suffix_index import SuffixIndex
 from bmqwen.generate.text_stream import AnswerText
@@ -154,6 +154,9 @@ class Generation:
             self.end()
 
     def _run(self) -> Steps:
+        if self.params.pool is not None:
+            yield from self._pool(self.params.pool)
+            return
         grammar = answer_grammar(self.params, self.grammars)
         sampler = Sampler(self.params, self.vocab_size, self.prompt, grammar)
         answer = AnswerText(self.tokenizer, self.params, self.prompt)
@@ -242,6 +245,16 @@ class Generation:
             answer.text("thought"),
             answer.stop,
         )
+
+    def _pool(self, tokens: tuple[int, ...]) -> Steps:
+        """Read the prompt, and complete with what follows it."""
+        output, row = (yield from self._read(None)), b""
+        if output is not None:
+            values = output.logits()[-1]
+            check_logits(values)
+            row = (values[list(tokens)] if tokens else values).astype("<f4").tobytes()
+        usage = Usage(len(self.prompt), self.cached, 0, self.clock() - self._start, 0.0)
+        self.completion = Completion("", (), "cancelled" if output is None else "stop", usage, row=row)
 
     def _read(self, echo: PromptEcho | None) -> Generator[Wanted, Fed, Output | None]:
         """Read what of the prompt is not cached; None if cancelled in between."""

@@ -215,6 +215,8 @@ class SamplingParams:
     least_indent: int = 0  # the answer ends before a line that is indented less
     json_schema: str | None = None  # as JSON: the answer is JSON that keeps to it
     tools: ToolRules | None = None  # calls that the answer may have, or has in place of JSON
+    # Nothing is sampled: what the model gives after the prompt is wanted, of these tokens; all of it for none.
+    pool: tuple[int, ...] | None = None
     thoughts: bool = False  # told apart from the text of the answer; else their tags are text
 
     def __post_init__(self) -> None:
@@ -337,6 +339,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     thoughts: str = ""
     stop: str | None = None  # the stop string that ended it
+    row: bytes = b""  # with `pool`: little-endian float32
 
     @property
     def answer_ids(self) -> tuple[int, ...]:

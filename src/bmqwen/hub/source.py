@@ -27,6 +27,8 @@ _WANTED = (
     "generation_config.json",
     "quantize_config.json",
     "quant_config.json",
+    "modules.json",
+    "config_sentence_transformers.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.json",

@@ -33,6 +33,8 @@ class Architecture:
 
     Attributes:
         class_name: its name in config.json's `architectures`.
+        headless_name: in `architectures`, of the network without an output layer, which gives embeddings; None: models
+            of this kind give none that are the last token's hidden state.
         model_type: its name in config.json, and in GGUF's general.architecture.
         unsupported: switches of config.json that would change the network.
         stated_switches: those that a config.json written here states as off.
@@ -47,6 +49,7 @@ class Architecture:
     """
 
     class_name: ClassVar[str]
+    headless_name: ClassVar[str | None] = None
     model_type: ClassVar[str]
     unsupported: ClassVar[tuple[str, ...]]
     stated_switches: ClassVar[tuple[str, ...]]
@@ -123,7 +126,7 @@ class Architecture:
                 for tensor in self.layer_tensors(layer)
             ]
         tensors.append(Tensor("model.norm.weight", "output_norm.weight", (c.hidden_size,)))
-        if not c.tie_word_embeddings:
+        if not c.tie_word_embeddings and not c.headless:
             tensors.append(Tensor("lm_head.weight", "output.weight", table))
         return tensors
 
@@ -156,11 +159,12 @@ class Architecture:
 
     @property
     def head_weight(self) -> str:
-        """Name of the weight that the logits are computed with."""
-        return "model.embed_tokens" if self.config.tie_word_embeddings else "lm_head"
+        """Name of the weight that the logits are computed with; without a head there is no such weight."""
+        c = self.config
+        return "model.embed_tokens" if c.tie_word_embeddings and not c.headless else "lm_head"
 
     def emit(self, ops: Ops[T, H]) -> T:
-        """Emit the whole step: token ids in, logits of the wanted rows out."""
+        """Emit the whole step: token ids in, logits of the wanted rows out, or their hidden states."""
         x = ops.embed("model.embed_tokens")
         h = ops.rms_norm(x, f"{block_prefix(0)}.input_layernorm")
         for layer in range(self.config.num_hidden_layers):
@@ -169,7 +173,8 @@ class Architecture:
             x, h = ops.add_rms_norm(
                 x, mlp, "model.norm" if last else f"{block_prefix(layer + 1)}.input_layernorm"
             )
-        return ops.logits(ops.wanted_rows(h), self.head_weight)
+        rows = ops.wanted_rows(h)
+        return ops.hidden(rows) if self.config.headless else ops.logits(rows, self.head_weight)
 
     def emit_block(self, ops: Ops[T, H], layer: int, x: T, h: T) -> tuple[T, T]:
         """Emit one decoder layer: from the residual stream `x` and the attention's input to `x` and the MLP's output.

@@ -67,6 +67,18 @@ class ModelConfig:
     layer_types: tuple[str, ...] = ()  # "full_attention" or "linear_attention"; empty: all are full
     linear: LinearAttention | None = None  # sizes of the linear layers
     partial_rotary_factor: float = 1.0
+    headless: bool = False  # no output layer: a step gives the hidden states after the last norm
+
+    @property
+    def class_name(self) -> str:
+        """Hugging Face's name of the network, with or without an output layer."""
+        without = self.architecture.headless_name if self.headless else None
+        return without or self.architecture.class_name
+
+    @property
+    def width(self) -> int:
+        """Numbers that a step gives for a row: logits, or a hidden state."""
+        return self.hidden_size if self.headless else self.vocab_size
 
     @property
     def group(self) -> int:
@@ -116,12 +128,12 @@ class ModelConfig:
     def to_dict(self) -> dict[str, object]:
         """Return a dictionary fit for config.json; `registry.parse_config` gives this object back."""
         values: dict[str, object] = {
-            "architectures": [self.architecture.class_name],
+            "architectures": [self.class_name],
             "model_type": self.architecture.model_type,
             "hidden_act": "silu",
         }
         values |= {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        del values["yarn"], values["linear"]
+        del values["yarn"], values["linear"], values["headless"]
         if self.linear is None:
             del values["layer_types"], values["partial_rotary_factor"]
         else:

@@ -79,5 +79,8 @@ class Ops(Protocol[T, H]):
     def wanted_rows(self, x: T) -> T:
         """Keep only those rows whose logits are wanted."""
 
+    def hidden(self, x: T) -> T:
+        """Give the rows themselves as the step's result."""
+
     def logits(self, x: T, weight: str) -> T:
         """Compute x @ W^T over the vocabulary, the step's result."""

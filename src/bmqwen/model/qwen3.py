@@ -11,6 +11,7 @@ H = TypeVar("H")
 
 _4B = sizes(2560, 9728, 36, 32, 8, tie_word_embeddings=True, max_position_embeddings=40_960)
 _8B = sizes(4096, 12288, 36, 32, 8, max_position_embeddings=40_960)
+_RETRIEVAL = sizes(1024, 3072, 28, 16, 8, tie_word_embeddings=True, vocab_size=151_669)
 _2507 = {"rope_theta": 5e6, "max_position_embeddings": 262_144}
 
 
@@ -18,6 +19,7 @@ class Qwen3(Architecture):
     """arXiv 2505.09388, section 2. A head's size is no function of the hidden size."""
 
     class_name = "Qwen3ForCausalLM"
+    headless_name = "Qwen3Model"
     model_type = "qwen3"
     unsupported = ("attention_bias", "use_sliding_window", "mlp_bias")
     stated_switches = ("attention_bias", "use_sliding_window")
@@ -33,6 +35,8 @@ class Qwen3(Architecture):
         "Qwen/Qwen3-4B": _4B,
         "Qwen/Qwen3-8B": _8B,
         "Qwen/Qwen3-14B": sizes(5120, 17408, 40, 40, 8, max_position_embeddings=40_960),
+        "Qwen/Qwen3-Embedding-0.6B": {**_RETRIEVAL, "architectures": ["Qwen3Model"]},
+        "Qwen/Qwen3-Reranker-0.6B": {**_RETRIEVAL, "max_position_embeddings": 40_960},
         "Qwen/Qwen3-4B-Instruct-2507": {**_4B, **_2507},
         "Qwen/Qwen3-4B-Thinking-2507": {**_4B, **_2507},
         "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B": {

@@ -1,6 +1,7 @@
 """The architectures that there are, found by what a file calls them; and a config.json read by the right one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from bmqwen.errors import ConfigError
@@ -43,14 +44,14 @@ def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
     values = _text_config(values, source)
     reader = ConfigValues(values, source)
     names = values.get("architectures")
-    architecture = next((a for a in ARCHITECTURES if names == [a.class_name]), None)
+    architecture = next((a for a in ARCHITECTURES if names in ([a.class_name], [a.headless_name])), None)
     if architecture is None:
         supported = _listed([a.class_name for a in ARCHITECTURES])
         raise reader.error("architectures", f"which is unsupported; supported are {supported}")
     if values.get("model_type", architecture.model_type) != architecture.model_type:
         raise reader.error("model_type", f"which contradicts architectures = {names}")
     read_packing(values, source)
-    return architecture.read(reader)
+    return replace(architecture.read(reader), headless=names == [architecture.headless_name])
 
 
 def _text_config(values: Mapping[str, object], source: str) -> Mapping[str, object]:

@@ -39,7 +39,7 @@ class Output(Protocol):
         """The most likely token after each row (the lowest id among equals)."""
 
     def logits(self) -> NDArray[np.float32]:
-        """Logits, float32 [rows, vocab_size]."""
+        """Logits, float32 [rows, vocab_size]; of a model without a head, hidden states [rows, hidden_size]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Runtime(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Width of a row of logits (at least the tokenizer's vocabulary)."""
+        """Tokens that the model knows, at least the tokenizer's: the width of a row of logits."""
 
     @property
     def context_length(self) -> int:

@@ -276,7 +276,7 @@ class CpuRuntime:
     ) -> NDArray[np.float32]:
         """Compute tokens of the sequences from a place on, up to `totals` tokens each; logits [B, rows, vocab]."""
         batch, count = len(ids), len(ids[0])
-        logits = np.empty((batch, rows, self.vocab_size), np.float32)
+        logits = np.empty((batch, rows, self._config.width), np.float32)
         binding = self._binding(place, batch)
         # Bound memory is not copied: the arrays must outlive the run.
         self._inputs = {
@@ -289,7 +289,8 @@ class CpuRuntime:
             binding.bind_cpu_input(name, array)
         if state is not None:
             state.bind(binding)
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        result = "last_hidden_state" if self._config.headless else "logits"
+        binding.bind_output(result, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         for offset, total in enumerate(totals):
             self._kv.use(place + offset, total)
         try:

@@ -20,13 +20,22 @@ from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.weights.packed import PackedWeights
+from bmqwen.weights.pooling import folder_config, gguf_pooling
 from bmqwen.weights.raw_file import RawFile
 from bmqwen.weights.safetensors import SafetensorsWeights
 from bmqwen.weights.stored import StoredWeights
 from bmqwen.weights.weights import Weights, check_layout
 
 _TOKENIZER = "tokenizer.json"
-_TOKENIZER_FILES = (_TOKENIZER, "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+# What sentence-transformers writes before queries.
+PROMPTS_FILE = "config_sentence_transformers.json"
+_TOKENIZER_FILES = (
+    _TOKENIZER,
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    PROMPTS_FILE,
+)
 _MOST_TOKENIZER_BYTES = 64 << 20
 # Files of a folder that decide what a model is, and how much of each is compared beside its size and time.
 _MODEL_FILES = (".json", ".jinja", ".safetensors")
@@ -113,8 +122,8 @@ class Checkpoint(Closing):
         return isinstance(self._reader, PackedWeights) and self._reader.packing.made_by is not None
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        """Return tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json and
-        chat_template.jinja: content by file name.
+        """Return tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json,
+        chat_template.jinja and config_sentence_transformers.json: content by file name.
 
         Raises:
             CheckpointError: there is no tokenizer, or a file is damaged.
@@ -239,14 +248,16 @@ def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     file = _weights_file(folder)
     source = folder / "config.json"
     values = read_json_object(source, ConfigError)
-    config = parse_config(values, str(source))
+    config = folder_config(parse_config(values, str(source)), folder)
     packing = read_packing(values, str(source), folder)
     stored = SafetensorsWeights(file)
     weights = PackedWeights(stored, packing, config.network.shapes()) if packing else stored
     if packing is None:
         _require_plain(stored, source)
     adapter, merged = _merge(adapter_folder, weights, config, folder)
-    seen = merged if config.linear is None else StoredWeights(merged, config)
+    # Models that were saved without their head have shorter names.
+    as_named = config.linear is None and "embed_tokens.weight" not in weights.names()
+    seen = merged if as_named else StoredWeights(merged, config)
     check_layout(config, seen, file, str(source))
     return Checkpoint(folder, config, seen, weights, adapter)
 
@@ -264,7 +275,7 @@ def _require_plain(weights: SafetensorsWeights, source: Path) -> None:
 
 def _open_gguf(path: Path, adapter_folder: Path | None) -> Checkpoint:
     file = GgufFile(path)
-    config = gguf_config(file)
+    config = gguf_pooling(gguf_config(file), file)
     weights = GgufWeights(file, config)
     check_layout(config, weights, path, "its metadata")
     adapter, merged = _merge(adapter_folder, weights, config, path)

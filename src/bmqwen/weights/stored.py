@@ -94,5 +94,5 @@ class StoredWeights:
 def _file_name(tensor: Tensor, there: frozenset[str]) -> str:
     """What the file calls a tensor."""
     name = tensor.stored or tensor.name
-    inside = _TEXT + name.removeprefix("model.")
-    return inside if inside in there else name
+    bare = name.removeprefix("model.")
+    return next((other for other in (_TEXT + bare, bare) if other in there), name)

@@ -124,7 +124,7 @@ class StepStages(DeviceNets):
 
     def logits(self, shape: StepShape, first: int, count: int) -> NDArray[np.float32]:
         """Logits float32 [count, vocab] of results of the last launch, which was of that shape."""
-        rows = np.empty((count, self._config.vocab_size), np.float32)
+        rows = np.empty((count, self._config.width), np.float32)
         self._read(self._launches[shape].logits, rows, first * rows[0].nbytes)
         return rows
 

@@ -1,0 +1,79 @@
+"""Whether a checkpoint gives embeddings, and that it gives them as we do: the hidden state of the last token."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bmqwen.errors import ConfigError
+from bmqwen.model.config import ModelConfig
+from bmqwen.util.json_file import read_json_object
+from bmqwen.weights.gguf_file import GgufFile
+
+MODULES_FILE = "modules.json"
+_LAST = "lasttoken"
+# llama.cpp's numbers for ways of pooling.
+_GGUF_NONE, _GGUF_LAST = 0, 3
+
+
+def folder_config(config: ModelConfig, folder: Path) -> ModelConfig:
+    """Return the configuration of the model in a folder, without a head where it is one of sentence-transformers.
+
+    Raises ConfigError for a model that makes embeddings in another way.
+    """
+    path = folder / MODULES_FILE
+    if not path.is_file():
+        return config
+    modules = {str(module.get("type", "")).rpartition(".")[2]: module for module in _modules(path)}
+    if "Pooling" not in modules:  # rerankers have such a list as well
+        return config
+    for kind in modules.keys() - {"Transformer", "Pooling", "Normalize"}:
+        raise ConfigError(
+            f"{path} has a module of the type {kind[:40]!r}, which is unsupported; supported are embeddings that are "
+            "the last token's hidden state"
+        )
+    pooling = folder / str(modules["Pooling"].get("path") or "") / "config.json"
+    # It may not have been downloaded, and no Qwen3 is published with another one.
+    stated = read_json_object(pooling, ConfigError) if pooling.is_file() else {f"pooling_mode_{_LAST}": True}
+    chosen = [key for key, value in stated.items() if key.startswith("pooling_mode_") and value is True]
+    if chosen != [f"pooling_mode_{_LAST}"] and stated.get("pooling_mode") != _LAST:
+        raise _unsupported(str(pooling), ", ".join(chosen) or str(stated.get("pooling_mode"))[:40])
+    return _headless(config, str(path))
+
+
+def gguf_pooling(config: ModelConfig, file: GgufFile) -> ModelConfig:
+    """Return the configuration of the model in a GGUF file, without a head where its metadata names a way of pooling.
+
+    Raises ConfigError for another way than that of the last token.
+    """
+    kind = file.metadata.get(f"{config.architecture.model_type}.pooling_type", _GGUF_NONE)
+    if kind == _GGUF_NONE:
+        return config
+    if kind != _GGUF_LAST:
+        raise _unsupported(str(file.path), f"pooling_type {str(kind)[:20]}")
+    return _headless(config, str(file.path))
+
+
+def _headless(config: ModelConfig, source: str) -> ModelConfig:
+    if config.architecture.headless_name is None:
+        raise ConfigError(
+            f"{source} makes embeddings with {config.architecture.class_name}, which is unsupported: use one with "
+            "Qwen3, such as Qwen3-Embedding-0.6B"
+        )
+    return replace(config, headless=True)
+
+
+def _unsupported(source: str, way: str) -> ConfigError:
+    return ConfigError(
+        f"{source} pools by {way}, which is unsupported: only the last token's state is supported"
+    )
+
+
+def _modules(path: Path) -> list[dict[str, Any]]:
+    try:
+        modules = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read ({type(error).__name__}): download it again") from None
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise ConfigError(f"{path} is no list of modules: download it again")
+    return modules
