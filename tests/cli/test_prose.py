@@ -69,6 +69,32 @@ def test_marks_become_styles() -> None:
     assert "2 * 3 ** 4 stays." in text
 
 
+@pytest.mark.parametrize(
+    ("text", "styled"),
+    [
+        ("an *important* word", "an <i>important<> word"),
+        ("这叫*“量化”*，是指", "这叫<i>“量化”<>，是指"),
+        ("*注意：*先下载*（4 比特）*的模型", "<i>注意：<>先下载<i>（4 比特）<>的模型"),
+        ("**bold and *both* of it**", "<b>bold and <b><i>both<><b> of it<>"),
+        ("***both*** of them", "<b><i>both<> of them"),
+        ("# A *word* in a heading", "<b>A <b><i>word<><b> in a heading<>"),
+        ("2 * 3 * 4, a*b*c, 2*3*4 and *args stay", None),
+        ("*no end\nof it*", None),
+        ("`*code*` and *an end too far " + "away " * 40 + "*", None),
+    ],
+)
+def test_emphasis(text: str, styled: str | None) -> None:
+    marks = {"\x1b[1m": "<b>", "\x1b[3m": "<i>", "\x1b[0m": "<>", "\x1b[36m": "", "\x1b[2m": ""}
+    found = shown(text, 1000)
+    for code, mark in marks.items():
+        found = found.replace(code, mark)
+    if styled is None:
+        assert "<i>" not in found
+        assert found.count("*") == text.count("*")
+    else:
+        assert found == styled
+
+
 @given(st.text("*`# \n|-1.ab一，\\", max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_pieces_do_not_matter(text: str, sizes: list[int]) -> None:
     assert shown(text, 24, tuple(sizes)) == shown(text, 24)
