@@ -13,6 +13,7 @@ from bmqwen.compiler.schedule import available_memory
 from bmqwen.emit.export import EMITTER, estimated_bytes, export_onnx
 from bmqwen.errors import InputError
 from bmqwen.evaluation.bundle_source import source_of
+from bmqwen.evaluation.duration import reading_seconds
 from bmqwen.generate.retrieval import check_task
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
@@ -24,6 +25,7 @@ from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import path_lock, storage_errors, sweep
+from bmqwen.util.text import counted, duration_text
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 Arithmetic = Literal["float", "int8"]
@@ -80,6 +82,7 @@ def open_pair(
     threads: int | None = None,
     offline: bool = False,
     memory: int | None = None,
+    tokens: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[ModelPair]:
     """Open a model and its float model for the time of the body.
@@ -93,6 +96,7 @@ def open_pair(
             for a bundle, the downloaded model that it was made from.
         alone: without a float model: half the memory and time.
         memory: bytes that may be used; None: what this machine has free.
+        tokens: about how many each model will read, for a note on how long that takes; 0: no note.
 
     Raises:
         InputError: models that do not belong together, or more memory needed than there is.
@@ -128,6 +132,14 @@ def open_pair(
         needed = estimated_bytes(source, FLOAT if grid else precision)
         needed += 0 if alone else estimated_bytes(reference, FLOAT)
         _require_memory(source.name, needed, memory, progress)
+        if tokens:
+            parameters = source.parameters + (0 if alone else reference.parameters)
+            seconds = reading_seconds(parameters, tokens, threads)
+            models = counted(1 if alone else 2, "model")
+            progress.note(
+                f"reading about {tokens:,} tokens with {models} will take about {duration_text(seconds)} on this "
+                "machine, after the conversion; interrupt it when you like: the same command goes on where it was"
+            )
 
         def run(bundle: Bundle) -> Runtime:
             return stack.enter_context(closing(CpuRuntime(bundle, threads=threads)))

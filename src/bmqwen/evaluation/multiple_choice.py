@@ -12,6 +12,7 @@ import numpy as np
 
 from bmqwen.errors import InputError
 from bmqwen.evaluation.divergence import log_softmax
+from bmqwen.evaluation.duration import guessed_tokens
 from bmqwen.evaluation.model_pair import ModelPair
 from bmqwen.evaluation.text_score import read_text
 from bmqwen.generate.tokenizer import Tokenizer
@@ -176,6 +177,11 @@ def evaluate_choices(
         right += picked == question.answer
         step(len(answers), len(questions), right)
     return ChoiceScore(subject, len(examples), tuple(answers))
+
+
+def guessed_questions(questions: Sequence[Question], examples: Sequence[Question] = ()) -> int:
+    """Return about how many tokens a model reads for `evaluate_choices`, which reads the examples once."""
+    return sum(guessed_tokens(question.text()) for question in (*questions, *examples))
 
 
 class _Reader:

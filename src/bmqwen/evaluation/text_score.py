@@ -1,7 +1,7 @@
 """How good a model's predictions are on a text, and how near to those of its float model."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import InputError
 from bmqwen.evaluation.divergence import Divergence, Nearness
+from bmqwen.evaluation.duration import guessed_tokens
 from bmqwen.evaluation.kept_scores import KeptScores
 from bmqwen.evaluation.model_pair import ModelPair
 from bmqwen.runtime.base import Runtime, RuntimeSequence
@@ -189,6 +190,27 @@ def windows(count: int, window: int, stride: int) -> Iterator[Window]:
         scored = stop
         if stop == count:
             return
+
+
+def guessed_reading(
+    texts: Iterable[Sequence[str]], window: int | None, stride: int | None, limit: int | None
+) -> int:
+    """Return about how many tokens a model reads to score these texts (the documents of each) by `evaluate_text`.
+
+    What overlapping windows have in common is read twice.
+    """
+    window = max(2, window or WINDOW)
+    stride = max(1, stride or window // 2)
+    read = 0
+    for documents in texts:
+        left = limit
+        for document in documents:
+            tokens = guessed_tokens(document)
+            if left is not None:
+                tokens = min(tokens, left)
+                left -= tokens
+            read += sum(span.stop - span.start for span in windows(tokens, window, stride))
+    return read
 
 
 def held_out_texts() -> dict[str, list[str]]:

@@ -95,8 +95,20 @@ def evaluate(
     from bmqwen.evaluation.comparison import comparison_table, recipes_of
     from bmqwen.evaluation.kept_scores import KeptScores
     from bmqwen.evaluation.model_pair import open_pair
-    from bmqwen.evaluation.multiple_choice import evaluate_choices, read_examples, read_questions, subject_of
-    from bmqwen.evaluation.text_score import check_limit, evaluate_text, held_out_texts, read_documents
+    from bmqwen.evaluation.multiple_choice import (
+        evaluate_choices,
+        guessed_questions,
+        read_examples,
+        read_questions,
+        subject_of,
+    )
+    from bmqwen.evaluation.text_score import (
+        check_limit,
+        evaluate_text,
+        guessed_reading,
+        held_out_texts,
+        read_documents,
+    )
 
     check_limit(limit)
     bundle = None
@@ -112,6 +124,8 @@ def evaluate(
         path: (read_questions(path), read_examples(dev, path) if dev is not None else ())
         for path in choices or ()
     }
+    tokens = guessed_reading(texts.values(), window, stride, limit)
+    tokens += sum(guessed_questions(*paper) for paper in papers.values())
     results: list[dict[str, Any]] = []
     for one in recipes_of(model, precision, against, recipe or ()):
         result: dict[str, Any] = {"texts": [], "choices": []}
@@ -124,6 +138,7 @@ def evaluate(
                 alone=alone,
                 threads=threads,
                 offline=offline,
+                tokens=tokens,
                 progress=bar,
             )
             with opening as pair:
