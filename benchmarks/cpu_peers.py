@@ -27,6 +27,7 @@ from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
 from bmqwen.util.installation import install_command
 from bmqwen.util.storage import write_file
+from bmqwen.util.text import size_text
 from bmqwen.weights.checkpoint import open_checkpoint
 from comparison import Comparison
 from machine import Machine
@@ -154,7 +155,7 @@ def _time(
     }
     table = [comparison.markdown(PROMPT_TOKENS), ""]
     table += [
-        f"- {entry.label}: {versions[entry.label]}; {entry.weight_bytes / 1e6:.0f} MB on disk"
+        f"- {entry.label}: {versions[entry.label]}; {size_text(entry.weight_bytes)} on disk"
         for entry in entries
     ]
     how = f"medians of {options.rounds} rounds (least to greatest), ratios taken within each round"

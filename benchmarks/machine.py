@@ -7,6 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from bmqwen.util.text import size_text
+
 # What the engines' inner loops have code for.
 _FLAGS = (
     "avx2",
@@ -67,7 +69,7 @@ class Machine:
         """One line."""
         flags = ", ".join(self.flags) or "no known instruction sets"
         return (
-            f"{self.cpu}, {self.cores} cores ({flags}), {self.memory_bytes / 2**30:.0f} GiB, {self.system}, "
+            f"{self.cpu}, {self.cores} cores ({flags}), {size_text(self.memory_bytes)}, {self.system}, "
             f"Python {self.python}, {self.date}, load average before: {self.load:.2f}"
         )
 

@@ -24,6 +24,7 @@ from bmqwen.cli.terminal import STDERR, use_utf8
 from bmqwen.engine import Engine, load
 from bmqwen.errors import BmqwenError, InputError
 from bmqwen.util.storage import write_file
+from bmqwen.util.text import size_text
 from fresh_runs import FreshRuns
 from machine import Machine
 from served_model import ServedModel
@@ -174,7 +175,7 @@ def afterwards(server: ServedModel) -> Check:
 def memory_check(samples: Sequence[Sample]) -> Check:
     """Whether memory stays what it was after the warm-up."""
     growth, least, most = memory_growth(samples)
-    seen = f"{growth:+.1%}; {least / 1e6:.0f} to {most / 1e6:.0f} MB, server and engine"
+    seen = f"{growth:+.1%}; {size_text(least, 'MB')} to {size_text(most, 'MB')}, server and engine"
     return Check(
         "growth of memory after the warm-up", f"within {MOST_GROWTH:.0%}", seen, growth <= MOST_GROWTH
     )

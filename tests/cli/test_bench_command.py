@@ -24,7 +24,7 @@ def test_on_the_cpu(bmqwen: Run, chatterbox: Path) -> None:
     shown = bmqwen("bench", chatterbox, *QUICK)
     assert shown.returncode == 0
     assert "| first token latency(s) | token per second(tokens/s) |" in shown.stdout
-    assert shown.stdout.rstrip().endswith("MiB |")
+    assert shown.stdout.rstrip().endswith("MB |")
 
 
 @pytest.mark.simulator

@@ -121,7 +121,7 @@ def test_bundle_is_complete_and_says_what_it_holds(model: Path, tmp_path: Path) 
     assert not [p for p in cache_folder("compile").iterdir() if p.is_dir()]
     assert any("5 of 5" in note for note in progress.notes)
     # Before the work: what it will take on the chip, and whether a chip has that.
-    assert "MiB on the chip: weights " in progress.notes[0]
+    assert "MB on the chip: weights " in progress.notes[0]
     assert progress.notes[1].startswith("it fits on an SE7 box")
     assert max(progress.shares) <= 1.001
 

@@ -133,7 +133,7 @@ def test_sizes_are_those_of_a_compiled_model() -> None:
 
 def test_context_that_exceeds_the_chip_names_one_that_fits() -> None:
     with pytest.raises(
-        InputError, match=r"needs 2\d\.\d GiB .* K/V cache 16\.2.* at most 14\.4.*: choose --seq-len"
+        InputError, match=r"needs 2\d\.\d GB .* K/V cache 17\.4.* at most 15\.5.*: choose --seq-len"
     ) as caught:
         check_device_memory(LARGE, INT4, 32768)
     fitting = int(str(caught.value).split("--seq-len ")[-1].split()[0])

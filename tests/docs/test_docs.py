@@ -278,7 +278,7 @@ def test_memory_is_what_the_arithmetic_gives(page: str) -> None:
     for size, form, row in rows:
         config, precision = QWEN15[size], Precision.choose(form, 64, form)
         short, long = (footprint(config, precision, n) for n in (512, 2048))
-        sizes_mib = [round(n / 2**20) for n in (short.weights, short.cache, short.total, long.total)]
+        sizes_mb = [round(n / 1e6) for n in (short.weights, short.cache, short.total, long.total)]
         longest = [
             longest_context(config, precision, lambda need: fits(need, delivered)),
             longest_context(
@@ -288,7 +288,7 @@ def test_memory_is_what_the_arithmetic_gives(page: str) -> None:
             ),
         ]
         cells = [cell.strip().replace(",", "") for cell in row.split("|")]
-        assert cells[:4] == [str(n) for n in sizes_mib], (size, form)
+        assert cells[:4] == [str(n) for n in sizes_mb], (size, form)
         assert cells[4:] == [str(n or "-") for n in longest], (size, form)
 
 

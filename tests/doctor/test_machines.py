@@ -85,7 +85,7 @@ def test_an_se7_seen_by_its_user(tmp_path: Path) -> None:
     ok = told(result, "ok")
     assert "device 0: BM1684X (bm1684x_se7_v2.0)" in ok
     # The sizes are in the device tree, which everybody may read.
-    assert "npu 3,950 MiB, vpp 3,072 MiB, vpu 2,047 MiB; 9,069 MiB in all" in ok
+    assert "npu 4,142 MB, vpp 3,221 MB, vpu 2,146 MB; 9,510 MB in all" in ok
     assert "libsophon 0.5.1" in ok
     assert "SAIL 3.10.3" in ok
     assert "compiler: runs on x86-64 only" in ok
@@ -96,13 +96,13 @@ def test_an_se7_seen_by_root(tmp_path: Path) -> None:
     result = examined("se7_new", tmp_path, BOX, answer=Answer())
     assert told(result, "warning") == ""
     assert "libsophon 0.5.1, libbmrt of 20250624" in told(result, "ok")
-    assert "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used), vpu 2,047 MiB (0 used)" in told(result, "ok")
+    assert "npu 4,142 MB (13 MB used), vpp 3,221 MB (0 MB used), vpu 2,146 MB (0 MB used)" in told(result, "ok")
 
 
 def test_the_library_completes_what_a_user_may_not_read(tmp_path: Path) -> None:
     answer = Answer(((3950 * MIB, 3938 * MIB), (3072 * MIB, 3072 * MIB), (2047 * MIB, 2047 * MIB)))
     result = examined("se7", tmp_path, BOX, answer=answer)
-    assert "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used), vpu 2,047 MiB (0 used)" in told(result, "ok")
+    assert "npu 4,142 MB (13 MB used), vpp 3,221 MB (0 MB used), vpu 2,146 MB (0 MB used)" in told(result, "ok")
     assert "only root may read" not in told(result)
 
 
@@ -113,7 +113,7 @@ def test_a_host_with_four_chips(tmp_path: Path) -> None:
     assert "PCIe host with 4 chips, driver 0.5.1" in ok
     for index, bus in enumerate(("03", "04", "05", "06")):
         assert f"device {index}: BM1684X (SC7-224T, 000:{bus}:00.0), Active" in ok
-        assert f"device {index} memory: heap0 7,615 MiB (100 used), heap1 3,071 MiB (0 used)" in ok
+        assert f"device {index} memory: heap0 7,985 MB (105 MB used), heap1 3,220 MB (0 MB used)" in ok
     assert "SAIL: not installed, bmqwen calls libbmrt itself" in ok
     assert has(examined("sc7", tmp_path, PC, device=4), no_device(4, 4))
 
@@ -269,7 +269,7 @@ def test_a_machine_that_can_run_nothing(tmp_path: Path) -> None:
     )
     assert "no chip, and no CPU engine" in told(result, "error")
     warnings = told(result, "warning")
-    assert "0.0 GB free in /cache" in warnings
+    assert "1 MB free in /cache" in warnings
     assert "sudo apt install" in warnings
 
 

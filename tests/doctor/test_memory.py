@@ -109,7 +109,7 @@ def test_the_commands_name_the_right_boot_file() -> None:
 def test_a_model_that_fits_names_the_longest_context(tmp_path: Path) -> None:
     asked = candidate("qwen1.5-1.8b-chat", "int4")
     texts = [str(f) for f in memory_findings(asked, recorded("se7_new", tmp_path))]
-    assert "weights 796, K/V cache 120" in texts[0]
+    assert "weights 835 MB, K/V cache 126 MB" in texts[0]
     assert texts[1].startswith("it fits on device 0; the longest context that fits is ")
     longest = int(texts[1].split("--seq-len ")[1].rstrip(")"))
     heaps = look(recorded("se7_new", tmp_path / "again")).chips[0].heaps
@@ -120,7 +120,7 @@ def test_a_model_that_fits_names_the_longest_context(tmp_path: Path) -> None:
 def test_a_soc_gets_the_command_that_makes_room(tmp_path: Path) -> None:
     found = list(memory_findings(candidate("qwen1.5-7b-chat", "int8"), recorded("se7_new", tmp_path)))
     assert found[1].level == "error"
-    assert "in one piece, but the largest heap (npu) has 3,950 MiB" in found[1].text
+    assert "in one piece, but the largest heap (npu) has 4,142 MB" in found[1].text
     assert (
         "`./memory_edit.sh -c -npu 7456 -vpu 2047 -vpp 3072 && sudo cp emmcboot.itb /boot/emmcboot.itb && sync && "
         "sudo reboot`"
@@ -135,7 +135,7 @@ def test_a_model_for_no_chip(tmp_path: Path) -> None:
     )
     assert on_box.level == on_card.level == "error"
     assert "no division of this box's memory has room for it" in on_box.fix
-    assert "the largest heap (heap0) has 7,615 MiB" in on_card.text
+    assert "the largest heap (heap0) has 7,985 MB" in on_card.text
     assert nowhere.level == "warning"
     assert "it does not fit on a BM1684X with 16 GB" in nowhere.text
 
@@ -148,8 +148,8 @@ def test_a_runtime_that_keeps_stages_apart_takes_more(tmp_path: Path) -> None:
     need = asked.footprint
     # One more time the inputs, outputs and K/V rows for each length but one.
     further = (len(step_shapes(512)) - 1) * need.pieces[-1]
-    assert f"needs {need.total / MIB:,.0f} MiB" in new[0].text
-    assert f"needs {(need.total + further) / MIB:,.0f} MiB" in old[0].text
+    assert f"needs {need.total / 1e6:,.0f} MB" in new[0].text
+    assert f"needs {(need.total + further) / 1e6:,.0f} MB" in old[0].text
     assert "of the other lengths of net" in old[0].text
     longest = [int(found[1].text.split("--seq-len ")[1].rstrip(")")) for found in (new, old)]
     assert 512 < longest[1] < longest[0] / 4
@@ -160,7 +160,7 @@ def test_memory_that_others_hold(tmp_path: Path) -> None:
     found = list(memory_findings(asked, recorded("se7_busy", tmp_path)))[1]
     problem = too_little_memory("x", 1, "device 0", 1, ["video_server (process 812)"])
     assert found.level == "error"
-    assert "MiB of device memory, but device 0 has only 617 MiB free" in found.text
+    assert "MB of device memory, but device 0 has only 647 MB free" in found.text
     assert found.fix == problem.fix
 
 

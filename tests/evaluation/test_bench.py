@@ -41,7 +41,7 @@ def test_row_has_the_published_columns_and_the_memory() -> None:
     assert line.count("---") == 8
     assert row == (
         f"| BM1684X, device 0 | bmqwen {__version__} | qwen, int4 | 0.500 (0.250 to 0.750) "
-        "| 20.00 (10.00 to 40.00) | 20 | 8 | 2,048 MiB |"
+        "| 20.00 (10.00 to 40.00) | 20 | 8 | 2,147 MB |"
     )
     assert result(None).markdown().splitlines()[0].endswith("| host memory |")
-    assert result(None).markdown().endswith("| 300 MiB |")
+    assert result(None).markdown().endswith("| 315 MB |")

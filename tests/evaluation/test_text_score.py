@@ -261,7 +261,7 @@ def test_the_copy_of_the_grid_is_gone_afterwards(folder: Path) -> None:
 
 def test_more_memory_than_there_is_is_refused(folder: Path) -> None:
     opening = open_pair(str(folder), INT4, threads=1, memory=1 << 20)
-    with pytest.raises(InputError, match=r"takes about .* GB of memory, but only 0.0 GB are free"), opening:
+    with pytest.raises(InputError, match=r"takes about .*B of memory, but only 1 MB are free"), opening:
         pass
 
 

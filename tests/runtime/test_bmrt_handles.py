@@ -182,9 +182,9 @@ def test_device_that_does_not_open_is_not_freed() -> None:
 def test_memory_is_checked_before_it_is_asked_for(tmp_path: Path) -> None:
     fake = FakeLibrary(memory=MEBI)
     device = Device(libraries(fake))
-    with pytest.raises(DeviceError, match="needs 2 MiB of device memory, but device 0 has only 1 MiB free"):
+    with pytest.raises(DeviceError, match="needs 2 MB of device memory, but device 0 has only 1 MB free"):
         device.allocate(2 * MEBI)
-    with pytest.raises(DeviceError, match=r"a\.bmodel needs 3 MiB"):
+    with pytest.raises(DeviceError, match=r"a\.bmodel needs 3 MB"):
         BmrtBackend(device, bmodel(tmp_path / "a.bmodel"), 3 * MEBI)
     assert fake.used == {}
     with pytest.raises(DeviceError, match="in one piece"):

@@ -88,7 +88,7 @@ def test_facts(worker: Worker) -> None:
 
 def test_too_much_memory_is_a_sentence(worker: Worker) -> None:
     with pytest.raises(
-        DeviceError, match=r"needs 2,048 MiB of device memory, but simulated device 0 has only"
+        DeviceError, match=r"needs 2,147 MB of device memory, but simulated device 0 has only"
     ):
         worker.call("allocate", 2 << 30)
     assert worker.call("facts")["allocated"] == 0
@@ -96,7 +96,7 @@ def test_too_much_memory_is_a_sentence(worker: Worker) -> None:
 
 def test_bmodel_larger_than_the_device(toolchain: Toolchain, bmodel: Path) -> None:
     with pytest.raises(
-        DeviceError, match=r"linear\.bmodel needs \d+ MiB of device memory, but .* has only 3 MiB"
+        DeviceError, match=r"linear\.bmodel needs \d+ MB of device memory, but .* has only 3 MB"
     ):
         start(toolchain, bmodel, memory=84 << 20)
 

@@ -69,7 +69,7 @@ def test_memory_names_its_holders(tmp_path: Path) -> None:
     require_memory("a model", 5 << 20, 5 << 20, 0, "device 0", card)
     require_memory("a model", 5 << 20, None, 0, "device 0", card)
     with pytest.raises(
-        DeviceError, match=r"a model needs 5 MiB .* has only 4 MiB free: end .*\(python3 \(process 77\)\)"
+        DeviceError, match=r"a model needs 5 MB .* has only 4 MB free: end .*\(python3 \(process 77\)\)"
     ):
         require_memory("a model", 5 << 20, 4 << 20, 0, "device 0", card)
 
@@ -84,7 +84,7 @@ def test_piece_larger_than_every_heap(tmp_path: Path) -> None:
     ).write(tmp_path / "large.bmodel")
     check_heaps(large, 0, machine(tmp_path / "empty", {}))
     with pytest.raises(
-        DeviceError, match=r"needs 1,536 MiB .* in one piece.*largest heap \(heap0\) has 1,024 MiB"
+        DeviceError, match=r"needs 1,611 MB .* in one piece.*largest heap \(heap0\) has 1,074 MB"
     ):
         check_heaps(large, 0, card)
 
@@ -96,7 +96,7 @@ def test_an_old_runtime_takes_the_stages_memory_more_than_once(tmp_path: Path) -
     built = "libbmrt_version:1.0.0, branch:b,commit:c ,compiled on {}-10:00:00."
     check_heaps(path, 0, machine(tmp_path / "new", CARD | {library: built.format("20250624")}))
     with pytest.raises(
-        DeviceError, match=r"needs 1,800 MiB of device memory, but device 0 has only 1,536 MiB"
+        DeviceError, match=r"needs 1,887 MB of device memory, but device 0 has only 1,611 MB"
     ):
         check_heaps(path, 0, machine(tmp_path / "old", CARD | {library: built.format("20240701")}))
 

@@ -227,7 +227,7 @@ def test_device_that_does_not_exist(
 def test_memory_that_others_hold(install: Callable[..., None], bundle: Bundle) -> None:
     install(get_dev_stat=lambda _: [8000, 8000, 0])
     with pytest.raises(
-        DeviceError, match=r"qwen1\.5-0\.5b_int4_1dev\.bmodel needs .* but device 0 has only 0 MiB free: end"
+        DeviceError, match=r"qwen1\.5-0\.5b_int4_1dev\.bmodel needs .* but device 0 has only 0 MB free: end"
     ):
         tpu.open_on_chip(bundle, Options(Path))
 

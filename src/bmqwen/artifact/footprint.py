@@ -11,6 +11,7 @@ from bmqwen.artifact.steps import MOST_SHARED, step_shapes
 from bmqwen.chip.memory import Heap, place
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
+from bmqwen.util.text import size_text
 
 # The compiler starts every tensor at a multiple of this.
 ALIGNMENT = 4096
@@ -57,7 +58,7 @@ class Footprint:
         return replace(self, pieces=(*self.pieces, *self.stages), stages=(), copies=sum(self.stages))
 
     def text(self) -> str:
-        """Return "needs 1,180 MiB on the chip: weights 959, K/V cache 192, activations 29, instructions 4.2"."""
+        """Return "needs 1,238 MB on the chip: weights 1,006 MB, K/V cache 201 MB ..." with activations and instructions."""
         parts = {
             "weights": self.weights,
             "K/V cache": self.cache,
@@ -67,8 +68,8 @@ class Footprint:
         if self.copies:
             # An old runtime's, which doctor warns of.
             parts["K/V memory and inputs of the other lengths of net"] = self.copies
-        listed = ", ".join(f"{name} {_mib_text(size)}" for name, size in parts.items())
-        return f"needs {_mib_text(self.total)} MiB on the chip: {listed}"
+        listed = ", ".join(f"{name} {size_text(size, 'MB')}" for name, size in parts.items())
+        return f"needs {size_text(self.total, 'MB')} on the chip: {listed}"
 
     def to_dict(self) -> dict[str, int]:
         """Return it for scripts."""
@@ -144,10 +145,6 @@ def longest_context(
 def fits(footprint: Footprint, heaps: Sequence[Heap]) -> bool:
     """Tell whether every allocation finds room in what is free."""
     return footprint.pieces[-1] <= LARGEST_IO and place(footprint.pieces, heaps) is not None
-
-
-def _mib_text(size: int) -> str:
-    return f"{size / 2**20:,.0f}" if size >= 10 << 20 else f"{size / 2**20:.1f}"
 
 
 def aligned(size: int) -> int:

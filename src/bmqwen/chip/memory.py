@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from bmqwen.chip.problems import Problem, larger_than_heap, too_little_memory
 from bmqwen.chip.spec import DEFAULT_CHIP, MIB, Board, Layout
 from bmqwen.chip.system import System
+from bmqwen.util.text import size_text
 
 DEBUG_FOLDER = "/sys/kernel/debug/ion"
 DEVICE_TREE = "/proc/device-tree"
@@ -21,7 +22,7 @@ FETCH_KIT = (
 )
 # The kernel's own in the third memory (const_kernel_minimal), and what lies above the VPU's heap.
 KERNEL, VPU_GUARD, VPU_FIRMWARE = 1024 * MIB, 1 * MIB, 128 * MIB
-# What Linux, the embedding table's pages and other services want at least (vendor's own choice leaves 1.9 GiB).
+# What Linux, the embedding table's pages and other services want at least (vendor's own choice leaves 2.0 GB).
 SYSTEM_NEEDS = 1792 * MIB
 # A heap this small still serves a video stream; below it the vendor's kit removes the heap.
 SMALLEST = 512 * MIB
@@ -154,7 +155,7 @@ def layout_fix(layout: Layout, board: Board) -> str:
     return (
         f"`{FETCH_KIT}` (the vendor's kit; once), and there `{commands}` ({chip.boot_file} it is; the "
         f"{chip.wrong_boot_file} that a guide in circulation names belongs to {chip.wrong_chip}, this chip never reads "
-        f"it); Linux keeps {board.system(layout) >> 20:,} MiB"
+        f"it; memory_edit counts in MiB); Linux keeps {size_text(board.system(layout), 'MB')}"
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from bmqwen.util.text import size_text
+
 # Where the vendor's packages put the runtime libraries, on PCIe hosts and on SoCs.
 LIBRARY_FOLDER = "/opt/sophon/libsophon-current/lib"
 # EngineLLM with views of tensors exists from this SAIL on, and works with this libsophon (sophon-sail, docs/source_en).
@@ -107,8 +109,8 @@ def too_little_memory(
     """Say that free device memory does not suffice for the bytes `needed`, and which programs hold some there."""
     end = f"end other programs that use it{f' ({named})' if (named := ', '.join(holders)) else ''}"
     return Problem(
-        f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory, but {device} has only "
-        f"{free / 2**20:,.0f} MiB free",
+        f"{purpose} needs {size_text(needed, 'MB')} of device memory, but {device} has only "
+        f"{size_text(free, 'MB')} free",
         f"{end} (`bm-smi` lists them), choose a shorter context or a smaller precision, or on a SoC give the NPU a "
         "larger share of the memory (`bmqwen doctor BUNDLE` prints the command)",
     )
@@ -117,8 +119,8 @@ def too_little_memory(
 def larger_than_heap(purpose: str, needed: int, heap: str, size: int) -> Problem:
     """Say that an allocation of `needed` bytes is larger than the largest heap, however much is free in all."""
     return Problem(
-        f"{purpose} needs {needed / 2**20:,.0f} MiB of device memory in one piece, but the largest heap ({heap}) has "
-        f"{size / 2**20:,.0f} MiB",
+        f"{purpose} needs {size_text(needed, 'MB')} of device memory in one piece, but the largest heap ({heap}) has "
+        f"{size_text(size, 'MB')}",
         "choose a smaller precision or model, or on a SoC give the NPU a larger share of the memory "
         "(`bmqwen doctor BUNDLE` prints the command)",
     )

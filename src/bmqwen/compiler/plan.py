@@ -32,7 +32,7 @@ from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.precision import Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.storage import storage_errors
-from bmqwen.util.text import counted
+from bmqwen.util.text import counted, size_text
 from bmqwen.weights.checkpoint import Checkpoint
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is compiled again.
@@ -241,13 +241,13 @@ def check_device_memory(
         most = _most_sequences(config, precision, context, heaps)
         fix = f"choose --sequences {most} or less, or a shorter --seq-len"
     parts = (need.total, need.weights, need.cache, need.activations + need.instructions)
-    needed, weights, cache, work = (f"{size / 2**30:.1f}" for size in parts)
-    total = sum(heap.total for heap in heaps)
+    needed, weights, cache, work = map(size_text, parts)
+    total = size_text(sum(heap.total for heap in heaps))
     several = f" with --sequences {sequences}" if sequences > 1 else ""
     raise InputError(
-        f"--seq-len {context}{several} needs {needed} GiB of the chip's memory (weights {weights}, K/V cache {cache}, "
-        f"rest {work}), but a {chip.name} has at most {total / 2**30:.1f}, the largest piece of it "
-        f"{heaps[0].total / 2**30:.1f}, which the weights have to fit into: {fix}"
+        f"--seq-len {context}{several} needs {needed} of the chip's memory (weights {weights}, K/V cache {cache}, "
+        f"rest {work}), but a {chip.name} has at most {total}, the largest piece of it "
+        f"{size_text(heaps[0].total)}, which the weights have to fit into: {fix}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from bmqwen.chip.system import System
 from bmqwen.errors import InputError
 from bmqwen.util.progress import Progress
-from bmqwen.util.text import counted, duration_text
+from bmqwen.util.text import counted, duration_text, size_text
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
@@ -126,7 +126,7 @@ def parallel_jobs(needed: int, nets: int, asked: int | None, available: int | No
     free = available_memory() if available is None else available
     if asked is None and nets and free < needed:
         raise InputError(
-            f"compiling needs about {needed / 1e9:.1f} GB of this machine's memory, and {free / 1e9:.1f} GB "
+            f"compiling needs about {size_text(needed)} of this machine's memory, and {size_text(free)} "
             "are free: choose a smaller --quant or a larger machine, or try it all the same with --jobs 1"
         )
     wanted = min(len(os.sched_getaffinity(0)), free // needed) if asked is None else asked

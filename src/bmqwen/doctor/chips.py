@@ -26,6 +26,7 @@ from bmqwen.chip.problems import (
 from bmqwen.chip.spec import SPECS
 from bmqwen.chip.system import System
 from bmqwen.doctor.probe import Answer, Probe
+from bmqwen.util.text import size_text
 
 AREA = "chip"
 _ok, _warning, _error = (partial(Finding, AREA, level) for level in LEVELS)
@@ -136,12 +137,13 @@ def _chip(system: System, machine: Machine, chip: Chip) -> Iterator[Finding]:
 
 
 def memory_text(heaps: Sequence[Heap]) -> str:
-    """Return "npu 3,950 MiB (12 used), vpp 3,072 MiB (0 used); 7,022 MiB in all"."""
+    """Return "npu 4,142 MB (13 MB used), vpp 3,221 MB (0 MB used); 7,363 MB in all"."""
     parts = [
-        f"{heap.name} {heap.total >> 20:,} MiB{'' if heap.used is None else f' ({heap.used >> 20:,} used)'}"
+        f"{heap.name} {size_text(heap.total, 'MB')}"
+        + ("" if heap.used is None else f" ({size_text(heap.used, 'MB')} used)")
         for heap in heaps
     ]
-    return f"{', '.join(parts)}; {sum(heap.total for heap in heaps) >> 20:,} MiB in all"
+    return f"{', '.join(parts)}; {size_text(sum(heap.total for heap in heaps), 'MB')} in all"
 
 
 def _sail(system: System, python: tuple[int, ...]) -> Finding:

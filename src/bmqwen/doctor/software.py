@@ -15,6 +15,7 @@ from bmqwen.chip.system import System
 from bmqwen.errors import BmqwenError
 from bmqwen.util.paths import cache_folder, named_toolchain
 from bmqwen.util.storage import existing_above
+from bmqwen.util.text import size_text
 
 AREA = "software"
 _ok, _warning, _error = (partial(Finding, AREA, level) for level in LEVELS)
@@ -54,7 +55,7 @@ def check_software(system: System, host: Environment, *, has_chip: bool) -> Iter
         yield _ok(f"tokenizers {version}")
     yield _cpu_engine(system, has_chip)
     yield from _compiler(system, host)
-    free = f"{host.free / 1e9:,.1f} GB free in {host.cache}"
+    free = f"{size_text(host.free)} free in {host.cache}"
     if not host.writable:
         fix = "fix its permissions, or name another folder in BMQWEN_CACHE"
         yield _error(f"the cache {host.cache} is not a folder that you may write to", fix)

@@ -10,6 +10,7 @@ from bmqwen.engine import Engine
 from bmqwen.errors import ContextLengthError, InputError
 from bmqwen.generate.params import SamplingParams, Usage
 from bmqwen.runtime.base import DeviceRuntime
+from bmqwen.util.text import size_text
 from bmqwen.version import __version__
 
 # The prompt of the tables that the publisher of the chip's demos prints.
@@ -80,7 +81,7 @@ class BenchResult:
             "token per second(tokens/s)": _median([u.tokens_per_s for u in self.runs], _speed),
             "tokens in": str(self.runs[0].prompt_tokens),
             "tokens out": str(self.runs[0].completion_tokens),
-            f"{used} memory": f"{memory / 2**20:,.0f} MiB",
+            f"{used} memory": size_text(memory, "MB"),
         }
         rows = [list(cells), ["---"] * len(cells), list(cells.values())]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)

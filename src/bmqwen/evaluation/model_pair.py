@@ -25,7 +25,7 @@ from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import path_lock, storage_errors, sweep
-from bmqwen.util.text import counted, duration_text
+from bmqwen.util.text import counted, duration_text, size_text
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
 
 Arithmetic = Literal["float", "int8"]
@@ -198,7 +198,7 @@ def _require_memory(name: str, needed: int, free: int | None, progress: Progress
     free = available_memory() if free is None else free
     if needed > free:
         raise InputError(
-            f"evaluating {name} takes about {needed / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free: "
+            f"evaluating {name} takes about {size_text(needed)} of memory, but only {size_text(free)} are free: "
             "use a smaller model, or leave the float model out with --alone"
         )
-    progress.note(f"this takes about {needed / 1e9:.1f} GB of memory, and as much of the cache folder's disk")
+    progress.note(f"this takes about {size_text(needed)} of memory, and as much of the cache folder's disk")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bmqwen.errors import DeviceError
 from bmqwen.model.config import ModelConfig
+from bmqwen.util.text import size_text
 
 # So many unused rows are given back to the system.
 RELEASE = 512
@@ -39,7 +40,7 @@ class KvMemory:
             self._memory = mmap.mmap(-1, nbytes, **_FLAGS)
         except (OSError, ValueError, OverflowError) as error:
             raise DeviceError(
-                f"the system refuses {nbytes / 2**30:,.0f} GiB of addresses for {places} sequences of {rows:,} tokens: "
+                f"the system refuses {size_text(nbytes)} of addresses for {places} sequences of {rows:,} tokens: "
                 "choose a shorter --context or fewer --sequences"
             ) from error
         self.rows: NDArray[np.float32] = np.frombuffer(self._memory, np.float32).reshape(shape)

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from bmqwen.errors import InputError, StorageError
 from bmqwen.util.paths import cache_folder
+from bmqwen.util.text import size_text
 
 POLL_SECONDS = 0.2
 
@@ -146,7 +147,7 @@ def require_free(folder: Path, needed: int, purpose: str, variable: str = "BMQWE
         free = shutil.disk_usage(existing_above(folder)).free
     if free < needed:
         raise StorageError(
-            f"{purpose} needs {needed / 1e9:.1f} GB in {folder}, but only {free / 1e9:.1f} GB are free: "
+            f"{purpose} needs {size_text(needed, 'GB')} in {folder}, but only {size_text(free, 'GB')} are free: "
             f"free some space or choose a larger disk ({variable} names the cache)"
         )
 

@@ -1,5 +1,7 @@
 """Numbers in plain English, and small questions about text."""
 
+_UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+
 
 def counted(number: int, noun: str) -> str:
     """Return "1 thread", "2,048 threads"."""
@@ -11,13 +13,14 @@ def first_line(error: BaseException, limit: int = 120) -> str:
     return str(error).strip().partition("\n")[0][:limit] or type(error).__name__
 
 
-def size_text(count: float) -> str:
-    """Return a number of bytes as text, such as "491 MB"."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+def size_text(count: float, unit: str = "") -> str:
+    """Return a number of bytes as text in powers of 1,000: "491 MB", "2.47 GB".
+
+    Sizes that are compared have one `unit`: "7,985 MB".
+    """
+    unit = unit or next((name for name, size in _UNITS.items() if count < 1000 * size), "GB")
+    value = count / _UNITS[unit]
+    return f"{value:,.{0 if unit != 'GB' else 1 if value >= 10 else 2}f} {unit}"
 
 
 def speed_text(tokens_per_s: float) -> str:
