@@ -96,13 +96,17 @@ def test_an_se7_seen_by_root(tmp_path: Path) -> None:
     result = examined("se7_new", tmp_path, BOX, answer=Answer())
     assert told(result, "warning") == ""
     assert "libsophon 0.5.1, libbmrt of 20250624" in told(result, "ok")
-    assert "npu 4,142 MB (13 MB used), vpp 3,221 MB (0 MB used), vpu 2,146 MB (0 MB used)" in told(result, "ok")
+    assert "npu 4,142 MB (13 MB used), vpp 3,221 MB (0 MB used), vpu 2,146 MB (0 MB used)" in told(
+        result, "ok"
+    )
 
 
 def test_the_library_completes_what_a_user_may_not_read(tmp_path: Path) -> None:
     answer = Answer(((3950 * MIB, 3938 * MIB), (3072 * MIB, 3072 * MIB), (2047 * MIB, 2047 * MIB)))
     result = examined("se7", tmp_path, BOX, answer=answer)
-    assert "npu 4,142 MB (13 MB used), vpp 3,221 MB (0 MB used), vpu 2,146 MB (0 MB used)" in told(result, "ok")
+    assert "npu 4,142 MB (13 MB used), vpp 3,221 MB (0 MB used), vpu 2,146 MB (0 MB used)" in told(
+        result, "ok"
+    )
     assert "only root may read" not in told(result)
 
 

@@ -95,9 +95,7 @@ def test_an_old_runtime_takes_the_stages_memory_more_than_once(tmp_path: Path) -
     library = "/opt/sophon/libsophon-current/lib/libbmrt.so.1.0"
     built = "libbmrt_version:1.0.0, branch:b,commit:c ,compiled on {}-10:00:00."
     check_heaps(path, 0, machine(tmp_path / "new", CARD | {library: built.format("20250624")}))
-    with pytest.raises(
-        DeviceError, match=r"needs 1,887 MB of device memory, but device 0 has only 1,611 MB"
-    ):
+    with pytest.raises(DeviceError, match=r"needs 1,887 MB of device memory, but device 0 has only 1,611 MB"):
         check_heaps(path, 0, machine(tmp_path / "old", CARD | {library: built.format("20240701")}))
 
 

@@ -147,7 +147,7 @@ def require_free(folder: Path, needed: int, purpose: str, variable: str = "BMQWE
         free = shutil.disk_usage(existing_above(folder)).free
     if free < needed:
         raise StorageError(
-            f"{purpose} needs {size_text(needed, 'GB')} in {folder}, but only {size_text(free, 'GB')} are free: "
+            f"{purpose} needs {size_text(needed)} in {folder}, but only {size_text(free)} are free: "
             f"free some space or choose a larger disk ({variable} names the cache)"
         )
 
