@@ -58,7 +58,7 @@ class Footprint:
         return replace(self, pieces=(*self.pieces, *self.stages), stages=(), copies=sum(self.stages))
 
     def text(self) -> str:
-        """Return "needs 1,238 MB on the chip: weights 1,006 MB, K/V cache 201 MB ..." with activations and instructions."""
+        """Return "needs 1,238 MB on the chip: weights 1,006 MB, K/V cache 201 MB" and so on."""
         parts = {
             "weights": self.weights,
             "K/V cache": self.cache,
