@@ -56,5 +56,8 @@ def test_mistakes_are_one_line(bmqwen: Run, tiny: Path, tmp_path: Path) -> None:
     assert_refused(
         bmqwen("quantize", tiny, "-o", made, "--calibrate", short, "--group-size", "32"), "too few"
     )
+    assert_refused(
+        bmqwen("quantize", tiny, "-o", made, "--budget", "1", "--quant", "int8"), "--budget chooses"
+    )
     assert not made.exists()
     assert_refused(bmqwen("evaluate", tiny, "--text", short, "--record"), "--record needs a bundle")

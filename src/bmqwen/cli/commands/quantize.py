@@ -13,10 +13,23 @@ from bmqwen.quant import Format
 def quantize(
     output: options.Output,
     model: options.Model = None,
-    quant: Annotated[Literal["int4", "int8"], typer.Option(help="Weight format of the layers.")] = "int4",
-    group_size: Annotated[int, typer.Option(help="Columns that share a scale: 32, 64, 128 or 256.")] = 64,
+    quant: Annotated[
+        Literal["int4", "int8"] | None, typer.Option(help="Weight format of the layers; default: int4.")
+    ] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="Columns that share a scale: 32, 64, 128 or 256; default: 64.")
+    ] = None,
     lm_head: Annotated[
         Format | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MB",
+            min=0,
+            help="Measure formats of layers and output layer, and take the best that reads at most so many MB of "
+            "weights a token; in place of --quant, --group-size and --lm-head.",
+        ),
     ] = None,
     calibrate: Annotated[
         Path | None,
@@ -38,12 +51,18 @@ def quantize(
     It loses less than the rounding that `chat`, `export` and `compile` do by themselves, and takes minutes to hours.
     If interrupted, run the same command again: layers that are finished are kept.
     """
+    from bmqwen.calibration import budget as budgets
     from bmqwen.calibration import quantize as calibrated
     from bmqwen.calibration import text
+    from bmqwen.errors import InputError
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import open_model
 
-    precision = Precision.choose(quant, group_size, lm_head)
+    if budget is not None and (quant, group_size, lm_head) != (None, None, None):
+        raise InputError("--budget chooses the formats: leave --quant, --group-size and --lm-head out")
+    # The shortest groups fit wherever any do.
+    precision = Precision.choose(quant or "int4", group_size or (64 if budget is None else 32), lm_head)
+    choices: list[budgets.Choice] = []
     # Read before anything large is downloaded.
     documents = text.shipped_documents() if calibrate is None else text.read_documents(calibrate)
     with (
@@ -52,6 +71,12 @@ def quantize(
     ):
         calibrated.check(checkpoint, output, precision)
         sequences = text.sequences_of(documents, *text.tokenizer_of(checkpoint), tokens)
+        if budget is not None:
+            choices = budgets.measure(checkpoint, sequences, bar)
+            chosen = budgets.choose(choices, round(budget * 1e6))
+            precision = chosen.precision
+            for choice in choices:
+                bar.note(f"{choice}{' <- chosen' if choice is chosen else ''}")
         for note in text.remarks(documents, sum(map(len, sequences)), checkpoint.config):
             bar.note(note)
         made = calibrated.quantize(
@@ -70,4 +95,7 @@ def quantize(
         lines.append(
             f"layers {', '.join(map(str, made.overflowing))} compute values that F16 cannot hold: compile with --bf16"
         )
-    print_result(made.to_dict(), lines, as_json=json)
+    facts = made.to_dict() | {"precision": precision.to_dict()}
+    if choices:
+        facts["choices"] = [choice.to_dict() for choice in choices]
+    print_result(facts, lines, as_json=json)
