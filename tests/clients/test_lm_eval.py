@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from support.checkpoints import tiny_config, write_checkpoint
+from support.client_environment import environment_python
 from support.live_server import live_server
 
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 QUESTIONS: list[dict[str, Any]] = [
     {"question": f"hello you and the {word}", "choices": [" the", " and you", " hello"], "label": place % 3}
     for place, word in enumerate(
@@ -43,14 +45,23 @@ metric_list: [{metric: exact_match}]
 """
 
 
-def evaluated(program: Path, folder: Path, url: str) -> dict[str, list[dict[str, Any]]]:
+def evaluated(python: Path, folder: Path, url: str) -> dict[str, list[dict[str, Any]]]:
     """The samples of both tasks."""
     data = folder / "questions.jsonl"
     data.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     for name, task in (("choices", CHOICES), ("answers", ANSWERS)):
         (folder / f"{name}.yaml").write_text(task.replace("FILE", str(data)))
     arguments = f"model=toy,base_url={url}/v1/completions,num_concurrent=1,max_retries=1,max_length=256"
-    command: list[str | Path] = [program, "run", "--model", "local-completions", "--model_args", arguments]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "lm_eval",
+        "run",
+        "--model",
+        "local-completions",
+        "--model_args",
+        arguments,
+    ]
     tasks: list[str | Path] = [
         "--tasks",
         "toy_choices,toy_answers",
@@ -78,13 +89,13 @@ def evaluated(program: Path, folder: Path, url: str) -> dict[str, list[dict[str,
 
 @pytest.mark.clients
 @pytest.mark.reference
-def test_a_task_is_scored_as_by_transformers(client_programs: Path, tmp_path: Path) -> None:
+def test_a_task_is_scored_as_by_transformers(tmp_path: Path) -> None:
     import torch
     import transformers
 
     folder = write_checkpoint(tmp_path / "toy", tiny_config(max_position_embeddings=512))
     with live_server(folder, "--quant", "f32", "--name", "toy", cache=tmp_path / "cache") as server:
-        found = evaluated(client_programs / "lm_eval", tmp_path, server.url)
+        found = evaluated(environment_python(REQUIREMENTS), tmp_path, server.url)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     for sample, question in zip(found["choices"], QUESTIONS, strict=True):

@@ -12,7 +12,9 @@ with tempfile.TemporaryDirectory() as folder:
         f"- model_id: bmqwen\n  model_name: demo\n  api_base: {URL}/v1\n  api_key_name: none\n  supports_tools: true\n"
     )
     command = [
-        str(Path(sys.executable).with_name("llm")),
+        sys.executable,
+        "-m",
+        "llm",
         "-m",
         "bmqwen",
         "--key",
