@@ -13,9 +13,11 @@ from bmqwen.model.llama import Llama
 from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.qwen3 import Qwen3
 from bmqwen.model.qwen3_5 import Qwen35
-from bmqwen.model.registry import PUBLISHED_CONFIGS, parse_config, read_config
+from bmqwen.model.registry import PUBLISHED_CONFIGS, gguf_architecture, parse_config, read_config
 from bmqwen.model.rope import Yarn
 from support.checkpoints import Kind, tiny_config
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 
 # As published with Qwen1.5-1.8B-Chat.
 QWEN15: dict[str, Any] = {
@@ -190,7 +192,9 @@ def test_llama_without_key_value_heads_is_multi_head() -> None:
         ({"rope_scaling": "yarn"}, ("rope_scaling", "yarn")),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6}}, ("rope_parameters", "linear")),
         ({"rope_parameters": {"rope_theta": 5.0}}, ("rope_theta", "twice")),
-        ({"use_sliding_window": True}, ("use_sliding_window", "True")),
+        ({"use_sliding_window": True, "sliding_window": 4096}, ("use_sliding_window", "True")),
+        ({"use_sliding_window": 1}, ("use_sliding_window", "true or false")),
+        ({"use_sliding_window": True, "rope_scaling": YARN}, ("use_sliding_window", "True")),
         ({"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types", "sliding_attention")),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ("quantization_config", "GPTQ")),
         ({"quantization_config": {}}, ("quantization_config",)),
@@ -228,7 +232,86 @@ def test_qwen3_without_head_dim_has_heads_of_128() -> None:
     assert parse_config(QWEN15 | values | {"hidden_size": 1000}, "c").head_dim == 128
     for key in ("attention_bias", "use_sliding_window"):
         with pytest.raises(ConfigError, match=key):
-            parse_config(QWEN15 | values | {key: True}, "c")
+            parse_config(QWEN15 | values | {key: True, "sliding_window": 4096}, "c")
+
+
+@pytest.mark.parametrize(
+    "without_effect",
+    [
+        {"sliding_window": 32768},
+        {"sliding_window": None},
+        {"sliding_window": 4096, "max_window_layers": 24},
+        {"sliding_window": 4096, "layer_types": ["full_attention"] * 24},
+    ],
+)
+def test_a_sliding_window_without_effect_is_read(without_effect: dict[str, Any]) -> None:
+    changed = QWEN15 | {"use_sliding_window": True} | without_effect
+    assert parse_config(changed, "c") == parse_config(QWEN15, "c")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"architectures": ["Qwen3MoeForCausalLM"]},
+            "a mixture of experts, whose layers are unsupported: use a dense",
+        ),
+        ({"architectures": ["Qwen2MoeForCausalLM"]}, "a mixture of experts"),
+        ({"architectures": ["Qwen3NextForCausalLM"]}, "a mixture of experts"),
+        ({"architectures": ["Qwen3VLMoeForConditionalGeneration"]}, "a mixture of experts"),
+        ({"architectures": ["MixtralForCausalLM"]}, "a mixture of experts"),
+        ({"architectures": ["SomethingForCausalLM"], "num_local_experts": 8}, "a mixture of experts"),
+        (
+            {"architectures": ["Qwen2VLForConditionalGeneration"]},
+            "a model of pictures, which is unsupported: use a te",
+        ),
+        ({"architectures": ["Qwen2_5_VLForConditionalGeneration"]}, "a model of pictures"),
+        ({"architectures": ["LlavaQwenForCausalLM"]}, "a model of pictures"),
+        ({"architectures": ["Qwen2AudioForConditionalGeneration"]}, "a model of sound"),
+        ({"architectures": ["Qwen2_5OmniModel"]}, "a model of sound"),
+        ({"architectures": ["Qwen3ASRForConditionalGeneration"]}, "a model of sound"),
+        (
+            {"architectures": ["BertModel"]},
+            "an encoder, a classifier or a part of a model, which writes no text: use a",
+        ),
+        ({"architectures": ["Qwen2ForSequenceClassification"]}, "an encoder, a classifier"),
+        ({"architectures": ["Qwen2ForRewardModel"]}, "an encoder, a classifier"),
+        ({"architectures": ["Qwen2Model"]}, "an encoder, a classifier"),
+        (
+            {"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+            "an encoder, a classifier",
+        ),
+        (
+            {"architectures": ["QWenLMHeadModel"]},
+            "the first Qwen, whose network is another one: use its successor",
+        ),
+    ],
+)
+def test_other_kinds_of_models_are_refused_by_what_they_are(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse_config(QWEN15 | values, "some/config.json")
+    assert str(caught.value).startswith(f"some/config.json: architectures = {values['architectures']}, ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("qwen3moe", "a mixture of experts"),
+        ("qwen35moe", "a mixture of experts"),
+        ("qwen3next", "a mixture of experts"),
+        ("qwen2vl", "a model of pictures"),
+        ("clip", "a model of pictures"),
+        ("bert", "an encoder"),
+        ("nomic-bert", "an encoder"),
+        ("t5", "an encoder"),
+        ("qwen", "the first Qwen"),
+        ("mamba", "which is unsupported; supported are qwen2, qwen3, qwen35 and llama"),
+    ],
+)
+def test_other_kinds_of_gguf_files(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"m\.gguf: general\.architecture = '{name}', {words}"):
+        gguf_architecture(name, "m.gguf")
 
 
 @pytest.mark.parametrize("key", ["attention_bias", "mlp_bias", "rope_interleaved"])

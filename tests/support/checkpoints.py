@@ -239,7 +239,7 @@ def write_gguf(
     """
     import gguf
 
-    arch = config.architecture.model_type
+    arch = config.architecture.gguf_name
     each = -(-len(config.network.shapes()) // parts) if parts > 1 else 0
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=each)
     metadata: dict[str, str | int | float] = {

@@ -126,6 +126,18 @@ def test_stored_copy_of_a_tied_head_is_allowed(tmp_path: Path) -> None:
     open_checkpoint(tmp_path).close()
 
 
+def test_a_head_that_differs_from_the_table_counts_more_than_the_flag(tmp_path: Path) -> None:
+    """As transformers has it: what is stored apart and differs is not tied, whatever tie_word_embeddings says."""
+    config = tiny_config(tied=True)
+    tensors = random_weights(config)
+    head = tensors["model.embed_tokens.weight"].copy()
+    head[-1, -1] += 1
+    write_checkpoint(tmp_path, config, weights=tensors | {"lm_head.weight": head})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert not checkpoint.config.tie_word_embeddings
+        np.testing.assert_array_equal(checkpoint.weights.read("lm_head.weight"), head)
+
+
 def test_pickles_are_refused_with_what_to_do(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, tiny_config())
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")

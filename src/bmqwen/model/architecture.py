@@ -7,6 +7,8 @@ from bmqwen.errors import ConfigError
 from bmqwen.model.config import ConfigValues, ModelConfig
 from bmqwen.model.ops import Ops
 
+_WINDOW = "use_sliding_window"
+
 T = TypeVar("T")
 H = TypeVar("H")
 
@@ -35,7 +37,8 @@ class Architecture:
         class_name: its name in config.json's `architectures`.
         headless_name: in `architectures`, of the network without an output layer, which gives embeddings; None: models
             of this kind give none that are the last token's hidden state.
-        model_type: its name in config.json, and in GGUF's general.architecture.
+        model_type: its name in config.json.
+        gguf_name: its name in GGUF's general.architecture, where its keys begin with it.
         unsupported: switches of config.json that would change the network.
         stated_switches: those that a config.json written here states as off.
         published: the models that have a short name, by their hub ids, and what their config.json files say.
@@ -51,6 +54,7 @@ class Architecture:
     class_name: ClassVar[str]
     headless_name: ClassVar[str | None] = None
     model_type: ClassVar[str]
+    gguf_name: ClassVar[str]
     unsupported: ClassVar[tuple[str, ...]]
     stated_switches: ClassVar[tuple[str, ...]]
     published: ClassVar[Mapping[str, Mapping[str, object]]] = {}
@@ -68,7 +72,7 @@ class Architecture:
         """Read the configuration. Raises ConfigError for a value that is missing or unsupported."""
         if values.values.get("hidden_act", "silu") != "silu":
             raise values.error("hidden_act", "which is unsupported; only silu is supported")
-        values.refuse(*cls.unsupported)
+        values.refuse(*(key for key in cls.unsupported if key != _WINDOW))
         kinds = values.values.get("layer_types")
         if kinds is not None and (
             not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
@@ -90,6 +94,8 @@ class Architecture:
         if yarn is not None:
             # Qwen's own instructions for longer contexts leave max_position_embeddings as it was.
             positions = max(positions, int(yarn.factor * yarn.original_max_position_embeddings))
+        if _WINDOW in cls.unsupported and values.flag(_WINDOW) and _slides(values, positions):
+            raise values.error(_WINDOW, "which is unsupported")
         return ModelConfig(
             architecture=cls,
             vocab_size=values.integer("vocab_size", 1 << 20),
@@ -196,6 +202,16 @@ class Architecture:
         qkv = ops.linear(h, f"{place}.q_proj", f"{place}.k_proj", f"{place}.v_proj")
         heads = ops.rope(ops.heads(qkv, layer))
         return ops.linear(ops.attend(heads), f"{place}.o_proj")
+
+
+def _slides(values: ConfigValues, positions: int) -> bool:
+    """Whether the sliding window that is switched on has an effect within so many positions, as in transformers."""
+    given = values.values
+    if isinstance(given.get("layer_types"), list):
+        return False  # these say it instead, and are looked at on their own
+    window, first = given.get("sliding_window", 4096), given.get("max_window_layers", 28)
+    outside = isinstance(first, int) and first >= values.integer("num_hidden_layers", 512)
+    return not (outside or window is None or (isinstance(window, int) and window >= positions))
 
 
 def sizes(

@@ -8,6 +8,7 @@ class Llama(Architecture):
 
     class_name = "LlamaForCausalLM"
     model_type = "llama"
+    gguf_name = "llama"
     # o_proj has a bias with Llama's attention_bias as well.
     unsupported = ("attention_bias", "mlp_bias", "rope_interleaved")
     stated_switches = ("attention_bias", "mlp_bias")

@@ -23,6 +23,7 @@ class Qwen2(Architecture):
 
     class_name = "Qwen2ForCausalLM"
     model_type = "qwen2"
+    gguf_name = "qwen2"
     unsupported = ("use_sliding_window", "mlp_bias")
     stated_switches = ("use_sliding_window",)
 

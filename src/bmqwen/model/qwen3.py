@@ -21,6 +21,7 @@ class Qwen3(Architecture):
     class_name = "Qwen3ForCausalLM"
     headless_name = "Qwen3Model"
     model_type = "qwen3"
+    gguf_name = "qwen3"
     unsupported = ("attention_bias", "use_sliding_window", "mlp_bias")
     stated_switches = ("attention_bias", "use_sliding_window")
     default_head_dim = 128

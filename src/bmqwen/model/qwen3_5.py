@@ -31,6 +31,7 @@ class Qwen35(Architecture):
 
     class_name = "Qwen3_5ForCausalLM"
     model_type = "qwen3_5_text"
+    gguf_name = "qwen35"
     with_pictures = ("Qwen3_5ForConditionalGeneration", "qwen3_5")
     unsupported = ("attention_bias", "use_sliding_window", "mlp_bias")
     stated_switches = ("attention_bias",)

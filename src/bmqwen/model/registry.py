@@ -8,6 +8,7 @@ from bmqwen.errors import ConfigError
 from bmqwen.model.architecture import Architecture
 from bmqwen.model.config import ConfigValues, ModelConfig
 from bmqwen.model.llama import Llama
+from bmqwen.model.other_kinds import other_kind
 from bmqwen.model.packing import read_packing
 from bmqwen.model.qwen2 import Qwen2
 from bmqwen.model.qwen3 import Qwen3
@@ -27,11 +28,12 @@ PUBLISHED_CONFIGS: Mapping[str, Mapping[str, object]] = {
 def gguf_architecture(name: object, source: str) -> type[Architecture]:
     """Find the architecture that GGUF's general.architecture names. Raises ConfigError."""
     for architecture in ARCHITECTURES:
-        if architecture.model_type == name:
+        if architecture.gguf_name == name:
             return architecture
+    kind = other_kind([name], {})
+    supported = f"supported are {_listed([a.gguf_name for a in ARCHITECTURES])}"
     raise ConfigError(
-        f"{source}: general.architecture = {str(name)[:40]!r}, which is unsupported; supported are "
-        f"{_listed([a.model_type for a in ARCHITECTURES])}"
+        f"{source}: general.architecture = {str(name)[:40]!r}, {kind or f'which is unsupported; {supported}'}"
     )
 
 
@@ -46,8 +48,9 @@ def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
     names = values.get("architectures")
     architecture = next((a for a in ARCHITECTURES if names in ([a.class_name], [a.headless_name])), None)
     if architecture is None:
-        supported = _listed([a.class_name for a in ARCHITECTURES])
-        raise reader.error("architectures", f"which is unsupported; supported are {supported}")
+        supported = f"supported are {_listed([a.class_name for a in ARCHITECTURES])}"
+        kind = other_kind(names if isinstance(names, list) else [], values)
+        raise reader.error("architectures", kind or f"which is unsupported; {supported}")
     if values.get("model_type", architecture.model_type) != architecture.model_type:
         raise reader.error("model_type", f"which contradicts architectures = {names}")
     read_packing(values, source)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bmqwen.errors import CheckpointError, ConfigError
@@ -40,6 +40,9 @@ _MOST_TOKENIZER_BYTES = 64 << 20
 # Files of a folder that decide what a model is, and how much of each is compared beside its size and time.
 _MODEL_FILES = (".json", ".jinja", ".safetensors")
 _BEGINNING = 1 << 16
+_HEAD, _TABLES = "lm_head.weight", ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight")
+# Values of a table and a head that are compared at a time.
+_COMPARED = 4 << 20
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -251,6 +254,8 @@ def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     config = folder_config(parse_config(values, str(source)), folder)
     packing = read_packing(values, str(source), folder)
     stored = SafetensorsWeights(file)
+    if config.tie_word_embeddings and _has_head_of_its_own(stored, config):
+        config = replace(config, tie_word_embeddings=False)
     weights = PackedWeights(stored, packing, config.network.shapes()) if packing else stored
     if packing is None:
         _require_plain(stored, source)
@@ -260,6 +265,20 @@ def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     seen = merged if as_named else StoredWeights(merged, config)
     check_layout(config, seen, file, str(source))
     return Checkpoint(folder, config, seen, weights, adapter)
+
+
+def _has_head_of_its_own(weights: SafetensorsWeights, config: ModelConfig) -> bool:
+    """Whether a head is stored that differs from the table. transformers uses it then, whatever the flag says."""
+    names = weights.names()
+    table = next((name for name in _TABLES if name in names), "")
+    if not table or _HEAD not in names or weights.shape(_HEAD) != weights.shape(table):
+        return False
+    step = max(1, _COMPARED // config.hidden_size)
+    for start in range(0, config.vocab_size, step):
+        stop = min(start + step, config.vocab_size)
+        if (weights.read_rows(_HEAD, start, stop) != weights.read_rows(table, start, stop)).any():
+            return True
+    return False
 
 
 def _require_plain(weights: SafetensorsWeights, source: Path) -> None:

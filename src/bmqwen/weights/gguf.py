@@ -42,7 +42,7 @@ def _config_values(
     metadata: Mapping[str, Value], architecture: type[Architecture], source: str
 ) -> dict[str, object]:
     """The metadata in the words of config.json."""
-    arch = architecture.model_type
+    arch = architecture.gguf_name
     values: dict[str, object] = {ours: metadata.get(f"{arch}.{theirs}") for ours, theirs in _KEYS.items()}
     scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
     values |= {

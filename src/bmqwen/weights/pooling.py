@@ -46,7 +46,7 @@ def gguf_pooling(config: ModelConfig, file: GgufFile) -> ModelConfig:
 
     Raises ConfigError for another way than that of the last token.
     """
-    kind = file.metadata.get(f"{config.architecture.model_type}.pooling_type", _GGUF_NONE)
+    kind = file.metadata.get(f"{config.architecture.gguf_name}.pooling_type", _GGUF_NONE)
     if kind == _GGUF_NONE:
         return config
     if kind != _GGUF_LAST:
