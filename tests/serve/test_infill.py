@@ -12,62 +12,6 @@ from support.toy_tokenizer import toy_coder_tokenizer
 
 TOKENIZER = toy_coder_tokenizer()
 BEFORE, AFTER = "def add(a, b):\n    return ", "\n\nprint(add(1, 2))\n"
-TIMINGS = [
-    f"timings/{name}_{unit}"
-    for name in ("prompt", "predicted")
-    for unit in ("n", "ms", "per_token_ms", "per_second")
-]
-# As llama.vim of January 2026 composes its requests.
-LLAMA_VIM = {
-    "id_slot": 0,
-    "input_prefix": "def add(a, b):\n",
-    "input_suffix": AFTER,
-    "input_extra": [{"text": "import os", "time": 1.5, "filename": "os.py"}],
-    "prompt": "    return ",
-    "n_predict": 12,
-    "stop": [],
-    "n_indent": 4,
-    "top_k": 40,
-    "top_p": 0.90,
-    "samplers": ["top_k", "top_p", "infill"],
-    "stream": False,
-    "cache_prompt": True,
-    "t_max_prompt_ms": 500,
-    "t_max_predict_ms": 1000,
-    "response_fields": ["content", *TIMINGS, "truncated", "tokens_cached"],
-}
-LLAMA_VIM_WARMS = {
-    "id_slot": 0,
-    "input_prefix": "",
-    "input_suffix": "",
-    "input_extra": [{"text": "import os", "filename": "os.py"}],
-    "prompt": "",
-    "n_predict": 0,
-    "temperature": 0.0,
-    "samplers": [],
-    "stream": False,
-    "cache_prompt": True,
-    "t_max_prompt_ms": 1,
-    "t_max_predict_ms": 1,
-    "response_fields": [""],
-}
-# As llama.vscode of August 2026 does.
-LLAMA_VSCODE = {
-    "id_slot": 0,
-    "input_prefix": "def add(a, b):\n",
-    "input_suffix": AFTER,
-    "input_extra": [{"text": "import os", "filename": "os.py"}],
-    "prompt": "    return ",
-    "n_predict": 12,
-    "n_cmpl": 3,
-    "top_k": 40,
-    "top_p": 0.99,
-    "stream": False,
-    "samplers": ["top_k", "top_p", "infill"],
-    "cache_prompt": True,
-    "t_max_prompt_ms": 500,
-    "t_max_predict_ms": 2500,
-}
 
 
 def coder() -> ToyServer:
@@ -84,23 +28,6 @@ def infill(toy: ToyServer, **body: Any) -> Any:
     response = toy.post("/infill", json=body)
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def test_llama_vim(toy: ToyServer) -> None:
-    answer = infill(toy, **LLAMA_VIM)
-    assert set(answer) == set(LLAMA_VIM["response_fields"])  # type: ignore[call-overload]
-    assert answer["timings/predicted_n"] >= 1
-    assert answer["truncated"] is False
-    warmed = infill(toy, **LLAMA_VIM_WARMS)
-    assert warmed == {}
-
-
-def test_llama_vscode(toy: ToyServer) -> None:
-    answers = infill(toy, **LLAMA_VSCODE)
-    assert [answer["index"] for answer in answers] == [0, 1, 2]
-    assert len({answer["content"] for answer in answers}) == 1  # the likeliest
-    assert answers[0]["stop"] is True
-    assert "predicted_per_second" in answers[0]["timings"]
 
 
 def test_one_prompt_however_it_is_asked_for(toy: ToyServer) -> None:
@@ -165,7 +92,7 @@ def test_too_much_text_is_cut_and_said_so(toy: ToyServer) -> None:
 def test_what_is_refused(toy: ToyServer) -> None:
     with ToyServer() as plain:
         for response, param in (
-            (plain.post("/infill", json=LLAMA_VIM), "input_suffix"),
+            (plain.post("/infill", json={"input_prefix": BEFORE, "input_suffix": AFTER}), "input_suffix"),
             (plain.complete("a", suffix="b"), "suffix"),
         ):
             error = response.json()["error"]

@@ -22,8 +22,8 @@ from bmqwen.serve.http.anthropic.api import anthropic_api
 from bmqwen.serve.http.chat import chat_api
 from bmqwen.serve.http.completions import completion_api
 from bmqwen.serve.http.errors import error_response, refused
-from bmqwen.serve.http.infill import infill_api
 from bmqwen.serve.http.info import model_api
+from bmqwen.serve.http.llama_cpp import llama_cpp_api
 from bmqwen.serve.http.middleware import AccessMiddleware, AccessRules
 from bmqwen.serve.http.ollama.api import ollama_api
 from bmqwen.serve.http.openai_responses.api import responses_api
@@ -59,7 +59,7 @@ def create_app(services: Services, rules: AccessRules) -> ASGIApp:
     )
     app.include_router(chat_api(services))
     app.include_router(completion_api(services))
-    app.include_router(infill_api(services))
+    app.include_router(llama_cpp_api(services))
     app.include_router(responses_api(services))
     app.include_router(anthropic_api(services))
     app.include_router(ollama_api(services))

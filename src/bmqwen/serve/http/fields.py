@@ -23,6 +23,8 @@ def _must_be(wanted: bool) -> AfterValidator:
 
 
 On = Annotated[bool, _must_be(True), WithJsonSchema({"const": True})]
+Zero = Annotated[float, Field(ge=0, le=0)]
+One = Annotated[float, Field(ge=1, le=1)]
 Off = Annotated[bool, _must_be(False), WithJsonSchema({"const": False})]
 
 
@@ -40,12 +42,22 @@ UNUSED: Mapping[str, Unused] = {
     "cache_prompt": Unused(bool, (True,)),
     "continue_final_message": Unused(Off, (False,)),
     "detokenize": Unused(On, (True,)),
+    "dry_allowed_length": Unused(int),
+    "dry_base": Unused(float),
+    "dry_multiplier": Unused(Zero, (0,)),
+    "dry_penalty_last_n": Unused(int),
+    "dry_sequence_breakers": Unused(list[str]),
+    "dynatemp_exponent": Unused(float),
+    "dynatemp_range": Unused(Zero, (0,)),
     "id_slot": Unused(int, (-1,)),
     "ignore_eos": Unused(Off, (False,)),
     "include_stop_str_in_output": Unused(Off, (False,)),
     "keep_alive": Unused(str | int | float),
     "metadata": Unused(dict[str, Any], ({},)),
     "min_tokens": Unused(Annotated[int, Field(ge=0, le=0)], (0,)),
+    "mirostat": Unused(Annotated[int, Field(ge=0, le=0)], (0,)),
+    "mirostat_eta": Unused(float),
+    "mirostat_tau": Unused(float),
     "n_keep": Unused(int),
     "prediction": Unused(dict[str, Any]),
     "priority": Unused(int, (0,)),
@@ -59,9 +71,13 @@ UNUSED: Mapping[str, Unused] = {
     "spaces_between_special_tokens": Unused(bool, (True,)),
     "store": Unused(bool, (False,)),
     "t_max_prompt_ms": Unused(int | float),
+    "tfs_z": Unused(One, (1,)),
     "timings_per_token": Unused(bool, (False,)),
+    "typical_p": Unused(One, (1,)),
     "use_beam_search": Unused(Off, (False,)),
     "verbosity": Unused(str, ("medium",)),
+    "xtc_probability": Unused(Zero, (0,)),
+    "xtc_threshold": Unused(float),
 }
 # Of texts that are only continued: no chat template makes their prompts.
 CHAT_ONLY: Mapping[str, Unused] = {
@@ -107,8 +123,6 @@ REFUSED: Mapping[str, str] = {
     "lora": "serve the model with --adapter",
     "min_tokens": "leave it out",
     "mirostat": _SAMPLERS,
-    "mirostat_eta": _SAMPLERS,
-    "mirostat_tau": _SAMPLERS,
     "options": "this field belongs to /api/chat; name the sampling parameters themselves",
     "prompt_logprobs": "use echo with logprobs on /v1/completions",
     "repeat_last_n": _SAMPLERS,

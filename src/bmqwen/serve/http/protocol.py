@@ -285,6 +285,14 @@ class CompletionRequest(GenerationRequest):
     ) = None
 
 
+class LlamaCppCompletionRequest(CompletionRequest):
+    """POST /completion, as programs for llama.cpp's server send it."""
+
+    echo: Nothing = None
+    logprobs: Nothing = None
+    response_fields: list[str] | None = None
+
+
 class OtherFile(OpenModel):
     """A piece of another file, for context."""
 

@@ -195,8 +195,8 @@ class TextAnswer(Identity, Counts):
     choices: list[TextChoice]
 
 
-class InfillAnswer(TypedDict):
-    """The middle of a text."""
+class LlamaCppAnswer(TypedDict):
+    """A text, or the middle of one, as llama.cpp tells it."""
 
     index: Count
     content: str

@@ -1,4 +1,4 @@
-"""/infill: the middle of a text, as llama.cpp's server has it for editors."""
+"""/infill and /completion, as llama.cpp's server has them for editors and other programs."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,9 @@ from bmqwen.generate.fill_in_middle import Gap
 from bmqwen.generate.params import SamplingParams, Usage
 from bmqwen.serve.defaults import sampling_of
 from bmqwen.serve.http.answers import Answer, Answers, Delta
-from bmqwen.serve.http.protocol import InfillRequest
-from bmqwen.serve.http.responses import STREAM, InfillAnswer
+from bmqwen.serve.http.completions import answer_completion
+from bmqwen.serve.http.protocol import InfillRequest, LlamaCppCompletionRequest
+from bmqwen.serve.http.responses import STREAM, LlamaCppAnswer
 from bmqwen.serve.http.streaming import OPENAI, event_of
 from bmqwen.serve.pool.job import Started
 from bmqwen.serve.service import Caller, Service, Services
@@ -23,7 +24,7 @@ from bmqwen.serve.service import Caller, Service, Services
 MOST_TOKENS = 256
 
 
-def infill_api(services: Services) -> APIRouter:
+def llama_cpp_api(services: Services) -> APIRouter:
     """Build the router."""
     api = APIRouter()
 
@@ -41,7 +42,16 @@ def infill_api(services: Services) -> APIRouter:
         prompt, cut = await asyncio.to_thread(service.prompts.of_gap, gap, params.max_tokens or 0)
         choices = body.n_cmpl or body.n or 1
         answers = Answers(service, request, caller, [prompt], params, choices=choices, chat=False)
-        return await answers.respond(InfillWriter(service, body, cut), stream=bool(body.stream))
+        writer = LlamaCppWriter(service, body.response_fields, cut=cut)
+        return await answers.respond(writer, stream=bool(body.stream))
+
+    @api.post(
+        "/completion", summary="Continue a text, as llama.cpp does", response_model=None, responses=_RESPONSES
+    )
+    async def complete(body: LlamaCppCompletionRequest, request: Request) -> Any:
+        service = services.accept(body, request)
+        answers = await answer_completion(service, body, request)
+        return await answers.respond(LlamaCppWriter(service, body.response_fields), stream=bool(body.stream))
 
     return api
 
@@ -61,14 +71,14 @@ def _sampling(service: Service, body: InfillRequest) -> SamplingParams:
     return replace(params, line_seconds=seconds, least_indent=body.n_indent or 0)
 
 
-class InfillWriter:
+class LlamaCppWriter:
     """Tells answers as llama.cpp's server."""
 
     framing = replace(OPENAI, done=b"")
 
-    def __init__(self, service: Service, body: InfillRequest, cut: bool) -> None:
-        self._model, self._cut = service.model.name, cut
-        self._fields = body.response_fields
+    def __init__(self, service: Service, fields: Sequence[str] | None, *, cut: bool = False) -> None:
+        """`fields` are those that the request wants; `cut`: some of its text was left out."""
+        self._model, self._fields, self._cut = service.model.name, fields, cut
 
     def part(self, index: int, event: Started | Delta | Answer) -> bytes:
         """Return an event."""
@@ -83,13 +93,13 @@ class InfillWriter:
         return b""
 
     def whole(self, answers: Sequence[Answer]) -> Any:
-        """Return an InfillAnswer, or a list of several."""
+        """Return a LlamaCppAnswer, or a list of several."""
         bodies = [
             self._chosen(self._told(index, answer.text, answer)) for index, answer in enumerate(answers)
         ]
         return bodies[0] if len(bodies) == 1 else bodies
 
-    def _told(self, index: int, content: str, answer: Answer) -> InfillAnswer:
+    def _told(self, index: int, content: str, answer: Answer) -> LlamaCppAnswer:
         usage = answer.completion.usage
         return {
             "index": index,
@@ -136,5 +146,5 @@ def _timings(usage: Usage) -> dict[str, float]:
 
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {**STREAM[200], "model": InfillAnswer | list[InfillAnswer]}
+    200: {**STREAM[200], "model": LlamaCppAnswer | list[LlamaCppAnswer]}
 }
