@@ -26,6 +26,7 @@ from bmqwen.quant.precision import Format, Precision
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.weights.gptq_writer import write_safetensors
 from support.checkpoints import Kind, tiny_config, write_checkpoint, write_tokenizer
 from support.compiled_models import CompiledModel, compile_toy
 
@@ -76,7 +77,22 @@ def test_what_is_no_number_fails_and_is_still_json(described: Bundle, tmp_path: 
         report = verify(described, checkpoint, cast(StepRuntime, Overflown()), [StepShape(1, 128)])
     assert not report.passed
     assert report.stages[0].to_float.cosine == 0
+    assert 0 < report.largest_activation < 100
+    assert not report.overflows
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_values_beyond_half_precision_are_named(described: Bundle, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", tiny_config())
+    write_tokenizer(tmp_path)
+    with open_checkpoint(folder) as checkpoint:
+        tensors = {name: checkpoint.weights.read(name) for name in checkpoint.config.network.shapes()}
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1e6
+    write_safetensors(folder / "model.safetensors", tensors)
+    with open_checkpoint(folder) as checkpoint:
+        report = verify(described, checkpoint, cast(StepRuntime, Overflown()), [StepShape(1, 128)])
+    assert report.overflows
+    assert report.largest_activation > 65504
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.emit.numpy import NumpyOps, Rows
+from bmqwen.emit.numpy import NumpyOps, Rows, WatchedOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.gptq import damped
@@ -125,11 +125,10 @@ class FloatPass(NumpyOps):
         return self.sums[-1]
 
 
-class RoundingPass(NumpyOps):
+class RoundingPass(WatchedOps):
     """The model whose layers are rounded as they are reached: every product has its matrices rounded first.
 
-    Attributes:
-        largest: greatest absolute value of an input, product or sum of the layer at hand.
+    `largest` is of the layer at hand.
     """
 
     def __init__(
@@ -146,21 +145,19 @@ class RoundingPass(NumpyOps):
         self._reference, self._round = reference, round_matrices
         self._stream: Rows = np.empty((0, 0), np.float32)
         self._sums = 0
-        self.largest = 0.0
 
     def layer(self, index: int, x: Rows, norm: str) -> Rows:
         """Round a layer and compute it on the residual stream [C, hidden]."""
         self._stream, self._sums, self.largest = x, 0, 0.0
         x, delta = self.config.network.emit_block(self, index, x, self.rms_norm(x, norm))
         self.cache.clear()
-        self._watch(x + delta)
+        self.watch(x + delta)
         return x + delta
 
     def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
         """Compute the sum and its norm."""
         self._stream, normed = super().add_rms_norm(x, delta, weight)
         self._sums += 1
-        self._watch(self._stream)
         return self._stream, normed
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
@@ -176,10 +173,5 @@ class RoundingPass(NumpyOps):
         y = x @ grid.dequantize().T
         if bias:
             y += self._blocks.vector(*(f"{weight}.bias" for weight in weights))
-        self._watch(x)
-        self._watch(y)
+        self.watch(y)
         return y
-
-    def _watch(self, values: Rows) -> None:
-        """Note the largest value; NaN stays."""
-        self.largest = float(np.maximum(self.largest, np.abs(values).max()))

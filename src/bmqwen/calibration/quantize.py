@@ -23,6 +23,7 @@ from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.gptq import Compensation
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import require_scales
+from bmqwen.util.float16 import MOST_F16
 from bmqwen.util.kept_work import work_folder
 from bmqwen.util.progress import Progress
 from bmqwen.util.storage import new_folder, path_lock, require_free, storage_errors, write_file
@@ -36,8 +37,6 @@ METHOD = "GPTQ with rotation and drift correction"
 # Raised when the method changes, so that an interrupted run of an older one is not resumed.
 REVISION = 2
 HEAD, TABLE, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm"
-# Beyond this a half-precision float is infinite.
-MOST_HALF = 65504.0
 _HEAD_ROWS = 8192
 _STATE = "streams.safetensors"
 
@@ -61,7 +60,7 @@ class Quantised:
     @property
     def overflowing(self) -> list[int]:
         """Layers with a value that half precision cannot hold."""
-        return [layer for layer, value in enumerate(self.largest) if value > MOST_HALF]
+        return [layer for layer, value in enumerate(self.largest) if value > MOST_F16]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""

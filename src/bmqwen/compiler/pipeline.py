@@ -35,7 +35,7 @@ from bmqwen.compiler.work_folder import ADDRESSES, FinishedNet, WorkFolder, link
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CompileError, StorageError
 from bmqwen.quant.precision import Precision, rounding_of
-from bmqwen.util.float16 import Half, to_half
+from bmqwen.util.float16 import MOST_F16, Half, to_half
 from bmqwen.util.progress import Progress, Silent, counting
 from bmqwen.util.storage import new_folder, require_free, storage_errors
 from bmqwen.util.text import counted
@@ -91,6 +91,11 @@ def compile_model(
     if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
         return existing
     _check_place(folder, plan, checkpoint.name)
+    if half == "f16" and checkpoint.largest_activation > MOST_F16:
+        progress.note(
+            f"{checkpoint.name} computes values of {checkpoint.largest_activation:,.0f}, and F16 holds 65,504: "
+            "compile it with --bf16"
+        )
     tokenizer = checkpoint.tokenizer_files()
     texts = {shape: (plan.text(shape), plan.addresses(shape)) for shape in plan.shapes}
     toolchain = toolchain or open_toolchain(report=progress.note)

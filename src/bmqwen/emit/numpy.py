@@ -177,6 +177,38 @@ class NumpyOps:
         return np.concatenate([y, rest], axis=2)
 
 
+class WatchedOps(NumpyOps):
+    """Notes how large values become: what half precision cannot hold shows here.
+
+    Attributes:
+        largest: greatest absolute value of a product or sum so far; NaN stays.
+    """
+
+    largest = 0.0
+
+    def add_rms_norm(self, x: Rows, delta: Rows, weight: str) -> tuple[Rows, Rows]:
+        """Compute the sum, which is noted, and its norm."""
+        total, normed = super().add_rms_norm(x, delta, weight)
+        self.watch(total)
+        return total, normed
+
+    def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
+        """Compute the products, which are noted."""
+        y = super().linear(x, *weights, bias=bias)
+        self.watch(y)
+        return y
+
+    def swiglu(self, gate_up: Rows) -> Rows:
+        """Compute it; its result is noted."""
+        y = super().swiglu(gate_up)
+        self.watch(y)
+        return y
+
+    def watch(self, values: Rows) -> None:
+        """Note the largest of some values."""
+        self.largest = float(np.maximum(self.largest, np.abs(values).max()))
+
+
 def _sigmoid(x: Rows) -> Rows:
     y: Rows = 0.5 * (1 + np.tanh(x * 0.5))
     return y

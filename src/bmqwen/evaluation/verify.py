@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.steps import StepNets, StepShape
-from bmqwen.emit.numpy import NumpyOps
+from bmqwen.emit.numpy import WatchedOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
 from bmqwen.generate.tokenizer import Tokenizer
@@ -21,6 +21,7 @@ from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+from bmqwen.util.float16 import MOST_F16
 from bmqwen.util.text import counted
 from bmqwen.weights.checkpoint import Checkpoint
 from bmqwen.weights.weights import Weights
@@ -78,10 +79,17 @@ class NetReport:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """All nets that were looked at, of `nets` that there are."""
+    """All nets that were looked at, of `nets` that there are.
+
+    Attributes:
+        half: what they compute in.
+        largest_activation: greatest absolute value of a product or sum in float32, over the text of the comparison.
+    """
 
     model: str
     precision: str
+    half: str
+    largest_activation: float
     threshold: float
     nets: int
     stages: tuple[NetReport, ...]
@@ -91,6 +99,11 @@ class VerifyReport:
         """Whether every net did."""
         return all(stage.passed for stage in self.stages)
 
+    @property
+    def overflows(self) -> bool:
+        """Whether there are values that half precision cannot hold."""
+        return self.half == "f16" and not self.largest_activation <= MOST_F16
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         return {"passed": self.passed, **asdict(self)}
@@ -98,10 +111,11 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """What some weights compute for the whole text: cache rows, and logits by number of tokens."""
+    """What some weights compute for the whole text: cache rows, logits by number of tokens, the largest activation."""
 
     cache: NDArray[np.float32]
     logits: dict[int, NDArray[np.float32]]
+    largest: float
 
 
 def verify(
@@ -147,7 +161,15 @@ def verify(
         passed = (to_grid or to_float).cosine >= threshold
         spent = time.perf_counter() - start
         stages.append(NetReport(shape.tokens, shape.history, position, to_float, to_grid, passed, spent))
-    return VerifyReport(bundle.model, str(precision), threshold, len(nets.cycles), tuple(stages))
+    return VerifyReport(
+        bundle.model,
+        str(precision),
+        nets.half,
+        float(np.nan_to_num(truth.largest)),
+        threshold,
+        len(nets.cycles),
+        tuple(stages),
+    )
 
 
 def cached_rows(shape: StepShape, context: int, most: int) -> int:
@@ -201,9 +223,9 @@ def duration(seconds: float) -> str:
 
 
 def _reference(weights: Weights, config: ModelConfig, text: Sequence[int], ends: Sequence[int]) -> _Reference:
-    ops = NumpyOps(config, WeightBlocks(weights), text, [end - 1 for end in ends])
+    ops = WatchedOps(config, WeightBlocks(weights), text, [end - 1 for end in ends])
     logits = config.network.emit(ops)
-    return _Reference(np.stack(ops.cache), dict(zip(ends, logits, strict=True)))
+    return _Reference(np.stack(ops.cache), dict(zip(ends, logits, strict=True)), ops.largest)
 
 
 def _results(shape: StepShape, cached: int) -> range:

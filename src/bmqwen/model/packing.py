@@ -60,6 +60,7 @@ class Packing:
         mixed: whether some matrices have other bits and groups, which their shapes tell.
         block: rows and columns of the blocks that share a scale, where these are stated.
         made_by: how the grid was found, where that is stated.
+        largest_activation: what the model computed on calibration text at most, where that is stated.
     """
 
     method: str
@@ -71,6 +72,7 @@ class Packing:
     mixed: bool = False
     block: tuple[int, int] | None = None
     made_by: str | None = None
+    largest_activation: float = 0.0
 
     @property
     def title(self) -> str:
@@ -167,7 +169,9 @@ class _Stated:
                 raise self._error(f"with checkpoint_format = {found[:40]!r} is unsupported", "one of 'gptq'")
             offset = int(form == "gptq")
         bits, group = self._sizes((4,) if layout == "awq" else (2, 3, 4, 5, 6, 7, 8))
-        meta = values.get("meta")
+        stated = values.get("meta")
+        meta: Mapping[str, object] = stated if isinstance(stated, dict) else {}
+        largest = meta.get("largest_activation")
         return Packing(
             self._method,
             layout,
@@ -176,7 +180,8 @@ class _Stated:
             offset,
             symmetric=values.get("sym") is True,
             mixed=bool(values.get("dynamic") or values.get("extra_config")),
-            made_by=str(meta["method"])[:100] if isinstance(meta, dict) and "method" in meta else None,
+            made_by=str(meta["method"])[:100] if "method" in meta else None,
+            largest_activation=float(largest) if isinstance(largest, (int, float)) else 0.0,
         )
 
     def _awq(self) -> Packing:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Half = Literal["f16", "bf16"]
+# Beyond this a number of type "f16" is infinite.
+MOST_F16 = 65504.0
 
 
 def to_half(values: NDArray[Any], half: str) -> NDArray[np.uint16]:

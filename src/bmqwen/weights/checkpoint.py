@@ -124,6 +124,11 @@ class Checkpoint(Closing):
         """Whether its grid was found by `bmqwen quantize`."""
         return isinstance(self._reader, PackedWeights) and self._reader.packing.made_by is not None
 
+    @property
+    def largest_activation(self) -> float:
+        """Greatest absolute value that the model computed when it was quantised; 0: not known."""
+        return self._reader.packing.largest_activation if isinstance(self._reader, PackedWeights) else 0.0
+
     def tokenizer_files(self) -> dict[str, bytes]:
         """Return tokenizer.json and, where there are any, tokenizer_config.json, generation_config.json,
         chat_template.jinja and config_sentence_transformers.json: content by file name.

@@ -101,6 +101,11 @@ def _lines(result: "VerifyReport") -> Iterator[str]:
             f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{cosines}{deciding.logits_error:8.4f}  "
             f"{'same' if deciding.same_token else 'differs'}{'' if stage.passed else '  FAILED'}"
         )
+    if result.overflows:
+        yield (
+            f"activations reach {result.largest_activation:,.0f}, and F16 holds 65,504: compile the model again with "
+            "--bf16"
+        )
     against = "the float result of the same grid" if quantised else "float32"
     yield (
         f"{result.model}, {result.precision}: {'passed' if result.passed else 'FAILED'}; "
