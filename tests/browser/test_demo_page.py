@@ -1,11 +1,12 @@
 """The demo model on the page, and the pictures in the guides, which are made anew with BMQWEN_PICTURES=1."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from support.live_server import LiveServer
 from support.served_page import Visit, reply_with, send
@@ -88,6 +89,34 @@ def test_a_picture_of_thoughts_and_formulas(visit: Visit, served: LiveServer) ->
     expect(page.get_by_role("button", name="思考了")).to_be_visible()
     page.evaluate("document.fonts.ready")
     keep(page, "web-page-zh.png")
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+def test_a_call_of_a_tool_is_shown(visit: Visit, served: LiveServer) -> None:
+    """The page has no tools of its own: here the request gets one on its way to the server."""
+    page = visit(served)
+
+    def with_tool(route: Route) -> None:
+        body = json.loads(route.request.post_data or "")
+        asked = body | {"tools": [WEATHER], "tool_choice": "required"}
+        route.continue_(post_data=json.dumps(asked))
+
+    page.route("**/v1/chat/completions", with_tool)
+    send(page, "What is the weather in Paris?")
+    call = page.get_by_role("button", name="Called get_weather")
+    expect(call).to_be_visible(timeout=120_000)
+    expect(page.locator(".measured")).to_be_visible(timeout=120_000)
+    page.reload()
+    call.click()
+    expect(page.locator(".call code")).to_contain_text('"city": "Paris')
 
 
 def test_the_pictures_are_small() -> None:

@@ -263,6 +263,49 @@ def test_only_known_fields_of_a_file_are_taken(visit: Visit, talking: LiveServer
     assert "temperature" not in bodies[0]
 
 
+# What the first version of the page kept: whole conversations, no list of them.
+OLD = """async () => {
+  const wait = (request) => new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  await wait(indexedDB.deleteDatabase("bmqwen"));
+  const opening = indexedDB.open("bmqwen", 1);
+  opening.onupgradeneeded = () => opening.result.createObjectStore("conversations", { keyPath: "id" });
+  const database = await wait(opening);
+  const change = database.transaction("conversations", "readwrite");
+  for (const [index, title] of ["", "named"].entries()) {
+    const common = { created: 1000 + index, state: "done" };
+    const turns = [
+      { id: "q", parent: "root", role: "user", text: `question ${index}`, ...common },
+      { id: "a", parent: "q", role: "assistant", text: `answer ${index}`, ...common },
+    ];
+    change.objectStore("conversations").put({
+      id: `old${index}`, title, created: 1000 + index, updated: 1000 + index, system: "", settings: {},
+      turns: new Map(turns.map((turn) => [turn.id, turn])), chosen: new Map([["root", "q"], ["q", "a"]]),
+    });
+  }
+  await new Promise((resolve) => (change.oncomplete = resolve));
+  database.close();
+}"""
+
+
+def test_conversations_that_an_older_page_kept_are_there(visit: Visit, talking: LiveServer) -> None:
+    page = visit(talking)
+    page.goto("/health")
+    page.evaluate(OLD)
+    page.goto("/")
+    expect(titles(page)).to_have_text(["named", "question 0"])
+    titles(page).last.click()
+    expect_answers(page, "answer 0")
+    reply_with(page, "new")
+    send(page, "and now?")
+    expect_answers(page, "answer 0", "new")
+    page.reload()
+    expect_answers(page, "answer 0", "new")
+    expect(titles(page)).to_have_text(["question 0", "named"])
+
+
 MANY = """async () => {
   const opening = indexedDB.open("bmqwen", 2);
   const database = await new Promise((resolve) => (opening.onsuccess = () => resolve(opening.result)));
