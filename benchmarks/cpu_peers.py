@@ -7,7 +7,6 @@ What is measured, and how, is in benchmarks/README.md.
 
 import argparse
 import importlib.util
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,18 +19,18 @@ from agreement import markdown as agreement_table
 from agreement import score_grids
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.cli.terminal import STDERR, progress_bar, use_utf8
-from bmqwen.errors import BmqwenError, InputError, MissingDependencyError
+from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
 from bmqwen.util.installation import install_command
-from bmqwen.util.storage import write_file
 from bmqwen.util.text import size_text
 from bmqwen.weights.checkpoint import open_checkpoint
 from comparison import Comparison
 from machine import Machine
 from q4_0 import q4_0_file
+from report import Report, run_benchmark
 from rounds import Entry, run_rounds
 
 TEXTS = Path(__file__).with_name("texts")
@@ -52,20 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
-    try:
-        report = run(options, "python benchmarks/cpu_peers.py " + shlex.join(given))
-        print(report["markdown"])
-        if options.markdown:
-            write_file(options.markdown, (report["markdown"] + "\n").encode())
-        if options.json:
-            write_file(options.json, json.dumps(report, ensure_ascii=False, indent=1).encode())
-    except BmqwenError as error:
-        print(f"cpu_peers: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("cpu_peers: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    command = "python benchmarks/cpu_peers.py " + shlex.join(given)
+
+    def measure() -> Report:
+        report = run(options, command)
+        return Report(report["markdown"], report)
+
+    return run_benchmark("cpu_peers", measure, markdown=options.markdown, document=options.json)
 
 
 def run(options: argparse.Namespace, command: str) -> dict[str, Any]:

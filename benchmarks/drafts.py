@@ -8,7 +8,6 @@ would take in a step follows from the answer alone, by going through it with the
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,14 @@ from typing import Any
 
 from bmqwen.cli.terminal import STDERR, use_utf8
 from bmqwen.engine import Engine, load
-from bmqwen.errors import BmqwenError, InputError
+from bmqwen.errors import InputError
 from bmqwen.generate.draft_model import DraftModel, check_pair
 from bmqwen.generate.drafts import Drafts, Guesser
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import Message
-from bmqwen.util.storage import write_file
 from machine import Machine
+from report import Report, run_benchmark
 
 TEXTS = Path(__file__).with_name("texts")
 
@@ -232,7 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, or the exit code of an error."""
     use_utf8()
     options = _parser().parse_args(arguments)
-    try:
+
+    def measure() -> Report:
         times = dict(map(parsed_times, options.times))
         with ExitStack() as opened:
             engine = opened.enter_context(load(options.model, "cpu", threads=options.threads))
@@ -242,24 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_pair(smaller.tokenizer, smaller.model, engine.tokenizer, engine.model)
                 model = DraftModel(smaller.runtime, 1.0, engine.runtime.vocab_size)
             outcomes = run(engine, options.new_tokens, options.rounds, times, model)
-        table = markdown(outcomes, list(times))
         report: dict[str, Any] = {
             "machine": Machine.here().to_dict(),
             "times": {name: asdict(of) for name, of in times.items()},
             "tasks": [asdict(one) | {"speedup": one.speedup} for one in outcomes],
         }
-        print(table)
-        if options.markdown:
-            write_file(options.markdown, (table + "\n").encode())
-        if options.json:
-            write_file(options.json, json.dumps(report, ensure_ascii=False, indent=1).encode())
-    except BmqwenError as error:
-        print(f"drafts: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("drafts: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        return Report(markdown(outcomes, list(times)), report)
+
+    return run_benchmark("drafts", measure, markdown=options.markdown, document=options.json)
 
 
 def _parser() -> argparse.ArgumentParser:

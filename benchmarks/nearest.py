@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import get_args
 
 from bmqwen.emit.export import export_onnx
-from bmqwen.errors import BmqwenError
 from bmqwen.evaluation.model_pair import FLOAT, ModelPair
 from bmqwen.evaluation.text_score import evaluate_text, read_text
 from bmqwen.generate.tokenizer import Tokenizer
@@ -27,6 +26,7 @@ from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Silent
 from bmqwen.util.storage import storage_errors
 from bmqwen.weights.checkpoint import open_checkpoint
+from report import run_benchmark
 
 
 @contextmanager
@@ -78,17 +78,16 @@ def main() -> int:
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--lm-head", choices=get_args(Format))
     options = parser.parse_args()
-    try:
+
+    def measure() -> None:
         precision = Precision.choose(options.quant, options.group_size, options.lm_head)
         texts = {path: read_text(path) for path in options.text}
         with open_nearest(options.model, precision) as pair:
             print(f"to nearest: {pair}")
             for path, text in texts.items():
                 print(f"\n{path}: {evaluate_text(pair, text)}")
-    except BmqwenError as error:
-        print(f"nearest: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run_benchmark("nearest", measure)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from bmqwen.compiler.tpuc import Mode, Recipe
 from bmqwen.compiler.work_folder import NET, WEIGHTS
 from bmqwen.emit.mlir_file import MlirFile, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
-from bmqwen.errors import BmqwenError
 from bmqwen.estimate.estimate import PUBLISHED, Published
 from bmqwen.estimate.forecast import Cost
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
@@ -29,6 +28,7 @@ from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.progress import Progress, Silent
 from published_nets import PLATFORM, PublishedOps
+from report import run_benchmark
 
 GROUP = 64
 # Of a net, before one is measured.
@@ -177,7 +177,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="only this model's rows")
     parser.add_argument("--jobs", type=int, default=1, help="nets compiled at a time")
     chosen = parser.parse_args(arguments)
-    try:
+
+    def measure() -> None:
         print("| model | first token | published | ratio | tokens/s | published | ratio |")
         print("|---|---|---|---|---|---|---|")
         for row in PUBLISHED:
@@ -185,10 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
                 _, config = known_config(row.model)
                 found = predict(config, row.form, row.context, jobs=chosen.jobs)
                 print(table_row(row, found, DEFAULT_CHIP.host), flush=True)
-    except BmqwenError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return run_benchmark("published_recipe", measure)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ What is measured, and how, is in benchmarks/README.md.
 
 import argparse
 import asyncio
-import json
 import shlex
 import statistics
 import sys
@@ -22,11 +21,12 @@ from typing import Any
 
 from bmqwen.cli.terminal import STDERR, use_utf8
 from bmqwen.engine import Engine, load
-from bmqwen.errors import BmqwenError, InputError
+from bmqwen.errors import InputError
 from bmqwen.util.storage import write_file
 from bmqwen.util.text import size_text
 from fresh_runs import FreshRuns
 from machine import Machine
+from report import Report, run_benchmark
 from served_model import ServedModel
 from server_probes import STORY, overhead, seconds_to_free, turns
 from traffic import Exchange, Traffic, failures
@@ -66,20 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
-    try:
-        report = run(options, "python benchmarks/server_load.py " + shlex.join(given))
-    except BmqwenError as error:
-        print(f"server_load: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("server_load: interrupted", file=sys.stderr)
-        return 130
-    print(report["markdown"])
-    if options.markdown:
-        write_file(options.markdown, (report["markdown"] + "\n").encode())
-    if options.json:
-        write_file(options.json, json.dumps(report, ensure_ascii=False, indent=1).encode())
-    return 0 if all(check["good"] for check in report["checks"]) else 1
+    command = "python benchmarks/server_load.py " + shlex.join(given)
+
+    def measure() -> Report:
+        report = run(options, command)
+        return Report(report["markdown"], report, good=all(check["good"] for check in report["checks"]))
+
+    return run_benchmark("server_load", measure, markdown=options.markdown, document=options.json)
 
 
 def run(options: argparse.Namespace, command: str) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from typing import Any
 import httpx
 
 from bmqwen.cli.terminal import STDERR, use_utf8
-from bmqwen.errors import BmqwenError, InputError
+from bmqwen.errors import InputError
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
-from bmqwen.util.storage import write_file
 from bmqwen.weights.checkpoint import open_checkpoint
 from machine import Machine
 from q4_0 import q4_0_file
+from report import Report, run_benchmark
 from served_model import ServedModel
 
 TEXTS = Path(__file__).with_name("texts")
@@ -290,21 +290,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     options = parser.parse_args(given)
-    try:
+    command = "python benchmarks/side_by_side.py " + shlex.join(given)
+
+    def work() -> Report:
         report = measure(options)
-    except BmqwenError as error:
-        print(f"side_by_side: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("side_by_side: interrupted", file=sys.stderr)
-        return 130
-    table = markdown(report, "python benchmarks/side_by_side.py " + shlex.join(given))
-    print(table)
-    if options.markdown:
-        write_file(options.markdown, (table + "\n").encode())
-    if options.json:
-        write_file(options.json, json.dumps(report, ensure_ascii=False, indent=1).encode())
-    return 0
+        return Report(markdown(report, command), report)
+
+    return run_benchmark("side_by_side", work, markdown=options.markdown, document=options.json)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def find(text: str, models: Mapping[str, Model] = MODELS) -> Model:
     if match is None:
         close = difflib.get_close_matches(text.lower(), [*models, *ALIASES, *PUBLISHED], n=3, cutoff=0.6)
         close.sort(key=lambda name: not name.startswith(text.lower()))
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(models)}"
+        hint = f"did you mean {' or '.join(close)}?" if close else "`bmqwen list` shows the names"
         raise InputError(
             f"unknown model {text[:80]!r}: {hint} (a hub id, owner/name, a folder or a GGUF file will do as well)"
         )
