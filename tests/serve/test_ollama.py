@@ -123,7 +123,7 @@ def test_what_clients_ask_about_models(toy: ToyServer) -> None:
         ("generate", {"prompt": "?", "template": "{{ .Prompt }}"}, 400, "template"),
         ("generate", {"prompt": "?", "context": [1, 2]}, 400, "context"),
         ("pull", {"model": "llama3"}, 404, "bmqwen pull"),
-        ("embed", {"model": "toy", "input": "x"}, 404, "no embeddings"),
+        ("embed", {"model": "toy", "input": "x"}, 404, "no embedding model"),
         ("nothing", {}, 404, "nothing at"),
     ],
 )

@@ -76,8 +76,8 @@ def test_engines_are_given_the_published_bmodel_that_was_named(
 ) -> None:
     served: list[EngineConfig] = []
 
-    async def note(_model: object, engines: list[EngineConfig], *_: object, **__: object) -> None:
-        served.extend(engines)
+    async def note(models: list[tuple[object, list[EngineConfig]]], *_: object, **__: object) -> None:
+        served.extend(engine for _, engines in models for engine in engines)
 
     monkeypatch.setattr(server, "serve", note)
     for name in ("tokenizer.json", "tokenizer_config.json"):

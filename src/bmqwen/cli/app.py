@@ -55,6 +55,7 @@ _VALUE_NAMES = {
     "<str>": "TEXT",
     "<list[str]>": "TEXT",
     "<path>": "PATH",
+    "<list[Path]>": "PATH",
 }
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from bmqwen.errors import BmqwenError, ModelNotFoundError, UnsupportedFieldError
+from bmqwen.errors import BmqwenError, ModelNotFoundError, NotOfferedError, UnsupportedFieldError
 from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.generate.retrieval import EmbeddingPrompts, RerankPrompts, Task
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
@@ -19,6 +20,13 @@ from bmqwen.serve.pool.job import Job, Started
 from bmqwen.serve.pool.pool import Pool
 from bmqwen.serve.prompts import Prompts
 from bmqwen.version import __version__
+
+# Where models are asked, by their tasks.
+PLACES: Mapping[Task, str] = {
+    "chat": "/v1/chat/completions",
+    "embedding": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class Model:
         created: when it was loaded, in seconds since 1970.
         vocab_size: tokens that it knows, those included that its tokenizer has no text for.
         aliases: other names that requests may have for it; "*" is any name.
+        retrieval: how it is asked, if it is for embeddings or for reranking.
+        width: numbers that it gives for a token: logits, or a hidden state.
     """
 
     name: str
@@ -57,6 +67,15 @@ class Model:
     created: int
     vocab_size: int
     aliases: tuple[str, ...] = ()
+    retrieval: EmbeddingPrompts | RerankPrompts | None = None
+    width: int = 0
+
+    @property
+    def task(self) -> Task:
+        """What it is for."""
+        if self.retrieval is None:
+            return "chat"
+        return "embedding" if isinstance(self.retrieval, EmbeddingPrompts) else "rerank"
 
 
 class Service:
@@ -174,14 +193,38 @@ class Services:
             )
         return service
 
-    def accept(self, body: RequestModel, request: Request) -> Service:
+    def of_task(self, name: str | None, task: Task) -> Service:
+        """Return the service of a model for a task, the first one for no name.
+
+        Raises:
+            NotOfferedError: there is none for the task.
+            ModelNotFoundError: the name is that of none, or of one for another task.
+        """
+        offered = [service for service in self if service.model.task == task]
+        if not offered:
+            raise NotOfferedError(f"this server has no {task} model: start it with --{task} MODEL")
+        if not name:
+            return offered[0]
+        service = self.find(name)
+        if service.model.task != task:
+            if name not in self.names:  # any name is the chat model's
+                return offered[0]
+            raise ModelNotFoundError(
+                f"{name[:200]!r} is the {service.model.task} model, which is asked at {PLACES[service.model.task]}: "
+                f"name {offered[0].model.name!r} here",
+                "model",
+            )
+        return service
+
+    def accept(self, body: RequestModel, request: Request, task: Task = "chat") -> Service:
         """Return the service that a request is for, and note its fields without effect, which the middleware reports.
 
         Raises:
-            ModelNotFoundError: it names a model that is not served.
+            NotOfferedError: there is no model for the task.
+            ModelNotFoundError: it names a model that is not served, or not for this task.
             UnsupportedFieldError: it has a field without effect, and the server is strict.
         """
-        service = self.find(getattr(body, "model", None))
+        service = self.of_task(getattr(body, "model", None), task)
         ignored = body.ignored()
         if ignored and self._strict_fields:
             raise UnsupportedFieldError(

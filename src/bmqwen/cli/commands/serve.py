@@ -19,10 +19,14 @@ from bmqwen.util.text import counted, size_text
 
 if TYPE_CHECKING:
     from bmqwen.artifact.bundle import Bundle
+    from bmqwen.generate.retrieval import Task
+    from bmqwen.serve.pool.wire import EngineConfig
 
 KEY_VARIABLE = "BMQWEN_API_KEY"
 # Rows that a processor computes in one step almost as fast as more, each.
 DEFAULT_SEQUENCES = 8
+# Tokens of a text at most, of models for embeddings and reranking on the CPU.
+RETRIEVAL_CONTEXT = 8192
 
 
 @options.grouped(sampling=options.sampling_options(server=True), precision=options.precision)
@@ -56,6 +60,13 @@ def serve(
             help="Origin of another web page that may use the server, such as https://chat.example.org; "
             "repeatable.",
         ),
+    ] = None,
+    embedding: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Embedding model to serve as well, at /v1/embeddings."),
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Reranking model to serve as well, at /v1/rerank.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in requests; default: its own.")] = None,
     alias: Annotated[
@@ -175,8 +186,14 @@ def serve(
     with server.bind(host, port) as listener:
         with progress_bar() as bar:
             bundle = resolve_bundle(
-                model, precision, adapter=adapter, offline=offline, progress=bar, chats=True
+                model, precision, adapter=adapter, offline=offline, progress=bar, chats=True, task="chat"
             )
+            wanted: dict[Task, str | None] = {"embedding": embedding, "rerank": rerank}
+            others = [
+                (resolve_bundle(other, precision, offline=offline, progress=bar, task=task), task)
+                for task, other in wanted.items()
+                if other is not None
+            ]
             if draft not in ("auto", "off"):
                 drafting = resolve_bundle(draft, precision, offline=offline, progress=bar)
                 draft = str(drafting.place.absolute())
@@ -204,9 +221,20 @@ def serve(
         limits = Limits(queue=queue, seconds=time_limit)
         served = server.model_of(bundle, name or bundle.model, defaults, limits)
         served = replace(served, aliases=tuple(alias or ()))
+        beside = [
+            (
+                server.model_of(other, other.model, SamplingParams(), limits, task),
+                [replace(_retrieval(config, other, task), device=chips[0] if chips else 0)],
+            )
+            for other, task in others
+        ]
+        names = [one.name for one in (served, *(model for model, _ in beside))]
+        if twice := next((one for one in names if names.count(one) > 1), None):
+            raise InputError(f"two of these models are called {twice}: give the first one another --name")
         _log(quiet)
         address = server.url(listener)
-        note(f"{served.name} \u00b7 {served.precision} \u00b7 loading ...")
+        for each in (served, *(model for model, _ in beside)):
+            note(f"{each.name} \u00b7 {each.precision} \u00b7 loading ...")
 
         def ready(engine_name: str, at_once: int) -> None:
             together = f" \u00b7 {at_once} answers at once" if at_once > 1 else ""
@@ -214,8 +242,7 @@ def serve(
 
         asyncio.run(
             server.serve(
-                served,
-                engines,
+                [(served, engines), *beside],
                 rules,
                 listener,
                 stop_seconds=stop_seconds,
@@ -224,6 +251,21 @@ def serve(
             )
         )
     note("stopped")
+
+
+def _retrieval(config: "EngineConfig", bundle: "Bundle", task: "Task") -> "EngineConfig":
+    """Return what the engine of a model beside the one that chats is to load."""
+    on_cpu = bundle.kind == "onnx"
+    return replace(
+        config,
+        model=str(bundle.place.absolute()),
+        context_length=min(bundle.config.max_position_embeddings, RETRIEVAL_CONTEXT) if on_cpu else None,
+        engine="auto" if on_cpu else config.engine,
+        saved_bytes=0,
+        draft="off",
+        sequences=1,
+        task=task,
+    )
 
 
 def _sequences(bundle: "Bundle", wanted: int | None, context: int | None, engines: int) -> int:

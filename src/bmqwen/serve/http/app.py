@@ -30,6 +30,7 @@ from bmqwen.serve.http.openai_responses.api import responses_api
 from bmqwen.serve.http.page import PageFile, PageFiles
 from bmqwen.serve.http.protocol import BIAS_PATTERN, LARGEST_ID
 from bmqwen.serve.http.responses import ERRORS
+from bmqwen.serve.http.retrieval import retrieval_api
 from bmqwen.serve.service import Services
 from bmqwen.version import __version__
 
@@ -63,6 +64,7 @@ def create_app(services: Services, rules: AccessRules) -> ASGIApp:
     app.include_router(responses_api(services))
     app.include_router(anthropic_api(services))
     app.include_router(ollama_api(services))
+    app.include_router(retrieval_api(services))
     app.include_router(model_api(services, key_required=bool(rules.keys)))
     page = PageFiles(Path(str(files("bmqwen.serve") / "page")))
     _add_page(app, page)

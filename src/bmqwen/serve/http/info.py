@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
-from bmqwen.errors import NotOfferedError
 from bmqwen.generate.params import PARAMETERS, Parameter, SamplingParams
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
@@ -15,7 +14,6 @@ from bmqwen.serve.http.protocol import DetokenizeRequest, TokenizeChat, Tokenize
 from bmqwen.serve.http.responses import (
     LOADING,
     METRICS,
-    ErrorAnswer,
     Health,
     Info,
     ModelEntry,
@@ -45,10 +43,6 @@ def model_api(services: Services, *, key_required: bool) -> APIRouter:
     async def one_model(name: str) -> ModelEntry:
         service = services.find(name)
         return _entry(name if name in services.names else service.model.name, service)
-
-    @api.post("/v1/embeddings", summary="Not offered", status_code=404)
-    async def embeddings() -> ErrorAnswer:
-        raise NotOfferedError("this server has no embeddings: chat models make poor ones")
 
     @api.get("/health", summary="Whether it can answer", responses=LOADING)
     async def health(response: Response) -> Health:

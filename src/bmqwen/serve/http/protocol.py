@@ -42,8 +42,8 @@ def _needs(field: str, switch: str) -> JsonDict:
     return {"anyOf": [absent, {"properties": {switch: {"const": True}}, "required": [switch]}]}
 
 
-def _shape(value: Any) -> str:
-    """Which of several types a value is meant to be: the checker then complains about that one only."""
+def text_or_ids(value: Any) -> str:
+    """Return which of several types a value is meant to be: the checker then complains about that one only."""
     if not isinstance(value, list):
         return "a string"
     first = value[0] if value else ""
@@ -272,7 +272,7 @@ class CompletionRequest(GenerationRequest):
         | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS), Tag("list of strings")]
         | Annotated[Ids, Tag("list of ids")]
         | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS), Tag("lists of ids")],
-        Discriminator(_shape),
+        Discriminator(text_or_ids),
         Field(description="Text, or token ids, or several of either."),
     ]
     echo: Annotated[bool, Field(description="Begin the text with the prompt, logprobs included.")] | None = (

@@ -16,6 +16,7 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.engine import precision_of
 from bmqwen.errors import InputError
 from bmqwen.generate.params import SamplingParams
+from bmqwen.generate.retrieval import EmbeddingPrompts, RerankPrompts, Task
 from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.serve.defaults import Limits
@@ -29,6 +30,8 @@ from bmqwen.serve.service import Model, Service, Services
 KEEP_ALIVE_SECONDS = 75
 # After the running answers were told that they end.
 LAST_SECONDS = 3
+# Models that do not chat need no template: text is read as it is.
+_AS_IT_IS = "{% for message in messages %}{{ message.content }}{% endfor %}"
 LOG = logging.getLogger("bmqwen.serve")
 
 
@@ -53,13 +56,31 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def model_of(bundle: Bundle, name: str, defaults: SamplingParams, limits: Limits) -> Model:
-    """Read what the server itself needs of a bundle. Raises ConfigError for an unusable tokenizer or template."""
-    tokenizer = Tokenizer.from_folder(bundle.tokenizer_folder)
-    template = ChatTemplate.from_folder(bundle.tokenizer_folder)
-    vocab_size = bundle.config.vocab_size
+def model_of(
+    bundle: Bundle, name: str, defaults: SamplingParams, limits: Limits, task: Task = "chat"
+) -> Model:
+    """Read what the server itself needs of a bundle.
+
+    Raises ConfigError for an unusable tokenizer or template, and for a reranker without its two words.
+    """
+    folder = bundle.tokenizer_folder
+    tokenizer = Tokenizer.from_folder(folder)
+    retrieval: EmbeddingPrompts | RerankPrompts | None = None
+    if task != "chat":
+        retrieval = EmbeddingPrompts(tokenizer, folder) if task == "embedding" else RerankPrompts(tokenizer)
+        _ = retrieval.params
+    template = ChatTemplate.from_folder(folder) if retrieval is None else ChatTemplate(_AS_IT_IS)
     return Model(
-        name, precision_of(bundle), tokenizer, template, defaults, limits, int(time.time()), vocab_size
+        name,
+        precision_of(bundle),
+        tokenizer,
+        template,
+        defaults,
+        limits,
+        int(time.time()),
+        bundle.config.vocab_size,
+        retrieval=retrieval,
+        width=bundle.config.width,
     )
 
 
@@ -70,8 +91,7 @@ def url(listener: socket.socket) -> str:
 
 
 async def serve(
-    model: Model,
-    engines: Sequence[EngineConfig],
+    served: Sequence[tuple[Model, Sequence[EngineConfig]]],
     rules: AccessRules,
     listener: socket.socket,
     *,
@@ -79,18 +99,27 @@ async def serve(
     strict_fields: bool,
     on_ready: Callable[[str, int], None],
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+    """Serve models, the one that chats first, each by its engines, until SIGTERM or Ctrl-C.
 
-    `on_ready` gets the engine's name, and how many requests all engines answer at once, when one is loaded.
+    `on_ready` gets the name of the first one's engines, and how many requests they answer at once, when each model has
+    one that is loaded.
 
     When told to stop, running answers may go on for `stop_seconds`. With `strict_fields`, fields without effect are
     refused.
 
     Raises:
-        BmqwenError: the engine cannot be loaded.
+        BmqwenError: an engine cannot be loaded.
     """
-    scheduler = Scheduler(engines, queue_limit=model.limits.queue, seconds=model.limits.seconds)
-    app = create_app(Services([Service(model, scheduler)], strict_fields=strict_fields), rules)
+    schedulers = [
+        Scheduler(engines, queue_limit=model.limits.queue, seconds=model.limits.seconds)
+        for model, engines in served
+    ]
+    several = len(served) > 1
+    services = [
+        Service(model, scheduler, labels={"model": model.name} if several else None)
+        for (model, _), scheduler in zip(served, schedulers, strict=True)
+    ]
+    app = create_app(Services(services, strict_fields=strict_fields), rules)
     config = uvicorn.Config(
         app,
         http=ClientConnection,
@@ -113,30 +142,37 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _note_signal, signals)
     running = asyncio.create_task(server.serve(sockets=[listener]))
-    watcher = asyncio.create_task(_report(scheduler, on_ready))
-    first: list[asyncio.Future[Any]] = [running, signals[0], scheduler.failure]
+    watcher = asyncio.create_task(_report(schedulers, on_ready))
+    failures = [scheduler.failure for scheduler in schedulers]
+    first: list[asyncio.Future[Any]] = [running, signals[0], *failures]
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     watcher.cancel()
     if signals[0].done():
         LOG.info("stopping: no new requests, running answers may take %g more seconds", stop_seconds)
-        draining = asyncio.create_task(scheduler.drain(stop_seconds))
+        draining = asyncio.ensure_future(_drain(schedulers, stop_seconds))
         await asyncio.wait([draining, running, signals[1]], return_when=asyncio.FIRST_COMPLETED)
         draining.cancel()
-        await scheduler.drain(0)
+        await _drain(schedulers, 0)
     server.should_exit = True
     try:
         await running
     except OSError as error:
         # Two servers may have bound the port before either listened.
         raise InputError(f"cannot listen on {url(listener)}: {error.strerror or error}") from error
-    if scheduler.failure.done():
-        raise scheduler.failure.result()
+    for failure in failures:
+        if failure.done():
+            raise failure.result()
 
 
-async def _report(scheduler: Scheduler, on_ready: Callable[[str, int], None]) -> None:
-    while (facts := scheduler.facts) is None or not scheduler.ready:
+async def _drain(schedulers: Sequence[Scheduler], seconds: float) -> None:
+    await asyncio.gather(*(scheduler.drain(seconds) for scheduler in schedulers))
+
+
+async def _report(schedulers: Sequence[Scheduler], on_ready: Callable[[str, int], None]) -> None:
+    first = schedulers[0]
+    while (facts := first.facts) is None or not all(scheduler.ready for scheduler in schedulers):
         await asyncio.sleep(0.05)
-    on_ready(facts.name, facts.sequences * len(scheduler.replicas))
+    on_ready(facts.name, facts.sequences * len(first.replicas))
 
 
 def _note_signal(signals: list[asyncio.Future[None]]) -> None:

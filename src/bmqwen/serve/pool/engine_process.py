@@ -139,6 +139,7 @@ class EngineProcess:
             sequences=config.sequences,
             reproducible=config.reproducible,
             offline=True,
+            task=config.task,
         )
         if config.kept:
             self._kept = KeptConversations(Path(config.kept), self._engine.identity)

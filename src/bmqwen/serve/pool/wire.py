@@ -15,6 +15,7 @@ from typing_extensions import Required, TypedDict
 from bmqwen import errors
 from bmqwen.errors import BmqwenError
 from bmqwen.generate.params import Completion, Piece, SamplingParams
+from bmqwen.generate.retrieval import Task
 from bmqwen.runtime.registry import EngineName
 
 
@@ -31,6 +32,7 @@ class EngineConfig:
         hang_seconds: how long it may be silent once it is to end an answer: it finishes its launch first, which takes
             minutes on a simulator.
         load_seconds: how long loading may take.
+        task: as for `bmqwen.engine.load`.
         kept: a folder for the conversations that are saved when it ends, and taken back when the next one begins.
     """
 
@@ -45,6 +47,7 @@ class EngineConfig:
     reproducible: bool = False
     hang_seconds: float = 300.0
     load_seconds: float = 900.0
+    task: Task = "chat"
     kept: str = ""
 
 

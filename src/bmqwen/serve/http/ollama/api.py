@@ -17,6 +17,7 @@ from bmqwen.serve.http.chat import answer_chat
 from bmqwen.serve.http.completions import answer_completion
 from bmqwen.serve.http.errors import json_bytes
 from bmqwen.serve.http.fields import RequestModel
+from bmqwen.serve.http.ollama.embed import add_embeddings
 from bmqwen.serve.http.ollama.request import Name, OllamaChatRequest, OllamaGenerateRequest
 from bmqwen.serve.http.responses import LINES, OLLAMA_ERRORS, Count
 from bmqwen.serve.http.streaming import Framing
@@ -31,8 +32,6 @@ _NOT_HERE = {
     "create": "this server has one model: start it with another one",
     "copy": "this server has one model",
     "delete": "this server has one model; remove models with bmqwen rm",
-    "embed": "this server has no embeddings: chat models make poor ones",
-    "embeddings": "this server has no embeddings: chat models make poor ones",
 }
 
 
@@ -212,6 +211,7 @@ def ollama_api(services: Services) -> APIRouter:
     async def version() -> OllamaVersion:
         return {"version": API_VERSION}
 
+    add_embeddings(api, services)
     for name, reason in _NOT_HERE.items():
 
         async def refuse(reason: str = reason) -> None:
