@@ -7,8 +7,8 @@ from typing import Any
 import openai
 import pytest
 
-from bmqwen.errors import RequestError
-from bmqwen.serve.http.openai_responses.store import ResponseStore
+from bmqwen.errors import NotFoundError, RequestError
+from bmqwen.serve.http.openai_responses.store import KeptResponse, ResponseStore
 from support.hermes import PARIS, WEATHER, server_saying
 from support.toy_server import ToyServer
 from support.toy_tokenizer import HERMES, toy_template
@@ -78,6 +78,32 @@ def test_a_conversation_that_goes_on_by_its_id() -> None:
         assert third.output_text == "Bye."
         with pytest.raises(openai.BadRequestError, match="send the whole conversation"):
             ask(model="toy", input="?", previous_response_id=again.id)
+
+
+def test_a_response_can_be_asked_for_again(toy: ToyServer) -> None:
+    responses = client(toy).responses
+    first = responses.create(model="toy", input="?", max_output_tokens=4)
+    assert responses.retrieve(first.id) == first
+    (item,) = responses.input_items.list(first.id)
+    assert item.type == "message"
+    many = responses.create(
+        model="toy",
+        input=[{"role": "user", "content": str(number)} for number in range(5)],
+        max_output_tokens=4,
+        previous_response_id=first.id,
+    )
+    listed = responses.input_items.list(many.id, limit=2, order="asc")
+    assert [item.content for item in listed] == [str(number) for number in range(5)]  # type: ignore[union-attr]
+    responses.delete(first.id)
+    for ask in (responses.retrieve, responses.delete, responses.input_items.list):
+        with pytest.raises(openai.NotFoundError, match="there is no response"):
+            ask(first.id)
+    with pytest.raises(openai.BadRequestError, match="leave stream out"):
+        responses.retrieve(many.id, stream=True)
+    # What is deleted is no longer gone on from; what went on from it has all of the conversation.
+    with pytest.raises(openai.BadRequestError, match="send the whole conversation"):
+        responses.create(model="toy", input="?", previous_response_id=first.id)
+    assert responses.create(model="toy", input="?", previous_response_id=many.id, max_output_tokens=4)
 
 
 def test_the_same_answer_as_chat_completions(toy: ToyServer) -> None:
@@ -156,14 +182,20 @@ def test_bad_input(
 
 def test_the_store_is_bounded_and_each_owners_own() -> None:
     store = ResponseStore(responses=3, characters=200)
+
+    def response(text: str = "x") -> KeptResponse:
+        return KeptResponse([{"role": "user", "content": text}], {}, [])
+
     for number in range(5):
-        store.put("a", f"resp_{number}", [{"role": "user", "content": "x"}])
-    store.put("b", "resp_b", [])
-    assert store.find("a", "resp_4")
-    assert store.find("b", "resp_b") == ()
-    for owner, response in (("a", "resp_1"), ("b", "resp_4"), ("a", "resp_b"), ("c", "resp_4")):
-        with pytest.raises(RequestError, match="send the whole conversation"):
-            store.find(owner, response)
-    store.put("a", "large", [{"role": "user", "content": "x" * 500}])
-    with pytest.raises(RequestError):
+        store.put("a", f"resp_{number}", response())
+    store.put("b", "resp_b", KeptResponse([], {}, []))
+    assert store.before("a", "resp_4")
+    assert store.before("b", "resp_b") == []
+    for owner, name in (("a", "resp_1"), ("b", "resp_4"), ("c", "resp_4")):
+        with pytest.raises(RequestError, match="no longer"):
+            store.before(owner, name)
+        with pytest.raises(NotFoundError, match="no longer"):
+            store.remove(owner, name)
+    store.put("a", "large", response("x" * 500))
+    with pytest.raises(NotFoundError):
         store.find("a", "resp_4")

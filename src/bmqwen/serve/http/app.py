@@ -77,7 +77,7 @@ def create_app(services: Services, rules: AccessRules) -> ASGIApp:
     return CORSMiddleware(
         guarded,
         rules.origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
         expose_headers=("Retry-After", "X-Request-Id", "X-Bmqwen-Ignored"),
     )

@@ -3,17 +3,18 @@
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from typing_extensions import NotRequired, TypedDict
 
+from bmqwen.errors import RequestError
 from bmqwen.generate.params import TokenLogprob
 from bmqwen.generate.tool_calls import CallArguments, CallStart, Event
 from bmqwen.serve.http.answers import Answer, Answers, Delta
 from bmqwen.serve.http.chat import answer_chat, message_of
 from bmqwen.serve.http.openai_responses.request import LOGPROBS, ResponseRequest
-from bmqwen.serve.http.openai_responses.store import ResponseStore
+from bmqwen.serve.http.openai_responses.store import KeptResponse, ResponseStore
 from bmqwen.serve.http.responses import STREAM, Count, chat_logprobs
 from bmqwen.serve.http.streaming import Framing, event_of
 from bmqwen.serve.pool.job import Started
@@ -78,6 +79,24 @@ class ResponseAnswer(TypedDict):
     user: NotRequired[str | None]
 
 
+class DeletedResponse(TypedDict):
+    """A response that is forgotten."""
+
+    id: str
+    object: Literal["response"]
+    deleted: bool
+
+
+class InputItems(TypedDict):
+    """A page of the items of a request."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
 def responses_api(services: Services) -> APIRouter:
     """Build the router. The conversations of responses are kept as long as it is."""
     api = APIRouter(prefix="/v1")
@@ -92,16 +111,51 @@ def responses_api(services: Services) -> APIRouter:
     async def respond(body: ResponseRequest, request: Request) -> Any:
         service = services.accept(body, request)
         owner = Caller.of(request, None).owner
-        before = store.find(owner, body.previous_response_id) if body.previous_response_id else ()
+        before = store.before(owner, body.previous_response_id) if body.previous_response_id else ()
         messages = [*before, *body.messages()]
         answers = await answer_chat(service, body.chat(messages), request)
 
-        def keep(response: str, answer: Answer) -> None:
+        def keep(response: Mapping[str, Any], answer: Answer) -> None:
             if body.store is not False:
-                store.put(owner, response, [*messages, message_of(answer)])
+                whole = [*messages, message_of(answer)]
+                store.put(owner, response["id"], KeptResponse(whole, response, body.items()))
 
         writer = ResponseWriter(service.model.name, body, answers, keep)
         return await answers.respond(writer, stream=bool(body.stream))
+
+    @api.get("/responses/{name}", summary="A response that was given", response_model=ResponseAnswer)
+    async def again(name: str, request: Request, stream: bool = False) -> Any:
+        if stream:
+            raise RequestError(
+                "a response can be asked for again once it is whole: leave stream out", "stream"
+            )
+        return store.find(Caller.of(request, None).owner, name).body
+
+    @api.delete("/responses/{name}", summary="Forget a response")
+    async def forget(name: str, request: Request) -> DeletedResponse:
+        store.remove(Caller.of(request, None).owner, name)
+        return {"id": name, "object": "response", "deleted": True}
+
+    @api.get("/responses/{name}/input_items", summary="What a response was asked with")
+    async def input_items(
+        name: str,
+        request: Request,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> InputItems:
+        items = list(store.find(Caller.of(request, None).owner, name).input)
+        items = items[::-1] if order == "desc" else items
+        begin = next((place for place, item in enumerate(items, 1) if item["id"] == after), 0)
+        page: list[Any] = items[begin : begin + limit]
+        ids = [item["id"] for item in page]
+        return {
+            "object": "list",
+            "data": page,
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+            "has_more": len(items) > begin + limit,
+        }
 
     return api
 
@@ -117,7 +171,7 @@ class ResponseWriter:
     framing = Framing(b"text/event-stream; charset=utf-8", b": waiting\n\n", b"", _error)
 
     def __init__(self, model: str, body: ResponseRequest, answers: Answers, keep: Any) -> None:
-        """`keep(id, answer)` is called with the whole answer."""
+        """`keep(response, answer)` is called with the whole answer."""
         self._answers, self._keep = answers, keep
         self._with_logprobs = LOGPROBS in (body.include or [])
         self._id = f"resp_{secrets.token_hex(12)}"
@@ -181,10 +235,9 @@ class ResponseWriter:
         return self._response(answer, items)
 
     def _response(self, answer: Answer, items: list[Item]) -> dict[str, Any]:
-        self._keep(self._id, answer)
         usage = self._answers.counts()["usage"]
         cut = answer.finish_reason == "length"
-        return {
+        response = {
             **self._head,
             "status": "incomplete" if cut else "completed",
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
@@ -197,6 +250,8 @@ class ResponseWriter:
                 "total_tokens": usage["total_tokens"],
             },
         }
+        self._keep(response, answer)
+        return response
 
     def _delta(self, event: Event, logprobs: tuple[TokenLogprob, ...]) -> bytes:
         if isinstance(event, CallStart):

@@ -166,6 +166,15 @@ class ResponseRequest(RequestModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
 
+    def items(self) -> list[dict[str, Any]]:
+        """Return the input as items, each with an id and its type."""
+        if isinstance(self.input, str):
+            part = {"type": "input_text", "text": self.input}
+            given = [{"type": "message", "role": "user", "content": [part]}]
+        else:
+            given = [item.model_dump(exclude_none=True) for item in self.input]
+        return [{"id": f"item_{place}", **item} for place, item in enumerate(given)]
+
     def messages(self) -> list[dict[str, Any]]:
         """Return the input as messages of a chat."""
         if isinstance(self.input, str):
