@@ -24,10 +24,13 @@ from bmqwen.generate.drafts import Drafts, Guesser
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import Message
+from bmqwen.runtime.base import Runtime, RuntimeSequence
 from machine import Machine
 from report import Report, run_benchmark
 
 TEXTS = Path(__file__).with_name("texts")
+# Tokens that a model is asked about at once.
+SCORED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Outcome:
         same: whether both answers are the same tokens.
         seconds, drafted_seconds: of decoding, processor time of all threads.
         drafted, accepted: tokens that were checked, and the right ones, on the CPU.
+        agreed: how many of the answer's tokens the draft model finds the likeliest after those before; None: without.
         predicted: tokens a second, by the name of the times of steps, without drafts and with them.
     """
 
@@ -57,6 +61,7 @@ class Outcome:
     drafted_seconds: float
     drafted: int
     accepted: int
+    agreed: int | None
     predicted: dict[str, tuple[float, float]]
 
     @property
@@ -147,13 +152,15 @@ class CountedModel:
 
 
 def run(
-    engine: Engine, new_tokens: int, rounds: int, times: Mapping[str, StepTimes], model: Guesser | None
+    engine: Engine, new_tokens: int, rounds: int, times: Mapping[str, StepTimes], smaller: Engine | None
 ) -> list[Outcome]:
-    """Answer all tasks. Raises BmqwenError."""
+    """Answer all tasks, with the drafts of a smaller model where there is one. Raises BmqwenError."""
     plain = Session(engine.runtime, engine.tokenizer, drafts=False)
-    drafted = Session(engine.runtime, engine.tokenizer)
     outcomes = []
     for task in tasks():
+        # A new one for each task: `agreement` feeds the runtime besides.
+        model = None if smaller is None else _draft_model(smaller, engine)
+        drafted = Session(engine.runtime, engine.tokenizer, guesser=model)
         prompt: list[int] = []
         messages: list[Message] = []
         for turn in task.turns:
@@ -168,6 +175,7 @@ def run(
             found, less = _answer(drafted, prompt, new_tokens)
             spent[False].append(seconds)
             spent[True].append(less)
+        predicted = {name: of.replay(prompt, expected.token_ids, model) for name, of in times.items()}
         outcome = Outcome(
             task.name,
             len(expected.token_ids),
@@ -176,22 +184,35 @@ def run(
             min(spent[True]),
             found.usage.drafted_tokens,
             found.usage.accepted_tokens,
-            {name: of.replay(prompt, expected.token_ids, model) for name, of in times.items()},
+            None if smaller is None else agreement(smaller.runtime, prompt, expected.token_ids),
+            predicted,
         )
         STDERR.print(f"{task.name}: {outcome}", markup=False, soft_wrap=True)
         outcomes.append(outcome)
     return outcomes
 
 
+def agreement(runtime: Runtime, prompt: Sequence[int], answer: Sequence[int]) -> int:
+    """Return how many tokens of an answer a model finds the likeliest, each after those before it."""
+    sequence = RuntimeSequence(runtime)
+    sequence.truncate(0)
+    found = [*sequence.read(prompt)][-1].greedy()
+    for start in range(0, len(answer) - 1, SCORED):
+        found += sequence.feed(answer[start : start + SCORED], every_row=True).greedy()
+    return sum(ours == theirs for ours, theirs in zip(found, answer, strict=False))
+
+
 def markdown(outcomes: Sequence[Outcome], names: Sequence[str]) -> str:
     """One row a task."""
     head = ["task", "tokens", "drafted", "right", "CPU, times as fast", "same tokens"]
-    head += [f"{name}, tokens/s" for name in names]
+    modelled = any(one.agreed is not None for one in outcomes)
+    head += ["the draft model agrees"] * modelled + [f"{name}, tokens/s" for name in names]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for one in outcomes:
         cells = [one.task, one.tokens, one.drafted, one.accepted, f"{one.speedup:.2f}"]
         cells += [
             "yes" if one.same else "no",
+            *([f"{(one.agreed or 0) / one.tokens:.0%}"] * modelled),
             *("{:.1f} to {:.1f}".format(*one.predicted[name]) for name in names),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -211,6 +232,11 @@ def parsed_times(text: str) -> tuple[str, StepTimes]:
     if not usable:
         raise InputError(f"--times {text} is not of the form NAME=1:19.4,8:21.0,draft:7.4")
     return name, times
+
+
+def _draft_model(smaller: Engine, larger: Engine) -> DraftModel:
+    cost = smaller.bundle.total_bytes / larger.bundle.total_bytes
+    return DraftModel(smaller.runtime, cost, larger.runtime.vocab_size)
 
 
 def _answer(session: Session, prompt: list[int], new_tokens: int) -> tuple[Completion, float]:
@@ -236,12 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         times = dict(map(parsed_times, options.times))
         with ExitStack() as opened:
             engine = opened.enter_context(load(options.model, "cpu", threads=options.threads))
-            model = None
+            smaller = None
             if options.draft:
                 smaller = opened.enter_context(load(options.draft, "cpu", threads=options.threads))
                 check_pair(smaller.tokenizer, smaller.model, engine.tokenizer, engine.model)
-                model = DraftModel(smaller.runtime, 1.0, engine.runtime.vocab_size)
-            outcomes = run(engine, options.new_tokens, options.rounds, times, model)
+            outcomes = run(engine, options.new_tokens, options.rounds, times, smaller)
         report: dict[str, Any] = {
             "machine": Machine.here().to_dict(),
             "times": {name: asdict(of) for name, of in times.items()},
@@ -271,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=1:19.4,8:21.0,draft:7.4",
         help="what steps of so many rows take on another machine, and a token of the draft model, in ms; repeatable",
     )
-    parser.add_argument("--draft", metavar="MODEL", help="a smaller model that drafts, for the predictions")
+    parser.add_argument("--draft", metavar="MODEL", help="a smaller model that drafts, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the table, which is printed as well"

@@ -7,6 +7,7 @@ What is measured, and how, is in benchmarks/README.md.
 
 import argparse
 import json
+import math
 import os
 import shlex
 import statistics
@@ -169,7 +170,10 @@ def together(
 
 
 def disturbed(url: str, prompts: Prompts, stop_ids: Sequence[int]) -> dict[str, float]:
-    """Longest gap of a running answer while a long prompt is read, and how long that takes, in seconds."""
+    """Longest and usual gap of a running answer while a long prompt is read, its gap before, and how long that takes.
+
+    All in seconds.
+    """
     found: dict[str, float] = {}
     writer: list[Answer] = []
     begin = time.perf_counter()
@@ -184,7 +188,10 @@ def disturbed(url: str, prompts: Prompts, stop_ids: Sequence[int]) -> dict[str, 
     (answer,) = writer
     times = [t for t in answer.times if asked <= t <= asked + reader.times[0]]
     edges = [asked, *times]
-    found["gap"] = max(b - a for a, b in pairwise(edges)) if times else reader.times[0]
+    gaps = [b - a for a, b in pairwise(edges)] or [reader.times[0]]
+    before = [b - a for a, b in pairwise(t for t in answer.times if t < asked)]
+    found["gap"], found["usual"] = max(gaps), statistics.median(gaps)
+    found["alone"] = statistics.median(before) if before else math.nan
     found["first"] = reader.times[0]
     return found
 
@@ -257,9 +264,11 @@ def markdown(report: dict[str, Any], command: str) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     if report["gaps"]:
         title = f"a prompt of {LONG} tokens beside an answer"
-        lines += ["", f"| {title} | longest gap of the answer, s | first token, s |", "|---|---|---|"]
+        columns = [title, "gap of the answer: longest, median, before, ms", "first token, s"]
+        lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, rows in report["gaps"].items():
-        lines.append(f"| {name} | {_median(rows, 'gap'):.2f} | {_median(rows, 'first'):.2f} |")
+        spans = ", ".join(f"{1e3 * _median(rows, key):.0f}" for key in ("gap", "usual", "alone"))
+        lines.append(f"| {name} | {spans} | {_median(rows, 'first'):.2f} |")
     return "\n".join(lines)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from bmqwen.errors import InputError
-from drafts import StepTimes, parsed_times
+from drafts import StepTimes, agreement, parsed_times
+from support.toy_runtime import ToyRuntime
 
 TEXT = list(range(100, 150))
 
@@ -27,6 +28,14 @@ def test_a_model_costs_its_tokens() -> None:
     times = StepTimes({1: 80.0, 8: 82.0}, draft=8.0)
     _, drafted = times.replay([7], TEXT, Counting())
     assert 1000 / 82 < drafted <= 1000 * 8 / (82 + 7 * 8)
+
+
+def test_agreement_counts_tokens_that_a_model_finds_likeliest() -> None:
+    """Whatever it was fed before, and over several pieces."""
+    runtime = ToyRuntime(300, next_token=lambda prefix: (prefix[-1] + 1) % 300)
+    answer = [token for token in range(10, 110) if token != 50]
+    assert agreement(runtime, [7, 8, 9], answer) == 98
+    assert agreement(runtime, [7, 8, 8], answer) == 97
 
 
 def test_times_are_read() -> None:

@@ -1,5 +1,6 @@
 """Several answers in one loop: each is what it is alone, none waits long, and no owner sees another's tokens."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
 
@@ -13,6 +14,7 @@ from bmqwen.generate.conversation_cache import ConversationCache
 from bmqwen.generate.generation import Generation
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
+from bmqwen.runtime.base import Feed, Output
 from support.toy_runtime import ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer
 
@@ -101,6 +103,24 @@ def test_answers_get_a_token_in_every_step_while_prompts_are_read() -> None:
     assert len(toy(of).steps) - steps == 5
     assert long.read == 0
     finish(of, [long, short])
+
+
+def test_results_are_asked_for_at_the_end_of_a_prompt_and_where_it_is_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of, fed = batcher(2), list[Feed]()
+    step = toy(of).step
+
+    def noting(feeds: Sequence[Feed]) -> list[Output]:
+        fed.extend(feeds)
+        return step(feeds)
+
+    monkeypatch.setattr(toy(of), "step", noting)
+    finish(of, [of.add(prompt(1, 30), SamplingParams(max_tokens=2))])
+    assert [feed.goes_on for feed in fed] == [True, True, True, False, False]
+    fed.clear()
+    finish(of, [of.add(prompt(2, 30), SamplingParams(max_tokens=2, echo=True, logprobs=1))])
+    assert not any(feed.goes_on for feed in fed)
 
 
 def test_a_long_prompt_gets_its_turn_however_many_short_ones_come() -> None:

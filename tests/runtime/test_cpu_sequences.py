@@ -151,3 +151,31 @@ def test_a_graph_made_before_has_one_sequence(bundle: Bundle, tmp_path: Path) ->
     assert (older.sequences, newer.sequences) == (1, 1)
     outputs = [RuntimeSequence(runtime).feed([1, 2, 3]).logits() for runtime in (older, newer)]
     assert np.array_equal(outputs[0], outputs[1])
+
+
+def test_a_prompt_holds_answers_up_for_twice_their_own_time_or_for_a_group_of_rows(
+    runtime: CpuRuntime,
+) -> None:
+    costs = [(beside, runtime.piece(0, 800, beside)) for beside in (1, 2, 4, 8, 16, 32)]
+    assert costs == [(1, 4), (2, 4), (4, 4), (8, 8), (16, 16), (32, 32)]
+    # Whatever its length, each piece has tokens, and the last one is the prompt's end.
+    for length in range(1, 300):
+        runtime.truncate(0, 0)
+        read = 0
+        while read < length:
+            size = runtime.piece(0, length - read, 1)
+            assert 0 < size <= min(5, length - read)
+            read += size
+            runtime._tokens[0].extend([1] * size)
+
+
+def test_a_piece_that_goes_on_has_no_logits_and_the_end_has_the_same(runtime: CpuRuntime) -> None:
+    tokens = np.random.default_rng(2).integers(0, 300, 43).tolist()
+    (whole,) = runtime.step([Feed(0, tokens, prompt=True)])
+    expected = whole.logits().copy()
+    for start in range(0, 40, 8):
+        (output,) = runtime.step([Feed(1, tokens[start : start + 8], prompt=True, goes_on=True)])
+        assert output.logits().shape == (0, runtime.vocab_size)
+        assert output.greedy() == []
+    (last,) = runtime.step([Feed(1, tokens[40:], prompt=True)])
+    np.testing.assert_array_equal(last.logits(), expected)

@@ -220,4 +220,5 @@ def _feed(generation: Generation, size: int) -> Feed:
     assert slot is not None
     assert wanted is not None
     prompt = wanted.reading and not wanted.every_row
-    return Feed(slot.sequence.number, wanted.tokens[:size], wanted.every_row, prompt)
+    goes_on = prompt and size < len(wanted.tokens)
+    return Feed(slot.sequence.number, wanted.tokens[:size], wanted.every_row, prompt, goes_on)

@@ -21,12 +21,14 @@ class Feed:
         every_row: results are wanted after each of them, not after the last one alone.
         prompt: the results must not depend on how much of the prompt was cached before: a runtime may compute some
             cached tokens again for that. An answer's own tokens are fed without it.
+        goes_on: nobody asks for the results, since more of the prompt follows: a runtime need not compute them.
     """
 
     sequence: int
     tokens: Sequence[int]
     every_row: bool = False
     prompt: bool = False
+    goes_on: bool = False
 
 
 class Output(Protocol):
@@ -105,8 +107,8 @@ class Runtime(Protocol):
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """How many of the next `count` tokens of a prompt to feed in one step so that all of them cost least.
 
-        With `beside` so many answers get a token in the same step: it should not take them much longer than twice their
-        own time then.
+        With `beside` so many answers get a token in the same step: it should not take much longer than twice their own
+        time then.
         """
 
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
@@ -172,14 +174,16 @@ class RuntimeSequence:
     def read(self, tokens: Sequence[int]) -> Iterator[Output]:
         """Append a prompt in the pieces that cost least, one for each Output; `position` grows with them.
 
-        Raises what `Runtime.step` raises; the pieces before stay cached.
+        Only the last has results for sure. Raises what `Runtime.step` raises; the pieces before stay cached.
         """
         check_feed(self.runtime, Feed(self.number, tokens))
         done = 0
         while done < len(tokens):
             size = self.runtime.piece(self.number, len(tokens) - done)
-            (output,) = self.runtime.step([Feed(self.number, tokens[done : done + size], prompt=True)])
+            piece = tokens[done : done + size]
             done += size
+            goes_on = done < len(tokens)
+            (output,) = self.runtime.step([Feed(self.number, piece, prompt=True, goes_on=goes_on)])
             yield output
 
     def truncate(self, position: int) -> None:

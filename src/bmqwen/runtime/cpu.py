@@ -37,6 +37,9 @@ TAIL = 8
 # Of steps of so many rows of a sequence, after 256 tokens: the demo model on two threads, with AVX-512. (With AVX2
 # several rows cost less: 1.84 for 4, 3.2 for 8.)
 ROW_COSTS = {1: 1.0, 2: 1.25, 3: 1.8, 4: 2.15, 6: 3.0, 8: 3.8, 12: 5.45, 16: 7.1}
+# A row of a prompt costs so much of a step of one row, read in a group and without its logits; a step that reads a
+# piece of a prompt as well should take answers no more than so many times their own time.
+PROMPT_ROW_COST, MOST_SLOWER = 0.4, 2
 # Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
 GROUPS = (1, 2, 4)
 MOST_SEQUENCES = 64
@@ -145,10 +148,13 @@ class CpuRuntime:
             size = min(CHUNK, max(GROUP, beside) if beside else CHUNK, count)
             return count - TAIL if size > count - TAIL > 0 else size
         before = self.position(sequence) - self._group_start(sequence, count)
-        # Products of few rows take a time for each row: as many rows, as long a time. Below eight a row takes longer.
-        left, most = before + count, min(CHUNK, max(2 * GROUP, beside // GROUP * GROUP)) if beside else CHUNK
-        size = min(most, left)
-        if left > 1 and any(left % block == 1 for block in self._blocks):
+        left, most = before + count, CHUNK
+        if beside:
+            own = next((cost for rows, cost in ROW_COSTS.items() if rows >= beside), beside * PROMPT_ROW_COST)
+            most = min(CHUNK, max(1, int((MOST_SLOWER - 1) * own / PROMPT_ROW_COST / GROUP)) * GROUP)
+        # One more would be read with the whole group before it.
+        size = left if left == most + 1 else min(most, left)
+        if size > GROUP + 1 and any(left % block == 1 for block in self._blocks):
             size = min(size, left - 1) - GROUP
         return size - before
 
@@ -200,7 +206,7 @@ class CpuRuntime:
         ids = [*known[position:], *feed.tokens]
         # Rows alone in a group are rounded otherwise; what is read of a prompt ends with its own.
         fill = 0 if feed.prompt else min(-len(ids) % self._group, self.context_length - position - len(ids))
-        rows = count if feed.every_row else 1
+        rows = _results(feed)
         place = self._places[feed.sequence]
         total = position + len(ids) + fill
         logits = self._run(place, [ids + [0] * fill], [total], rows + fill)
@@ -209,13 +215,13 @@ class CpuRuntime:
     def _go_on(self, feed: Feed) -> NDArray[np.float32]:
         """Compute tokens of one sequence from where its recurrent state is; logits [rows wanted, vocab]."""
         known, state = self._tokens[feed.sequence], self._states[feed.sequence]
-        ids, rows = [*known, *feed.tokens], len(feed.tokens) if feed.every_row else 1
+        ids, rows = [*known, *feed.tokens], _results(feed)
         place = self._places[feed.sequence]
         state.go_back(len(known))  # of a step that failed for another sequence
         # Cached tokens that only a later state has seen, which is gone, are read again.
         while len(known) - state.position > CHUNK:
             end = state.position + CHUNK
-            self._run(place, [ids[end - CHUNK : end]], [end], 1, state)
+            self._run(place, [ids[end - CHUNK : end]], [end], 0, state)
             state.advance(end)
         logits = self._run(place, [ids[state.position :]], [len(ids)], rows, state)
         state.advance(len(ids))
@@ -354,3 +360,8 @@ class CpuRuntime:
     def close(self) -> None:
         self._session = None
         self._bindings.clear()
+
+
+def _results(feed: Feed) -> int:
+    """Return after how many of its last tokens logits are computed."""
+    return len(feed.tokens) if feed.every_row else int(not feed.goes_on)
