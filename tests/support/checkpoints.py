@@ -1,6 +1,7 @@
 """Tiny random checkpoints of the Qwen1.5, Qwen2.5, Qwen3 and Llama kinds, with a small real tokenizer."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +109,40 @@ def as_stored(config: ModelConfig, weights: dict[str, NDArray[np.float32]]) -> d
             values = np.concatenate(list(halves), axis=1).reshape(-1, values.shape[-1])
         stored[tensor.stored or tensor.name] = values
     return stored
+
+
+def as_qwen35_gguf(
+    config: ModelConfig, weights: dict[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """Qwen3.5's tensors as llama.cpp's converter stores them, under Hugging Face's names (conversion/qwen.py): value
+    heads tiled over key heads, norms as they are applied, -exp(A_log).
+    """
+    one = config.linear_sizes
+    keys, each = one.linear_num_key_heads, one.linear_num_value_heads // one.linear_num_key_heads
+
+    def tiled(values: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
+        shape = values.shape
+        parts = values.reshape(*shape[:axis], keys, each, size, *shape[axis + 1 :])
+        return parts.swapaxes(axis, axis + 1).reshape(shape)
+
+    def in_file(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        place, wide = name.rpartition("linear_attn.")[2], one.linear_value_head_dim
+        if place.startswith(("in_proj_qkv", "conv1d")):
+            values = values.squeeze()
+            return np.concatenate([values[: 2 * one.key_dim], tiled(values[2 * one.key_dim :], 0, wide)])
+        if place.startswith(("in_proj_a", "in_proj_b", "A_log", "dt_bias")):
+            values = tiled(values, 0, 1)
+            return -np.exp(values) if place == "A_log" else values
+        if place.startswith(("in_proj_z", "out_proj")):
+            return tiled(values, int(place.startswith("out")), wide)
+        return values
+
+    # The query heads with their gates are one tensor, as in Hugging Face's files; the norms are not less one here.
+    queries = as_stored(config, weights)
+    gates = tuple(f".{layer}.self_attn.gate_proj.weight" for layer in range(config.num_hidden_layers))
+    whole = {name: values for name, values in weights.items() if not name.endswith(gates)}
+    whole |= {name: queries[name] for name in whole if name.endswith("q_proj.weight")}
+    return {name.replace("dt_bias", "dt_proj.bias"): in_file(name, values) for name, values in whole.items()}
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -229,13 +264,14 @@ def write_gguf(
     dtype: str = "F32",
     with_tokenizer: bool = True,
     weights: dict[str, NDArray[np.float32]] | None = None,
-    values: dict[str, str | int | float] | None = None,
+    values: Mapping[str, str | int | float | None] | None = None,
     parts: int = 1,
+    token_types: Literal["right", "none", "normal"] = "right",
 ) -> Path:
     """Write a GGUF file, or several parts of one, as llama.cpp's converter does; `values` adds or replaces metadata.
 
     `dtype` is a GGUF type that the `gguf` package can write (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0,
-    Q5_1) and goes for matrices; vectors stay F32. Returns `path`.
+    Q5_1) and goes for matrices; vectors stay F32. A value of None is left out. Returns `path`.
     """
     import gguf
 
@@ -254,22 +290,34 @@ def write_gguf(
         f"{arch}.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
         f"{arch}.rope.freq_base": config.rope_theta,
     }
+    if (one := config.linear) is not None:
+        metadata |= {
+            f"{arch}.ssm.conv_kernel": one.linear_conv_kernel_dim,
+            f"{arch}.ssm.state_size": one.linear_key_head_dim,
+            f"{arch}.ssm.group_count": one.linear_num_key_heads,
+            f"{arch}.ssm.time_step_rank": one.linear_num_value_heads,
+            f"{arch}.ssm.inner_size": one.value_dim,
+            f"{arch}.full_attention_interval": config.num_hidden_layers,
+            f"{arch}.rope.dimension_count": config.rotary_dim,
+        }
     if with_tokenizer:
-        metadata |= _add_vocabulary(writer, config)
+        metadata |= _add_vocabulary(writer, config, token_types)
     types = gguf.GGUFValueType
     kinds = {str: types.STRING, int: types.UINT32, float: types.FLOAT32}
-    for key, value in (metadata | (values or {})).items():
-        writer.add_key_value(key, value, kinds[type(value)])
+    for key, value in {**metadata, **(values or {})}.items():
+        if value is not None:
+            writer.add_key_value(key, value, kinds[type(value)])
     kind = gguf.GGMLQuantizationType[dtype]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], config.num_hidden_layers)
-    for name, tensor in (random_weights(config, seed) if weights is None else weights).items():
+    stored = random_weights(config, seed) if weights is None else weights
+    for name, tensor in (stored if config.linear is None else as_qwen35_gguf(config, stored)).items():
         if arch == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             # llama.cpp rotates neighbouring rows, Hugging Face rows half a head apart.
             tensor = tensor.reshape(-1, 2, config.head_dim // 2, config.hidden_size).swapaxes(1, 2)
             tensor = tensor.reshape(-1, config.hidden_size)
         short = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if tensor.ndim == 1:
-            writer.add_tensor(short, tensor)
+        if tensor.ndim == 1 or "conv1d" in name:
+            writer.add_tensor(short, np.ascontiguousarray(tensor))
         else:
             writer.add_tensor(short, gguf.quants.quantize(np.ascontiguousarray(tensor), kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -279,7 +327,7 @@ def write_gguf(
     return path
 
 
-def _add_vocabulary(writer: Any, config: ModelConfig) -> dict[str, str | int | float]:
+def _add_vocabulary(writer: Any, config: ModelConfig, token_types: str) -> dict[str, str | int | float]:
     """Add the lists; return the rest. The tokenizer is `write_tokenizer`'s, padded to `vocab_size`."""
     vocab, merges = tiny_vocabulary()
     tokens = [*sorted(vocab, key=vocab.__getitem__), *SPECIAL_TOKENS]
@@ -288,7 +336,8 @@ def _add_vocabulary(writer: Any, config: ModelConfig) -> dict[str, str | int | f
     end_of_text, _, end_of_turn = range(len(vocab), len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(tokens + [f"[PAD{index}]" for index in range(padding)])
-    writer.add_token_types(types + [5] * padding)
+    if token_types != "none":
+        writer.add_token_types((types if token_types == "right" else [1] * len(types)) + [5] * padding)
     writer.add_token_merges([" ".join(merge) for merge in merges])
     return {
         "tokenizer.ggml.pre": "qwen2",

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +13,7 @@ from bmqwen.errors import BmqwenError, CheckpointError, ConfigError
 from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.weights.gguf_file import GgufFile
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
-from support.checkpoints import SPECIAL_TOKENS, tiny_config, write_checkpoint, write_gguf
+from support.checkpoints import SPECIAL_TOKENS, Kind, tiny_config, write_checkpoint, write_gguf
 from support.published_tokenizers import qwen15_folder
 
 gguf = pytest.importorskip("gguf")
@@ -112,6 +112,55 @@ def test_files_of_a_tiny_model_equal_the_folder_s(pre: str, tmp_path: Path) -> N
     for key in ("chat_template", "eos_token", "pad_token"):
         assert settings_[key] == json.loads(theirs["tokenizer_config.json"])[key]
     assert settings_["additional_special_tokens"] == list(SPECIAL_TOKENS)
+
+
+def tokenizer_of(path: Path) -> Tokenizer:
+    """The tokenizer that a GGUF file gives."""
+    with GgufFile(path) as file:
+        return Tokenizer.from_str(gguf_tokenizer_files(file)["tokenizer.json"].decode())
+
+
+@pytest.mark.parametrize("kind", ["qwen2.5", "qwen3", "qwen3.5"])
+def test_an_early_file_has_the_splitting_of_its_architecture(kind: Kind, tmp_path: Path) -> None:
+    named = {"tokenizer.ggml.pre": "qwen35" if kind == "qwen3.5" else "qwen2"}
+    expected = tokenizer_of(write_gguf(tmp_path / "named.gguf", tiny_config(kind), values=named))
+    early = write_gguf(tmp_path / "m.gguf", tiny_config(kind), values={"tokenizer.ggml.pre": None})
+    assert tokenizer_of(early).to_str() == expected.to_str()
+
+
+def test_a_llama_without_its_splitting_is_refused(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", tiny_config("llama"), values={"tokenizer.ggml.pre": None})
+    with pytest.raises(ConfigError, match=r"tokenizer\.ggml\.pre = 'None', which is unsupported"):
+        tokenizer_of(path)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_qwen35_splits_as_transformers_says(text: str, tmp_path: Path) -> None:
+    from tokenizers import Regex, pre_tokenizers
+
+    module = pytest.importorskip("transformers.models.qwen3_5.tokenization_qwen3_5")
+    split = pre_tokenizers.Split(Regex(module.PRETOKENIZE_REGEX), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    theirs = pre_tokenizers.Sequence([split, byte_level])
+    path = write_gguf(tmp_path / "m.gguf", tiny_config(), values={"tokenizer.ggml.pre": "qwen35"})
+    ours = tokenizer_of(path).pre_tokenizer
+    assert ours is not None
+    words = TEXTS[text] + " e\u0301\u0302x हिन्दी"
+    assert ours.pre_tokenize_str(words) == theirs.pre_tokenize_str(words)
+
+
+@pytest.mark.parametrize("types", ["none", "normal"])
+def test_marks_of_the_template_are_found_whatever_their_types(
+    types: Literal["none", "normal"], tmp_path: Path
+) -> None:
+    good = tokenizer_of(write_gguf(tmp_path / "good.gguf", tiny_config()))
+    path = write_gguf(tmp_path / "m.gguf", tiny_config(), token_types=types)
+    tokenizer = tokenizer_of(path)
+    for text in TEXTS.values():
+        text = text.replace("<|endoftext|>", "")  # which the template does not write
+        assert tokenizer.encode(text).ids == good.encode(text).ids
+    ids = tokenizer.encode("<|im_start|>user").ids
+    assert tokenizer.decode(ids) == "user"  # as control tokens they are not shown
 
 
 def smollm_values() -> dict[str, Any]:

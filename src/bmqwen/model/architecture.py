@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bmqwen.errors import ConfigError
 from bmqwen.model.config import ConfigValues, ModelConfig
 from bmqwen.model.ops import Ops
@@ -17,7 +20,8 @@ class Tensor(NamedTuple):
     """A tensor by its names in Hugging Face's and in GGUF files, and its shape: [out_features, in_features].
 
     In Hugging Face's files it may be stored otherwise: under the name `stored`, as one of two halves of the rows of
-    each head, or less a constant, `plus`.
+    each head, or less a constant, `plus`. GGUF may have the rows or columns in another order (`gguf_order`), or in
+    place of x -exp(x): `negated_exp`.
     """
 
     name: str
@@ -26,6 +30,7 @@ class Tensor(NamedTuple):
     stored: str = ""
     half: int | None = None
     plus: float = 0.0
+    negated_exp: bool = False
 
 
 class Architecture:
@@ -47,8 +52,8 @@ class Architecture:
         with_pictures: what config.json calls a model that has this one as its text_config, `architectures` and
             model_type.
         left_aside: what the names of tensors begin with that belong to such a model's other parts.
-        rotates_neighbours: whether GGUF has the rows of q_proj and k_proj in an order in which RoPE pairs neighbours
-            (llama.cpp), not rows half a head apart (Hugging Face).
+        gguf_keys: keys of config.json that GGUF's metadata have beside those of all architectures, and what they call
+            them there.
     """
 
     class_name: ClassVar[str]
@@ -60,7 +65,7 @@ class Architecture:
     published: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     default_head_dim: ClassVar[int | None] = None
     default_kv_heads: ClassVar[bool] = False
-    rotates_neighbours: ClassVar[bool] = False
+    gguf_keys: ClassVar[Mapping[str, str]] = {}
     with_pictures: ClassVar[tuple[str, str] | None] = None
     left_aside: ClassVar[tuple[str, ...]] = ()
 
@@ -162,6 +167,17 @@ class Architecture:
             Tensor("self_attn.v_proj.weight", "attn_v.weight", (c.kv_size, c.hidden_size)),
             Tensor("self_attn.o_proj.weight", "attn_output.weight", (c.hidden_size, c.q_size)),
         ]
+
+    @classmethod
+    def gguf_values(cls, values: dict[str, object]) -> dict[str, object]:
+        """Return values as in config.json of those that GGUF's metadata state under `gguf_keys` and the common keys."""
+        return values
+
+    def gguf_order(self, tensor: Tensor) -> tuple[int, NDArray[np.intp]] | None:  # noqa: ARG002 - some have none
+        """Return the axis along which GGUF orders a tensor otherwise, and where in the file each entry is; None: as we
+        do. The file may have more entries than the tensor.
+        """
+        return None
 
     @property
     def head_weight(self) -> str:

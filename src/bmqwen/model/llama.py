@@ -1,6 +1,9 @@
 """Llama without frills: full attention, no biases, RoPE that is not scaled."""
 
-from bmqwen.model.architecture import Architecture
+import numpy as np
+from numpy.typing import NDArray
+
+from bmqwen.model.architecture import Architecture, Tensor
 
 
 class Llama(Architecture):
@@ -13,4 +16,10 @@ class Llama(Architecture):
     unsupported = ("attention_bias", "mlp_bias", "rope_interleaved")
     stated_switches = ("attention_bias", "mlp_bias")
     default_kv_heads = True
-    rotates_neighbours = True
+
+    def gguf_order(self, tensor: Tensor) -> tuple[int, NDArray[np.intp]] | None:
+        """Within a head llama.cpp's RoPE pairs neighbours, ours rows half a head apart: even rows, then odd ones."""
+        if not tensor.name.endswith(("q_proj.weight", "k_proj.weight")):
+            return None
+        heads = np.arange(tensor.shape[0]).reshape(-1, self.config.head_dim // 2, 2)
+        return 0, heads.swapaxes(1, 2).reshape(-1)

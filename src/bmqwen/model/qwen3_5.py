@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bmqwen.model.architecture import Architecture, Tensor, block_prefix, sizes
 from bmqwen.model.config import ConfigValues, LinearAttention, ModelConfig
 from bmqwen.model.ops import Ops
@@ -37,6 +40,16 @@ class Qwen35(Architecture):
     stated_switches = ("attention_bias",)
     default_head_dim = 256
     left_aside = ("model.visual.", "visual.", "mtp.")
+    gguf_keys: ClassVar[Mapping[str, str]] = {
+        "linear_num_key_heads": "ssm.group_count",
+        "linear_num_value_heads": "ssm.time_step_rank",
+        "linear_key_head_dim": "ssm.state_size",
+        "linear_value_dim": "ssm.inner_size",
+        "linear_conv_kernel_dim": "ssm.conv_kernel",
+        "full_attention_interval": "full_attention_interval",
+        "mtp_num_hidden_layers": "nextn_predict_layers",
+        "rotary_dim": "rope.dimension_count",
+    }
     published: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "Qwen/Qwen3.5-0.8B": _text(1024, 3584, 24, 8, 2, 16),
         "Qwen/Qwen3.5-2B": _text(2048, 6144, 24, 8, 2, 16),
@@ -81,6 +94,22 @@ class Qwen35(Architecture):
             )
         return replace(config, layer_types=tuple(kinds), linear=linear, partial_rotary_factor=float(share))
 
+    @classmethod
+    def gguf_values(cls, values: dict[str, object]) -> dict[str, object]:
+        """Return config.json's values of those of GGUF, which states the width of all heads together, and counts blocks
+        that predict further tokens among the layers.
+        """
+
+        def whole(key: str, least: int = 1) -> int:
+            value = values.get(key)
+            return value if isinstance(value, int) and least <= value < 1 << 24 else least
+
+        return values | {
+            "linear_value_head_dim": whole("linear_value_dim") // whole("linear_num_value_heads"),
+            "num_hidden_layers": whole("num_hidden_layers") - whole("mtp_num_hidden_layers", 0),
+            "partial_rotary_factor": whole("rotary_dim") / whole("head_dim"),
+        }
+
     def attention_tensors(self, layer: int) -> list[Tensor]:
         """List those of a layer, by its kind. Norms are stored less one; q_proj has queries and gates by head."""
         c = self.config
@@ -90,25 +119,58 @@ class Qwen35(Architecture):
             norm = (c.head_dim,)
             return [
                 q._replace(half=0),
-                Tensor("self_attn.gate_proj.weight", "", q.shape, stored, half=1),
+                Tensor("self_attn.gate_proj.weight", q.gguf, q.shape, stored, half=1),
                 k, v, o,
                 Tensor("self_attn.q_norm.weight", "attn_q_norm.weight", norm, plus=1.0),
                 Tensor("self_attn.k_norm.weight", "attn_k_norm.weight", norm, plus=1.0),
             ]  # fmt: skip
         one = c.linear_sizes
         heads = one.linear_num_value_heads
-        parts = {
-            "in_proj_qkv.weight": (one.conv_dim, c.hidden_size),
-            "in_proj_z.weight": (one.value_dim, c.hidden_size),
-            "in_proj_b.weight": (heads, c.hidden_size),
-            "in_proj_a.weight": (heads, c.hidden_size),
-            "conv1d.weight": (one.conv_dim, 1, one.linear_conv_kernel_dim),
-            "A_log": (heads,),
-            "dt_bias": (heads,),
-            "norm.weight": (one.linear_value_head_dim,),
-            "out_proj.weight": (c.hidden_size, one.value_dim),
-        }
-        return [Tensor(f"linear_attn.{name}", "", shape) for name, shape in parts.items()]
+        parts = (
+            ("in_proj_qkv.weight", "attn_qkv.weight", (one.conv_dim, c.hidden_size)),
+            ("in_proj_z.weight", "attn_gate.weight", (one.value_dim, c.hidden_size)),
+            ("in_proj_b.weight", "ssm_beta.weight", (heads, c.hidden_size)),
+            ("in_proj_a.weight", "ssm_alpha.weight", (heads, c.hidden_size)),
+            ("conv1d.weight", "ssm_conv1d.weight", (one.conv_dim, 1, one.linear_conv_kernel_dim)),
+            ("A_log", "ssm_a", (heads,)),
+            ("dt_bias", "ssm_dt.bias", (heads,)),
+            ("norm.weight", "ssm_norm.weight", (one.linear_value_head_dim,)),
+            ("out_proj.weight", "ssm_out.weight", (c.hidden_size, one.value_dim)),
+        )
+        return [
+            Tensor(f"linear_attn.{name}", gguf, shape, negated_exp=name == "A_log")
+            for name, gguf, shape in parts
+        ]
+
+    def layer_tensors(self, layer: int) -> list[Tensor]:
+        """List the tensors of a decoder layer; GGUF has a name of its own for the second norm."""
+        return [
+            tensor._replace(gguf=tensor.gguf.replace("ffn_norm", "post_attention_norm"))
+            for tensor in super().layer_tensors(layer)
+        ]
+
+    def gguf_order(self, tensor: Tensor) -> tuple[int, NDArray[np.intp]] | None:
+        """Return where a half of q_proj is, and where value heads are: those of one key head lie together here, but
+        llama.cpp has the first ones of all key heads, then the second ones.
+        """
+        c = self.config
+        if tensor.half is not None:
+            rows = np.arange(2 * tensor.shape[0]).reshape(-1, 2, c.head_dim)
+            return 0, rows[:, tensor.half].reshape(-1)
+        place = tensor.name.rpartition("linear_attn.")[2]
+        one = c.linear_sizes
+        if place == tensor.name or place == "norm.weight":
+            return None
+        keys, values = one.linear_num_key_heads, one.linear_num_value_heads
+        wide = (
+            1
+            if place.startswith(("in_proj_a", "in_proj_b", "A_log", "dt_bias"))
+            else one.linear_value_head_dim
+        )
+        order = np.arange(values * wide).reshape(values // keys, keys, wide).swapaxes(0, 1).reshape(-1)
+        if place.startswith(("in_proj_qkv", "conv1d")):
+            order = np.concatenate([np.arange(2 * one.key_dim), 2 * one.key_dim + order])
+        return int(place.startswith("out_proj")), order
 
     def tensors(self) -> list[Tensor]:
         """List all tensors; the norms of the residual stream are stored less one."""

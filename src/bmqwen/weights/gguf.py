@@ -42,8 +42,8 @@ def _config_values(
     metadata: Mapping[str, Value], architecture: type[Architecture], source: str
 ) -> dict[str, object]:
     """The metadata in the words of config.json."""
-    arch = architecture.gguf_name
-    values: dict[str, object] = {ours: metadata.get(f"{arch}.{theirs}") for ours, theirs in _KEYS.items()}
+    arch, keys = architecture.gguf_name, {**_KEYS, **architecture.gguf_keys}
+    values: dict[str, object] = {ours: metadata.get(f"{arch}.{theirs}") for ours, theirs in keys.items()}
     scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
     values |= {
         "architectures": [architecture.class_name],
@@ -55,14 +55,14 @@ def _config_values(
     head_dim, hidden, heads = (values[key] for key in ("head_dim", "hidden_size", "num_attention_heads"))
     if head_dim is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         head_dim = hidden // heads
-    for key in ("rope.dimension_count", "attention.value_length"):
+    for key in {"rope.dimension_count", "attention.value_length"} - set(keys.values()):
         value = metadata.get(f"{arch}.{key}", head_dim)
         if value != head_dim:
             raise ConfigError(f"{source}: {arch}.{key} = {str(value)[:40]} differs from a head's {head_dim}")
     experts = metadata.get(f"{arch}.expert_count", 0)
     if experts != 0:
         raise ConfigError(f"{source}: {arch}.expert_count = {str(experts)[:40]}, but experts are unsupported")
-    return values
+    return architecture.gguf_values(values)
 
 
 def _rope_scaling(metadata: Mapping[str, Value], arch: str, kind: Value) -> dict[str, object]:
@@ -83,35 +83,59 @@ class GgufWeights:
     def __init__(self, file: GgufFile, config: ModelConfig) -> None:
         self.file = file
         self._gguf = gguf_package()
-        names = {tensor.gguf: tensor.name for tensor in config.network.tensors()}
-        self._tensors = {names.get(name, name): tensor for name, tensor in file.tensors.items()}
-        self._head_dim = config.head_dim if config.architecture.rotates_neighbours else 0
+        network = config.network
+        self._wanted = {tensor.name: tensor for tensor in network.tensors() if tensor.gguf in file.tensors}
+        self._tensors = {name: file.tensors[tensor.gguf] for name, tensor in self._wanted.items()}
+        self._orders = {
+            name: order for name, tensor in self._wanted.items() if (order := network.gguf_order(tensor))
+        }
+        taken = {tensor.gguf for tensor in self._wanted.values()}
+        layers = file.metadata.get(f"{config.architecture.gguf_name}.block_count")
+        # Blocks that predict further tokens follow the layers.
+        further = range(config.num_hidden_layers, layers if isinstance(layers, int) else 0)
+        aside = tuple(f"blk.{block}." for block in further)
+        others = file.tensors.keys() - taken
+        self._tensors |= {name: file.tensors[name] for name in others if not name.startswith(aside)}
 
     def names(self) -> frozenset[str]:
         return frozenset(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._find(name).shape
+        shape = self._find(name).shape
+        if name in self._orders and self._orders[name][0] == 0:
+            shape = (len(self._orders[name][1]), *shape[1:])
+        wanted = self._wanted[name].shape if name in self._wanted else shape
+        # An axis of length 1 is left out.
+        return wanted if tuple(size for size in wanted if size > 1) == shape else shape
 
     def dtype(self, name: str) -> str:
         """Return GGUF's name of the type: "Q4_K". Raises CheckpointError for an unknown name."""
         return self._find(name).type_name
 
     def read(self, name: str) -> NDArray[np.float32]:
+        shape = self.shape(name)
+        if len(shape) == 2:
+            return self.read_rows(name, 0, shape[0])
         tensor = self._find(name)
-        if len(tensor.shape) == 2:
-            return self.read_rows(name, 0, tensor.shape[0])
-        rows = tensor.bytes // tensor.row_bytes
-        return require_finite(self._rows(tensor, 0, rows), name, self.file.path).reshape(tensor.shape)
+        values = self._rows(tensor, 0, tensor.bytes // tensor.row_bytes).reshape(tensor.shape)
+        if name in self._orders:
+            values = values[self._orders[name][1]]
+        if name in self._wanted and self._wanted[name].negated_exp:
+            with np.errstate(all="ignore"):  # of a damaged value; `require_finite` reports it
+                values = np.log(-values)
+        return require_finite(values, name, self.file.path).reshape(shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         tensor = self._find(name)
-        require_rows(name, tensor.shape, start, stop)
-        if self._head_dim and name.endswith(("q_proj.weight", "k_proj.weight")):
-            rows = self._reordered_rows(tensor, start, stop)
+        require_rows(name, self.shape(name), start, stop)
+        axis, order = self._orders.get(name, (None, np.arange(0)))
+        if axis == 0 and start < stop:
+            wanted = order[start:stop]
+            first = int(wanted.min())
+            rows = self._rows(tensor, first, int(wanted.max()) + 1)[wanted - first]
         else:
             rows = self._rows(tensor, start, stop)
-        return require_finite(rows, name, self.file.path)
+        return require_finite(rows[:, order] if axis == 1 else rows, name, self.file.path)
 
     @property
     def bytes_on_disk(self) -> int:
@@ -135,14 +159,6 @@ class GgufWeights:
             return self._tensors[name]
         except KeyError:
             raise CheckpointError(f"{self.file.path} has no tensor {name}") from None
-
-    def _reordered_rows(self, tensor: GgufTensor, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows in Hugging Face's order: within a head, all even ones of the file, then all odd ones."""
-        size = self._head_dim
-        first, last = start // size * size, min(-(-stop // size) * size, tensor.shape[0])
-        rows = self._rows(tensor, first, last)
-        pairs = rows.reshape(-1, size // 2, 2, tensor.shape[1])
-        return pairs.swapaxes(1, 2).reshape(rows.shape)[start - first : stop - first]
 
     def _rows(self, tensor: GgufTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [start, stop) in the file's order, float32 [stop - start, columns]."""

@@ -1,6 +1,7 @@
 """Hugging Face's tokenizer files, built from a GGUF file's metadata."""
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from bmqwen.errors import CheckpointError, ConfigError
@@ -17,7 +18,14 @@ _QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_KINDS = ("qwen2", "deepseek-r1-qwen", "smollm")
+# As published with Qwen3.5: marks belong to the letter before them.
+_QWEN35_SPLIT = _QWEN2_SPLIT.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(
+    r"\s\p{L}\p{N}", r"\s\p{L}\p{M}\p{N}"
+)
+_SPLITS = {"qwen2": _QWEN2_SPLIT, "deepseek-r1-qwen": _QWEN2_SPLIT, "qwen35": _QWEN35_SPLIT, "smollm": None}
+# Of files without tokenizer.ggml.pre, which early ones were made without.
+_KIND_OF_ARCHITECTURE = {"qwen2": "qwen2", "qwen3": "qwen2", "qwen35": "qwen35"}
+_MARKED = re.compile(r"<[|｜][^<>|｜\s]{1,60}[|｜]>|</?[a-z_]{1,40}>")
 
 
 def gguf_tokenizer_files(file: GgufFile) -> dict[str, bytes]:
@@ -41,14 +49,19 @@ class _Vocabulary:
             raise CheckpointError(
                 f"{self._source} has no tokenizer (tokenizer.ggml.tokens); use a file made from a whole model"
             )
-        for key, supported in (("model", ("gpt2",)), ("pre", _KINDS)):
-            value = file.metadata.get(f"tokenizer.ggml.{key}")
+        architecture = str(file.metadata.get("general.architecture"))
+        kind = file.metadata.get("tokenizer.ggml.pre", _KIND_OF_ARCHITECTURE.get(architecture))
+        for key, value, supported in (
+            ("model", file.metadata.get("tokenizer.ggml.model"), ("gpt2",)),
+            ("pre", kind, tuple(_SPLITS)),
+        ):
             if value not in supported:
                 raise ConfigError(
                     f"{self._source}: tokenizer.ggml.{key} = {str(value)[:40]!r}, which is unsupported; "
                     f"supported: {' and '.join(supported)}"
                 )
-        self.kind = file.metadata["tokenizer.ggml.pre"]
+        self.kind = str(kind)
+        template = str(file.metadata.get("tokenizer.chat_template", ""))
         if len(set(tokens)) != len(tokens):
             raise CheckpointError(f"{self._source}: tokenizer.ggml.tokens has a token twice")
         types = file.metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
@@ -56,10 +69,11 @@ class _Vocabulary:
             raise CheckpointError(
                 f"{self._source}: tokenizer.ggml.token_type does not match the {len(tokens):,} tokens"
             )
-        self.tokens, self.types = tokens, types
+        self.tokens = tokens
+        self.types = [_type(token, kind, template) for token, kind in zip(tokens, types, strict=True)]
         # Ids of tokens that are found as whole texts; true for control tokens.
         found = (_USER_DEFINED, _CONTROL, _UNKNOWN)
-        self.added = {index: kind != _USER_DEFINED for index, kind in enumerate(types) if kind in found}
+        self.added = {index: kind != _USER_DEFINED for index, kind in enumerate(self.types) if kind in found}
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -92,7 +106,7 @@ class _Vocabulary:
                 raise CheckpointError(
                     f"{self._source}: token {index} of the tokenizer has no place of its own"
                 )
-        _split_as(str(self.kind), tokenizer)
+        _split_as(self.kind, tokenizer)
         tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
         tokenizer.decoder = decoders.ByteLevel()
         return str(tokenizer.to_str())
@@ -138,13 +152,24 @@ class _Vocabulary:
         return None if index is None else self.tokens[index]
 
 
+def _type(token: str, kind: object, template: str) -> object:
+    """Return a token's type: one that the template writes as a mark is found as a whole, whatever type is stated."""
+    if token in template and (kind not in (_CONTROL, _UNKNOWN)) and _MARKED.fullmatch(token):
+        return _USER_DEFINED if token[1] not in "|｜" else _CONTROL
+    return kind
+
+
 def _split_as(kind: str, tokenizer: "Tokenizer") -> None:
     """Give a tokenizer the normalisation and the splitting of the published ones of its kind."""
     from tokenizers import Regex, normalizers, pre_tokenizers
 
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "smollm")
-    parts: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Digits(individual_digits=True), byte_level]
-    if kind != "smollm":
+    pattern = _SPLITS[kind]
+    parts: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Digits(individual_digits=True)
+        if pattern is None
+        else pre_tokenizers.Split(Regex(pattern), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None),
+    ]
+    if pattern is not None:
         tokenizer.normalizer = normalizers.NFC()
-        parts[0] = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
