@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings
+from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings, together
 from bmqwen.artifact.footprint import fits, footprint, longest_context
 from bmqwen.artifact.steps import step_shapes
 from bmqwen.chip.machine import look
@@ -211,3 +211,16 @@ def test_a_bmodel_that_no_runtime_takes(tmp_path: Path) -> None:
     assert "unknown nets (yolo; without embedding)" in told.text
     assert told.fix.startswith("bundles of bmqwen compile")
     assert not result.healthy
+
+
+def test_models_side_by_side() -> None:
+    """A chat model, an embedding model without an output layer, and a reranker: their pieces, all of them."""
+    names = ("qwen3-1.7b", "qwen3-embedding-0.6b", "qwen3-reranker-0.6b")
+    requests = [candidate(name, "int4", 2048) for name in names]
+    joint = together(requests)
+    assert joint.footprint.total == sum(request.footprint.total for request in requests)
+    assert joint.footprint.pieces[-1] == max(request.footprint.pieces[-1] for request in requests)
+    assert joint.context == 0
+    _, embedder, reranker = (request.footprint.weights for request in requests)
+    # The two differ by the output layer: 151,669 rows of 1024 columns in 4 bits, a scale and a zero point for each 64.
+    assert reranker - embedder == pytest.approx(151_669 * 1024 * (4 + 24 / 64) / 8, rel=0.05)

@@ -10,9 +10,13 @@ from support.checkpoints import random_weights, tiny_config, write_checkpoint
 QUERY = "Instruct: Find what answers this\nQuery:"
 
 
-def write_embedder(folder: Path, *, bare: bool = True, pooling: str = "lasttoken") -> Path:
+def write_embedder(
+    folder: Path, *, bare: bool = True, pooling: str = "lasttoken", hidden_size: int = 64
+) -> Path:
     """A Qwen3 with the files of sentence-transformers; `bare`: saved without its head, tensors without "model."."""
-    config = tiny_config("qwen3", max_position_embeddings=128)
+    config = tiny_config(
+        "qwen3", hidden_size=hidden_size, intermediate_size=2 * hidden_size, max_position_embeddings=128
+    )
     weights = random_weights(config, 5)
     if bare:
         weights = {name.removeprefix("model."): values for name, values in weights.items()}

@@ -46,6 +46,28 @@ class MemoryRequest:
         return {"title": self.title, "context": self.context, **self.footprint.to_dict()}
 
 
+def together(requests: Sequence[MemoryRequest]) -> MemoryRequest:
+    """Return the request of several models on one chip."""
+    if len(requests) == 1:
+        return requests[0]
+    needs = sorted((request.footprint for request in requests), key=lambda need: need.pieces[-1])
+    return MemoryRequest(
+        title=" and ".join(f"{request.title}, {request.context:,} tokens" for request in requests),
+        context=0,
+        footprint=Footprint(
+            weights=sum(need.weights for need in needs),
+            instructions=sum(need.instructions for need in needs),
+            cache=sum(need.cache for need in needs),
+            activations=sum(need.activations for need in needs),
+            # The largest of the nets' inputs and outputs comes last: `fits` looks at its size.
+            pieces=tuple(piece for need in needs for piece in need.pieces),
+            stages=tuple(stage for need in needs for stage in need.stages),
+            copies=sum(need.copies for need in needs),
+        ),
+        problem=next((request.problem for request in requests if request.problem), ""),
+    )
+
+
 def config_request(
     name: str, config: ModelConfig, precision: Precision, context: int, sequences: int = 1
 ) -> MemoryRequest:
@@ -71,7 +93,8 @@ def memory_findings(
     chip = next((c for c in machine.working if c.heaps and device in (None, c.index)), None)
     if chip and machine.libsophon and not machine.libsophon.shares_memory:
         request = request.apart()
-    need, title = request.footprint, f"{request.title}, {request.context:,} tokens"
+    need, title = request.footprint, request.title
+    title += f", {request.context:,} tokens" if request.context else ""
     yield Finding(AREA, "ok", f"{title}: {need.text()}")
     if chip is None:
         yield _elsewhere(request)

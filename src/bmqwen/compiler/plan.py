@@ -171,6 +171,9 @@ def make_plan(
             )
         config = replace(config, num_hidden_layers=layers)
     check_context(config, context)
+    if config.headless:
+        # Texts are read one after another, and nothing is written that could be guessed.
+        sequences, drafts = sequences or 1, False
     if sequences is None:
         sequences = default_sequences(config, precision, context, chip)
     check_sequences(context, sequences)

@@ -17,9 +17,12 @@ _MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
 @options.grouped(precision=options.chip_precision)
 def doctor(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="[MODEL_OR_BUNDLE]", help="Model to check against the chip's memory."),
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL_OR_BUNDLE]...",
+            help="Model to check against the chip's memory; several: whether they fit side by side.",
+        ),
     ] = None,
     device: Annotated[int | None, typer.Option(min=0, help="Examine only this chip; default: all.")] = None,
     *,
@@ -33,13 +36,19 @@ def doctor(
 
     The exit code is 1 if something that is needed does not work.
     """
+    from bmqwen.artifact.fit import together
     from bmqwen.chip.system import System
     from bmqwen.doctor.examination import examine, find_request
 
     request = None
-    if model is not None:
+    if models:
         with progress_bar() as bar:
-            request = find_request(model, precision, seq_len, sequences, offline=offline, progress=bar)
+            request = together(
+                [
+                    find_request(model, precision, seq_len, sequences, offline=offline, progress=bar)
+                    for model in models
+                ]
+            )
     result = examine(System(), device=device, request=request)
     print_result(result.to_dict(), _lines(result.findings), as_json=json)
     if not result.healthy:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -197,6 +198,7 @@ def serve(
             if draft not in ("auto", "off"):
                 drafting = resolve_bundle(draft, precision, offline=offline, progress=bar)
                 draft = str(drafting.place.absolute())
+        _require_room([bundle, *(other for other, _ in others)], engine, chips[0] if chips else 0)
         config = EngineConfig(
             str(bundle.place.absolute()),
             engine,
@@ -266,6 +268,26 @@ def _retrieval(config: "EngineConfig", bundle: "Bundle", task: "Task") -> "Engin
         sequences=1,
         task=task,
     )
+
+
+def _require_room(bundles: "Sequence[Bundle]", engine: str, chip: int) -> None:
+    """Raise InputError where the models for a chip do not fit on it side by side."""
+    from bmqwen.artifact.fit import memory_findings, together
+    from bmqwen.chip.system import System
+    from bmqwen.doctor.examination import find_request
+    from bmqwen.quant.precision import PrecisionOptions
+    from bmqwen.util.progress import Silent
+
+    compiled = [bundle for bundle in bundles if bundle.kind == "bmodel"]
+    if len(compiled) < 2 or engine == "sim":
+        return
+    requests = [
+        find_request(str(bundle.place), PrecisionOptions(), None, offline=True, progress=Silent())
+        for bundle in compiled
+    ]
+    for finding in memory_findings(together(requests), System(), device=chip):
+        if finding.level == "error":
+            raise InputError(f"{finding.text}: {finding.fix}")
 
 
 def _sequences(bundle: "Bundle", wanted: int | None, context: int | None, engines: int) -> int:

@@ -1,0 +1,45 @@
+"""An embedding model compiled: on the simulator it gives what the CPU does."""
+
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from bmqwen.artifact.bmodel import read_description
+from bmqwen.artifact.footprint import bmodel_footprint, footprint
+from bmqwen.compiler.pipeline import compile_model
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.engine import load
+from bmqwen.quant.precision import Precision
+from bmqwen.weights.checkpoint import open_checkpoint
+from support.kept_nets import compile_net
+from support.retrieval_models import write_embedder
+
+TEXTS = ("The capital of China is Beijing, and that of France is Paris.", "hello")
+
+
+@pytest.mark.simulator
+def test_an_embedder_on_the_simulator(simulator: Toolchain, tmp_path: Path) -> None:
+    folder = write_embedder(tmp_path / "embedder", hidden_size=128)
+    kept = patch("bmqwen.compiler.pipeline.compile_net", compile_net)
+    with open_checkpoint(folder) as checkpoint, kept:
+        bundle = compile_model(
+            checkpoint, tmp_path / "bundle", Precision("f16", 32, "f16"), seq_len=96, toolchain=simulator
+        )
+    assert bundle.config.headless
+    assert bundle.details["sequences"] == 1
+    measured = bmodel_footprint(read_description(bundle.bmodel))
+    planned = footprint(bundle.config, Precision("f16", 32, "f16"), 96, drafts=False)
+    assert measured.cache == planned.cache
+    assert measured.weights == pytest.approx(planned.weights, rel=0.02)
+    with (
+        load(folder, precision=Precision("f32", 32, "f32"), task="embedding", threads=1) as cpu,
+        load(bundle.folder, "sim", task="embedding") as chip,
+    ):
+        for text in TEXTS:
+            got, wanted = chip.embed(text), cpu.embed(text)
+            assert got.shape == wanted.shape == (128,)
+            # Half precision: the angle between both is below one degree.
+            assert float(got @ wanted) > 0.9998
+            np.testing.assert_allclose(np.linalg.norm(got), 1, atol=1e-5)
