@@ -20,7 +20,18 @@ HEADS = {
 }
 SAMPLING = {row.option: row for row in PARAMETERS}
 JOINT = {"en": ", ", "zh": "、"}
-PROGRAM: Any = typer.main.get_command(app)
+
+
+def commands_of(group: Any, above: str = "") -> dict[str, Any]:
+    """All commands by their names, such as "serve" and "cluster serve", without the groups that they are in."""
+    found = {}
+    for name, command in group.commands.items():
+        inner = commands_of(command, f"{above}{name} ") if hasattr(command, "commands") else {}
+        found |= inner or {above + name: command}
+    return found
+
+
+COMMANDS = commands_of(typer.main.get_command(app))
 
 
 def table(command: str, language: str) -> None:
@@ -39,7 +50,7 @@ def table(command: str, language: str) -> None:
 
 def options(command: str) -> list[Any]:
     """The options of a command that `--help` shows."""
-    found = PROGRAM.commands[command].params
+    found = COMMANDS[command].params
     return [param for param in found if param.param_type_name == "option" and not param.hidden]
 
 

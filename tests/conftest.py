@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What is not for every run."""
     parser.addoption("--registry", action="store_true", help="also run the tests that ask a package index")
     parser.addoption("--clients", action="store_true", help="also run programs that talk to the server")
+    parser.addoption("--cluster", action="store_true", help="also run a fleet on a cluster of Ray nodes")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -50,7 +51,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for."""
-    for name, reason in (("registry", "asks a package index"), ("clients", "installs client programs")):
+    left_out = (
+        ("registry", "asks a package index"),
+        ("clients", "installs client programs"),
+        ("cluster", "starts a cluster"),
+    )
+    for name, reason in left_out:
         if not config.getoption(f"--{name}"):
             skip = pytest.mark.skip(reason=f"{reason}: give --{name}")
             for item in items:

@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,6 +34,8 @@ PAIRS = [
 ]
 PAGES = [page for pair in PAIRS for page in pair]
 PROGRAM: Any = typer.main.get_command(app)
+# Also those of groups, as "cluster serve".
+ALL_COMMANDS: dict[str, Any] = runpy.run_path(str(ROOT / "docs/options.py"))["COMMANDS"]
 
 # Options of other programs that the pages name.
 FOREIGN_OPTIONS = {"--clients", "--merge", "--quality", "--rounds"}
@@ -101,7 +104,7 @@ def options(command: Any) -> set[str]:
 
 
 def all_options() -> set[str]:
-    return options(PROGRAM).union(*(options(command) for command in PROGRAM.commands.values()))
+    return options(PROGRAM).union(*(options(command) for command in ALL_COMMANDS.values()))
 
 
 def cases() -> list[tuple[Path, str]]:
@@ -178,7 +181,7 @@ def test_options_in_the_text_exist(page: Path) -> None:
         named = {word.partition("=")[0] for word in words if re.fullmatch(r"--[a-z][\w-]*(=.*)?", word)}
         known = all_options() | FOREIGN_OPTIONS
         if words[:1] == ["bmqwen"] and len(words) > 1 and words[1].isalpha() and words[1].islower():
-            known = options(PROGRAM.commands[words[1]])
+            known = options(ALL_COMMANDS.get(" ".join(words[1:3])) or PROGRAM.commands[words[1]])
         if words[:1] == ["python"] and words[1].startswith("benchmarks/"):
             known = set(re.findall(r'"(--[a-z][\w-]*)"', (ROOT / words[1]).read_text()))
         assert named <= known, code
@@ -187,7 +190,7 @@ def test_options_in_the_text_exist(page: Path) -> None:
 @pytest.mark.parametrize("guides", ["docs/en", "docs/zh"])
 def test_every_command_and_option_is_described(guides: str) -> None:
     text = "\n".join(text_of(page) for page in (ROOT / guides).glob("*.md"))
-    for command_name, command in PROGRAM.commands.items():
+    for command_name, command in ALL_COMMANDS.items():
         assert f"bmqwen {command_name}" in text or f"`{command_name}`" in text, command_name
         for option in options(command):
             if option.startswith("--") and option != "--help":
@@ -302,7 +305,7 @@ def test_no_translation_is_left_over() -> None:
     """Translations of options that are gone, or whose English text has changed."""
     known = json.loads((ROOT / "docs/options.zh.json").read_text(encoding="utf-8"))
     texts: dict[str, set[str]] = {}
-    for command_name, command in PROGRAM.commands.items():
+    for command_name, command in ALL_COMMANDS.items():
         for param in command.params:
             if param.param_type_name == "option":
                 for key in (f"{command_name} {param.opts[-1]}", param.opts[-1]):

@@ -4,6 +4,7 @@ import errno
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.cli.commands import (
     bench,
     chat,
+    cluster,
     doctor,
     embed,
     estimate,
@@ -99,6 +101,7 @@ app.command("bench")(bench.bench)
 app.command("embed")(embed.embed)
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
+app.add_typer(cluster.app, name="cluster")
 
 
 def _version(wanted: bool) -> None:
@@ -181,12 +184,18 @@ def _say(line: str) -> None:
 def _name_values(command: Any) -> Any:
     """Name the values of a command and of all below it, where they have no name yet; returns `command`."""
     top = typer.Context(command, info_name=command.name, **command.context_settings)
-    for one in [command, *getattr(command, "commands", {}).values()]:
-        context = top if one is command else typer.Context(one, info_name=one.name, parent=top)
+    for one, context in _with_all_below(command, top):
         # The help option is made on demand and then kept, but is none of `params`.
         for parameter in [*one.params, one.get_help_option(context)]:
             _name_value(parameter, context)
     return command
+
+
+def _with_all_below(command: Any, context: typer.Context) -> Iterator[tuple[Any, typer.Context]]:
+    """A command and those below it, each with its context."""
+    yield command, context
+    for one in getattr(command, "commands", {}).values():
+        yield from _with_all_below(one, typer.Context(one, info_name=one.name, parent=context))
 
 
 def _name_value(parameter: Any, context: typer.Context) -> None:

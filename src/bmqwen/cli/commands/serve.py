@@ -16,7 +16,6 @@ from bmqwen.cli.options import device_ids
 from bmqwen.cli.terminal import note, progress_bar
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.util.installation import install_command
-from bmqwen.util.text import counted, size_text
 
 if TYPE_CHECKING:
     from bmqwen.artifact.bundle import Bundle
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from bmqwen.serve.pool.wire import EngineConfig
 
 KEY_VARIABLE = "BMQWEN_API_KEY"
-# Rows that a processor computes in one step almost as fast as more, each.
-DEFAULT_SEQUENCES = 8
 # Tokens of a text at most, of models for embeddings and reranking on the CPU.
 RETRIEVAL_CONTEXT = 8192
 
@@ -167,6 +164,7 @@ def serve(
     from bmqwen.serve.defaults import Limits
     from bmqwen.serve.http.keys import ApiKeys
     from bmqwen.serve.http.middleware import LOCAL_NAMES, AccessRules
+    from bmqwen.serve.pool.sequences import sequences_of
     from bmqwen.serve.pool.wire import EngineConfig
 
     choose_params(SamplingParams(), sampling)  # a wrong value is refused before anything is loaded
@@ -206,7 +204,7 @@ def serve(
             context,
             saved_bytes=cache_mb << 20,
             draft=draft,
-            sequences=_sequences(bundle, sequences, context, replicas),
+            sequences=sequences_of(bundle, sequences, context, replicas),
             reproducible=reproducible,
             hang_seconds=hang_seconds,
             load_seconds=load_seconds,
@@ -288,23 +286,6 @@ def _require_room(bundles: "Sequence[Bundle]", engine: str, chip: int) -> None:
     for finding in memory_findings(together(requests), System(), device=chip):
         if finding.level == "error":
             raise InputError(f"{finding.text}: {finding.fix}")
-
-
-def _sequences(bundle: "Bundle", wanted: int | None, context: int | None, engines: int) -> int:
-    """Return how many requests an engine answers at once. Raises InputError for more than there is memory for."""
-    from bmqwen.compiler.schedule import available_memory
-    from bmqwen.runtime.kv_memory import sequence_bytes
-
-    if bundle.kind != "onnx":
-        return 1
-    each = sequence_bytes(bundle.config, context or bundle.config.max_position_embeddings)
-    free = max(0, available_memory() // engines - bundle.total_bytes)
-    if wanted is not None and wanted > max(1, free // each):
-        raise InputError(
-            f"{counted(wanted, 'sequence')} can take {size_text(wanted * each)} of memory for K/V, and "
-            f"{size_text(free)} are free: choose fewer --sequences or a shorter --context"
-        )
-    return wanted or min(DEFAULT_SEQUENCES, max(1, free // 2 // each))
 
 
 def _server() -> ModuleType:

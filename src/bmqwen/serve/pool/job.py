@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -19,7 +20,14 @@ class Started:
     """The engine took the request up: it begins to read."""
 
 
-Event = Started | Piece | Completion | BmqwenError
+@dataclass(frozen=True, slots=True)
+class Read:
+    """So many tokens of the prompt are read."""
+
+    done: int
+
+
+Event = Started | Read | Piece | Completion | BmqwenError
 
 
 @dataclass(eq=False, slots=True)
@@ -79,6 +87,8 @@ class Job:
             return
         if isinstance(event, Started):
             self.begun = True
+        elif isinstance(event, Read):
+            self.read = event.done
         elif isinstance(event, Piece):
             self.pieces.append(event)
         else:
@@ -95,6 +105,13 @@ class Job:
         self._events.put_nowait(event)
 
     async def events(self) -> AsyncGenerator[Started | Piece | Completion, None]:
+        """Yield what is to be answered, the Completion last. Raises the error that ends it, if one does."""
+        async with aclosing(self.all_events()) as events:
+            async for event in events:
+                if not isinstance(event, Read):
+                    yield event
+
+    async def all_events(self) -> AsyncGenerator[Started | Read | Piece | Completion, None]:
         """Yield what happens, the Completion last. Raises the error that ends it, if one does."""
         while True:
             event = await self._events.get()

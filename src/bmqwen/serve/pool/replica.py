@@ -10,7 +10,7 @@ from typing import Literal
 from bmqwen.errors import BmqwenError, DeviceError, EngineHungError, EngineLostError
 from bmqwen.generate.conversation_cache import PrefixStore
 from bmqwen.runtime.child_process import STOP_SECONDS, ChildProcess
-from bmqwen.serve.pool.job import Job, Started
+from bmqwen.serve.pool.job import Job, Read, Started
 from bmqwen.serve.pool.watchdog import Watchdog
 from bmqwen.serve.pool.wire import EngineConfig, EngineFacts, EngineState, Message, decode, encode
 
@@ -152,7 +152,7 @@ class Replica:
         elif kind == "start":
             job.publish(Started())
         elif kind == "read":
-            job.read = message["done"]
+            job.publish(Read(message["done"]))
         elif kind == "piece":
             job.publish(message["piece"])
         elif not message["usable"]:

@@ -86,11 +86,17 @@ class Fault:
     kind: str
     message: str
     param: str | None = None
+    retry_after: int | None = None
 
     @classmethod
     def of(cls, error: BmqwenError) -> "Fault":
         """Describe an error."""
-        return cls(type(error).__name__, str(error), getattr(error, "param", None))
+        return cls(
+            type(error).__name__,
+            str(error),
+            getattr(error, "param", None),
+            getattr(error, "retry_after", None),
+        )
 
     def error(self) -> BmqwenError:
         """Return the error; one that this side does not know is an engine's failure."""
@@ -101,6 +107,8 @@ class Fault:
         error.args = (self.message,)
         if isinstance(error, errors.RequestError):
             error.param = self.param
+        if isinstance(error, errors.BusyError):
+            error.retry_after = self.retry_after or 1
         return error
 
 
@@ -115,6 +123,7 @@ class Message(TypedDict, total=False):
     prompt: list[int]
     params: SamplingParams
     owner: str
+    client: tuple[str, str]
     facts: EngineFacts
     state: EngineState
     done: int
