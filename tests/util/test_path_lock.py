@@ -31,6 +31,11 @@ def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_place_where_no_file_can_be_made_is_an_error() -> None:
+    with pytest.raises(StorageError, match="cannot write /proc"), path_lock(Path("/proc/bmqwen")):
+        pass
+
+
 def test_processes_take_turns_and_leave_no_lock(tmp_path: Path) -> None:
     count = tmp_path / "count"
     count.write_text("0")

@@ -55,6 +55,9 @@ def path_lock(path: Path, on_wait: Callable[[], None] | None = None, *, wait: bo
     lock = FileLock(file, poll_interval=POLL_SECONDS)
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Where no file can be made, as in /proc, the lock would wait for it for ever.
+        with file.open("ab"):
+            pass
         with suppress(Timeout):
             lock.acquire(timeout=0)
         if wait and not lock.is_locked:

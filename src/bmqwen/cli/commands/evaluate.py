@@ -75,10 +75,10 @@ def evaluate(
     *,
     precision: "options.PrecisionOptions",
     window: Annotated[
-        int | None, typer.Option("--context-window", help="Window length in tokens; default: 512.")
+        int | None, typer.Option("--context-window", min=2, help="Window length in tokens; default: 512.")
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(help="Tokens from one window to the next; default: half a window.")
+        int | None, typer.Option(min=1, help="Tokens from one window to the next; default: half a window.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Score at most N tokens of each text.")] = None,
     threads: options.Threads = None,
