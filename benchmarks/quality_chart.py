@@ -1,0 +1,41 @@
+"""Plot what each recipe loses against the bytes that it reads for a token.
+
+`python benchmarks/quality_chart.py docs/notes/quantisation.json docs/images/quantisation.png` draws the picture of
+the notes. The file holds a list of rows: `label`, `family`, `token_bytes`, and mean KL with its 95 % interval: `kl`,
+`low`, `high`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def main() -> int:
+    """The command. Returns the exit code."""
+    if len(sys.argv) != 3:
+        print("usage: quality_chart.py ROWS.json PICTURE", file=sys.stderr)
+        return 2
+    rows = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for family in dict.fromkeys(row["family"] for row in rows):
+        these = sorted((row for row in rows if row["family"] == family), key=lambda row: row["token_bytes"])
+        megabytes = [row["token_bytes"] / 1e6 for row in these]
+        divergences = [row["kl"] for row in these]
+        reach = [[row["kl"] - row["low"] for row in these], [row["high"] - row["kl"] for row in these]]
+        axes.errorbar(megabytes, divergences, yerr=reach, marker="o", capsize=3, label=family)
+        for x, y, row in zip(megabytes, divergences, these, strict=True):
+            axes.annotate(row["label"], (x, y), (6, 5), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="weights read for a token, MB", ylabel="mean KL to the float model, nats", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(sys.argv[2], dpi=120)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
