@@ -1,6 +1,7 @@
 """Calls keep to their tools' schemas, from where they begin."""
 
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -147,6 +148,22 @@ def test_values_in_xml() -> None:
         text = xml("weather", city="a", **fields)
         assert not follow(text, xml_params(required=True))[1]
     assert follow(xml("weather", city="a", unit="F", code="ab"), xml_params(required=True))[1]
+
+
+def test_odd_schemas_of_calls_in_xml() -> None:
+    loop = {"$ref": "#/properties/a"}
+    several: list[object] = [
+        [],
+        True,
+        {"a": True},
+        {"a": None},
+        {"a": loop},
+        {"a": {"enum": ["x", 1, "\ud800"]}},
+    ]
+    for properties in several:
+        odd = {"type": "object", "properties": properties, "required": "a", "minLength": []}
+        with suppress(SchemaError):
+            answer_grammar(xml_params(odd), MAKER)
 
 
 def test_what_calls_in_xml_cannot_be_held_to() -> None:

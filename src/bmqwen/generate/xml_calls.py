@@ -159,8 +159,9 @@ def xml_tool(rule: str, name: str, schema: str, *, strict: bool) -> list[str]:
     root: Mapping[str, Any] = json.loads(schema)
     if strict and (odd := set(root) - _HELD_OF_OBJECTS):
         raise _not_held(min(odd))
-    listed = root.get("properties") or {}
-    required = root.get("required") or []
+    listed, required = root.get("properties"), root.get("required")
+    listed = listed if isinstance(listed, Mapping) else {}
+    required = required if isinstance(required, list) else []
     lines, parts = [], []
     for place, (argument, own) in enumerate(listed.items()):
         if re.search(r"[>\n]", argument):
