@@ -48,15 +48,16 @@ class DeltaOps(MlirOps):
     def begin(self) -> Rows:
         """Declare the inputs that the layers need."""
         f, c, tokens = self.file, self.config, self.shape.tokens
-        self.states, self._history = [], []
+        self.states, self._history = [], {}
         if c.kv_layers:
             positions = f.input("position_ids", [1, tokens], np.int32)
             self._mask = f.input("attention_mask", [1, 1, tokens, self.shape.history + tokens])
             self._masks = {}
             history = [1, self.shape.history or 1, c.num_key_value_heads, c.head_dim]
-            self._history = [
-                (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history)) for i in c.kv_layers
-            ]
+            self._history = {
+                i: (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history))
+                for i in c.kv_layers
+            }
             self._cos, self._sin = (
                 f.op("Gather", [table, positions], [1, tokens, 1, c.rotary_dim], name, axis="0 : si32")
                 for name, table in zip(("cos", "sin"), self._tables(), strict=True)

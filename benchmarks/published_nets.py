@@ -40,7 +40,8 @@ class PublishedOps(MlirOps):
             self._mask = f.op("Reshape", [taken], [1, 1, tokens, width], "mask")
         if history:
             shape = [1, history, c.num_key_value_heads, c.head_dim]
-            self._history = [(f.input("history_k", shape), f.input("history_v", shape))] * c.num_hidden_layers
+            pair = f.input("history_k", shape), f.input("history_v", shape)
+            self._history = dict.fromkeys(c.layers, pair)
         self._cos, self._sin = (
             f.op("Gather", [table, positions], [1, tokens, 1, c.head_dim], f"{name}.rows", axis="0 : si32")
             for name, table in self._rope_tables().items()

@@ -188,7 +188,7 @@ def load(
     progress: Progress | None = None,
     chats: bool = False,
     task: Task = "chat",
-    device: int = 0,
+    device: int | Sequence[int] = 0,
     saved_bytes: int = 0,
     sequences: int = 1,
     reproducible: bool = False,
@@ -209,7 +209,7 @@ def load(
         progress: is told how far downloads and conversion are.
         chats: refuse a model without a chat template before it is converted.
         task: what it is for; embeddings come from models without an output layer, all else from models with one.
-        device: which chip, counted from 0.
+        device: which chip, counted from 0; of a bundle in parts the chip of each, or the first of as many.
         saved_bytes: host memory for the K/V of conversations that others take the place of.
         sequences: conversations that are answered at once, where the bundle leaves it open.
         reproducible: compute so that no answer depends on which others are computed beside it or were before; on
@@ -240,7 +240,7 @@ def load(
         progress.note,
         threads,
         context_length,
-        device,
+        (device,) if isinstance(device, int) else tuple(device),
         sequences,
         reproducible,
     )

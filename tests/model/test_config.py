@@ -225,7 +225,7 @@ def test_refusal_names_file_key_and_value(change: dict[str, Any], words: tuple[s
     assert len(message) < 300
 
 
-def test_qwen3_without_head_dim_has_heads_of_128() -> None:
+def test_qwen3_without_head_dim_is_lasts_of_128() -> None:
     values = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False}
     config = parse_config(QWEN15 | values, "c")
     assert (config.architecture, config.head_dim, config.q_size) == (Qwen3, 128, 2048)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bmqwen.chip.system import System
-from bmqwen.cli.options import device_ids, one_device
+from bmqwen.cli.options import device_ids, part_count
 from bmqwen.errors import DeviceError, InputError
 from bmqwen.runtime.device_check import check_heaps, closed_device, missing_device, require_memory
 from support.bmodel_files import FakeBmodel, FakeNet, published_nets
@@ -102,11 +102,12 @@ def test_an_old_runtime_takes_the_stages_memory_more_than_once(tmp_path: Path) -
 def test_values_of_the_option() -> None:
     assert device_ids("0") == [0]
     assert device_ids(" 2, 0") == [2, 0]
-    assert one_device("7") == 7
     for text in ("", "x", "-1", "0,", "1.5", "٣", "99999999999"):
         with pytest.raises(InputError, match="is not a list of chips"):
             device_ids(text)
     with pytest.raises(InputError, match="names a chip twice"):
         device_ids("1,1")
-    with pytest.raises(InputError, match="uses one chip"):
-        one_device("0,1")
+    assert (part_count("auto"), part_count("12")) == (None, 12)
+    for text in ("", "0", "-1", "two", "99999999999"):
+        with pytest.raises(InputError, match="is no number of chips"):
+            part_count(text)

@@ -10,7 +10,7 @@ from bmqwen.artifact.bundle import Kind
 from bmqwen.errors import InputError
 from bmqwen.runtime.registry import RUNTIMES, EngineName, Options, check_checkpoint, open_runtime
 
-OPTIONS = Options(simulator_folder=lambda: Path("none"), device=1)
+OPTIONS = Options(simulator_folder=lambda: Path("none"), devices=(1,))
 
 
 def test_the_engines_are_those_of_the_table() -> None:

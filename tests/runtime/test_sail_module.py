@@ -210,7 +210,7 @@ def test_device_that_does_not_exist(
 ) -> None:
     install()
     with pytest.raises(DeviceError, match=r"there is no device 2: 2 found: .*devices 0 to 1"):
-        tpu.open_on_chip(bundle, Options(Path, device=2))
+        tpu.open_on_chip(bundle, Options(Path, devices=(2,)))
 
     def fail() -> int:
         ctypes.CDLL(None).puts(b"[error] bm_dev_getcount failed")

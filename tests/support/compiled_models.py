@@ -45,20 +45,24 @@ def compile_toy(
     half: Half = "f16",
     context: int = CONTEXT,
     sequences: int = 1,
+    layers: int = 2,
+    parts: int = 1,
+    name: str = "bundle",
 ) -> CompiledModel:
-    """Make it in an empty folder."""
-    config = tiny_config(kind, hidden_size=128, intermediate_size=256)
+    """Make it in an empty folder, or beside the one that is there a bundle of another name, of the same weights."""
+    config = tiny_config(kind, hidden_size=128, intermediate_size=256, layers=layers)
     precision = Precision.choose(form, 32)
     write_checkpoint(folder / "model", config, seed=seed)
     kept = patch("bmqwen.compiler.pipeline.compile_net", compile_net)
     with open_checkpoint(folder / "model") as checkpoint, kept:
         bundle = compile_model(
             checkpoint,
-            folder / "bundle",
+            folder / name,
             precision,
             seq_len=context,
             half=half,
             sequences=sequences,
+            parts=parts,
             toolchain=toolchain,
         )
         grid = GridWeights(checkpoint.weights, checkpoint.config, precision)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import support.sail_stand_in as sail_stand_in
-from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle, BundlePart
+from bmqwen.artifact.steps import StepNets
+from bmqwen.runtime.bmodel.part_chain import LocalPart
 from bmqwen.runtime.bmrt.libraries import load_libraries
 from bmqwen.runtime.bmrt.simulated import Target
 from bmqwen.runtime.sail.module import sail_installed
-from bmqwen.runtime.tpu import open_sail
+from bmqwen.runtime.tpu import open_sail, open_sail_part
 from support.sail_stand_in.state import STATE
 
 
@@ -47,3 +49,12 @@ def on_soc(bundle: Bundle, folder: Path, context_length: int | None, device: int
 def middle(bundle: Bundle, folder: Path, context_length: int | None, device: int) -> SailTarget:
     """SAIL 3.9.4 of March 2025."""
     return _open(bundle, folder, context_length, device, version=(3, 9, 4))
+
+
+def current_part(part: BundlePart, nets: StepNets, folder: Path, device: int) -> LocalPart:
+    """A part of a bundle by `current`."""
+    if sail_installed():
+        load_libraries(folder)
+    else:
+        sail_stand_in.install(folder, devices=2)
+    return open_sail_part(part, nets, folder, device)

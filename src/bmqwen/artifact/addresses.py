@@ -41,9 +41,8 @@ class AddressMap:
             self.size += _pages(self._row)
             self._areas.append(self._place(self._row * rows))
         self.cache = len(self._areas) * _pages(self._row * rows)
-        results = max(shape.rows for shape in shapes)
-        self._token = self._place(4 * results)
-        self._logits = self._place(4 * config.width * results)
+        sizes = [_results(config, shape) for shape in shapes]
+        self._results = [self._place(max(sizes)) for sizes in zip(*(s.values() for s in sizes), strict=True)]
 
     def text(self, shape: StepShape, weights: int, memory_start: int) -> str:
         """Return the addresses of one net's inputs and outputs, as JSON.
@@ -56,19 +55,18 @@ class AddressMap:
         for name, size in _inputs(self._config, shape).items():
             inputs.append(_entry(name, address, size))
             address += size
-        results = shape.rows * self._config.width or self._config.hidden_size
+        results = _results(self._config, shape)
         outputs = [
-            _entry("token_id", start + self._token, 4 * (shape.rows or 1)),
-            # The compiler's name for logits that it converts to float for the choice of the token.
-            _entry("logitstoken_id_f32", start + self._logits, 4 * results),
+            _entry(name, start + place, size)
+            for (name, size), place in zip(results.items(), self._results, strict=True)
         ]
         for i, place in enumerate(self._areas):
-            area = start + place
-            name = f"{'kv'[i % 2]}.{i // 2}"
+            area, layer = start + place, self._config.layers[i // 2]
+            name = f"{'kv'[i % 2]}.{layer}"
             landing = area + self._row * shape.landing(self._longest)
             before = area if history else landing - self._row
             inputs.append(_entry(f"history_{name}", before, self._row * (history or 1)))
-            output = f"{'kv'[i % 2]}_cache.{i // 2}"
+            output = f"{'kv'[i % 2]}_cache.{layer}"
             outputs.append(_entry(output, landing, self._row * tokens))
         stated = {"io_addr": start, "io_size": self.size, "inputs": inputs, "outputs": outputs}
         return json.dumps(stated, indent=1)
@@ -86,6 +84,15 @@ def _inputs(config: ModelConfig, shape: StepShape) -> dict[str, int]:
     for name, dims in shape.inputs.items():
         sizes[name] = (HALF if name == "attention_mask" else 4) * math.prod(dims)
     return {name: -(-size // LINE) * LINE for name, size in sizes.items()}
+
+
+def _results(config: ModelConfig, shape: StepShape) -> dict[str, int]:
+    """Bytes of what a net computes besides K/V rows, by the compiler's names."""
+    rows, width = shape.rows or 1, config.hidden_size
+    if not config.is_last:
+        return {"hidden": HALF * shape.tokens * width, "last_hidden": HALF * rows * width}
+    # Logits are named so where they are converted to float for the choice of the token.
+    return {"token_id": 4 * rows, "logitstoken_id_f32": 4 * (shape.rows * config.width or width)}
 
 
 def _pages(size: int) -> int:

@@ -18,6 +18,13 @@ FORMAT = 1
 # Files of a bundle of the kind "bmodel".
 BMODEL_FILE = "model.bmodel"
 EMBEDDING_FILE = "embedding.bin"
+
+
+def part_file(number: int) -> str:
+    """Return the name of the file that the chip of a number, counted from 1, gets of a divided model."""
+    return f"model-{number}.bmodel"
+
+
 # Files below this size are hashed at every load; the large ones by `verify_files` on request.
 SMALL_FILE = 32 << 20
 
@@ -33,6 +40,15 @@ class FileEntry:
 
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class BundlePart:
+    """What one chip gets of a bundle of the kind "bmodel": the file of nets, their layers, bytes of device memory."""
+
+    bmodel: Path
+    config: ModelConfig
+    device_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,32 @@ class Bundle:
     def bmodel(self) -> Path:
         """The file with the nets of a bundle of that kind. Raises BundleError where there is none."""
         return self.path(str(self.details.get("bmodel", BMODEL_FILE)))
+
+    @property
+    def parts(self) -> tuple[BundlePart, ...]:
+        """What each chip gets, in the order of the layers; mostly one chip gets all.
+
+        Memory is as the manifest says, else as large as the bmodel. Raises BundleError for a damaged manifest.
+        """
+        stated = self.details.get("parts")
+        if stated is None:
+            memory = self.details.get("device_bytes")
+            if not isinstance(memory, int) or memory <= 0:
+                memory = self.bmodel.stat().st_size
+            return (BundlePart(self.bmodel, self.config, memory),)
+        found, start = [], 0
+        try:
+            for entry in stated:
+                layers = range(start, start := start + int(entry["layers"]))
+                config = self.config.part(layers)
+                found.append(BundlePart(self.path(str(entry["bmodel"])), config, int(entry["device_bytes"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{self.folder}: the description of its parts is damaged ({error!r})"
+            ) from error
+        if start != self.config.num_hidden_layers or any(not part.config.layers for part in found):
+            raise BundleError(f"{self.folder}: its parts do not make up a whole model: make the bundle again")
+        return tuple(found)
 
     @property
     def is_published(self) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from bmqwen.artifact.division import part_text
 from bmqwen.artifact.footprint import LARGEST_IO, Footprint, fits, footprint, longest_context
 from bmqwen.chip.machine import Machine, look, memory_holders
 from bmqwen.chip.memory import Heap, largest_heaps, layout_fix, plan_layout, read_board, why_too_large
@@ -71,10 +72,10 @@ def together(requests: Sequence[MemoryRequest]) -> MemoryRequest:
 def config_request(
     name: str, config: ModelConfig, precision: Precision, context: int, sequences: int = 1
 ) -> MemoryRequest:
-    """Return the request of a model to be compiled, with a K/V cache for `sequences` of `context` tokens each."""
+    """Return the request of a model, or of a part of one, to be compiled, for `sequences` of `context` tokens each."""
     several = f", {sequences} sequences" if sequences > 1 else ""
     return MemoryRequest(
-        title=f"{name}, {precision}{several}",
+        title=", ".join(filter(None, (name, part_text(config), f"{precision}{several}"))),
         context=context,
         footprint=footprint(config, precision, context, sequences),
         longest=partial(longest_context, config, precision, sequences=sequences),

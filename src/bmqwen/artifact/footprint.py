@@ -154,7 +154,7 @@ def aligned(size: int) -> int:
 
 def _stage_commands(config: ModelConfig) -> int:
     shapes = config.network.shapes()
-    head = 0 if config.headless else config.vocab_size * config.hidden_size
+    head = 0 if config.headless or not config.is_last else config.vocab_size * config.hidden_size
     layers = sum(math.prod(shape) for name, shape in shapes.items() if name not in _TABLES)
     commands = STAGE_COMMANDS + LAYER_COMMANDS * config.num_hidden_layers
     return int(commands + VALUE_COMMANDS * layers + HEAD_COMMANDS * head)

@@ -37,7 +37,12 @@ Engine = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(metavar="N", help="Chip to use, numbered from 0 as in `bm-smi`.", show_default=False)
+    str,
+    typer.Option(
+        metavar="N",
+        help="Chip to use, numbered from 0 as in `bm-smi`; of a model in parts its first chip, or all, as in 0,2.",
+        show_default=False,
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads; default: all cores.")]
 Context = Annotated[int | None, typer.Option(min=1, help="Context length in tokens; default: the model's.")]
@@ -101,6 +106,14 @@ ChipSequences = Annotated[
         "--sequences",
         metavar="N",
         help="Conversations side by side on the chip, each with --seq-len tokens; a bundle has its own number.",
+    ),
+]
+Parts = Annotated[
+    str,
+    typer.Option(
+        "--parts",
+        metavar="N|auto",
+        help="Chips to divide the layers among; auto: as few as have the memory.",
     ),
 ]
 Drafts = Annotated[
@@ -193,12 +206,13 @@ def device_ids(text: str) -> list[int]:
     return ids
 
 
-def one_device(text: str) -> int:
-    """Return the one id. Raises InputError for several."""
-    ids = device_ids(text)
-    if len(ids) > 1:
-        raise InputError(f"--device {text[:40]}: this command uses one chip, name one of them")
-    return ids[0]
+def part_count(text: str) -> int | None:
+    """Return the number in --parts, None for auto. Raises InputError for anything else."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) < _DEVICE_LIMIT):
+        raise InputError(f"--parts {text[:40]!r} is no number of chips: write auto, or a number from 1 on")
+    return int(text)
 
 
 def precision(
@@ -236,7 +250,7 @@ class Loading:
         from bmqwen.engine import load
         from bmqwen.generate.sandbox import SANDBOX
 
-        device = one_device(self.device)
+        device = device_ids(self.device)
         chosen = precision(self.quant, self.group_size, self.lm_head)
         SANDBOX.start()  # by the time the model is loaded, it is ready
         with left_by_force(), progress_bar() as bar:

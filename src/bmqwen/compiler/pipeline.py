@@ -8,8 +8,11 @@ import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,12 @@ from bmqwen.artifact.bundle import (
     BMODEL_FILE,
     EMBEDDING_FILE,
     Bundle,
+    part_file,
     read_bundle,
     reusable_bundle,
     write_manifest,
 )
+from bmqwen.artifact.division import part_text
 from bmqwen.artifact.fit import config_request, memory_findings
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
@@ -47,6 +52,17 @@ BYTES_A_SECOND = 20e6
 FULL_DISK = 64 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A compiled part: its plan, its bmodel's file and name in the bundle, its nets, and memory that it takes."""
+
+    plan: Plan
+    work: WorkFolder
+    name: str
+    nets: Mapping[StepShape, FinishedNet]
+    device_bytes: int
+
+
 def compile_model(
     checkpoint: Checkpoint,
     folder: Path,
@@ -57,6 +73,7 @@ def compile_model(
     layers: int | None = None,
     sequences: int | None = None,
     drafts: bool = True,
+    parts: int | None = 1,
     chip: ChipSpec = DEFAULT_CHIP,
     jobs: int | None = None,
     toolchain: Toolchain | None = None,
@@ -75,6 +92,7 @@ def compile_model(
         layers: only so many decoder layers, for trials.
         sequences: computed side by side; None: what there is memory for.
         drafts: with nets that check drafted tokens.
+        parts: chips that the layers are divided among; None: as few as there is memory for.
         jobs: nets compiled at a time; None: what memory and processors allow.
         toolchain: the compiler; None: the pinned one, fetched when it is needed.
         replace: an existing bundle of other content is replaced.
@@ -87,7 +105,9 @@ def compile_model(
         StorageError: not enough room, or a place that cannot be written.
     """
     progress = progress or Silent()
-    plan = make_plan(checkpoint, precision, seq_len, half, layers, chip, sequences=sequences, drafts=drafts)
+    plan = make_plan(
+        checkpoint, precision, seq_len, half, layers, chip, sequences=sequences, drafts=drafts, parts=parts
+    )
     if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
         return existing
     _check_place(folder, plan, checkpoint.name)
@@ -97,38 +117,61 @@ def compile_model(
             "compile it with --bf16"
         )
     tokenizer = checkpoint.tokenizer_files()
-    texts = {shape: (plan.text(shape), plan.addresses(shape)) for shape in plan.shapes}
+    plans = plan.of_parts()
+    texts = [{shape: (own.text(shape), own.addresses(shape)) for shape in own.shapes} for own in plans]
     toolchain = toolchain or open_toolchain(report=progress.note)
-    # The plan, and the very compiler.
-    key = hashlib.sha256(json.dumps([plan.key, *toolchain.identity]).encode()).hexdigest()[:16]
-    with open_work_folder(key, texts, progress.note) as work:
-        # Another process may have made it while this one waited for the folder.
-        if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
-            return existing
-        try:
-            finished = _compile_nets(checkpoint, plan, work, toolchain, jobs, progress)
-        except KeyboardInterrupt:
-            kept = sum(work.finished(shape) is not None for shape in plan.shapes)
-            progress.note(
-                f"{kept} of {counted(len(plan.shapes), 'net')} {'is' if kept == 1 else 'are'} kept in "
-                f"{work.path}: the same command goes on from there"
-            )
-            raise
+    made: list[_Part] = []
+    with ExitStack() as folders:
+        for number, (own, its) in enumerate(zip(plans, texts, strict=True), start=1):
+            # The plan, and the very compiler.
+            key = hashlib.sha256(json.dumps([own.key, *toolchain.identity]).encode()).hexdigest()[:16]
+            work = folders.enter_context(open_work_folder(key, its, progress.note))
+            # Another process may have made it while this one waited for the folder.
+            if (existing := reusable_bundle(folder, plan.key, replace=replace)) is not None:
+                return existing
+            if len(plans) > 1:
+                progress.note(f"part {number} of {len(plans)}: {part_text(own.config)}")
+            name = BMODEL_FILE if len(plans) == 1 else part_file(number)
+            made.append(_compile_part(checkpoint, own, work, name, toolchain, jobs, progress))
         progress.start(f"writing {folder}", None)
-        try:
-            device_bytes = _device_bytes(describe(toolchain, work.bmodel), plan)
-        except CompileError:
-            work.remove()
-            raise
-        with new_folder(folder, replace=replace) as part:
-            link_or_copy(work.bmodel, part / BMODEL_FILE)
-            _write_table(checkpoint, plan, part / EMBEDDING_FILE)
+        with new_folder(folder, replace=replace) as place:
+            for part in made:
+                link_or_copy(part.work.bmodel, place / part.name)
+            _write_table(checkpoint, plan, place / EMBEDDING_FILE)
             for name, content in tokenizer.items():
-                (part / name).write_bytes(content)
-            _write_manifest(checkpoint, plan, finished, part, toolchain, device_bytes)
+                (place / name).write_bytes(content)
+            _write_manifest(checkpoint, plan, made, place, toolchain)
         bundle = read_bundle(folder)
-        work.remove()
+        for part in made:
+            part.work.remove()
     return bundle
+
+
+def _compile_part(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    work: WorkFolder,
+    name: str,
+    toolchain: Toolchain,
+    jobs: int | None,
+    progress: Progress,
+) -> _Part:
+    """Compile one bmodel, which is to be called `name`."""
+    try:
+        finished = _compile_nets(checkpoint, plan, work, toolchain, jobs, progress)
+    except KeyboardInterrupt:
+        kept = sum(work.finished(shape) is not None for shape in plan.shapes)
+        progress.note(
+            f"{kept} of {counted(len(plan.shapes), 'net')} {'is' if kept == 1 else 'are'} kept in "
+            f"{work.path}: the same command goes on from there"
+        )
+        raise
+    try:
+        device_bytes = _device_bytes(describe(toolchain, work.bmodel), plan)
+    except CompileError:
+        work.remove()
+        raise
+    return _Part(plan, work, name, finished, device_bytes)
 
 
 def _check_place(folder: Path, plan: Plan, name: str) -> None:
@@ -229,13 +272,13 @@ def _write_table(checkpoint: Checkpoint, plan: Plan, path: Path) -> None:
 def _write_manifest(
     checkpoint: Checkpoint,
     plan: Plan,
-    finished: Mapping[StepShape, FinishedNet],
-    part: Path,
+    made: Sequence[_Part],
+    place: Path,
     toolchain: Toolchain,
-    device_bytes: int,
 ) -> None:
-    """Complete the bundle in `part`."""
-    cycles = {shape: finished[shape].profile.cycles for shape in plan.shapes}
+    """Complete the bundle in `place`."""
+    profiles = {s: reduce(add, (part.nets[s].profile for part in made)) for s in plan.shapes}
+    cycles = {shape: profile.cycles for shape, profile in profiles.items()}
     nets = StepNets(
         plan.context,
         cycles,
@@ -246,16 +289,33 @@ def _write_manifest(
     )
     details = nets.to_dict()
     for entry in details["stages"]:
-        entry |= asdict(finished[StepShape.from_dict(entry)].profile)
+        entry |= asdict(profiles[StepShape.from_dict(entry)])
+    if len(made) > 1:
+        details["parts"] = [
+            {
+                "layers": part.plan.config.num_hidden_layers,
+                "bmodel": part.name,
+                "device_bytes": part.device_bytes,
+                "stages": [asdict(shape) | asdict(part.nets[shape].profile) for shape in sorted(plan.shapes)],
+            }
+            for part in made
+        ]
     details |= {
         "drafts": plan.drafts,
-        "device_bytes": device_bytes,
+        "device_bytes": sum(part.device_bytes for part in made),
         "checkpoint": str(checkpoint.path.absolute()),
         **({"adapter": str(checkpoint.adapter.absolute())} if checkpoint.adapter else {}),
         "checkpoint_layers": checkpoint.config.num_hidden_layers,
         "rounding": rounding_of(checkpoint, plan.precision),
     }
     bundle = Bundle(
-        part, "bmodel", checkpoint.name, plan.config, plan.precision.to_dict(), details, plan.key, __version__
+        place,
+        "bmodel",
+        checkpoint.name,
+        plan.config,
+        plan.precision.to_dict(),
+        details,
+        plan.key,
+        __version__,
     )
     write_manifest(bundle)

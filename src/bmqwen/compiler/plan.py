@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from bmqwen.artifact.addresses import AddressMap
+from bmqwen.artifact.division import divide, fewest_parts, part_text
 from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
 from bmqwen.artifact.steps import (
     MOST_SEQUENCES,
@@ -89,6 +90,7 @@ class Plan:
         drafts: whether there are nets that check drafted tokens.
         shapes: of the nets, the largest first.
         key: fingerprint of the bundle's content.
+        parts: of the model, each for a chip of its own; of a plan for one of them, that one.
     """
 
     config: ModelConfig
@@ -101,6 +103,22 @@ class Plan:
     key: str
     chip: ChipSpec = DEFAULT_CHIP
     drafts: bool = True
+    parts: tuple[ModelConfig, ...] = ()
+
+    def of_parts(self) -> "list[Plan]":
+        """Return a plan for each part: of the same nets, with the part's layers in them."""
+        if len(self.parts) == 1:
+            return [self]
+        return [
+            replace(
+                self,
+                config=part,
+                size=sizes(part, self.precision, self.context, self.sequences, drafts=self.drafts),
+                key=f"{self.key}, part {number}",
+                parts=(part,),
+            )
+            for number, part in enumerate(self.parts, start=1)
+        ]
 
     def text(self, shape: StepShape) -> str:
         """Return the Top-MLIR of one net. Raises InputError for a weight that its format cannot hold."""
@@ -130,10 +148,12 @@ class Plan:
     def _emit(self, shape: StepShape, weights: WeightFile | None, blocks: WeightBlocks | None) -> str:
         file = MlirFile(NET)
         ops = MlirOps(file, self.config, shape, self.context, self.precision, weights, blocks, self.chip)
-        if shape.rows:
+        if not shape.rows:
+            ops.move()
+        elif self.config.is_last:
             self.config.network.emit(ops)
         else:
-            ops.move()
+            ops.hand_over(*self.config.network.emit_layers(ops))
         return file.text(WEIGHTS)
 
 
@@ -147,6 +167,7 @@ def make_plan(
     *,
     sequences: int | None = None,
     drafts: bool = True,
+    parts: int | None = 1,
 ) -> Plan:
     """Check the options and lay the nets out. Raises InputError for options that fit neither model nor chip.
 
@@ -157,6 +178,7 @@ def make_plan(
         layers: only so many decoder layers; None: all.
         sequences: to be computed side by side; None: `default_sequences`.
         drafts: with nets that check drafted tokens.
+        parts: for as many chips; None: as few as there is memory for.
     """
     name, config = model if isinstance(model, tuple) else (model.name, model.config)
     source = "" if isinstance(model, tuple) else model.identity
@@ -174,18 +196,24 @@ def make_plan(
     if config.headless:
         # Texts are read one after another, and nothing is written that could be guessed.
         sequences, drafts = sequences or 1, False
+    if parts is None:
+        heaps = largest_heaps(chip.board)
+        parts = fewest_parts(config, precision, context, lambda need: fits(need, heaps))
+    divided = divide(config, precision, parts)
     if sequences is None:
-        sequences = default_sequences(config, precision, context, chip)
+        sequences = min(default_sequences(part, precision, context, chip) for part in divided)
     check_sequences(context, sequences)
     shapes = step_shapes(context, sequences, drafts=drafts)
-    check_device_memory(config, precision, context, chip, sequences)
+    for part in divided:
+        check_device_memory(part, precision, context, chip, sequences)
     size = sizes(config, precision, context, sequences, drafts=drafts)
-    parts = [
+    content = [
         *(source, precision.to_dict(), context, half, config.num_hidden_layers),
         *([astuple(s) for s in shapes], WHEEL.version, EMITTER, *chip.key),
+        *([part.layers.stop for part in divided] if parts > 1 else ()),
     ]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Plan(config, precision, context, sequences, half, shapes, size, key, chip, drafts)
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return Plan(config, precision, context, sequences, half, shapes, size, key, chip, drafts, divided)
 
 
 def default_sequences(
@@ -243,10 +271,12 @@ def check_device_memory(
     if longest and longest >= context:
         most = _most_sequences(config, precision, context, heaps)
         fix = f"choose --sequences {most} or less, or a shorter --seq-len"
+    fix += ", or divide the model among more chips with --parts"
     parts = (need.total, need.weights, need.cache, need.activations + need.instructions)
     needed, weights, cache, work = map(size_text, parts)
     total = size_text(sum(heap.total for heap in heaps))
     several = f" with --sequences {sequences}" if sequences > 1 else ""
+    several += f" ({part_text(config)})" if part_text(config) else ""
     raise InputError(
         f"--seq-len {context}{several} needs {needed} of the chip's memory (weights {weights}, K/V cache {cache}, "
         f"rest {work}), but a {chip.name} has at most {total}, the largest piece of it "

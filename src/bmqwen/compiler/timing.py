@@ -51,6 +51,16 @@ class Profile:
         """Over the memory bus: what is copied inside of device memory goes both ways."""
         return self.bytes_read + self.bytes_written + 2 * self.bytes_copied
 
+    def __add__(self, other: "Profile") -> "Profile":
+        """Return the profile of both after each other."""
+
+        def total(mine: Any, its: Any) -> Any:
+            if isinstance(mine, dict):
+                return {part: mine.get(part, 0) + its.get(part, 0) for part in mine | its}
+            return mine + its
+
+        return Profile(*map(total, astuple(self), astuple(other)))
+
     def extended(self, longer: "Profile", layers: int) -> "Profile":
         """Return the profile of the net with more layers: this one has one layer, `longer` has two of equal ones."""
 

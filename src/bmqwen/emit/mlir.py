@@ -34,6 +34,8 @@ class MlirOps:
     Outputs: `token_id` int32 [results, 1], `logits` float32 [results, vocab] (without a head the hidden states, and
     the place of the largest of each, which has no use), then `k_cache.N` and `v_cache.N` half
     [1, C, kv_heads, head_dim]. Inputs and outputs are the same at every length: stages of one net.
+    A part of a model without the head has, in place of the first two outputs, `hidden` half [1, C, hidden], which is
+    the next part's `input_states`, and of its rows the wanted ones, `last_hidden`.
 
     With `weights` and `blocks` None only the text is made: the weights are in an npz already.
     """
@@ -65,10 +67,9 @@ class MlirOps:
         self._last_row = f.input("last_row", small["last_row"], np.int32)
         self._masks: dict[int, Value] = {}
         history = [1, self.shape.history or 1, c.num_key_value_heads, c.head_dim]
-        self._history = [
-            (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history))
-            for i in range(c.num_hidden_layers)
-        ]
+        self._history = {
+            i: (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history)) for i in c.layers
+        }
         tables = self._rope_tables()
         self._cos, self._sin = (
             f.op("Gather", [table, positions], [1, tokens, 1, c.head_dim], f"{name}.rows", axis="0 : si32")
@@ -82,19 +83,37 @@ class MlirOps:
         Its inputs and outputs are those of every net; token and logits are of no use.
         """
         f, c, tokens, (states,) = self.file, self.config, self.shape.tokens, self.embed("")
-        for i, pair in enumerate(self._history):
+        for i, pair in self._history.items():
             for old, name in zip(pair, ("k_cache", "v_cache"), strict=True):
                 rows = f.op("Reshape", [old], old.shape[1:], f"{name}.{i}.rows")
                 shape = [1, tokens, c.num_key_value_heads, c.head_dim]
                 self._caches.append(
                     f.op("Gather", [rows, self._positions], shape, f"{name}.{i}", axis="0 : si32")
                 )
+
+        def seen() -> Value:
+            return f.op("Reshape", [f.slice(self._mask, 3, 0, 1, "mask.first")], [1, 1, 1], "mask.row")
+
         # The compiler drops an input that nothing uses.
+        if not c.is_last:
+            self.hand_over((states,), (seen(),))
+            return
         row = f.op("Gather", [states, self._last_row], [1, 1, c.hidden_size], "last_hidden", axis="1 : si32")
-        seen = f.op("Reshape", [f.slice(self._mask, 3, 0, 1, "mask.first")], [1, 1, 1], "mask.row")
-        used = f.op("Add", [row, seen], [1, 1, c.hidden_size], "last_hidden.used")
+        used = f.op("Add", [row, seen()], [1, 1, c.hidden_size], "last_hidden.used")
         logits = f.op("Reshape", [used], [1, c.hidden_size], "logits")
         for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
+            f.output(value)
+
+    def hand_over(self, x: Rows, delta: Rows) -> None:
+        """Emit, in place of the head, the sum as what the next part of the model goes on with.
+
+        The wanted rows come out as well, so that the inputs are those of every net.
+        """
+        f, width = self.file, self.config.hidden_size
+        hidden = f.op("Add", [x[0], delta[0]], x[0].shape, "hidden")
+        shape = [1, self.shape.rows or 1, width]
+        last = f.op("Gather", [hidden, self._last_row], shape, "last_hidden", axis="1 : si32")
+        for value in (hidden, last, *self._caches):
             f.output(value)
 
     def rms_norm(self, x: Rows, weight: str) -> Rows:

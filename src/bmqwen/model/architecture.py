@@ -122,11 +122,16 @@ class Architecture:
         return {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 
     def tensors(self) -> list[Tensor]:
-        """List all tensors, in the order of the network. A tied head has none of its own."""
+        """List all tensors, in the order of the network. A tied head has none of its own.
+
+        The embedding table, which stays on the host, belongs to no part but as the head.
+        """
         c = self.config
         table = (c.vocab_size, c.hidden_size)
-        tensors = [Tensor("model.embed_tokens.weight", "token_embd.weight", table)]
-        for layer in range(c.num_hidden_layers):
+        tensors = []
+        if c.is_last and (c.tie_word_embeddings or not c.layers_before):
+            tensors.append(Tensor("model.embed_tokens.weight", "token_embd.weight", table))
+        for layer in c.layers:
             place = block_prefix(layer)
             tensors += [
                 tensor._replace(
@@ -136,9 +141,10 @@ class Architecture:
                 )
                 for tensor in self.layer_tensors(layer)
             ]
-        tensors.append(Tensor("model.norm.weight", "output_norm.weight", (c.hidden_size,)))
-        if not c.tie_word_embeddings and not c.headless:
-            tensors.append(Tensor("lm_head.weight", "output.weight", table))
+        if c.is_last:
+            tensors.append(Tensor("model.norm.weight", "output_norm.weight", (c.hidden_size,)))
+            if not c.tie_word_embeddings and not c.headless:
+                tensors.append(Tensor("lm_head.weight", "output.weight", table))
         return tensors
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -187,16 +193,19 @@ class Architecture:
 
     def emit(self, ops: Ops[T, H]) -> T:
         """Emit the whole step: token ids in, logits of the wanted rows out, or their hidden states."""
-        x = ops.embed("model.embed_tokens")
-        h = ops.rms_norm(x, f"{block_prefix(0)}.input_layernorm")
-        for layer in range(self.config.num_hidden_layers):
-            x, mlp = self.emit_block(ops, layer, x, h)
-            last = layer + 1 == self.config.num_hidden_layers
-            x, h = ops.add_rms_norm(
-                x, mlp, "model.norm" if last else f"{block_prefix(layer + 1)}.input_layernorm"
-            )
+        _, h = ops.add_rms_norm(*self.emit_layers(ops), "model.norm")
         rows = ops.wanted_rows(h)
         return ops.hidden(rows) if self.config.headless else ops.logits(rows, self.head_weight)
+
+    def emit_layers(self, ops: Ops[T, H]) -> tuple[T, T]:
+        """Emit the embedding and all layers; returns the residual stream and the last MLP's output, to be added."""
+        layers = self.config.layers
+        x = ops.embed("model.embed_tokens")
+        h = ops.rms_norm(x, f"{block_prefix(layers.start)}.input_layernorm")
+        for layer in layers[:-1]:
+            x, mlp = self.emit_block(ops, layer, x, h)
+            x, h = ops.add_rms_norm(x, mlp, f"{block_prefix(layer + 1)}.input_layernorm")
+        return self.emit_block(ops, layers[-1], x, h)
 
     def emit_block(self, ops: Ops[T, H], layer: int, x: T, h: T) -> tuple[T, T]:
         """Emit one decoder layer: from the residual stream `x` and the attention's input to `x` and the MLP's output.

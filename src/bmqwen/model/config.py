@@ -1,7 +1,7 @@
 """What a model's config.json says, read strictly: nothing that changes the result is ignored."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from bmqwen.errors import ConfigError
@@ -49,7 +49,10 @@ class LinearAttention:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes and constants of a model, named as in Hugging Face's config.json, and its architecture."""
+    """Sizes and constants of a model, named as in Hugging Face's config.json, and its architecture.
+
+    Of a part of a model, `num_hidden_layers` counts the part's own layers; the last part has the head.
+    """
 
     architecture: "type[Architecture]"
     vocab_size: int  # rows of the embedding table; at least the tokenizer's vocabulary
@@ -68,6 +71,8 @@ class ModelConfig:
     linear: LinearAttention | None = None  # sizes of the linear layers
     partial_rotary_factor: float = 1.0
     headless: bool = False  # no output layer: a step gives the hidden states after the last norm
+    layers_before: int = 0  # of a part: layers in the parts before it
+    layers_after: int = 0  # and in those after it
 
     @property
     def class_name(self) -> str:
@@ -79,6 +84,21 @@ class ModelConfig:
     def width(self) -> int:
         """Numbers that a step gives for a row: logits, or a hidden state."""
         return self.hidden_size if self.headless else self.vocab_size
+
+    def part(self, layers: range) -> "ModelConfig":
+        """Return the part of this model that has these layers, and the head if they are its last."""
+        after = self.num_hidden_layers - layers.stop
+        return replace(self, num_hidden_layers=len(layers), layers_before=layers.start, layers_after=after)
+
+    @property
+    def layers(self) -> range:
+        """Numbers of the layers, in the whole model."""
+        return range(self.layers_before, self.layers_before + self.num_hidden_layers)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it ends with the last norm and the head: no part that others follow does."""
+        return not self.layers_after
 
     @property
     def group(self) -> int:
@@ -107,12 +127,12 @@ class ModelConfig:
     @property
     def kv_layers(self) -> list[int]:
         """The layers that have a KV cache."""
-        return [layer for layer in range(self.num_hidden_layers) if self.is_full(layer)]
+        return [layer for layer in self.layers if self.is_full(layer)]
 
     @property
     def state_layers(self) -> list[int]:
         """The layers that have a recurrent state."""
-        return [layer for layer in range(self.num_hidden_layers) if not self.is_full(layer)]
+        return [layer for layer in self.layers if not self.is_full(layer)]
 
     @property
     def linear_sizes(self) -> LinearAttention:
@@ -133,7 +153,8 @@ class ModelConfig:
             "hidden_act": "silu",
         }
         values |= {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        del values["yarn"], values["linear"], values["headless"]
+        for name in ("yarn", "linear", "headless", "layers_before", "layers_after"):
+            del values[name]
         if self.linear is None:
             del values["layer_types"], values["partial_rotary_factor"]
         else:

@@ -25,7 +25,7 @@ class Options:
         note: is told what happens meanwhile.
         threads: of the CPU; None: all cores.
         context_length: most tokens to keep; None: what the bundle offers.
-        device: which chip, counted from 0.
+        devices: the chips, counted from 0, of a bundle in parts as many as it has; one alone is the first of them.
         sequences: conversations at once, where the bundle leaves it open.
         reproducible: no answer depends on which others are computed beside it, where that is not so anyway.
     """
@@ -34,9 +34,20 @@ class Options:
     note: Callable[[str], None] = lambda _: None
     threads: int | None = None
     context_length: int | None = None
-    device: int = 0
+    devices: tuple[int, ...] = (0,)
     sequences: int = 1
     reproducible: bool = False
+
+    def chips(self, bundle: "Bundle") -> tuple[int, ...]:
+        """Return the chip of each part of a bundle. Raises InputError for more or fewer than it has."""
+        count, given = len(bundle.parts), self.devices
+        if len(given) == 1:
+            return tuple(range(given[0], given[0] + count))
+        if len(given) != count:
+            asked = ",".join(map(str, given))
+            needs = "one chip, name one of them" if count == 1 else f"{count} chips, name as many"
+            raise InputError(f"--device {asked}: {bundle.model} was compiled for {needs}")
+        return given
 
 
 Opener = Callable[["Bundle", Options], "Runtime"]
@@ -76,10 +87,11 @@ def _open_cpu(bundle: "Bundle", options: Options) -> "Runtime":
 
 
 def _open_simulator(bundle: "Bundle", options: Options) -> "Runtime":
-    from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+    from bmqwen.runtime.bmrt.simulated import SimulatedRuntime, open_simulators
 
     _require_no_device(bundle, options)
-    return SimulatedRuntime(bundle, options.simulator_folder(), context_length=options.context_length)
+    kind = SimulatedRuntime if len(bundle.parts) == 1 else open_simulators
+    return kind(bundle, options.simulator_folder(), context_length=options.context_length)
 
 
 def _open_chip(bundle: "Bundle", options: Options, library: "Library | None" = None) -> "Runtime":
@@ -112,9 +124,9 @@ RUNTIMES: "Mapping[Kind, Mapping[EngineName, Opener]]" = {
 
 
 def _require_no_device(bundle: "Bundle", options: Options) -> None:
-    if options.device:
+    if options.devices != (0,):
         raise InputError(
-            f"there is no device {options.device} to choose: {bundle.model} does not run on a chip here"
+            f"there is no device {options.devices[-1]} to choose: {bundle.model} does not run on a chip here"
         )
 
 

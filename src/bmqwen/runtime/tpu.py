@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle, BundlePart
+from bmqwen.artifact.steps import StepNets
 from bmqwen.errors import MissingDependencyError
 from bmqwen.runtime.base import Runtime
 from bmqwen.runtime.bmodel.backend import BackendOpener
-from bmqwen.runtime.bmodel.step_runtime import open_bmodel
+from bmqwen.runtime.bmodel.part_chain import ChainOpener, LocalPart
+from bmqwen.runtime.bmodel.step_runtime import StepRuntime, open_bmodel
 from bmqwen.runtime.bmrt import simulated
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device
@@ -31,19 +33,39 @@ def open_on_chip(bundle: Bundle, options: Options, library: Library | None = Non
     The library is SAIL where that can be loaded, else libbmrt by ctypes, if none is named; `options.note` is told why
     an installed SAIL is passed over. Raises what `StepRuntime` does.
     """
-    chosen, device = library or _best_library(options.note), options.device
-    if not has_hardware():
-        require_device(device, _count(chosen))
-        opener = f"{__name__}:open_sail" if chosen == "sail" else f"{simulated.__name__}:open_target"
-        return simulated.SimulatedRuntime(
-            bundle, None, context_length=options.context_length, device=device, opener=opener
-        )
-    open_backend: BackendOpener = (
-        partial(SailBackend, index=device) if chosen == "sail" else partial(BmrtBackend.open, index=device)
+    chosen, devices, context = (
+        library or _best_library(options.note),
+        options.chips(bundle),
+        options.context_length,
     )
-    check_heaps(bundle.bmodel, device)
+    parts = bundle.parts
+    if not has_hardware():
+        for device in devices:
+            require_device(device, _count(chosen))
+        module = __name__ if chosen == "sail" else simulated.__name__
+        if len(parts) > 1:
+            opener = f"{module}:{'open_sail_part' if chosen == 'sail' else 'open_part'}"
+            return simulated.open_simulators(
+                bundle, None, context_length=context, devices=devices, opener=opener
+            )
+        opener = f"{module}:{'open_sail' if chosen == 'sail' else 'open_target'}"
+        return simulated.SimulatedRuntime(
+            bundle, None, context_length=context, device=devices[0], opener=opener
+        )
+    openers: list[BackendOpener] = [
+        partial(SailBackend, index=device) if chosen == "sail" else partial(BmrtBackend.open, index=device)
+        for device in devices
+    ]
+    for part, device in zip(parts, devices, strict=True):
+        check_heaps(part.bmodel, device)
     with c_output_on_stderr():
-        return open_bmodel(bundle, open_backend, context_length=options.context_length)
+        if len(parts) == 1:
+            return open_bmodel(bundle, openers[0], context_length=context)
+
+        def opened(index: int, part: BundlePart, nets: StepNets) -> LocalPart:
+            return LocalPart(openers[index](part.bmodel, part.device_bytes), nets, part.config)
+
+        return StepRuntime(bundle, ChainOpener(opened), context_length=context)
 
 
 def has_hardware() -> bool:
@@ -63,6 +85,14 @@ def open_sail(
             break
     open_backend = partial(SailBackend, index=device)
     return simulated.Target(open_bmodel(bundle, open_backend, context_length=context_length))
+
+
+def open_sail_part(part: BundlePart, nets: StepNets, folder: Path | None, device: int) -> LocalPart:
+    """Load a part of a bundle as `open_sail` loads a whole one."""
+    for place in library_folders() if folder is None else [folder]:
+        if load_simulator(place):
+            break
+    return LocalPart(SailBackend(part.bmodel, part.device_bytes, index=device), nets, part.config)
 
 
 def chip_answers() -> bool:

@@ -259,7 +259,7 @@ def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     config = folder_config(parse_config(values, str(source)), folder)
     packing = read_packing(values, str(source), folder)
     stored = SafetensorsWeights(file)
-    if config.tie_word_embeddings and _has_head_of_its_own(stored, config):
+    if config.tie_word_embeddings and _is_last_of_its_own(stored, config):
         config = replace(config, tie_word_embeddings=False)
     weights = PackedWeights(stored, packing, config.network.shapes()) if packing else stored
     if packing is None:
@@ -272,7 +272,7 @@ def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     return Checkpoint(folder, config, seen, weights, adapter)
 
 
-def _has_head_of_its_own(weights: SafetensorsWeights, config: ModelConfig) -> bool:
+def _is_last_of_its_own(weights: SafetensorsWeights, config: ModelConfig) -> bool:
     """Whether a head is stored that differs from the table. transformers uses it then, whatever the flag says."""
     names = weights.names()
     table = next((name for name in _TABLES if name in names), "")

@@ -18,6 +18,7 @@ def compile_(
     seq_len: Annotated[int, typer.Option(help="Context length in tokens, a multiple of 8.")] = 512,
     sequences: options.Sequences = None,
     drafts: options.Drafts = True,
+    parts: options.Parts = "1",
     bf16: options.Bf16 = False,
     layers: Annotated[
         int | None, typer.Option(metavar="N", help="Compile only the first N layers, for trials.")
@@ -36,6 +37,7 @@ def compile_(
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import open_model
 
+    count = options.part_count(parts)
     with (
         progress_bar(sizes=False) as bar,
         open_model(model, adapter=adapter, offline=offline, progress=bar) as checkpoint,
@@ -49,6 +51,7 @@ def compile_(
             layers=layers,
             sequences=sequences,
             drafts=drafts,
+            parts=count,
             jobs=jobs,
             replace=force,
             progress=bar,
@@ -66,10 +69,12 @@ def compile_(
     several = f" for each of {details['sequences']} conversations" if details["sequences"] > 1 else ""
     precise = Precision(**bundle.precision)
     rounding = f" (rounding: {details.get('rounding', 'unknown')})" if precise.quantised else ""
+    chips = [size_text(part.device_bytes) for part in bundle.parts]
+    memory = f"chip {chips[0]}" if len(chips) == 1 else f"{len(chips)} chips {', '.join(chips)}"
     text = (
         f"{output}: {bundle.model}, {precise}{rounding}, {counted(bundle.config.num_hidden_layers, 'layer')}, "
         f"{details['context']} tokens{several}, {size_text(bundle.total_bytes)}; "
-        f"on the chip {size_text(details['device_bytes'])}, "
+        f"on the {memory}, "
         f"about {decode['cycles'] / 1e6:.1f} ms a token at a full history"
     )
     print_result(facts, [text], as_json=json)

@@ -76,7 +76,11 @@ def serve(
     ] = None,
     engine: options.Engine = "auto",
     device: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Chips to serve on, such as 0,1,2.")
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Chips to serve on, such as 0,1,2; a model in N parts takes N of them for each engine.",
+        ),
     ] = None,
     replicas: Annotated[
         int, typer.Option(min=1, max=64, help="Engines to run side by side, on the CPU or the simulator.")
@@ -209,7 +213,8 @@ def serve(
             hang_seconds=hang_seconds,
             load_seconds=load_seconds,
         )
-        engines = [replace(config, device=chip) for chip in chips] or [config] * replicas
+        groups = chip_groups(bundle, chips)
+        engines = [replace(config, devices=group) for group in groups] or [config] * replicas
         if keep_conversations is not None:
             folder = keep_conversations.absolute()
             engines = [
@@ -266,6 +271,20 @@ def _retrieval(config: "EngineConfig", bundle: "Bundle", task: "Task") -> "Engin
         sequences=1,
         task=task,
     )
+
+
+def chip_groups(bundle: "Bundle", chips: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the chips of each engine, in the order in which they were named; one alone is an engine's first.
+
+    Raises InputError where the parts of the bundle do not come out even.
+    """
+    count = len(bundle.parts) if len(chips) > 1 else 1
+    if len(chips) % count:
+        raise InputError(
+            f"--device {','.join(map(str, chips))}: {bundle.model} was compiled for {count} chips, "
+            f"name {count} for each engine"
+        )
+    return [tuple(chips[i : i + count]) for i in range(0, len(chips), count)]
 
 
 def _require_room(bundles: "Sequence[Bundle]", engine: str, chip: int) -> None:

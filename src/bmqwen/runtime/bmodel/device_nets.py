@@ -36,6 +36,10 @@ class Counters:
     row_copies: int = 0
     row_bytes: int = 0
 
+    def __add__(self, other: "Counters") -> "Counters":
+        """Those of two devices."""
+        return Counters(*(getattr(self, n) + getattr(other, n) for n in self.__slots__))
+
     def __sub__(self, earlier: "Counters") -> "Counters":
         """What came since `earlier`."""
         return Counters(*(getattr(self, n) - getattr(earlier, n) for n in self.__slots__))

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,34 @@ from numpy.typing import NDArray
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
 from bmqwen.runtime.base import Feed, Output, SavedCache, check_saved, check_truncate, chosen_context
-from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
-from bmqwen.runtime.bmodel.device_nets import Counters, DeviceNets
+from bmqwen.runtime.bmodel.device_nets import Counters
 
-Nets = TypeVar("Nets", bound=DeviceNets)
+
+class Opened(Protocol):
+    """An open device, or several, with the bmodels of a bundle; members are as of `DeviceBackend`."""
+
+    @property
+    def chip(self) -> str: ...
+    @property
+    def library(self) -> str: ...
+    def memory_used(self) -> int | None: ...
+    def close(self) -> None: ...
+
+
+class CachedNets(Protocol):
+    """The nets of one device or several with their K/V cache; members are as of `DeviceNets`."""
+
+    @property
+    def context(self) -> int: ...
+    @property
+    def counters(self) -> Counters: ...
+    def cache_shape(self, count: int) -> tuple[int, ...]: ...
+    def read_rows(self, start: int, count: int) -> NDArray[Any]: ...
+    def write_rows(self, start: int, rows: NDArray[Any]) -> None: ...
+
+
+Device = TypeVar("Device", bound=Opened)
+Nets = TypeVar("Nets", bound=CachedNets)
 
 
 class DeviceOutput:
@@ -59,13 +83,14 @@ class LoadedBmodel(ABC, Generic[Nets]):
     def __init__(
         self,
         bundle: Bundle,
-        open_backend: BackendOpener,
+        open_device: Callable[[], Device],
         context_length: int | None,
-        find_nets: Callable[[DeviceBackend], Nets],
+        find_nets: Callable[[Device], Nets],
         sequences: int = 1,
     ) -> None:
         """Open the device, load the bmodel and find its nets. Raises what `StepRuntime` does."""
-        self._backend = backend = open_backend(bundle.bmodel, device_bytes(bundle))
+        backend = open_device()
+        self._backend: Opened = backend
         self.chip, self.library = backend.chip, backend.library
         self.name = f"{self.chip}, {backend}, {self.library}"
         self.vocab_size = bundle.config.vocab_size
@@ -138,9 +163,3 @@ class LoadedBmodel(ABC, Generic[Nets]):
     def _check_interrupt(self) -> None:
         if self._interrupted:
             raise FeedInterruptedError("reading was interrupted")
-
-
-def device_bytes(bundle: Bundle) -> int:
-    """Device memory that a bundle takes: as its manifest says, else as large as its bmodel; in bytes."""
-    stated = bundle.details.get("device_bytes")
-    return stated if isinstance(stated, int) and stated > 0 else bundle.bmodel.stat().st_size

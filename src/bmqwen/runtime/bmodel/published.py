@@ -6,7 +6,7 @@ import numpy as np
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.runtime.base import Feed, HostOutput, Output, check_step
-from bmqwen.runtime.bmodel.backend import BackendOpener
+from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.published_nets import PublishedNets
 
@@ -22,8 +22,13 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
         self, bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
     ) -> None:
         """Load the bundle; arguments and errors are those of `StepRuntime`."""
+        (part,) = bundle.parts
+
+        def opened() -> DeviceBackend:
+            return open_backend(part.bmodel, part.device_bytes)
+
         super().__init__(
-            bundle, open_backend, context_length, lambda backend: PublishedNets(backend, bundle.config)
+            bundle, opened, context_length, lambda backend: PublishedNets(backend, bundle.config)
         )
 
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:

@@ -22,8 +22,9 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
-from bmqwen.runtime.bmodel.backend import BackendOpener
+from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
+from bmqwen.runtime.bmodel.part_chain import ChainOpener, PartChain
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_stages import Segment, StepStages
 from bmqwen.util.float16 import from_half, to_half
@@ -51,7 +52,7 @@ _COST_ROWS = 64
 class _Results:
     """The results of the last launch, on the device until they are asked for; its tokens are read together."""
 
-    def __init__(self, nets: StepStages, shape: StepShape, parts: Sequence[Part]) -> None:
+    def __init__(self, nets: StepStages | PartChain, shape: StepShape, parts: Sequence[Part]) -> None:
         self._nets, self._shape = nets, shape
         # Of each feed: where its results begin, and how many they are.
         self.places: dict[int, tuple[int, int]] = {}
@@ -73,17 +74,17 @@ class _Results:
         return self._nets.logits(self._shape, *self.places[feed])
 
 
-class StepRuntime(LoadedBmodel[StepStages]):
-    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process."""
+class StepRuntime(LoadedBmodel[StepStages | PartChain]):
+    """A `bmqwen.runtime.base.Runtime` of a bmodel bundle on a chip, or in the simulator's process; or on several."""
 
     def __init__(
-        self, bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
+        self, bundle: Bundle, open_device: BackendOpener | ChainOpener, *, context_length: int | None = None
     ) -> None:
         """Load the bundle.
 
         Args:
             bundle: of the kind "bmodel".
-            open_backend: opens the device with the bundle's bmodel.
+            open_device: opens the device with the bundle's bmodel, or of a bundle in parts all devices.
             context_length: most tokens to keep; None: what the nets were compiled for.
 
         Raises:
@@ -99,13 +100,17 @@ class StepRuntime(LoadedBmodel[StepStages]):
         self._embedding = map_embedding(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._pool = RowPool(nets, self._move_rows)
         self._row_costs: dict[tuple[int, int], Mapping[int, float]] = {}
-        super().__init__(
-            bundle,
-            open_backend,
-            context_length,
-            lambda backend: StepStages(backend, nets, config),
-            nets.sequences,
-        )
+
+        def opened() -> DeviceBackend | PartChain:
+            if isinstance(open_device, ChainOpener):
+                return open_device.open(bundle, nets)
+            (part,) = bundle.parts
+            return open_device(part.bmodel, part.device_bytes)
+
+        def found(device: DeviceBackend | PartChain) -> StepStages | PartChain:
+            return device if isinstance(device, PartChain) else StepStages(device, nets, config)
+
+        super().__init__(bundle, opened, context_length, found, nets.sequences)
 
     def piece(self, sequence: int, count: int, beside: int = 0) -> int:
         """What the first of as few launches as pay takes; beside answers, what fits into a net with their tokens."""
@@ -267,6 +272,6 @@ def map_embedding(path: Path, vocab_size: int, hidden_size: int) -> NDArray[np.u
 def open_bmodel(
     bundle: Bundle, open_backend: BackendOpener, *, context_length: int | None = None
 ) -> StepRuntime | PublishedRuntime:
-    """Load a bundle of the kind "bmodel", a published one or bmqwen's; arguments and errors as `StepRuntime`."""
+    """Load a bundle for one device, a published one or bmqwen's; arguments and errors as `StepRuntime`."""
     kind = PublishedRuntime if bundle.is_published else StepRuntime
     return kind(bundle, open_backend, context_length=context_length)

@@ -14,6 +14,8 @@ from bmqwen.runtime.bmodel.device_nets import CLOSED, DeviceNets
 from bmqwen.util.float16 import to_half
 
 DATA = ("input_states", "position_ids", "attention_mask", "last_row")
+# What nets compute: with the head, and of a part that others follow.
+RESULTS = ("token_id", "logits", "hidden")
 
 
 class Segment(NamedTuple):
@@ -101,6 +103,12 @@ class StepStages(DeviceNets):
             self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
         self._start(launch.prepared, row * self.row_bytes)
 
+    def hidden(self, shape: StepShape, count: int) -> NDArray[np.uint16]:
+        """The first `count` rows that a part without a head hands over, [count, hidden] halves, of the last launch."""
+        rows = np.empty((count, self._config.hidden_size), np.uint16)
+        self._read(self._launches[shape].results["hidden"], rows)
+        return rows
+
     def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
         """Copy rows of the cache, at most shape.tokens, side by side to row `to`, by the net that does that.
 
@@ -118,18 +126,18 @@ class StepStages(DeviceNets):
     def token_ids(self, shape: StepShape, count: int) -> list[int]:
         """The most likely tokens by the first `count` results of the last launch, which was of that shape."""
         ids = np.empty(count, np.int32)
-        self._read(self._launches[shape].token_id, ids)
+        self._read(self._launches[shape].results["token_id"], ids)
         found: list[int] = ids.tolist()
         return found
 
     def logits(self, shape: StepShape, first: int, count: int) -> NDArray[np.float32]:
         """Logits float32 [count, vocab] of results of the last launch, which was of that shape."""
         rows = np.empty((count, self._config.width), np.float32)
-        self._read(self._launches[shape].logits, rows, first * rows[0].nbytes)
+        self._read(self._launches[shape].results["logits"], rows, first * rows[0].nbytes)
         return rows
 
     def _histories(self) -> list[str]:
-        return [f"history_{part}.{i}" for i in range(self._config.num_hidden_layers) for part in "kv"]
+        return [f"history_{part}.{i}" for i in self._config.layers for part in "kv"]
 
     def _find(self, stages: Sequence[Stage], shape: StepShape) -> Stage:
         """The stage of a shape, checked against the model's sizes."""
@@ -168,7 +176,7 @@ class _Launch:
             or (histories[port.name].view(0, port.nbytes) if port.name in histories else port.memory)
             for port in stage.inputs
         ]
-        names = [f"{part}_cache.{i}" for i in range(len(cache) // 2) for part in "kv"]
+        names = [f"{part}_cache.{i}" for i in owner._config.layers for part in "kv"]
         rows = {stage.output(name).name: memory for name, memory in zip(names, cache, strict=True)}
         outputs = [
             rows[port.name].view(0, port.nbytes) if port.name in rows else port.memory
@@ -176,10 +184,16 @@ class _Launch:
         ]
         moving = [i for i, port in enumerate(stage.outputs) if port.name in rows]
         self.prepared = owner._backend.prepare(stage, inputs, outputs, moving)
-        self.token_id = stage.output("token_id").memory
         # The compiler adds to the name of an output that it converts.
-        logits = next((port.name for port in stage.outputs if port.name.startswith("logits")), "logits")
-        self.logits = stage.output(logits).memory
+        self.results = {
+            name: port.memory for port in stage.outputs for name in RESULTS if port.name.startswith(name)
+        }
+        wanted = RESULTS[:2] if owner._config.is_last else RESULTS[2:]
+        if missing := [name for name in wanted if name not in self.results]:
+            raise BundleError(
+                f"{owner._backend.path} does not compute {missing[0]}: it does not fit its manifest, make the "
+                "bundle again"
+            )
         self._closed = to_half(np.array(CLOSED), owner._nets.half).item()
         self._mask = self.block.arrays["attention_mask"][0, 0]
         self._history = shape.history

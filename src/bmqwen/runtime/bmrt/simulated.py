@@ -9,13 +9,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.artifact.bundle import Bundle
-from bmqwen.artifact.steps import StepShape
+from bmqwen.artifact.bundle import Bundle, BundlePart
+from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.runtime.base import Feed, Output, SavedCache, check_step, check_truncate
 from bmqwen.runtime.bmodel.device_nets import Counters
-from bmqwen.runtime.bmodel.loaded_bmodel import device_bytes
+from bmqwen.runtime.bmodel.part_chain import ChainOpener, LocalPart
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, open_bmodel
+from bmqwen.runtime.bmodel.step_stages import Segment
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
 from bmqwen.runtime.bmrt.worker import Worker
@@ -74,6 +75,13 @@ def open_target(bundle: Bundle, folder: Path | None, context_length: int | None,
     return Target(open_bmodel(bundle, open_backend, context_length=context_length))
 
 
+def open_part(part: BundlePart, nets: StepNets, folder: Path | None, device: int) -> LocalPart:
+    """Load a part of a bundle, in the simulator's process."""
+    return LocalPart(
+        BmrtBackend.open(part.bmodel, part.device_bytes, folder=folder, index=device), nets, part.config
+    )
+
+
 class SimulatedOutput:
     """What a step computed for the Feed of an index; asked for in the simulator's process."""
 
@@ -114,7 +122,7 @@ class SimulatedRuntime:
             opener,
             {"bundle": bundle, "folder": folder, "context_length": context_length, "device": device},
             what="the simulator",
-            environment={SIMULATOR_MEMORY: hex(device_bytes(bundle) + SPARE)},
+            environment={SIMULATOR_MEMORY: hex(bundle.parts[0].device_bytes + SPARE)},
         )
         chip, library = self._worker.call("chip"), self._worker.call("library")
         # By libbmrt it is as usual.
@@ -178,3 +186,74 @@ class SimulatedRuntime:
 
     def close(self) -> None:
         self._worker.close()
+
+
+class SimulatedPart:
+    """The `PartNets` of a simulator, which has a process of its own."""
+
+    def __init__(
+        self, part: BundlePart, nets: StepNets, *, folder: Path | None, device: int, opener: str
+    ) -> None:
+        """Start it; arguments are those of `SimulatedRuntime`, `opener` loads the part there."""
+        self._worker = Worker(
+            opener,
+            {"part": part, "nets": nets, "folder": folder, "device": device},
+            what=f"the simulator of {part.bmodel.name}",
+            environment={SIMULATOR_MEMORY: hex(part.device_bytes + SPARE)},
+        )
+        self.chip, self.library = (str(self._worker.call(name)) for name in ("chip", "library"))
+        self.device = f"simulator of {part.bmodel.stem}"
+
+    @property
+    def counters(self) -> Counters:
+        return cast(Counters, self._worker.call("counters"))
+
+    def run(
+        self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
+    ) -> NDArray[np.uint16]:
+        return cast(NDArray[np.uint16], self._worker.call("run", shape, row, states, segments))
+
+    def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
+        self._worker.call("move", shape, rows, to)
+
+    def token_ids(self, shape: StepShape, count: int) -> list[int]:
+        return cast(list[int], self._worker.call("token_ids", shape, count))
+
+    def logits(self, shape: StepShape, first: int, count: int) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self._worker.call("logits", shape, first, count))
+
+    def read_rows(self, start: int, count: int) -> NDArray[Any]:
+        return cast(NDArray[Any], self._worker.call("read_rows", start, count))
+
+    def write_rows(self, start: int, rows: NDArray[Any]) -> None:
+        self._worker.call("write_rows", start, rows)
+
+    def memory_used(self) -> int | None:
+        return cast(int | None, self._worker.call("memory_used"))
+
+    def abort(self) -> None:
+        """End the process."""
+        self._worker.close()
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+def open_simulators(
+    bundle: Bundle,
+    folder: Path | None,
+    *,
+    context_length: int | None = None,
+    devices: Sequence[int] | None = None,
+    opener: str = f"{__name__}:open_part",
+) -> StepRuntime:
+    """Load a bundle in parts, each on a simulator of its own; arguments as of `SimulatedPart`, errors of `StepRuntime`.
+
+    `devices`: which simulated chips; None: each simulator's first.
+    """
+
+    def opened(index: int, part: BundlePart, nets: StepNets) -> SimulatedPart:
+        device = devices[index] if devices else 0
+        return SimulatedPart(part, nets, folder=folder, device=device, opener=opener)
+
+    return StepRuntime(bundle, ChainOpener(opened), context_length=context_length)

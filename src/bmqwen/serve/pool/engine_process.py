@@ -133,7 +133,7 @@ class EngineProcess:
             config.engine,
             threads=config.threads,
             context_length=config.context_length,
-            device=config.device,
+            device=config.devices,
             saved_bytes=config.saved_bytes,
             draft=config.draft,
             sequences=config.sequences,

@@ -40,7 +40,7 @@ class EngineConfig:
     engine: EngineName = "auto"
     threads: int | None = None
     context_length: int | None = None
-    device: int = 0
+    devices: tuple[int, ...] = (0,)
     saved_bytes: int = 0
     draft: str = "auto"
     sequences: int = 1
