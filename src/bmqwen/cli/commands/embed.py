@@ -88,7 +88,7 @@ def embed(
         raise InputError("--json prints one document on stdout: leave --output out")
     if instruction is not None:
         instruction = argument_text(instruction, "--instruction")
-    chosen = options.one_device(device)
+    chosen = options.device_ids(device)
     as_array = output is not None and output.suffix == ".npy"
     with progress_bar(sizes=False) as bar:
         with left_by_force():

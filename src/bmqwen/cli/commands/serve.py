@@ -229,7 +229,7 @@ def serve(
         beside = [
             (
                 server.model_of(other, other.model, SamplingParams(), limits, task),
-                [replace(_retrieval(config, other, task), device=chips[0] if chips else 0)],
+                [replace(_retrieval(config, other, task), devices=(chips[0] if chips else 0,))],
             )
             for other, task in others
         ]
