@@ -58,13 +58,18 @@ class EngineReplica:
             )
         self._model = model = FleetModel.model_validate_json(text)
         bundle = await asyncio.to_thread(self._resolve)
+        if len(bundle.parts) > 1:
+            raise InputError(
+                f"{bundle.model} was compiled for {len(bundle.parts)} chips, and an engine of a fleet has one: serve it "
+                "with bmqwen serve"
+            )
         self._chip = ClaimedChip() if model.chip and model.engine in ("auto", "tpu") else None
         config = EngineConfig(
             str(bundle.place.absolute()),
             model.engine,
             model.threads,
             model.context,
-            device=self._chip.index if self._chip else 0,
+            devices=(self._chip.index if self._chip else 0,),
             saved_bytes=model.cache_mb << 20,
             draft=model.draft,
             sequences=sequences_of(bundle, model.sequences, model.context, 1),
