@@ -60,8 +60,8 @@ class EngineReplica:
         bundle = await asyncio.to_thread(self._resolve)
         if len(bundle.parts) > 1:
             raise InputError(
-                f"{bundle.model} was compiled for {len(bundle.parts)} chips, and an engine of a fleet has one: serve it "
-                "with bmqwen serve"
+                f"{bundle.model} was compiled for {len(bundle.parts)} chips, and an engine of a fleet has one: serve "
+                "it with bmqwen serve"
             )
         self._chip = ClaimedChip() if model.chip and model.engine in ("auto", "tpu") else None
         config = EngineConfig(
