@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from bmqwen.cli.repl.commands import change_setting
 from bmqwen.errors import ConfigError
 from bmqwen.generate.defaults import default_params
-from bmqwen.generate.params import MAX_TOKENS, SamplingParams
+from bmqwen.generate.params import MAX_TOKENS, SamplingParams, choose_params
 from bmqwen.model.llama import Llama
 from support.checkpoints import tiny_config
 
@@ -30,6 +31,33 @@ def test_without_a_file_it_is_the_familys(tmp_path: Path) -> None:
 def test_another_family_has_no_penalty(tmp_path: Path) -> None:
     config = replace(tiny_config("qwen1.5"), architecture=Llama)
     assert default_params(tmp_path, config) == SamplingParams(**FAMILY)
+
+
+def test_qwen3_has_others_where_thinking_is_turned_off(tmp_path: Path) -> None:
+    """As its card recommends, unless the folder's file says something else, as the published one does."""
+    config = tiny_config("qwen3")
+    thinks = default_params(tmp_path, config)
+    assert (thinks.temperature, thinks.top_p, thinks.top_k) == (0.6, 0.95, 20)
+    off = choose_params(thinks, {"enable_thinking": False})
+    assert (off.temperature, off.top_p, off.top_k, off.enable_thinking) == (0.7, 0.8, 20, False)
+    own = choose_params(thinks, {"enable_thinking": False, "top_p": 0.5})
+    assert (own.temperature, own.top_p) == (0.7, 0.5)
+    # A server that was started without thinking, and a request that wants it.
+    again = choose_params(off, {"enable_thinking": True})
+    assert (again.temperature, again.top_p, again.enable_thinking) == (0.6, 0.95, True)
+    assert choose_params(off, {"enable_thinking": False}) == off
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.95, "top_k": 20}')
+    stated = choose_params(default_params(tmp_path, config), {"enable_thinking": False})
+    assert (stated.temperature, stated.top_p) == (0.6, 0.95)
+
+
+def test_turning_thinking_off_in_a_conversation_keeps_what_was_set(tmp_path: Path) -> None:
+    defaults = default_params(tmp_path, tiny_config("qwen3"))
+    params, _ = change_setting(defaults, "top_p 0.5", defaults)
+    params, _ = change_setting(params, "enable_thinking off", defaults)
+    assert (params.temperature, params.top_p, params.enable_thinking) == (0.7, 0.5, False)
+    params, _ = change_setting(params, "enable_thinking none", defaults)
+    assert (params.temperature, params.top_p, params.enable_thinking) == (0.6, 0.5, None)
 
 
 def test_its_own_values_go_before_the_familys(tmp_path: Path) -> None:

@@ -26,10 +26,13 @@ def default_params(folder: Path, config: ModelConfig, *, can_sample: bool = True
         if not (row.per_answer or row.chat or row.name == "max_tokens")
         and isinstance(said.get(row.name), (int, float))
     }
-    family = {} if "temperature" in own else config.network.sampling()
+    family, without_thoughts = {}, {}
+    if "temperature" not in own:
+        family, without_thoughts = config.network.sampling(), config.network.sampling_without_thoughts()
     if said.get("do_sample") is False:
         own["temperature"] = 0.0
     try:
-        return SamplingParams(**family | own, max_tokens=MAX_TOKENS)
+        other_mode = {name: value for name, value in without_thoughts.items() if name not in own}
+        return SamplingParams(**family | own, max_tokens=MAX_TOKENS, other_mode=other_mode)
     except InputError as error:
         raise ConfigError(f"{path} cannot be used: {error}; correct it, or delete it") from None

@@ -217,6 +217,9 @@ class SamplingParams:
     tools: ToolRules | None = None  # calls that the answer may have, or has in place of JSON
     # Nothing is sampled: what the model gives after the prompt is wanted, of these tokens; all of it for none.
     pool: tuple[int, ...] | None = None
+    other_mode: dict[str, float] = field(
+        default_factory=dict
+    )  # defaults where thinking is turned off, or on again
     thoughts: bool = False  # told apart from the text of the answer; else their tags are text
 
     def __post_init__(self) -> None:
@@ -247,12 +250,22 @@ def template_variables(params: SamplingParams) -> dict[str, object]:
 def choose_params(defaults: SamplingParams, given: Mapping[str, Any]) -> SamplingParams:
     """Return `defaults` with the values that a user gave by name in their place.
 
-    Temperature 0 asks for the most likely token, so no penalty that was not asked for may make it another one.
+    Temperature 0 asks for the most likely token, so no penalty that was not asked for may make it another one. Where
+    thinking is turned off or on, the defaults are those for it.
     Raises InputError for a value out of range.
     """
     greedy = given.get("temperature") == 0
     greedy_defaults = SamplingParams(max_tokens=defaults.max_tokens, seconds=defaults.seconds)
-    return replace(greedy_defaults if greedy else defaults, **given)
+    return replace(greedy_defaults if greedy else in_mode(defaults, given.get("enable_thinking")), **given)
+
+
+def in_mode(params: SamplingParams, thinking: bool | None) -> SamplingParams:
+    """Return the parameters for a model that is to think, or not to; None: as they are."""
+    if thinking is None or thinking is (params.enable_thinking is not False):
+        return params
+    other = {name: getattr(params, name) for name in params.other_mode}
+    values: dict[str, Any] = dict(params.other_mode)
+    return replace(params, **values, enable_thinking=thinking, other_mode=other)
 
 
 def check_number(

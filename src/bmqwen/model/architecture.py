@@ -121,6 +121,10 @@ class Architecture:
         """Return the sampling that the family's models are published with, for one without a generation_config.json."""
         return {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 
+    def sampling_without_thoughts(self) -> dict[str, float]:
+        """Return what the models' cards recommend in place of these where thinking is turned off."""
+        return {}
+
     def tensors(self) -> list[Tensor]:
         """List all tensors, in the order of the network. A tied head has none of its own.
 

@@ -54,10 +54,11 @@ def sampling_of(
         schema = held_schema({"type": "object"} if wanted is None else wanted, "response_format")
     if "max_tokens" in given:
         defaults = replace(defaults, seconds=None)
-    chosen = choose_params(defaults, given | {"logit_bias": bias, "json_schema": schema})
     # vLLM's name for it and DashScope's.
     switch = (getattr(request, "chat_template_kwargs", None) or {}).get("enable_thinking")
-    return chosen if switch is None else replace(chosen, enable_thinking=switch)
+    if switch is not None:
+        given["enable_thinking"] = switch
+    return choose_params(defaults, given | {"logit_bias": bias, "json_schema": schema})
 
 
 def _given(request: ChatRequest | CompletionRequest | InfillRequest) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, replace
 
 from bmqwen.errors import InputError
-from bmqwen.generate.params import PARAMETERS, SamplingParams
+from bmqwen.generate.params import PARAMETERS, SamplingParams, in_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,13 @@ def settings_text(params: SamplingParams) -> str:
     return "\n".join(f"  {name:<20}{row.text(getattr(params, name))}" for name, row in _ROWS.items())
 
 
+def _for_thinking(params: SamplingParams, thinking: bool, defaults: SamplingParams) -> SamplingParams:
+    """Return the parameters with the defaults of a model that is to think, or not to, where they are defaults."""
+    before, after = (in_mode(defaults, mode) for mode in (params.enable_thinking is not False, thinking))
+    kept = (name for name in defaults.other_mode if getattr(params, name) == getattr(before, name))
+    return replace(params, **{name: getattr(after, name) for name in kept})
+
+
 def change_setting(params: SamplingParams, text: str, defaults: SamplingParams) -> tuple[SamplingParams, str]:
     """Apply "temperature 0.7"; return the new parameters, and a line that says what they are now.
 
@@ -112,5 +119,7 @@ def change_setting(params: SamplingParams, text: str, defaults: SamplingParams) 
             new = row.default
         case _:
             new = row.parse(value)
+    if name == "enable_thinking":
+        params = _for_thinking(params, new is not False, defaults)
     params = replace(params, **{name: new})
     return params, f"{name} is now {row.text(getattr(params, name))}"
