@@ -11,6 +11,7 @@ from bmqwen.cli.interrupts import Insisted, Terminated
 from bmqwen.cli.repl import commands, entry
 from bmqwen.cli.repl.answer import Ask, drop_note, print_end, stats_line, stream, totals_line
 from bmqwen.cli.repl.attachment import Attachment, read_attachment
+from bmqwen.cli.repl.calls import with_calls
 from bmqwen.cli.repl.entry import Entry, Interrupted, LineSource, PlainTerminal, Script
 from bmqwen.cli.terminal import can_edit, note, print_error, put
 from bmqwen.engine import Engine
@@ -107,7 +108,7 @@ class Repl:
         blocks = [] if conversation.system is None else [f"system: {conversation.system}"]
         for number, turn in enumerate(conversation.turns, 1):
             unseen = "  (no longer seen by the model)" if number <= conversation.dropped_turns else ""
-            blocks += [f"[{number}] {turn.user}{unseen}", turn.answer.rstrip()]
+            blocks += [f"[{number}] {turn.user}{unseen}", with_calls(turn.answer).rstrip()]
         _say("\n\n".join(blocks) if conversation.turns else "\n".join([*blocks, "nothing was said yet"]))
 
     def _reset(self, _: str) -> None:
