@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bmqwen.quant.gptq import DAMPING, Compensation, damped
+from bmqwen.quant.gptq import DAMPING, Compensation, damped, factor_in_place
 from bmqwen.quant.rounding import quantize
 
 Matrix = NDArray[np.float32]
@@ -32,6 +32,16 @@ def test_feedback_and_weights_are_a_factorisation_of_the_moments() -> None:
     np.testing.assert_allclose(
         (made.feedback * made.weights) @ made.feedback.T, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
     )
+
+
+def test_the_factor_is_that_of_numpy() -> None:
+    _, moments = example()
+    a = damped(moments, 0.1)
+    factor = a.copy()
+    factor_in_place(factor, block=50)
+    np.testing.assert_allclose(factor, np.linalg.cholesky(a), rtol=0, atol=1e-4 * np.abs(factor).max())
+    with pytest.raises(np.linalg.LinAlgError):
+        factor_in_place(-a)
 
 
 def test_groups_stay_together_and_come_by_energy() -> None:
