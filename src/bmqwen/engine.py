@@ -275,7 +275,10 @@ def load(
 def _open_draft_model(
     bundle: Bundle, target: tuple[Bundle, Tokenizer, Runtime], engine: EngineName, options: Options
 ) -> DraftModel:
-    """Open a model that drafts for another. Raises InputError unless it is smaller and has the same vocabulary."""
+    """Open a model that drafts for another.
+
+    Raises InputError unless it is smaller and has the same vocabulary, and the other one checks several tokens a step.
+    """
     larger, tokenizer, runtime = target
     if bundle.kind != larger.kind:
         raise InputError(
@@ -283,6 +286,11 @@ def _open_draft_model(
         )
     if bundle.total_bytes >= larger.total_bytes:
         raise InputError(f"{bundle.model} cannot draft for {larger.model}: it is not the smaller of the two")
+    if max(runtime.row_costs(0)) == 1:
+        compiled = "compile the model with --drafts, or " if larger.kind == "bmodel" else ""
+        raise InputError(
+            f"{larger.model} cannot check several drafted tokens in a step: {compiled}leave --draft out"
+        )
     check_pair(Tokenizer.from_folder(bundle.tokenizer_folder), bundle.model, tokenizer, larger.model)
     opened = registry.open_runtime(bundle, engine, replace(options, context_length=None, sequences=1))
     # What a token takes is all reading of weights, on a processor as on the chip.

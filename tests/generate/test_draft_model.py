@@ -10,6 +10,7 @@ from bmqwen.errors import InputError
 from bmqwen.generate.draft_model import DraftModel
 from bmqwen.generate.params import Completion, SamplingParams
 from bmqwen.generate.session import Session
+from bmqwen.runtime import cpu
 from support.talker import SAYS, write_talker
 from support.toy_runtime import ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer
@@ -94,7 +95,9 @@ def test_a_loaded_pair_drafts(talkers: tuple[Path, Path]) -> None:
         assert chat.last.usage.accepted_tokens >= chat.last.usage.completion_tokens / 2
 
 
-def test_pairs_that_cannot_draft_are_refused(talkers: tuple[Path, Path], tmp_path: Path) -> None:
+def test_pairs_that_cannot_draft_are_refused(
+    talkers: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     large, small = talkers
     with pytest.raises(InputError, match="it is not the smaller of the two"):
         loaded(small, large)
@@ -107,3 +110,8 @@ def test_pairs_that_cannot_draft_are_refused(talkers: tuple[Path, Path], tmp_pat
     (foreign / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     with pytest.raises(InputError, match="foreign cannot draft for large: its vocabulary is another one"):
         loaded(large, foreign)
+    monkeypatch.setattr(cpu, "ROW_COSTS", {1: 1.0})
+    with pytest.raises(
+        InputError, match="large cannot check several drafted tokens in a step: leave --draft out"
+    ):
+        loaded(large, small)

@@ -8,8 +8,11 @@ from typing import cast
 import httpx
 import pytest
 
+from bmqwen.artifact.bundle import Bundle
 from bmqwen.cli.app import run
-from bmqwen.compiler import schedule
+from bmqwen.errors import InputError
+from bmqwen.serve.pool.sequences import sequences_of
+from support.checkpoints import tiny_config
 from support.failing_server import FailingServer
 from support.live_server import Answer, LiveServer, live_server, until
 
@@ -74,6 +77,16 @@ def test_more_sequences_than_memory_are_refused(
     chatterbox: Path, serve_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BMQWEN_CACHE", str(serve_folder / "cache"))
-    monkeypatch.setattr(schedule, "available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("bmqwen.serve.pool.sequences.available_memory", lambda: 1 << 20)
     assert run(["serve", str(chatterbox), "--port", "0", "--sequences", "64"]) == 2
     assert "choose fewer --sequences or a shorter --context" in capfd.readouterr().err
+
+
+def test_a_bundle_for_a_chip_has_its_own_number() -> None:
+    details = {"sequences": 2}
+    bundle = Bundle(Path("two"), "bmodel", "tiny", tiny_config(), {}, details)
+    assert sequences_of(bundle, None, None, 1) == sequences_of(bundle, 2, None, 1) == 1
+    with pytest.raises(
+        InputError, match="two was compiled for 2 conversations at once, not for 3: compile the model"
+    ):
+        sequences_of(bundle, 3, None, 1)

@@ -11,8 +11,17 @@ DEFAULT_SEQUENCES = 8
 
 
 def sequences_of(bundle: Bundle, wanted: int | None, context: int | None, engines: int) -> int:
-    """Return how many requests an engine answers at once. Raises InputError for more than there is memory for."""
+    """Return how many requests an engine answers at once, where its bundle leaves that open.
+
+    Raises InputError for more than there is memory for, or than a bundle for a chip has nets for.
+    """
     if bundle.kind != "onnx":
+        own = bundle.details.get("sequences", 1)
+        if wanted is not None and wanted > own:
+            raise InputError(
+                f"{bundle.place} was compiled for {counted(own, 'conversation')} at once, not for {wanted}: "
+                f"compile the model with --sequences {wanted}, or leave --sequences out"
+            )
         return 1
     each = sequence_bytes(bundle.config, context or bundle.config.max_position_embeddings)
     free = max(0, available_memory() // engines - bundle.total_bytes)
