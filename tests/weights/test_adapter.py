@@ -154,6 +154,10 @@ def test_other_bases_are_refused(tmp_path: Path) -> None:
 def test_what_is_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is not a LoRA adapter: it has no adapter_config\.json"):
         _opened(tmp_path)
+    with pytest.raises(
+        CheckpointError, match="is an adapter in GGUF, which is unsupported: name the PEFT folder"
+    ):
+        open_checkpoint(tmp_path / "base", tmp_path / "lora.gguf")
     _write_adapter(tmp_path / "lora", {}, {NORM: np.ones(4, np.float32)})
     with pytest.raises(CheckpointError, match="holds no LoRA weights"):
         _opened(tmp_path)

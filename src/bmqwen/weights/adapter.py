@@ -51,6 +51,10 @@ class Adapter(Closing):
     def __init__(self, folder: Path) -> None:
         """Open it. Raises CheckpointError: no adapter, or one of a kind that is not supported."""
         self.folder = folder
+        if folder.suffix.lower() == ".gguf":
+            raise CheckpointError(
+                f"{folder} is an adapter in GGUF, which is unsupported: name the PEFT folder that it was converted from"
+            )
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise CheckpointError(
