@@ -98,6 +98,8 @@ def test_a_response_can_be_asked_for_again(toy: ToyServer) -> None:
     for ask in (responses.retrieve, responses.delete, responses.input_items.list):
         with pytest.raises(openai.NotFoundError, match="there is no response"):
             ask(first.id)
+    refused = toy.put(f"/v1/responses/{many.id}")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "DELETE, GET")
     with pytest.raises(openai.BadRequestError, match="leave stream out"):
         responses.retrieve(many.id, stream=True)
     # What is deleted is no longer gone on from; what went on from it has all of the conversation.

@@ -139,10 +139,14 @@ async def _http(request: Request, error: HTTPException) -> Response:
             NotFoundError(f"there is nothing at {where}; {advice(path, known, origin)}"), path
         )
     if error.status_code == 405:
-        headers = error.headers or {}
-        methods = {name.lower(): value for name, value in headers.items()}.get("allow", "another method")
+        # The error knows those of one route only; an address may have several.
+        route = getattr(request.scope.get("route"), "path_format", "")
+        known = request.app.openapi()["paths"].get(route) or [
+            (error.headers or {}).get("Allow", "another method")
+        ]
+        methods = ", ".join(sorted(method.upper() for method in known))
         response = error_response(MethodRefusedError(f"{where} is not offered: use {methods}"), path)
-        response.headers.update(headers)
+        response.headers["allow"] = methods
         return response
     return error_response(RequestError("the request cannot be read: it is not valid JSON"), path)
 

@@ -195,8 +195,8 @@ class TextAnswer(Identity, Counts):
     choices: list[TextChoice]
 
 
-class LlamaCppAnswer(TypedDict):
-    """A text, or the middle of one, as llama.cpp tells it."""
+class LlamaCppAnswer(TypedDict, total=False):
+    """A text, or the middle of one, as llama.cpp tells it; a request may choose its fields."""
 
     index: Count
     content: str
