@@ -1,15 +1,19 @@
 """GPTQ, AWQ and AutoRound checkpoints: packed here by the published layouts' definitions, read back on their grid."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CheckpointError, ConfigError, InputError
+from bmqwen.model.packing import read_packing
 from bmqwen.model.registry import parse_config
 from bmqwen.quant import Format
 from bmqwen.quant.formats import GridFormat
@@ -328,6 +332,52 @@ def test_parts_that_do_not_fit_together(tmp_path: Path) -> None:
     packed.write()
     with pytest.raises(CheckpointError, match=r"up_proj\.scales has shape \[3, 128\]"):
         open_checkpoint(packed.folder)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("gptq", 4), ("gptq", 3), ("awq", 4)])
+def test_parts_of_any_shape_are_read_or_refused(method: Method, bits: int, tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", method, bits)
+    place = "model.layers.0.mlp.up_proj"
+    for part in ("qweight", "qzeros", "scales", "g_idx"):
+        whole = packed.tensors.get(f"{place}.{part}")
+        if whole is None:
+            continue
+        for shape in ((), (0,), (1,), (0, 4), (1, 1), (3, 5), (9, 128), (64, 1), (2, 2, 2)):
+            packed.tensors[f"{place}.{part}"] = np.ones(shape, whole.dtype)
+            packed.write()
+            with pytest.raises(CheckpointError) as caught:
+                open_checkpoint(packed.folder)
+            assert place in str(caught.value)
+        packed.tensors[f"{place}.{part}"] = whole
+
+
+def any_value() -> st.SearchStrategy[Any]:
+    leaves = st.none() | st.booleans() | st.integers(-9, 300) | st.text(max_size=5) | st.sampled_from(WORDS)
+    return st.recursive(
+        leaves,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4)
+        ),
+    )
+
+
+WORDS = [
+    "gptq", "awq", "auto-round", "compressed-tensors", "fp8", "pack-quantized", "float-quantized", "weights", "type",
+    "int", "float", "num_bits", "block_structure", "config_groups", "format", "128x²", "dense", "meta", "method",
+]  # fmt: skip
+
+
+KEYS = [
+    "bits", "group_size", "sym", "format", "version", "zero_point", "packing_format", "data_type", "meta", "other",
+    "config_groups", "weight_block_size", "fmt", "scale_fmt", "sparsity_config", "checkpoint_format",
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(WORDS[:5]), st.dictionaries(st.sampled_from(KEYS), any_value(), max_size=5))
+def test_a_configuration_of_any_values_is_read_or_refused(method: str, stated: dict[str, Any]) -> None:
+    with contextlib.suppress(ConfigError):
+        read_packing({"quantization_config": {"quant_method": method} | stated}, "config.json")
 
 
 # As AutoGPTQ and AutoAWQ wrote them.

@@ -244,12 +244,12 @@ class _Stated:
             )
         layout = layouts[forms.pop()]
         weights = [group.get("weights") for group in groups]
-        sizes = {(w.get("num_bits"), w.get("type", "int")) for w in weights if isinstance(w, dict)}
-        possible = {(4, "int"), (8, "int")} if layout == "compressed" else {(8, "int"), (8, "float")}
+        sizes = {
+            (_shown(w.get("num_bits")), str(w.get("type", "int"))) for w in weights if isinstance(w, dict)
+        }
+        possible = {("4", "int"), ("8", "int")} if layout == "compressed" else {("8", "int"), ("8", "float")}
         if not sizes or not sizes <= possible:
-            shown = (
-                ", ".join(f"{kind} of {bits} bits" for bits, kind in sorted(sizes, key=str)) or "no weights"
-            )
+            shown = ", ".join(f"{kind} of {bits} bits" for bits, kind in sorted(sizes)) or "no weights"
             raise self._error(
                 f"has {shown[:80]}, which is unsupported",
                 "one of " + " or ".join(f"{kind} of {bits} bits" for bits, kind in sorted(possible)),
@@ -278,7 +278,7 @@ class _Stated:
     def _block(self, block: object) -> tuple[int, int] | None:
         """A block of rows and columns; None: none is stated."""
         if isinstance(block, str):
-            block = [int(side) if side.isdigit() else 0 for side in block.split("x")]
+            block = [int(side[:9]) if side.isdecimal() else 0 for side in block.split("x")]
         if block is None:
             return None
         if not (isinstance(block, list) and len(block) == 2 and all(type(s) is int and s > 0 for s in block)):

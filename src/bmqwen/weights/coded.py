@@ -86,8 +86,14 @@ class CodedMatrix:
             "compressed": (codes[0], int(codes[1] * per)),
         }
         self.shape = sizes[layout]
-        groups = self._shape(PARTS[layout][-1])[-1 if layout == "compressed" else 0]
-        self.group_size = self._find_group(groups)
+        scales = self._shape(PARTS[layout][-1])
+        packed = self.shape if layout == "gptq" else self.shape[:1] if layout == "awq" else self.shape[1:]
+        if len(scales) != 2 or any(size * self.bits % WORD for size in packed):
+            raise CheckpointError(
+                f"{plain} is a matrix {list(self.shape)} of {self.bits} bits with scales {list(scales)}, which cannot "
+                "be: download the model again"
+            )
+        self.group_size = self._find_group(scales[-1 if layout == "compressed" else 0])
         self._require_parts()
         self.order = self._find_order()
         self.relabelled = layout == "gptq" and self._zero_offset() != packing.zero_offset
@@ -151,7 +157,7 @@ class CodedMatrix:
         place, whole = {"gptq": (0, 1), "awq": (1, 0), "compressed": (1, 1)}[packing.layout]
         if packing.layout == "compressed" and f"{self._plain}.weight_shape" in self._source.names():
             stored = tuple(int(size) for size in self._source.read_integers(f"{self._plain}.weight_shape"))
-            if shape and stored != shape:
+            if (shape and stored != shape) or len(stored) != 2 or min(stored) < 1:
                 raise CheckpointError(
                     f"{self._plain}.weight_shape says {list(stored)}, but the configuration demands {list(shape)}"
                 )
