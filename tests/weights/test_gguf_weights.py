@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bmqwen.emit.numpy import NumpyOps
+from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.model.rope import Yarn, yarn_attention_factor
 from bmqwen.weights.checkpoint import identity, open_checkpoint
 from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
-from support.checkpoints import Kind, random_weights, tiny_config, write_gguf
+from support.checkpoints import Kind, random_weights, tiny_config, write_checkpoint, write_gguf
 
 gguf = pytest.importorskip("gguf")
 
@@ -33,6 +35,20 @@ def test_config_and_weights_come_back(kind: Kind, tmp_path: Path) -> None:
             np.testing.assert_allclose(
                 checkpoint.weights.read(name), values, rtol=1e-6 * name.endswith("A_log"), atol=0
             )
+
+
+@pytest.mark.parametrize("kind", ["qwen2.5", "qwen3", "qwen3.5", "llama"])
+def test_both_kinds_of_files_give_the_same_logits(kind: Kind, tmp_path: Path) -> None:
+    config = tiny_config(kind)
+    folder = write_checkpoint(tmp_path / "model", config, seed=7)
+    gguf_file = write_gguf(tmp_path / "m.gguf", config, seed=7)
+    ids, logits = [7 * i % config.vocab_size for i in range(12)], []
+    for path in (folder, gguf_file):
+        with open_checkpoint(path) as checkpoint:
+            ops = NumpyOps(checkpoint.config, WeightBlocks(checkpoint.weights), ids, [4, 11])
+            logits.append(checkpoint.config.network.emit(ops))
+    np.testing.assert_allclose(logits[1], logits[0], atol=1e-5 if kind == "qwen3.5" else 0)
+    assert logits[0].std() > 0.1
 
 
 def test_rows_of_qwen35_equal_the_whole(tmp_path: Path) -> None:
