@@ -224,3 +224,18 @@ def test_models_side_by_side() -> None:
     _, embedder, reranker = (request.footprint.weights for request in requests)
     # The two differ by the output layer: 151,669 rows of 1024 columns in 4 bits, a scale and a zero point for each 64.
     assert reranker - embedder == pytest.approx(151_669 * 1024 * (4 + 24 / 64) / 8, rel=0.05)
+
+
+def test_each_part_of_a_model_is_compared_with_a_chip_of_its_own(tmp_path: Path) -> None:
+    found = find_request("qwen1.5-7b-chat", precision("f16"), None, parts=2, offline=True, progress=Silent())
+    texts = [str(finding) for finding in memory_findings(found, recorded("sc7", tmp_path))]
+    assert [text for text in texts if "it fits on device" in text][1].startswith("it fits on device 1")
+    assert "layers 1 to 18" in texts[0]
+    assert "layers 19 to 32" in texts[2]
+    assert len(found.to_dict()["further_parts"]) == 1
+    # As few as there is memory for; a card of four chips has no fifth.
+    assert find_request(
+        "qwen1.5-7b-chat", precision("f16"), None, parts=None, offline=True, progress=Silent()
+    ).further
+    many = find_request("qwen1.5-7b-chat", precision("f16"), None, parts=5, offline=True, progress=Silent())
+    assert "there is no device 4" in [str(f) for f in memory_findings(many, recorded("sc7", tmp_path))][-1]

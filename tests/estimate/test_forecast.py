@@ -130,3 +130,18 @@ def test_a_host_of_no_sense_is_refused(op_ms: float) -> None:
 def test_a_card_costs_more_than_the_box() -> None:
     assert DEFAULT_CHIP.host.op_ms == pytest.approx(0.1425)
     assert DEFAULT_CHIP.hosts["pcie"].op_ms > DEFAULT_CHIP.host.op_ms
+
+
+def test_of_two_chips_the_second_piece_of_a_prompt_is_read_beside_the_first() -> None:
+    halves = {shape: profile(cycles // 2) for shape, cycles in CYCLES.items()}
+    one = simulate(NETS, PROFILES, HOST, Question(64, 10))
+    two = simulate(NETS, PROFILES, HOST, Question(64, 10), parts=[halves, halves])
+    assert [shape for shape, _ in two.prompt_launches] == [StepShape(32, 0), StepShape(32, 96)]
+    # Launch and hidden rows on the first chip; the second launch begins when they are handed over.
+    first, second = 0.95e-3 + 3 * 0.2e-3, 1.0e-3 + 3 * 0.2e-3
+    last = first + second + 1.0e-3 + 2 * 0.2e-3
+    others = 0.2e-3 + 1e-2 * (PROMPT_MS + 64 * PROMPT_TOKEN_MS)
+    assert two.first_token_s == pytest.approx(last + others)
+    # A token alone: the same cycles, and three more calls.
+    assert two.token_s - one.token_s == pytest.approx(3 * 0.2e-3)
+    assert two.to_dict()["chips"] == 2

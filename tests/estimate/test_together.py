@@ -59,3 +59,10 @@ def test_a_prompt_comes_while_the_others_go_on() -> None:
     profiles = PROFILES | {short: Profile(1_400_000, 1, 1, 1)}
     found = simulate_together(quick, profiles, HOST, question, ROW_BYTES, 4)
     assert found.first_token_s == pytest.approx((waits + 1_400_000 + 16 * COPY_NS + prompt_ns) / 1e9)
+
+
+def test_of_several_chips_each_launch_costs_calls_on_all_of_them() -> None:
+    one = simulate_together(nets(), PROFILES, HOST, Question(12, 20), ROW_BYTES, 4)
+    two = simulate_together(nets(), PROFILES, HOST, Question(12, 20), ROW_BYTES, 4, 2)
+    # A launch with its inputs, and the hidden rows that are read.
+    assert two.step_s - one.step_s == pytest.approx(3 * 0.2e-3)

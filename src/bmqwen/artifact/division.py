@@ -45,11 +45,17 @@ def divide(config: ModelConfig, precision: Precision, parts: int) -> tuple[Model
 
 
 def fewest_parts(
-    config: ModelConfig, precision: Precision, context: int, fits: Callable[[Footprint], bool]
+    config: ModelConfig,
+    precision: Precision,
+    context: int,
+    fits: Callable[[Footprint], bool],
+    sequences: int = 1,
 ) -> int:
-    """Return the least number of parts that each fit, with a K/V cache of `context` tokens; all layers: none does."""
+    """Return the least number of parts that each fit, for `sequences` of `context` tokens; all layers: none does."""
     for parts in range(1, config.num_hidden_layers):
-        if all(fits(footprint(part, precision, context)) for part in divide(config, precision, parts)):
+        if all(
+            fits(footprint(part, precision, context, sequences)) for part in divide(config, precision, parts)
+        ):
             return parts
     return config.num_hidden_layers
 

@@ -9,7 +9,7 @@ from bmqwen.artifact.division import part_text
 from bmqwen.artifact.footprint import LARGEST_IO, Footprint, fits, footprint, longest_context
 from bmqwen.chip.machine import Machine, look, memory_holders
 from bmqwen.chip.memory import Heap, largest_heaps, layout_fix, plan_layout, read_board, why_too_large
-from bmqwen.chip.problems import Finding, larger_than_heap, too_little_memory
+from bmqwen.chip.problems import Finding, larger_than_heap, no_device, too_little_memory
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.chip.system import System
 from bmqwen.model.config import ModelConfig
@@ -25,6 +25,7 @@ class MemoryRequest:
     Attributes:
         longest: the longest context for which a test of footprints holds; None for a bundle, whose nets are made.
         problem: why no runtime of ours takes it: cause and fix; "" where one does.
+        further: of a model in parts, those after the first one, each for the next chip.
     """
 
     title: str
@@ -32,6 +33,7 @@ class MemoryRequest:
     footprint: Footprint
     longest: Callable[[Callable[[Footprint], bool]], int | None] | None = None
     problem: str = ""
+    further: tuple["MemoryRequest", ...] = ()
 
     def apart(self) -> "MemoryRequest":
         """Return the same with a runtime that gives each length of net K/V rows of its own."""
@@ -44,7 +46,8 @@ class MemoryRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for scripts; sizes in bytes."""
-        return {"title": self.title, "context": self.context, **self.footprint.to_dict()}
+        facts = {"title": self.title, "context": self.context, **self.footprint.to_dict()}
+        return facts | ({"further_parts": [part.to_dict() for part in self.further]} if self.further else {})
 
 
 def together(requests: Sequence[MemoryRequest]) -> MemoryRequest:
@@ -66,7 +69,13 @@ def together(requests: Sequence[MemoryRequest]) -> MemoryRequest:
             copies=sum(need.copies for need in needs),
         ),
         problem=next((request.problem for request in requests if request.problem), ""),
+        further=tuple(part for request in requests for part in request.further),
     )
+
+
+def in_parts(requests: Sequence[MemoryRequest]) -> MemoryRequest:
+    """Return the request of a model whose parts are these, each for a chip of its own."""
+    return replace(requests[0], further=tuple(requests[1:]))
 
 
 def config_request(
@@ -91,12 +100,25 @@ def memory_findings(
     model is to run (None: the first that works).
     """
     machine = machine or look(system)
+    yield from _part_findings(request, system, machine, device)
+    first = next((c.index for c in machine.working if c.heaps and device in (None, c.index)), device or 0)
+    for number, part in enumerate(request.further, start=1):
+        yield from _part_findings(part, system, machine, first + number)
+
+
+def _part_findings(
+    request: MemoryRequest, system: System, machine: Machine, device: int | None
+) -> Iterator[Finding]:
+    """Tell it of what one chip gets."""
     chip = next((c for c in machine.working if c.heaps and device in (None, c.index)), None)
     if chip and machine.libsophon and not machine.libsophon.shares_memory:
         request = request.apart()
     need, title = request.footprint, request.title
     title += f", {request.context:,} tokens" if request.context else ""
     yield Finding(AREA, "ok", f"{title}: {need.text()}")
+    if chip is None and device is not None and machine.working and machine.chip(device) is None:
+        yield Finding.of(AREA, no_device(device, len(machine.chips)))
+        return
     if chip is None:
         yield _elsewhere(request)
         return

@@ -198,7 +198,7 @@ def make_plan(
         sequences, drafts = sequences or 1, False
     if parts is None:
         heaps = largest_heaps(chip.board)
-        parts = fewest_parts(config, precision, context, lambda need: fits(need, heaps))
+        parts = fewest_parts(config, precision, context, lambda need: fits(need, heaps), sequences or 1)
     divided = divide(config, precision, parts)
     if sequences is None:
         sequences = min(default_sequences(part, precision, context, chip) for part in divided)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,17 @@ class Profile:
             return mine + its
 
         return Profile(*map(total, astuple(self), astuple(other)))
+
+    def without(self, part: PartName) -> "Profile":
+        """Return the profile of the net without a part of the model, which mostly reads its weights."""
+        cycles, size = self.part_cycles.get(part, 0), self.part_bytes.get(part, 0)
+        return replace(
+            self,
+            cycles=self.cycles - cycles,
+            bytes_read=max(0, self.bytes_read - size),
+            part_cycles={name: count for name, count in self.part_cycles.items() if name != part},
+            part_bytes={name: count for name, count in self.part_bytes.items() if name != part},
+        )
 
     def extended(self, longer: "Profile", layers: int) -> "Profile":
         """Return the profile of the net with more layers: this one has one layer, `longer` has two of equal ones."""

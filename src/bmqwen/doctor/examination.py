@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.artifact.bmodel import read_description
-from bmqwen.artifact.bundle import BMODEL_FILE, is_bundle, read_bundle
-from bmqwen.artifact.fit import MemoryRequest, config_request, memory_findings
-from bmqwen.artifact.footprint import bmodel_footprint
+from bmqwen.artifact.bundle import is_bundle, read_bundle
+from bmqwen.artifact.division import divide, fewest_parts, part_text
+from bmqwen.artifact.fit import MemoryRequest, config_request, in_parts, memory_findings
+from bmqwen.artifact.footprint import bmodel_footprint, fits
 from bmqwen.artifact.published import published_model
 from bmqwen.artifact.steps import check_context, check_layers, check_sequences
 from bmqwen.chip.machine import Machine, look
+from bmqwen.chip.memory import largest_heaps
 from bmqwen.chip.problems import Finding
+from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.chip.system import System
 from bmqwen.doctor.chips import check_chips, with_answers
 from bmqwen.doctor.probe import Probe, ask
@@ -83,18 +86,20 @@ def find_request(
     precision: AnyPrecision,
     context: int | None,
     sequences: int = 1,
+    parts: int | None = 1,
     *,
     offline: bool,
     progress: Progress,
 ) -> MemoryRequest:
     """Return what is to be checked. A short name is not downloaded for it.
 
-    Precision, context (None: 512) and sequences are those of a model that is not compiled yet; a bundle keeps its own.
+    Precision, context (None: 512), sequences and parts (None: as few as there is memory for) are those of a model that
+    is not compiled yet; a bundle keeps its own.
 
     Raises InputError for an unknown model or a context that cannot be compiled, and what opening it raises.
     """
     if is_short(model) and (config := published_config(name := find(model).name)) is not None:
-        return _checked_request(name, config, precision.of_checkpoint(None), context, sequences)
+        return _checked_request(name, config, precision.of_checkpoint(None), context, sequences, parts)
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         bundle = read_bundle(path)
@@ -103,13 +108,22 @@ def find_request(
         title = f"{bundle.model}, {Precision(**bundle.precision)}"
         if (count := int(bundle.details.get("sequences", 1))) > 1:
             title += f", {count} sequences"
-        need = bmodel_footprint(read_description(bundle.path(BMODEL_FILE)))
-        return MemoryRequest(title, int(bundle.details.get("context", 0)), need)
+        context = int(bundle.details.get("context", 0))
+        return in_parts(
+            [
+                MemoryRequest(
+                    ", ".join(filter(None, (title, part_text(part.config)))),
+                    context,
+                    bmodel_footprint(read_description(part.bmodel)),
+                )
+                for part in bundle.parts
+            ]
+        )
     if path.suffix == ".bmodel":
         return _bmodel_request(path)
     with open_checkpoint(path) as checkpoint:
         return _checked_request(
-            checkpoint.name, checkpoint.config, precision.of_checkpoint(checkpoint), context, sequences
+            checkpoint.name, checkpoint.config, precision.of_checkpoint(checkpoint), context, sequences, parts
         )
 
 
@@ -127,10 +141,19 @@ def _bmodel_request(path: Path) -> MemoryRequest:
 
 
 def _checked_request(
-    name: str, config: ModelConfig, precision: Precision, context: int | None, sequences: int
+    name: str,
+    config: ModelConfig,
+    precision: Precision,
+    context: int | None,
+    sequences: int,
+    parts: int | None,
 ) -> MemoryRequest:
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
     check_layers(name, config)
     check_context(config, context)
     check_sequences(context, sequences)
-    return config_request(name, config, precision, context, sequences)
+    if parts is None:
+        heaps = largest_heaps(DEFAULT_CHIP.board)
+        parts = fewest_parts(config, precision, context, lambda need: fits(need, heaps), sequences)
+    divided = divide(config, precision, parts)
+    return in_parts([config_request(name, part, precision, context, sequences) for part in divided])

@@ -1,7 +1,9 @@
 """The estimate of a model or of a bundle: what would be compiled, timed, and a conversation through it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 from bmqwen.artifact.bundle import Bundle
@@ -11,7 +13,7 @@ from bmqwen.compiler.plan import make_plan
 from bmqwen.compiler.timing import Profile, Timeline
 from bmqwen.errors import BundleError, InputError
 from bmqwen.estimate.forecast import Forecast, Question, simulate
-from bmqwen.estimate.representative import time_nets
+from bmqwen.estimate.representative import time_nets, time_parts
 from bmqwen.estimate.together import Together, simulate_together
 from bmqwen.hub.known_config import known_config
 from bmqwen.model.config import ModelConfig
@@ -52,6 +54,15 @@ PUBLISHED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class EstimatedPart:
+    """What one of several chips gets: number of layers, bytes of its memory, and its share of a token's time."""
+
+    layers: int
+    device_bytes: int
+    time_share: float
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A prediction, and what it is of.
@@ -60,6 +71,7 @@ class Estimate:
         timelines: of the nets with one layer each, where they were compiled for it; else empty.
         together: several conversations side by side, from two to as many as the nets are for.
         published: the row of the vendor's table for such a model, if there is one.
+        parts: of a model on several chips.
     """
 
     model: str
@@ -69,11 +81,13 @@ class Estimate:
     timelines: Mapping[StepShape, Timeline]
     together: tuple[Together, ...] = ()
     published: Published | None = None
+    parts: tuple[EstimatedPart, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         about: dict[str, Any] = {"model": self.model, "precision": self.precision, "layers": self.layers}
         about["together"] = [side_by_side.to_dict() for side_by_side in self.together]
+        about["parts"] = [asdict(part) for part in self.parts]
         if (row := self.published) is not None:
             about["published"] = {"first_token_s": row.first_token_s, "tokens_per_s": row.tokens_per_s}
         return self.forecast.to_dict() | about
@@ -90,27 +104,38 @@ def estimate_model(
     half: Half = "f16",
     sequences: int | None = None,
     drafts: bool = True,
+    parts: int | None = 1,
     jobs: int | None = None,
     progress: Progress,
 ) -> Estimate:
-    """Estimate the nets that `compile` would make, timed with random weights.
+    """Estimate the nets that `compile` would make, timed with random weights; `parts` are as of `make_plan`.
 
     Raises what `time_nets` and `simulate` raise.
     """
-    plan = make_plan((name, config), precision, context, half, sequences=sequences, drafts=drafts)
+    plan = make_plan(
+        (name, config), precision, context, half, sequences=sequences, drafts=drafts, parts=parts
+    )
     question.answer_in(context)  # refused before the long work
     timed = time_nets(plan, jobs=jobs, progress=progress)
-    profiles = {shape: net.profile for shape, net in timed.items()}
+    divided = time_parts(plan, jobs=jobs, progress=progress)
+    profiles = _sums(divided)
     cycles = {shape: profile.cycles for shape, profile in profiles.items()}
     nets = StepNets(context, cycles, half=half, sequences=plan.sequences)
     timelines = {shape: net.timeline for shape, net in timed.items()}
-    forecast = simulate(nets, profiles, host, question, _row_bytes(config))
+    forecast = simulate(
+        nets, profiles, host, question, _row_bytes(config), divided if len(divided) > 1 else ()
+    )
     # Of the box only, and of an answer from its beginning on.
-    alike = host == DEFAULT_CHIP.host and not question.history
+    alike = host == DEFAULT_CHIP.host and not question.history and len(divided) == 1
     job = (name, precision.weights, context)
     row = next((p for p in PUBLISHED if alike and (p.model, p.form, p.context) == job), None)
-    together = _side_by_side(nets, profiles, host, question, config)
-    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, together, row)
+    together = _side_by_side(nets, profiles, host, question, config, len(divided))
+    chips = _chips(
+        [own.config.num_hidden_layers for own in plan.of_parts()],
+        [own.size.chip.total for own in plan.of_parts()],
+        divided,
+    )
+    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, together, row, chips)
 
 
 def estimate_published(
@@ -160,17 +185,44 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
         )
     nets = StepNets.from_dict(bundle.details, str(bundle.folder))
     try:
-        profiles = {
-            StepShape.from_dict(stage): Profile.from_dict(stage) for stage in bundle.details["stages"]
-        }
+        divided: list[Mapping[StepShape, Profile]] = [
+            {StepShape.from_dict(stage): Profile.from_dict(stage) for stage in part["stages"]}
+            for part in bundle.details.get("parts", [bundle.details])
+        ]
+        profiles = _sums(divided)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{bundle.folder} does not say what its nets move over the memory bus ({error!r}): make it again"
         ) from error
-    forecast = simulate(nets, profiles, host, question, _row_bytes(bundle.config))
+    forecast = simulate(
+        nets, profiles, host, question, _row_bytes(bundle.config), divided if len(divided) > 1 else ()
+    )
     precision = str(Precision(**bundle.precision))
-    together = _side_by_side(nets, profiles, host, question, bundle.config)
-    return Estimate(bundle.model, precision, bundle.config.num_hidden_layers, forecast, {}, together)
+    together = _side_by_side(nets, profiles, host, question, bundle.config, len(divided))
+    chips = _chips(
+        [part.config.num_hidden_layers for part in bundle.parts],
+        [part.device_bytes for part in bundle.parts],
+        divided,
+    )
+    layers = bundle.config.num_hidden_layers
+    return Estimate(bundle.model, precision, layers, forecast, {}, together, parts=chips)
+
+
+def _sums(parts: Sequence[Mapping[StepShape, Profile]]) -> dict[StepShape, Profile]:
+    """Return what the nets of all parts take together."""
+    return {shape: reduce(add, (part[shape] for part in parts)) for shape in parts[0]}
+
+
+def _chips(
+    layers: Sequence[int], sizes: Sequence[int], parts: Sequence[Mapping[StepShape, Profile]]
+) -> tuple[EstimatedPart, ...]:
+    """Describe the parts, by the net that decodes with the longest history; of a model on one chip none."""
+    if len(parts) == 1:
+        return ()
+    shape = max((s for s in parts[0] if s.tokens == 1), key=lambda s: s.history)
+    cycles = [part[shape].cycles for part in parts]
+    shares = [count / sum(cycles) for count in cycles]
+    return tuple(map(EstimatedPart, layers, sizes, shares))
 
 
 def _side_by_side(
@@ -179,12 +231,14 @@ def _side_by_side(
     host: Host,
     question: Question,
     config: ModelConfig,
+    parts: int,
 ) -> tuple[Together, ...]:
     """Follow 2, 4, 8 and 16 conversations, as far as the nets are for so many, each with the same question."""
     counts = sorted({n for n in SIDE_BY_SIDE if n < nets.sequences} | {nets.sequences} - {1})
     if question.history:
         return ()
-    return tuple(simulate_together(nets, profiles, host, question, _row_bytes(config), n) for n in counts)
+    row_bytes = _row_bytes(config)
+    return tuple(simulate_together(nets, profiles, host, question, row_bytes, n, parts) for n in counts)
 
 
 def _row_bytes(config: ModelConfig) -> int:

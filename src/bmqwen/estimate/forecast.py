@@ -74,6 +74,7 @@ class Cost:
     """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model.
 
     `python_ms` is this program's own time on the machine that it was measured on.
+    `overlap_ms`: in which several parts of a model compute at once, counted for each of them above.
     `copied_bytes` are those of K/V rows that the chip copied to their place after they were computed.
     """
 
@@ -83,6 +84,7 @@ class Cost:
     bytes_moved: int = 0
     bus_idle_ns: int = 0
     copied_bytes: int = 0
+    overlap_ms: float = 0.0
     part_ns: dict[str, int] = field(default_factory=dict)
     part_bytes: dict[str, int] = field(default_factory=dict)
     chip: ChipSpec = DEFAULT_CHIP
@@ -106,7 +108,8 @@ class Cost:
 
     def seconds(self, host: Host) -> float:
         """Return the time until the last call has returned: the chip and its host do not work at the same time."""
-        return self.device_ns / 1e9 + (self.host_ops * host.op_ms + self.python_ms * host.python_factor) / 1e3
+        calls = self.host_ops * host.op_ms + self.python_ms * host.python_factor
+        return self.device_ns / 1e9 + (calls - self.overlap_ms) / 1e3
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Forecast:
     curve: tuple[tuple[int, float], ...]
     nets: tuple[tuple[StepShape, Profile], ...]
     chip: ChipSpec = DEFAULT_CHIP
+    parts: int = 1
 
     @property
     def first_token_s(self) -> float:
@@ -191,6 +195,7 @@ class Forecast:
             "bandwidth_bytes_per_s": self.bandwidth,
             "bus_share": self.bandwidth / self.chip.bus,
             "bus_idle_share": idle if self.answer.part_ns else None,
+            "chips": self.parts,
             "context": self.context,
             "history": self.history,
             "prompt_tokens": self.prompt_tokens,
@@ -211,11 +216,18 @@ def _net(shape: StepShape, profile: Profile) -> dict[str, Any]:
 
 
 def simulate(
-    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, question: Question, row_bytes: int = 0
+    nets: StepNets,
+    profiles: Mapping[StepShape, Profile],
+    host: Host,
+    question: Question,
+    row_bytes: int = 0,
+    parts: Sequence[Mapping[StepShape, Profile]] = (),
 ) -> Forecast:
     """Go through a question and its answer as the step runtime does, with its own planner.
 
     The nets' cycles decide what the planner chooses; `row_bytes` are those of a token's keys and values, all layers.
+    `parts`: of a model on several chips the profiles of each; while one part reads a piece of the prompt, the part
+    before it reads the next. `profiles` are their sums.
     Raises InputError for a question that does not fit into the context, or makes no sense.
     """
     history, prompt_tokens = question.history, question.prompt_tokens
@@ -224,22 +236,23 @@ def simulate(
     launches = nets.plan(history, prompt_tokens)
     chip = spec_of(nets.chip, "the bundle")
     first, answer = Cost(chip=chip), Cost(chip=chip)
-    position = history
+    position, count = history, max(1, len(parts))
     for shape, used in launches:
-        count_launch(first, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
+        count_launch(first, profiles[shape], Placement(shape, position), nets.rows, row_bytes, count)
         position += used
+    first.overlap_ms = _overlap_ms([[part[shape] for part in parts] for shape, _ in launches], host)
     first.host_ops += READ_OPS
     first.python_ms = PROMPT_MS + question.prompt_tokens * PROMPT_TOKEN_MS
     # Each token is fed to find the next one; the answer's last token is not.
     for position in range(start, start + new_tokens - 1):
         for shape, _ in nets.plan(position, 1):
-            count_launch(answer, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
+            count_launch(answer, profiles[shape], Placement(shape, position), nets.rows, row_bytes, count)
         answer.host_ops += READ_OPS
         answer.python_ms += STEP_MS + TOKEN_MS
     return Forecast(
         host, nets.context, history, prompt_tokens, new_tokens, tuple(launches), first, answer,
-        tuple(_curve(nets, profiles, host, row_bytes)),
-        tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)), chip,
+        tuple(_curve(nets, profiles, host, row_bytes, count)),
+        tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)), chip, count,
     )  # fmt: skip
 
 
@@ -248,15 +261,33 @@ def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
     return [seconds for start, seconds in curve if start <= history][-1]
 
 
-def count_launch(spent: Cost, profile: Profile, placement: Placement, rows: int, row_bytes: int) -> None:
-    """Count a launch, in a cache of so many rows. Rows go to their place by a copy, unless the net left them there."""
-    spent.add(profile, LAUNCH_OPS)
+def count_launch(
+    spent: Cost, profile: Profile, placement: Placement, rows: int, row_bytes: int, parts: int = 1
+) -> None:
+    """Count a launch, in a cache of so many rows. Rows go to their place by a copy, unless the net left them there.
+
+    On several chips there is a launch on each, and between two of them the hidden rows are read.
+    """
+    spent.add(profile, parts * LAUNCH_OPS + (parts - 1) * READ_OPS)
     if placement.row != placement.shape.landing(rows) and row_bytes:
         spent.copy(placement.shape.tokens * row_bytes)
 
 
+def _overlap_ms(launches: Sequence[Sequence[Profile]], host: Host) -> float:
+    """Milliseconds that launches save by going through the parts side by side, each in its order."""
+    ends, whole = [0.0] * max(map(len, launches), default=0), 0.0
+    for parts in launches:
+        end = 0.0
+        for number, profile in enumerate(parts):
+            calls = LAUNCH_OPS + (READ_OPS if number + 1 < len(parts) else 0)
+            taken = profile.cycles / 1e6 + calls * host.op_ms
+            whole += taken
+            end = ends[number] = max(end, ends[number]) + taken
+    return whole - max(ends, default=0.0)
+
+
 def _curve(
-    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, row_bytes: int
+    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, row_bytes: int, parts: int
 ) -> Iterator[tuple[int, float]]:
     """Where the cost of a token changes as the history grows."""
     last: list[tuple[StepShape, int]] = []
@@ -267,6 +298,6 @@ def _curve(
                 host_ops=READ_OPS, python_ms=STEP_MS + TOKEN_MS, chip=spec_of(nets.chip, "the bundle")
             )
             for shape, _ in row:
-                count_launch(spent, profiles[shape], Placement(shape, position), nets.rows, row_bytes)
+                count_launch(spent, profiles[shape], Placement(shape, position), nets.rows, row_bytes, parts)
             yield position, spent.seconds(host)
             last = row

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.plan import Plan, sizes
 from bmqwen.compiler.schedule import NetClock, parallel_jobs, run_nets
+from bmqwen.compiler.timing import Profile
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe
 from bmqwen.emit.weight_blocks import WeightBlocks
@@ -69,6 +70,26 @@ def time_nets(
         shape: replace(made[1], profile=made[1].profile.extended(made[max(made)].profile, layers))
         for shape, made in found.items()
     }
+
+
+def time_parts(
+    plan: Plan, *, toolchain: Toolchain | None = None, jobs: int | None = None, progress: Progress
+) -> list[Mapping[StepShape, Profile]]:
+    """Return the profiles of a plan's nets for each part: as many layers, the last part with the head.
+
+    The nets are those that `time_nets` compiles; rows that are handed over are not in them. Raises as that does.
+    """
+    found: list[Mapping[StepShape, Profile]] = []
+    for part in plan.parts:
+        cut = _cut(plan, part.num_hidden_layers)
+        timed = time_nets(cut, toolchain=toolchain, jobs=jobs, progress=progress)
+        found.append(
+            {
+                shape: net.profile if part.is_last else net.profile.without("lm_head")
+                for shape, net in timed.items()
+            }
+        )
+    return found
 
 
 def _cut(plan: Plan, layers: int) -> Plan:

@@ -51,6 +51,7 @@ def simulate_together(
     question: Question,
     row_bytes: int,
     clients: int,
+    parts: int = 1,
 ) -> Together:
     """Follow a question and its answer in `clients` conversations, with the runtime's own choice of nets.
 
@@ -62,13 +63,13 @@ def simulate_together(
         list(_launches(pool, [(client, question.prompt_tokens)]))
     answers = Cost(chip=spec_of(nets.chip, "the bundle"))
     for _ in range(steps):
-        _spend(answers, pool, profiles, [(client, 1) for client in range(clients)], row_bytes)
+        _spend(answers, pool, profiles, [(client, 1) for client in range(clients)], row_bytes, parts)
     step_s = answers.seconds(host) / steps
     return Together(
         clients,
         clients / step_s,
         step_s,
-        _first_token(nets, profiles, host, question, row_bytes, clients),
+        _first_token(nets, profiles, host, question, row_bytes, clients, parts),
         answers.copied_bytes / steps,
     )
 
@@ -80,6 +81,7 @@ def _first_token(
     question: Question,
     row_bytes: int,
     clients: int,
+    parts: int,
 ) -> float:
     """Seconds until a prompt's first token while all other clients are in the middle of their answers."""
     chip, pool, others = spec_of(nets.chip, "the bundle"), RowPool(nets), range(clients - 1)
@@ -87,12 +89,12 @@ def _first_token(
         list(_launches(pool, [(client, question.prompt_tokens)]))
     for _ in range(question.answer_in(nets.context) // 2):
         under_way = Cost(chip=chip)
-        _spend(under_way, pool, profiles, [(client, 1) for client in others], row_bytes)
+        _spend(under_way, pool, profiles, [(client, 1) for client in others], row_bytes, parts)
     first = Cost(chip=chip)
     prompt = question.prompt_tokens
     apart = pool.reads_apart(clients - 1, prompt, len(others))
     beside = [] if apart else [(client, 1) for client in others]
-    _spend(first, pool, profiles, [*beside, (clients - 1, prompt)], row_bytes)
+    _spend(first, pool, profiles, [*beside, (clients - 1, prompt)], row_bytes, parts)
     first.python_ms += PROMPT_MS + prompt * PROMPT_TOKEN_MS - STEP_MS - TOKEN_MS
     return under_way.seconds(host) / 2 + first.seconds(host)
 
@@ -103,10 +105,11 @@ def _spend(
     profiles: Mapping[StepShape, Profile],
     feeds: list[tuple[int, int]],
     row_bytes: int,
+    parts: int,
 ) -> None:
     """Count a step: launches, copies, one result read for all together, and Python for each sequence."""
     for placement in _launches(pool, feeds):
-        count_launch(spent, profiles[placement.shape], placement, pool.size, row_bytes)
+        count_launch(spent, profiles[placement.shape], placement, pool.size, row_bytes, parts)
     spent.host_ops += READ_OPS
     spent.python_ms += STEP_MS + len(feeds) * TOKEN_MS
 

@@ -29,6 +29,7 @@ def doctor(
     precision: "options.PrecisionOptions",
     seq_len: options.SeqLen = None,
     sequences: options.ChipSequences = 1,
+    parts: options.Parts = "1",
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -40,12 +41,12 @@ def doctor(
     from bmqwen.chip.system import System
     from bmqwen.doctor.examination import examine, find_request
 
-    request = None
+    request, count = None, options.part_count(parts)
     if models:
         with progress_bar() as bar:
             request = together(
                 [
-                    find_request(model, precision, seq_len, sequences, offline=offline, progress=bar)
+                    find_request(model, precision, seq_len, sequences, count, offline=offline, progress=bar)
                     for model in models
                 ]
             )

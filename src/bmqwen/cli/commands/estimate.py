@@ -18,6 +18,7 @@ def estimate(
     seq_len: options.SeqLen = None,
     sequences: options.Sequences = None,
     drafts: options.Drafts = True,
+    parts: options.Parts = "1",
     bf16: options.Bf16 = False,
     prompt_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens of the prompt.")] = 26,
     new_tokens: Annotated[
@@ -70,11 +71,18 @@ def estimate(
     machine = (
         DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(DEFAULT_CHIP.hosts[host], host_op_ms)
     )
-    question = Question(prompt_tokens, new_tokens, history)
+    question, count = Question(prompt_tokens, new_tokens, history), options.part_count(parts)
     path = Path(model).expanduser() if model else None
     bundle = read_bundle(path) if path is not None and is_bundle(path) else None
     if every and model is not None:
         raise InputError(f"--all is about the published models: leave {model} out")
+    if count != 1 and (every or bundle is not None):
+        whose = (
+            "the published models run on one chip"
+            if every
+            else "a bundle has the parts that it was compiled in"
+        )
+        raise InputError(f"--parts is for a model that is not compiled yet: {whose}, leave the option out")
     for option, file in (("--chart", chart), ("--trace", trace)):
         if file is not None:
             if every:
@@ -102,7 +110,8 @@ def estimate(
             precise = precision.at(path) if path is not None else precision.of_checkpoint(None)
             found = estimate_model(
                 name, config, precise, 512 if seq_len is None else seq_len, machine, question,
-                half="bf16" if bf16 else "f16", sequences=sequences, drafts=drafts, jobs=jobs, progress=bar,
+                half="bf16" if bf16 else "f16", sequences=sequences, drafts=drafts, parts=count, jobs=jobs,
+                progress=bar,
             )  # fmt: skip
     if chart is not None:
         write_chart(found, chart)

@@ -57,6 +57,11 @@ def lines(estimate: Estimate) -> Iterator[Text]:
         f"{f.chip.bus / 1e9:.1f}, {size_text(f.answer.bytes_moved / (f.new_tokens - 1))} a token"
         + (idle if f.answer.part_ns else "")
     )
+    for number, part in enumerate(estimate.parts, start=1):
+        yield Text(
+            f"chip {number:<8}{size_text(part.device_bytes):>9}            {counted(part.layers, 'layer')}, "
+            f"{part.time_share:.0%} of a token's time on the chips"
+        )
     for beside in estimate.together:
         yield Text(
             f"together      {beside.tokens_per_s:8.2f} tokens/s   {beside.clients} conversations, "

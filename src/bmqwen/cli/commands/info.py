@@ -35,6 +35,7 @@ def info(
     precision: "options.PrecisionOptions",
     seq_len: options.SeqLen = None,
     sequences: options.ChipSequences = 1,
+    parts: options.Parts = "1",
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
@@ -50,6 +51,7 @@ def info(
     from bmqwen.util.progress import Silent
     from bmqwen.weights.checkpoint import open_checkpoint
 
+    count = options.part_count(parts)
     with progress_bar() as bar:
         path: Path = Hub(offline=offline or None).resolve(model, progress=bar)
     if check and not is_bundle(path):
@@ -69,7 +71,7 @@ def info(
     # Some models run on the CPU only.
     on_chip = facts["kind"] != "checkpoint" or "chip_kv_cache_bytes_per_token" in facts
     if facts["kind"] != "onnx" and on_chip:
-        found = find_request(str(path), precision, seq_len, sequences, offline=True, progress=Silent())
+        found = find_request(str(path), precision, seq_len, sequences, count, offline=True, progress=Silent())
     lines = _lines(facts)
     if found is not None:
         findings = (f"  {finding}" for finding in memory_findings(found, System()))
@@ -82,7 +84,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """For people: a line a fact, then tables of nets and of files."""
     details = facts.get("details", {})
     plain = {key: value for key, value in facts.items() if key not in ("details", "files", "nets")}
-    plain |= {key: value for key, value in details.items() if key not in ("stages", "evaluation")}
+    plain |= {key: value for key, value in details.items() if key not in ("stages", "evaluation", "parts")}
     for text in details.get("evaluation", {}).get("texts", ()):
         kl = f"mean KL {text['mean_kl']:.4f}, " if "mean_kl" in text else ""
         plain[f"evaluated on {Path(text['file']).name}"] = f"{kl}perplexity {text['perplexity']:.3f}"
