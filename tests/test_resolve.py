@@ -1,14 +1,16 @@
 """What is refused before a model is converted."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from bmqwen import resolve
-from bmqwen.errors import ConfigError, InputError
+from bmqwen.errors import ConfigError, InputError, StorageError
 from bmqwen.quant.precision import Precision
-from bmqwen.resolve import cached_bundles, remove_model, resolve_bundle
+from bmqwen.resolve import cached_bundles, export_model, remove_model, resolve_bundle
 from bmqwen.util.kept_work import kept_work, work_folder
 from bmqwen.util.progress import Silent
 from bmqwen.util.storage import path_lock
@@ -56,6 +58,22 @@ def test_a_conversion_is_found_again_without_opening_the_model(
     assert resolve_bundle(str(path), SMALL, progress=Silent()) == made
     # A folder of nothing else means the file.
     assert resolve_bundle(str(tmp_path), SMALL, progress=Silent()) == made
+
+
+def test_a_disk_that_fills_while_a_conversion_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(write_checkpoint(tmp_path / "model", tiny_config()))
+    precision = Precision.choose("int8")
+    resolve_bundle(model, precision, offline=True, progress=Silent())
+
+    def full(_source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match=r"no space left while writing \S+/copy: free some disk space"):
+        export_model(model, tmp_path / "copy", precision, offline=True, progress=Silent())
+    assert list(tmp_path.glob("*copy*")) + list(tmp_path.glob(".*")) == []
 
 
 def test_kept_work_goes_with_its_model_or_alone() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle, reusable_bundle
+from bmqwen.artifact.bundle import MANIFEST, Bundle, is_bundle, read_bundle, reusable_bundle
 from bmqwen.artifact.published import open_published, published_in
 from bmqwen.errors import BundleError, InputError
 from bmqwen.generate.retrieval import Task, check_task
@@ -18,7 +18,7 @@ from bmqwen.quant.precision import AnyPrecision, Precision
 from bmqwen.util.kept_work import kept_work
 from bmqwen.util.paths import cache_folder, model_name
 from bmqwen.util.progress import Progress, counting
-from bmqwen.util.storage import new_folder, path_lock, storage_errors, sweep
+from bmqwen.util.storage import new_folder, path_lock, require_free, storage_errors, sweep
 from bmqwen.weights.checkpoint import Checkpoint, checkpoint_path, full_name, open_checkpoint
 
 
@@ -43,8 +43,10 @@ def export_model(
         made = reusable_bundle(_conversion(path, adapter, precision, key), key, replace=True)
         if made is not None and reusable_bundle(folder, key, replace=replace) is None:
             progress.note(f"copying the conversion that is in the cache, {made.folder}")
+            require_free(folder.parent, made.total_bytes, f"a copy of {made.model}")
             with new_folder(folder, replace=replace) as part:
-                shutil.copytree(made.folder, part, dirs_exist_ok=True)
+                for name in (MANIFEST, *made.files):
+                    shutil.copyfile(made.folder / name, part / name)
             return read_bundle(folder)
     with open_model(model, adapter=adapter, offline=offline, progress=progress) as checkpoint:
         if checkpoint.note:

@@ -30,12 +30,15 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"no space left while writing {path}: free some disk space and try again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            in_cache = path.absolute().is_relative_to(cache_folder("."))
-            named = " (BMQWEN_CACHE names the cache)" if in_cache else ""
+            named = " (BMQWEN_CACHE names the cache)" if _is_cached(path) else ""
             raise StorageError(
                 f"cannot write {path}: {error.strerror}; fix its permissions or choose another folder{named}"
             ) from error
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_cached(path: Path) -> bool:
+    return path.absolute().is_relative_to(cache_folder("."))
 
 
 @contextmanager
@@ -145,13 +148,15 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def require_free(folder: Path, needed: int, purpose: str, variable: str = "BMQWEN_CACHE") -> None:
-    """Raise StorageError unless the disk below `folder`, which `variable` names, has `needed` bytes free."""
+    """Raise StorageError unless the disk below `folder`, a place that `variable` names, has `needed` bytes free."""
     with storage_errors(folder):
         free = shutil.disk_usage(existing_above(folder)).free
     if free < needed:
+        elsewhere = variable == "BMQWEN_CACHE" and not _is_cached(folder)
+        named = "" if elsewhere else f" ({variable} names the cache)"
         raise StorageError(
             f"{purpose} needs {size_text(needed)} in {folder}, but only {size_text(free)} are free: "
-            f"free some space or choose a larger disk ({variable} names the cache)"
+            f"free some space or choose a larger disk{named}"
         )
 
 
