@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bmqwen.calibration.rotation import HEAD, NORM, TABLE, rotated
+from bmqwen.calibration.rotation import HEAD, NORM, TABLE
 from bmqwen.emit.numpy import NumpyOps, Rows
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
@@ -77,8 +77,8 @@ def measure(checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], progress
 
     Raises what reading weights raises, and InputError where no format fits the matrices.
     """
-    turned = rotated(checkpoint)
-    config, weights = turned.config, turned.weights
+    weights = GridWeights(checkpoint.weights, checkpoint.config, Precision.choose("f32"))
+    config = weights.config
     candidates = [form for form in LAYERS if _fits(config, Precision(*form, form[0]))]
     if not candidates:
         raise InputError(f"{checkpoint.name} has matrices that groups of 32 columns do not divide")
@@ -90,9 +90,11 @@ def measure(checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], progress
     found = []
     for done, (form, group) in enumerate(candidates, 2):
         precisions = [Precision(form, group, head) for head in HEADS]
-        hidden = _hidden(config, GridWeights(weights, config, precisions[0]), used)[wanted]
+        hidden = _hidden(config, GridWeights(checkpoint.weights, checkpoint.config, precisions[0]), used)[
+            wanted
+        ]
         for precision in precisions:
-            head = GridWeights(weights, config, precision)
+            head = GridWeights(checkpoint.weights, checkpoint.config, precision)
             divergence = _divergence(floats, weights, hidden, head)
             found.append(Choice(precision, token_bytes(config, precision), divergence))
         progress.advance(done)
