@@ -290,6 +290,7 @@ class LlamaCppCompletionRequest(CompletionRequest):
 
     echo: Nothing = None
     logprobs: Nothing = None
+    suffix: Nothing = None
     response_fields: list[str] | None = None
 
 
