@@ -49,8 +49,6 @@ def export_model(
                     shutil.copyfile(made.folder / name, part / name)
             return read_bundle(folder)
     with open_model(model, adapter=adapter, offline=offline, progress=progress) as checkpoint:
-        if checkpoint.note:
-            progress.note(checkpoint.note)
         precise = precision.of_checkpoint(checkpoint)
         label = f"converting {checkpoint.name} to {precise}"
         advance = counting(progress, label, checkpoint.parameters)
@@ -60,14 +58,17 @@ def export_model(
 def open_model(
     model: str | None, *, adapter: Path | None = None, offline: bool, progress: Progress
 ) -> Checkpoint:
-    """Open the checkpoint that MODEL names, with a LoRA adapter merged in or not.
+    """Open the checkpoint that MODEL names, with a LoRA adapter merged in or not; `progress` is told how it is read.
 
     Raises what `Hub.resolve` and `open_checkpoint` raise, and InputError for a bundle.
     """
     path = Hub(offline=offline or None).resolve(model, progress=progress)
     if is_bundle(path):
         raise InputError(f"{path} is a bundle already: name the checkpoint that it was made from")
-    return open_checkpoint(path, adapter)
+    checkpoint = open_checkpoint(path, adapter)
+    if checkpoint.note:
+        progress.note(checkpoint.note)
+    return checkpoint
 
 
 def resolve_bundle(

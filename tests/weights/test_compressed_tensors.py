@@ -203,6 +203,21 @@ def test_blocks_at_the_edges_may_be_smaller(tmp_path: Path) -> None:
         open_checkpoint(write(tmp_path / "model", tensors, stated))
 
 
+def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+    made = Compressed(*FORMS["int8 with zero points"][:2], **FORMS["int8 with zero points"][2])
+    place = MATRICES[0].removesuffix(".weight")
+    right = made.tensors[f"{place}.weight_zero_point"]
+    made.tensors[f"{place}.weight_zero_point"] = right[:3]
+    with pytest.raises(
+        CheckpointError, match=r"weight_zero_point has another shape than .*weight_scale: download"
+    ):
+        open_checkpoint(write(tmp_path / "model", made.tensors, made.config))
+    made.tensors[f"{place}.weight_zero_point"] = right
+    made.tensors[f"{place}.weight"] = made.tensors[f"{place}.weight"][None]
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight of type I8 must have two dimensions"):
+        open_checkpoint(write(tmp_path / "model", made.tensors, made.config))
+
+
 def test_values_that_are_not_numbers(tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     tensors: dict[str, Any] = {key: torch.tensor(values) for key, values in random_weights(CONFIG).items()}

@@ -55,11 +55,13 @@ class ScaledMatrix:
                 f"the checkpoint has {self._name} as {self._type}, but not {plain}.{SCALES[0]} nor "
                 f"{plain}.{SCALES[1]}: download all of its files"
             )
+        if len(source.shape(self._name)) != 2:
+            raise CheckpointError(f"tensor {self._name} of type {self._type} must have two dimensions")
         rows, columns = self.shape = source.shape(self._name)
         stored = source.shape(scale)
         # One for all, or one a row, comes with and without a second dimension.
         shape = {0: (1, 1), 1: (*stored, 1)}.get(len(stored), stored)
-        stated = packing.block if len(stored) == 2 and packing.block else (0, 0)
+        stated = packing.block if packing.block and shape not in ((1, 1), (rows, 1)) else (0, 0)
         sides = (stated[0] if shape[0] != 1 else rows, stated[1] if shape[1] != 1 else columns)
         if not all(sides) and all(shape) and rows % shape[0] == 0 and columns % shape[1] == 0:
             sides = (rows // shape[0], columns // shape[1])
@@ -70,10 +72,14 @@ class ScaledMatrix:
             )
         self.block = sides
         self._scales = source.read(scale).reshape(shape)
+        self._zeros = np.zeros(shape, np.int64)
         zero = f"{plain}.weight_zero_point"
-        self._zeros = (
-            source.read_integers(zero).reshape(shape) if zero in there else np.zeros(shape, np.int64)
-        )
+        if self._type == "I8" and zero in there:  # those of floats are zeros
+            if source.shape(zero) != stored:
+                raise CheckpointError(
+                    f"tensor {zero} has another shape than {scale}: download the model again"
+                )
+            self._zeros = source.read_integers(zero).reshape(shape)
 
     def __str__(self) -> str:
         kind = "int8" if self._type == "I8" else self._type
