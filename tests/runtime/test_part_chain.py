@@ -36,11 +36,16 @@ def model(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Com
 
 
 @pytest.fixture(scope="module")
-def whole(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedRuntime]:
-    """The same weights on one simulator; the nets are those of test_several_sequences.py."""
+def undivided(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> CompiledModel:
+    """The same weights in one part; the nets are those of test_several_sequences.py."""
     folder = tmp_path_factory.mktemp("whole")
-    model = compile_toy(simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES)
-    runtime = SimulatedRuntime(model.bundle, simulator.simulator_folder)
+    return compile_toy(simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module")
+def whole(simulator: Toolchain, undivided: CompiledModel) -> Iterator[SimulatedRuntime]:
+    """That, on one simulator."""
+    runtime = SimulatedRuntime(undivided.bundle, simulator.simulator_folder)
     yield runtime
     runtime.close()
 
@@ -108,6 +113,16 @@ def test_a_batcher_says_the_same_on_both(runtime: StepRuntime, whole: SimulatedR
         batcher.reset()
     assert len(said[0]) == 3
     assert said[0] == said[1]
+
+
+def test_parts_take_as_long_as_the_whole(model: CompiledModel, undivided: CompiledModel) -> None:
+    stages = model.bundle.details["stages"]
+    for mine, its in zip(stages, undivided.bundle.details["stages"], strict=True):
+        # The net that only moves rows is nearly nothing.
+        assert 0.99 <= mine["cycles"] / its["cycles"] <= 1.03 or not mine["rows"]
+    first, last = (part["stages"] for part in model.bundle.details["parts"])
+    for one, two, total in zip(first, last, stages, strict=True):
+        assert one["cycles"] + two["cycles"] == total["cycles"]
 
 
 def test_memory_of_each_chip_is_what_the_arithmetic_gives(model: CompiledModel) -> None:

@@ -1,14 +1,17 @@
 """Every engine that a command offers is in the table, and a bundle is refused by those that cannot run it."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
-from bmqwen.artifact.bundle import Kind
-from bmqwen.errors import InputError
+from bmqwen.artifact.bundle import Bundle, FileEntry, Kind, part_file
+from bmqwen.cli.commands.serve import chip_groups
+from bmqwen.errors import BundleError, InputError
 from bmqwen.runtime.registry import RUNTIMES, EngineName, Options, check_checkpoint, open_runtime
+from support.checkpoints import tiny_config
 
 OPTIONS = Options(simulator_folder=lambda: Path("none"), devices=(1,))
 
@@ -43,3 +46,28 @@ def test_a_checkpoint_is_for_the_cpu() -> None:
     check_checkpoint("auto")
     with pytest.raises(InputError, match="engine tpu runs compiled models only"):
         check_checkpoint("tpu")
+
+
+def test_each_part_of_a_bundle_gets_a_chip(tmp_path: Path) -> None:
+    details = {
+        "parts": [{"layers": n, "bmodel": part_file(i), "device_bytes": 9} for i, n in ((1, 2), (2, 1))]
+    }
+    files = {part_file(number): FileEntry(1, "") for number in (1, 2)}
+    config = tiny_config(layers=3)
+    bundle = Bundle(tmp_path, "bmodel", "toy", config, {}, details, files=files)
+    assert [part.config.layers for part in bundle.parts] == [range(2), range(2, 3)]
+    assert replace(OPTIONS, devices=(2,)).chips(bundle) == (2, 3)
+    assert replace(OPTIONS, devices=(2, 0)).chips(bundle) == (2, 0)
+    with pytest.raises(InputError, match="--device 0,1,2: toy was compiled for 2 chips, name as many"):
+        replace(OPTIONS, devices=(0, 1, 2)).chips(bundle)
+    assert chip_groups(bundle, [0, 1, 3, 2]) == [(0, 1), (3, 2)]
+    assert chip_groups(bundle, [1]) == [(1,)]
+    assert chip_groups(bundle, []) == []
+    with pytest.raises(
+        InputError, match="--device 0,1,2: toy was compiled for 2 chips, name 2 for each engine"
+    ):
+        chip_groups(bundle, [0, 1, 2])
+    broken: dict[str, Any]
+    for broken in ({"parts": [{}]}, {"parts": details["parts"][:1]}):
+        with pytest.raises(BundleError, match="its parts"):
+            replace(bundle, details=broken).parts  # noqa: B018
