@@ -141,7 +141,7 @@ def test_a_repository_that_changes_meanwhile(server: HubServer, tmp_path: Path) 
 
 def test_too_little_space_is_noticed_before_the_download(server: HubServer, tmp_path: Path) -> None:
     server.claimed["model.safetensors"] = (10**16, b"")
-    with pytest.raises(StorageError, match=r"me--tiny needs 10000000\.0 GB in .*HF_HUB_CACHE") as caught:
+    with pytest.raises(StorageError, match=r"me--tiny needs 10,000,000\.0 GB in .*HF_HUB_CACHE") as caught:
         hub_of(server, tmp_path).pull(REPO)
     assert str(tmp_path) in str(caught.value)
     assert server.log == []
