@@ -27,11 +27,12 @@ def main() -> int:
         megabytes = [row["token_bytes"] / 1e6 for row in these]
         divergences = [row["kl"] for row in these]
         reach = [[row["kl"] - row["low"] for row in these], [row["high"] - row["kl"] for row in these]]
-        axes.errorbar(megabytes, divergences, yerr=reach, marker="o", capsize=3, label=family)
+        axes.errorbar(megabytes, divergences, yerr=reach, fmt="o", capsize=3, label=family)
         for x, y, row in zip(megabytes, divergences, these, strict=True):
             axes.annotate(row["label"], (x, y), (6, 5), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="weights read for a token, MB", ylabel="mean KL to the float model, nats", yscale="log")
-    axes.grid(alpha=0.3, which="both")
+    axes.set(xlabel="weights read for a token, MB", ylabel="mean KL to the float model, nats", ylim=(0, None))
+    axes.margins(x=0.25)
+    axes.grid(alpha=0.3, which="major")
     axes.legend()
     figure.savefig(sys.argv[2], dpi=120)
     return 0
