@@ -280,8 +280,8 @@ class Fleet:
         candidates = [
             Candidate(
                 boxes[place].load,
-                boxes[place].known.get(request.conversation, 0) if place == home else 0,
                 len(boxes[place].known),
+                boxes[place].known.get(request.conversation, 0) if place == home else 0,
             )
             for place in places
         ]

@@ -6,10 +6,10 @@ from bmqwen.cluster.prefixes import LANDMARK, MOST, STRIDE, KnownBeginnings, beg
 SPEED = Speed(sequences=4, read_rate=100.0, answer_s=8.0)
 
 
-def known(owner: str, *prompts: list[int]) -> KnownBeginnings:
-    found = KnownBeginnings()
-    for prompt in prompts:
-        found.add(landmarks(beginnings(owner, prompt)))
+def known(owner: str, prompt: list[int]) -> KnownBeginnings[str]:
+    """The replica "a" has read a prompt."""
+    found: KnownBeginnings[str] = KnownBeginnings()
+    found.add("a", landmarks(beginnings(owner, prompt)))
     return found
 
 
@@ -17,13 +17,13 @@ def test_a_later_turn_is_found_by_its_beginning() -> None:
     first = list(range(100, 143))
     replica = known("me", first)
     # 43 tokens: compared every 8.
-    assert replica.shared(beginnings("me", [*first, *range(60)])) == 40
-    assert replica.shared(beginnings("me", [*first[:20], *range(60)])) == 0
+    assert replica.shared(beginnings("me", [*first, *range(60)])) == {"a": 40}
+    assert replica.shared(beginnings("me", [*first[:20], *range(60)])) == {}
 
 
 def test_conversations_of_others_are_not_found() -> None:
     prompt = list(range(64))
-    assert known("me", prompt).shared(beginnings("you", prompt)) == 0
+    assert known("me", prompt).shared(beginnings("you", prompt)) == {}
 
 
 def test_a_beginning_depends_on_all_of_its_tokens() -> None:
@@ -35,16 +35,26 @@ def test_a_beginning_depends_on_all_of_its_tokens() -> None:
 def test_long_documents_are_found_with_other_questions() -> None:
     document = list(range(3 * LANDMARK + 50))
     replica = known("", [*document, *range(20)])
-    assert replica.shared(beginnings("", [*document, *range(50, 80)])) == 3 * LANDMARK
+    assert replica.shared(beginnings("", [*document, *range(50, 80)])) == {"a": 3 * LANDMARK}
 
 
 def test_the_oldest_beginnings_are_forgotten() -> None:
-    replica = KnownBeginnings()
-    replica.add(range(MOST))
-    replica.add([0, MOST])
-    assert len(replica) == MOST
-    assert list(replica)[-2:] == [0, MOST]
-    assert 1 not in list(replica)
+    replicas: KnownBeginnings[str] = KnownBeginnings()
+    replicas.add("a", range(MOST))
+    replicas.add("a", [0, MOST])
+    assert replicas.count("a") == MOST
+    assert replicas.shared([1]) == {}
+    assert replicas.shared([0]) == replicas.shared([MOST]) == {"a": STRIDE}
+
+
+def test_replicas_that_are_gone_are_forgotten() -> None:
+    replicas: KnownBeginnings[str] = KnownBeginnings()
+    replicas.add("a", [1, 2])
+    replicas.add("b", [2, 3])
+    assert replicas.shared([1, 2, 3]) == {"a": 2 * STRIDE, "b": 3 * STRIDE}
+    replicas.keep(["b", "c"])
+    assert replicas.shared([1, 2]) == {"b": 2 * STRIDE}
+    assert (replicas.count("a"), replicas.count("b")) == (0, 2)
 
 
 def test_short_prompts_have_no_beginning() -> None:
@@ -67,5 +77,5 @@ def test_a_conversation_stays_while_that_is_faster() -> None:
 
 
 def test_new_conversations_go_where_least_is_done() -> None:
-    candidates = [Candidate(2, 0), Candidate(1, 0, known=9), Candidate(1, 0, known=3)]
+    candidates = [Candidate(2), Candidate(1, known=9), Candidate(1, known=3)]
     assert ranked(candidates, 100, SPEED) == [2, 1, 0]

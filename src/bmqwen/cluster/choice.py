@@ -25,13 +25,13 @@ class Candidate:
 
     Attributes:
         load: requests that it has, running and waiting.
-        cached: tokens of the prompt that it has read before.
         known: beginnings of prompts that it has read, whosever they are.
+        cached: tokens of the prompt that it has read before.
     """
 
     load: float
-    cached: int
     known: int = 0
+    cached: int = 0
 
 
 def seconds_before(candidate: Candidate, prompt: int, speed: Speed) -> float:

@@ -1,9 +1,12 @@
-"""Which replica has read the beginning of a conversation before."""
+"""Which replicas have read the beginning of a conversation before."""
 
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 # Tokens between two places at which beginnings are compared.
 STRIDE = 8
@@ -30,29 +33,44 @@ def landmarks(chain: Sequence[int]) -> list[int]:
     return list(dict.fromkeys([*chain[every - 1 :: every], *chain[-1:]]))
 
 
-class KnownBeginnings:
-    """The beginnings that a replica has read; the oldest are forgotten first."""
+class KnownBeginnings(Generic[Name]):
+    """The beginnings that replicas have read; of each replica, the oldest are forgotten first."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[int, None] = OrderedDict()
+        self._of: dict[Name, OrderedDict[int, None]] = {}
+        # The same by beginning: looking one up takes as long for a thousand replicas as for one.
+        self._at: dict[int, set[Name]] = {}
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._known)
+    def count(self, replica: Name) -> int:
+        """Return how many are known of a replica."""
+        return len(self._of.get(replica, ()))
 
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def add(self, marks: Iterable[int]) -> None:
-        """Remember beginnings."""
+    def add(self, replica: Name, marks: Iterable[int]) -> None:
+        """Remember what a replica has read."""
+        known = self._of.setdefault(replica, OrderedDict())
         for mark in marks:
-            self._known[mark] = None
-            self._known.move_to_end(mark)
-        while len(self._known) > MOST:
-            self._known.popitem(last=False)
+            known[mark] = None
+            known.move_to_end(mark)
+            self._at.setdefault(mark, set()).add(replica)
+        while len(known) > MOST:
+            self._drop(replica, known.popitem(last=False)[0])
 
-    def shared(self, chain: Sequence[int]) -> int:
-        """Return how many tokens of a prompt it has read, as far as known."""
+    def keep(self, replicas: Iterable[Name]) -> None:
+        """Forget all replicas but these."""
+        for gone in self._of.keys() - set(replicas):
+            for mark in self._of.pop(gone):
+                self._drop(gone, mark)
+
+    def shared(self, chain: Sequence[int]) -> dict[Name, int]:
+        """Return how many tokens of a prompt replicas have read, as far as known; without those that have none."""
+        found: dict[Name, int] = {}
         for place in range(len(chain), 0, -1):
-            if chain[place - 1] in self._known:
-                return place * STRIDE
-        return 0
+            for replica in self._at.get(chain[place - 1], ()):
+                found.setdefault(replica, place * STRIDE)
+        return found
+
+    def _drop(self, replica: Name, mark: int) -> None:
+        holders = self._at[mark]
+        holders.discard(replica)
+        if not holders:
+            del self._at[mark]

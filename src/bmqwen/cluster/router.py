@@ -4,6 +4,7 @@ It runs in each process that takes requests in. What it routed itself it knows a
 replicas tell of themselves every few seconds (Ray's routing statistics).
 """
 
+import heapq
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -27,7 +28,7 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]
     def initialize_state(self, *, alone: bool = True) -> None:
         """Begin without any knowledge; `alone`: no other process sends these replicas requests."""
         self._alone = alone
-        self._known: dict[ReplicaID, KnownBeginnings] = {}
+        self._known: KnownBeginnings[ReplicaID] = KnownBeginnings()
         # Where each request is, since when, and whether it arrived.
         self._placed: dict[str, tuple[ReplicaID, float, bool]] = {}
         register(self._deployment_id.app_name, self._deployment_id.name, self)
@@ -52,9 +53,16 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]
         replicas = [
             replica for replica in replicas if replica.routing_stats.get("state", "ready") == "ready"
         ] or replicas
-        candidates = [self._candidate(replica, loads, chain) for replica in replicas]
-        order = ranked(candidates, len(chain) * STRIDE, _speed(replicas))
-        chosen = [replicas[place] for place in order[:MOST_CHOICES]]
+        # Of many, those that know the prompt's beginning and the least loaded ones: no other can be the best.
+        cached = self._known.shared(chain)
+        compared = [replica for replica in replicas if replica.replica_id in cached]
+        others = (replica for replica in replicas if replica.replica_id not in cached)
+        compared += heapq.nsmallest(MOST_CHOICES, others, key=lambda replica: self._order(replica, loads))
+        candidates = [
+            Candidate(*self._order(replica, loads), cached.get(replica.replica_id, 0)) for replica in compared
+        ]
+        order = ranked(candidates, len(chain) * STRIDE, _speed(compared))
+        chosen = [compared[place] for place in order[:MOST_CHOICES]]
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
         if pending_request is not None and chosen:
@@ -80,26 +88,21 @@ class PrefixRouter(RequestRouter):  # type: ignore[misc]
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Forget the replicas that are gone, and learn what the others tell of themselves."""
         super().update_replicas(replicas)
-        names = {replica.replica_id for replica in replicas}
-        for gone in self._known.keys() - names:
-            del self._known[gone]
+        self._known.keep(replica.replica_id for replica in replicas)
         for replica in replicas:
-            known = self._known.setdefault(replica.replica_id, KnownBeginnings())
-            known.add(replica.routing_stats.get("beginnings", ()))
+            self._known.add(replica.replica_id, replica.routing_stats.get("beginnings", ()))
 
     def note(self, replica_id: ReplicaID, chain: Sequence[int]) -> None:
         """Remember that a replica has read what begins so."""
-        self._known.setdefault(replica_id, KnownBeginnings()).add(landmarks(chain))
+        self._known.add(replica_id, landmarks(chain))
 
-    def _candidate(
-        self, replica: RunningReplica, loads: Mapping[ReplicaID, int], chain: Sequence[int]
-    ) -> Candidate:
-        known = self._known.setdefault(replica.replica_id, KnownBeginnings())
+    def _order(self, replica: RunningReplica, loads: Mapping[ReplicaID, int]) -> tuple[float, int]:
+        """Requests that a replica has, and beginnings that it knows."""
         load = loads.get(replica.replica_id, 0)
         if not self._alone:
             # Of what others sent it, it tells itself, a little later.
             load = max(load, replica.routing_stats.get("load", 0))
-        return Candidate(load, known.shared(chain), len(known))
+        return load, self._known.count(replica.replica_id)
 
     def _loads(self) -> dict[ReplicaID, int]:
         """Requests of this process that each replica has."""
