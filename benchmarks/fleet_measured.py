@@ -13,7 +13,6 @@ import os
 import random
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,7 +31,9 @@ from fleet_model import Box, Fleet, Outcome, Users, percentile
 REPLICAS = 3
 SEQUENCES = 4
 READ_RATE, STEP_S = 200.0, 0.05
-PEOPLE = Users(think_s=6.0, turns=4.0, question=40.0, answer=40.0, spread=0.5, instructions=0, context=2048)
+PEOPLE = Users(think_s=6.0, turns=4.0, question=70.0, answer=40.0, spread=0.5, instructions=0, context=2048)
+# Tokens of a word of three digits and a blank, and around a question, with the tokenizer of the tests' tiny models.
+WORD, TEMPLATE = 4, 27
 PORT = 8470
 
 
@@ -58,8 +59,9 @@ async def measure(users: int, seconds: float) -> Outcome:
         messages: list[dict[str, str]] = []
         await asyncio.sleep(chance.uniform(0, PEOPLE.think_s))
         while time.monotonic() < end:
-            # A word of digits is about three tokens of a tiny tokenizer, and no two questions are alike.
-            words = " ".join(str(chance.randrange(100, 999)) for _ in range(length(PEOPLE.question) // 4 + 1))
+            # No two questions are alike.
+            count = max(1, (length(PEOPLE.question) - TEMPLATE) // WORD)
+            words = " ".join(str(chance.randrange(100, 999)) for _ in range(count))
             messages.append({"role": "user", "content": words})
             asked = time.monotonic()
             first, text = 0.0, ""
@@ -146,8 +148,7 @@ def main() -> None:
         box = Box(READ_RATE, tuple(count / STEP_S for count in range(1, SEQUENCES + 1)), SEQUENCES)
         for users in given.users:
             outcomes.append(asyncio.run(measure(users, given.seconds)))
-            people = replace(PEOPLE, question=PEOPLE.question)
-            outcomes.append(Fleet(REPLICAS, users, box=box, people=people).run(20 * given.seconds))
+            outcomes.append(Fleet(REPLICAS, users, box=box, people=PEOPLE).run(20 * given.seconds))
         serve.shutdown()
     finally:
         ray.shutdown()

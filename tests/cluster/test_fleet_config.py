@@ -1,11 +1,13 @@
 """Fleets that cannot be: one sentence each, before anything is started."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from bmqwen.cluster.config import FleetConfig, Scale, parse_config, read_config
 from bmqwen.cluster.readiness import NodeReport, problems_of, require_ready
@@ -98,6 +100,19 @@ def test_nodes_that_can() -> None:
     config = fleet({"chip": "bm1684x", "replicas": 3}, {"model": "demo", "threads": 8})
     nodes = [node(), node(resources={"CPU": 4.0, "bm1684x": 3.0}, chips=3)]
     assert list(problems_of(config, nodes)) == []
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_guides_files_are_fleets(language: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / language / "cluster.md").read_text(encoding="utf-8")
+    own, deploy, kuberay = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    )
+    inner = yaml.safe_load(kuberay["spec"]["serveConfigV2"])
+    applications = [*deploy["applications"], *inner["applications"]]
+    assert {each["import_path"] for each in applications} == {"bmqwen.cluster:app"}
+    for content in (own, *(each["args"] for each in applications)):
+        assert parse_config(content, page).models
 
 
 def test_what_an_update_replaces() -> None:

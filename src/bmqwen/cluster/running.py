@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
 
@@ -19,6 +20,7 @@ from bmqwen.errors import DeviceError, InputError
 
 NAME = "bmqwen"
 POLL_SECONDS = 0.5
+MOST_STARTS = 3
 _SENTENCE = re.compile(r"^bmqwen\.errors\.\w+: (.+)$", re.MULTILINE)
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
@@ -59,10 +61,7 @@ def start(config: FleetConfig, progress: Callable[[str], None]) -> None:
 
     Raises DeviceError, with what a replica said, for a fleet that cannot be started.
     """
-    serve.start(
-        proxy_location="EveryNode" if config.every_node else "HeadOnly",
-        http_options=HTTPOptions(host=config.host, port=config.port),
-    )
+    _start_proxies(config)
     serve.run_many(
         [serve.RunTarget(build(config), name=NAME, route_prefix="/")], wait_for_applications_running=False
     )
@@ -79,6 +78,24 @@ def start(config: FleetConfig, progress: Callable[[str], None]) -> None:
             told = now
             progress(now)
         time.sleep(POLL_SECONDS)
+
+
+def _start_proxies(config: FleetConfig) -> None:
+    """Have Ray listen. Raises DeviceError where it cannot."""
+    for start in range(1, MOST_STARTS + 1):
+        try:
+            serve.start(
+                proxy_location="EveryNode" if config.every_node else "HeadOnly",
+                http_options=HTTPOptions(host=config.host, port=config.port),
+            )
+            return
+        except RayError as error:  # noqa: PERF203  (it is the few starts that are tried)
+            # On a machine with too much to do, Ray gives a proxy up that is merely slow, and begins another one.
+            if start == MOST_STARTS:
+                raise DeviceError(
+                    f"Ray cannot listen on {config.host}, port {config.port}: something else may do so, or the node is "
+                    "too busy; choose another port, or see Ray's logs"
+                ) from error
 
 
 def stop() -> None:
