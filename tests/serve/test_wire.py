@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bmqwen.errors import (
     BmqwenError,
+    BusyError,
     ContextLengthError,
     DeviceError,
     InputError,
@@ -96,3 +97,9 @@ def test_an_unknown_error_is_the_engines_failure() -> None:
         assert type(error) is DeviceError
     with pytest.raises(ValueError):
         wire.decode(b"[]")
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    error = wire.Fault.of(BusyError("the queue is full", 7)).error()
+    assert isinstance(error, BusyError)
+    assert (str(error), error.retry_after) == ("the queue is full", 7)
