@@ -115,7 +115,8 @@ class RayPool:
     def cancel(self, job: Job) -> None:
         """Drop a job that nobody waits for any more."""
         task = self._tasks.get(job)
-        if task is not None:
+        # The last message of one that has been answered is still to come.
+        if task is not None and job.state != "over":
             job.state = "over"
             task.cancel()
 
@@ -161,10 +162,11 @@ class RayPool:
         """Send a job to the replica that the router chooses. Raises EngineLostError if it ends before its answer."""
         response = self._handle.remote(line, chain=chain, model=self._identity)
         try:
+            # To its end: only then does Ray count the request as answered.
             async for data in response:
                 self._receive(job, decode(data))
-                if job.state == "over":
-                    return
+            if job.state == "over":
+                return
             raise EngineLostError("the engine stopped while it was answering; try again")
         except BackPressureError as error:
             raise BusyError(
