@@ -10,6 +10,7 @@ from bmqwen.artifact.bmodel import read_description
 from bmqwen.artifact.footprint import bmodel_footprint, footprint
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.emit.export import export_onnx
 from bmqwen.engine import load
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import open_checkpoint
@@ -27,6 +28,7 @@ def test_an_embedder_on_the_simulator(simulator: Toolchain, tmp_path: Path) -> N
         bundle = compile_model(
             checkpoint, tmp_path / "bundle", Precision("f16", 32, "f16"), seq_len=96, toolchain=simulator
         )
+        exact = export_onnx(checkpoint, tmp_path / "cpu", Precision("f32", 32, "f32"))
     assert bundle.config.headless
     assert bundle.details["sequences"] == 1
     measured = bmodel_footprint(read_description(bundle.bmodel))
@@ -34,7 +36,7 @@ def test_an_embedder_on_the_simulator(simulator: Toolchain, tmp_path: Path) -> N
     assert measured.cache == planned.cache
     assert measured.weights == pytest.approx(planned.weights, rel=0.02)
     with (
-        load(folder, precision=Precision("f32", 32, "f32"), task="embedding", threads=1) as cpu,
+        load(exact.folder, task="embedding", threads=1) as cpu,
         load(bundle.folder, "sim", task="embedding") as chip,
     ):
         for text in TEXTS:
