@@ -19,6 +19,7 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
   const [files, setFiles] = useState(() => drafts.filesOf(chat.open, chat.summaries));
   const [reading, setReading] = useState(null);
   const attaching = useRef(null);
+  const queue = useRef(Promise.resolve());
   const tokens = useDraftTokens(chat, text, files);
   const chooser = useRef(null);
   const running = chat.isRunning(chat.open);
@@ -29,8 +30,12 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
     if (!narrow) field.current.focus();
   }, [id]);
 
-  // What is still being read belongs to the conversation that is left.
-  useEffect(() => () => attaching.current?.abort(), []);
+  // What is still to be read belongs to the conversation that is left.
+  const leave = () => {
+    attaching.current?.abort();
+    queue.current = null;
+  };
+  useEffect(() => leave, []);
 
   const change = (value) => {
     setText(value);
@@ -40,7 +45,13 @@ export function Composer({ chat, field, narrow, onEditLast, dropped }) {
     setFiles(chosen);
     drafts.setFiles(chat.open, chat.summaries, chosen);
   };
-  const attach = async (chosen) => {
+  // One after another, in the order in which they were chosen.
+  const attach = (chosen) => {
+    const done = queue.current.then(() => queue.current && attachAll(chosen));
+    queue.current = done.catch(() => {});
+    return done;
+  };
+  const attachAll = async (chosen) => {
     const largest = (chat.info?.limits.body_bytes ?? 4 << 20) / 2;
     const stopping = (attaching.current = new AbortController());
     const { signal } = stopping;
