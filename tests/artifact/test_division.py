@@ -39,6 +39,7 @@ def test_a_tied_head_is_in_the_last_part_alone(tied: bool) -> None:
     first, last = (weight_bytes(part, precision) for part in divide(config, precision, 2))
     head = "model.embed_tokens.weight" if tied else "lm_head.weight"
     assert head in last
+    assert part_text(divide(config, precision, 2)[1]) == "layer 2"
     assert not {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} & set(first)
 
 

@@ -64,4 +64,6 @@ def part_text(config: ModelConfig) -> str:
     """Return "layers 1 to 14" for a part, and "" for a whole model."""
     if config.is_last and not config.layers_before:
         return ""
+    if config.num_hidden_layers == 1:
+        return f"layer {config.layers.stop}"
     return f"layers {config.layers_before + 1} to {config.layers.stop}"
