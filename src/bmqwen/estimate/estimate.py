@@ -199,10 +199,10 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
     )
     precision = str(Precision(**bundle.precision))
     together = _side_by_side(nets, profiles, host, question, bundle.config, len(divided))
+    # Of one part the manifest says enough; those of several have their memory in their bmodels.
+    own = bundle.parts if len(divided) > 1 else ()
     chips = _chips(
-        [part.config.num_hidden_layers for part in bundle.parts],
-        [part.device_bytes for part in bundle.parts],
-        divided,
+        [part.config.num_hidden_layers for part in own], [part.device_bytes for part in own], divided
     )
     layers = bundle.config.num_hidden_layers
     return Estimate(bundle.model, precision, layers, forecast, {}, together, parts=chips)
