@@ -58,7 +58,7 @@ class EngineReplica:
             )
         self._model = model = FleetModel.model_validate_json(text)
         bundle = await asyncio.to_thread(self._resolve)
-        if len(bundle.parts) > 1:
+        if bundle.kind == "bmodel" and len(bundle.parts) > 1:
             raise InputError(
                 f"{bundle.model} was compiled for {len(bundle.parts)} chips, and an engine of a fleet has one: serve "
                 "it with bmqwen serve"
