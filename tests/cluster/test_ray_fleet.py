@@ -69,7 +69,7 @@ def test_second_turns_go_where_the_first_ones_were(ray_fleet: RayFleet) -> None:
     """Hit rate with 6 conversations at once in 12 places: at least 95 %."""
 
     async def conversation(client: httpx.AsyncClient, number: int) -> list[float]:
-        # So long that reading it again is worth less than a place in a queue.
+        # So long that what is new of a later prompt is less than a third of it.
         content = f"{question(1000 + number)[0]['content']} " + f"{number} apples, " * 12
         messages: list[dict[str, str]] = [{"role": "user", "content": content}]
         shares = []
@@ -96,7 +96,6 @@ def test_second_turns_go_where_the_first_ones_were(ray_fleet: RayFleet) -> None:
 
     found = asyncio.run(all_of_them())
     later = [share for shares in found for share in shares[1:]]
-    # What is new of a prompt is less than a third of it.
     hits = sum(share > 0.6 for share in later) / len(later)
     print(f"hit rate {hits:.1%} of {len(later)} later turns", sorted(round(share, 2) for share in later)[:16])
     assert hits >= 0.95
