@@ -32,9 +32,11 @@ BY_LIBBMRT = pytest.mark.parametrize("runtime", [OPENERS["libbmrt"]], ids=["libb
 
 @pytest.fixture(scope="module")
 def model(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> CompiledModel:
-    """Nets for three sequences; two heads share their keys."""
+    """Nets for three sequences; two heads share their keys. Results of several rows take more memory than a prompt."""
     folder = tmp_path_factory.mktemp("several")
-    return compile_toy(simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES)
+    return compile_toy(
+        simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES, vocabulary=4096
+    )
 
 
 @pytest.fixture(scope="module", params=list(OPENERS.values()), ids=list(OPENERS))
@@ -197,8 +199,8 @@ def test_drafts_are_checked_in_one_launch_and_change_no_token(
             assert list(generation.completion.token_ids) == expected[number]
         return (runtime.counters - before).launches
 
-    # It repeats itself; then it is an earlier answer, too, from which drafts come: alone, and beside another's tokens.
-    assert answer(0) < ANSWER
+    # Then it is an earlier answer from which drafts come: alone, and beside another's tokens.
+    assert answer(0) <= ANSWER
     assert answer(0) <= ANSWER // 2
     assert answer(0, 1) <= ANSWER + 1
 

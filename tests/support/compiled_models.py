@@ -47,10 +47,11 @@ def compile_toy(
     sequences: int = 1,
     layers: int = 2,
     parts: int = 1,
+    vocabulary: int = 320,
     name: str = "bundle",
 ) -> CompiledModel:
     """Make it in an empty folder, or beside the one that is there a bundle of another name, of the same weights."""
-    config = tiny_config(kind, hidden_size=128, intermediate_size=256, layers=layers)
+    config = tiny_config(kind, hidden_size=128, intermediate_size=256, layers=layers, vocab_size=vocabulary)
     precision = Precision.choose(form, 32)
     write_checkpoint(folder / "model", config, seed=seed)
     kept = patch("bmqwen.compiler.pipeline.compile_net", compile_net)

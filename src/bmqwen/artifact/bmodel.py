@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bmqwen.errors import BundleError
+from bmqwen.util.storage import storage_errors
 
 _Item = TypeVar("_Item")
 # bm_data_type_t.
@@ -18,6 +19,8 @@ MAGIC = 0xFF55AAEE
 IO_ALONE = 1
 # A description of hundreds of nets has some MB.
 LARGEST = 256 << 20
+# Fields of a stage: bytes of intermediate results, and those of each part of a chip's memory.
+_NEURON_BYTES, _NEURON_PARTS = 3, 14
 # Nothing in a damaged file may make this program read or list more than that.
 LONGEST = 1 << 20
 
@@ -116,6 +119,25 @@ def read_description(path: Path) -> BmodelDescription:
         raise BundleError(f"{path} is damaged ({error}): download or compile it again") from error
 
 
+def reserve_intermediates(path: Path) -> None:
+    """Have the first stage of each net ask for the memory of intermediate results that its neediest stage takes.
+
+    libbmrt takes that memory while it loads the stages in their order, and where a later one needs more, it takes
+    other memory and frees the first, to which the commands of the earlier stages go on writing.
+    """
+    start, size = check_bmodel(path)
+    with storage_errors(path), path.open("r+b") as file:
+        file.seek(start)
+        description = bytearray(file.read(size))
+        for net in Table.root(bytes(description)).tables(4):
+            stages = net.tables(3)
+            most = max(map(_intermediates, stages))
+            for place in stages[0].places(_NEURON_BYTES, _NEURON_PARTS):
+                struct.pack_into("<Q", description, place, most)
+        file.seek(start)
+        file.write(description)
+
+
 class Table:
     """A table of a FlatBuffer, its fields found by number. What does not fit into the buffer is a ValueError."""
 
@@ -166,6 +188,11 @@ class Table:
         """Return a struct of two 64-bit numbers; zeros where it is left out."""
         place = self._find(field)
         return (self._number("<Q", place), self._number("<Q", place + 8)) if place else (0, 0)
+
+    def places(self, number: int, only: int) -> list[int]:
+        """Return where a number's bytes are, and those of another field's list, if that has a single item."""
+        found = [self._find(number), self._follow(only) + 4 if len(self.numbers(only, "<Q")) == 1 else 0]
+        return [place for place in found if place]
 
     def _find(self, field: int) -> int:
         offset = self._fields[field] if field < len(self._fields) else 0
@@ -233,15 +260,20 @@ def _net(net: Table) -> NetDescription:
 def _stage(stage: Table) -> StageDescription:
     weights = stage.table(4)
     hashed = {bytes(weights.numbers(1, "<B")).hex(): weights.pair(2)[1]} if weights else {}
-    parts = stage.numbers(14, "<Q")
     return StageDescription(
         inputs=tuple(_tensor(tensor) for tensor in stage.tables(0)),
         outputs=tuple(_tensor(tensor) for tensor in stage.tables(1)),
         weights=hashed,
         instruction_bytes=_instructions(stage),
-        neuron_bytes=sum(parts) if parts else stage.integer(3, "<Q"),
+        neuron_bytes=_intermediates(stage),
         io_bytes=stage.integer(18, "<Q"),
     )
+
+
+def _intermediates(stage: Table) -> int:
+    """Bytes of memory for intermediate results."""
+    parts = stage.numbers(_NEURON_PARTS, "<Q")
+    return sum(parts) if parts else stage.integer(_NEURON_BYTES, "<Q")
 
 
 def _instructions(stage: Table) -> int:

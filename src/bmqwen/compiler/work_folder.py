@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bmqwen.artifact.bmodel import reserve_intermediates
 from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.timing import Profile, read_profile
 from bmqwen.compiler.toolchain import Toolchain
@@ -139,6 +140,7 @@ class WorkFolder:
                 )
                 if self._joined:
                     combine(toolchain, [old, own], new, cancelled=cancelled)
+                    reserve_intermediates(new)
                 else:
                     link_or_copy(own, new)
                 joined = self._joined | {shape: done}
