@@ -278,7 +278,7 @@ def chip_groups(bundle: "Bundle", chips: Sequence[int]) -> list[tuple[int, ...]]
 
     Raises InputError where the parts of the bundle do not come out even.
     """
-    count = len(bundle.parts) if len(chips) > 1 else 1
+    count = len(bundle.parts) if len(chips) > 1 and bundle.kind == "bmodel" else 1
     if len(chips) % count:
         raise InputError(
             f"--device {','.join(map(str, chips))}: {bundle.model} was compiled for {count} chips, "
