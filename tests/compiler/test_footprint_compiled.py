@@ -28,9 +28,9 @@ def toolchain() -> Toolchain:
     [
         (128, 256, 4, 320, "int4", 96),
         (128, 256, 4, 320, "int8", 96),
-        # One layer as wide as Qwen1.5-1.8B's and 0.5B's, with smaller heads.
+        # One layer as wide as Qwen1.5-1.8B's, with smaller heads.
         (2048, 5504, 16, 8192, "int4", 128),
-        (1024, 2816, 16, 1024, "f16", 64),
+        (2048, 5504, 16, 1024, "f16", 64),
     ],
 )
 def test_footprint_is_what_the_compiler_makes(

