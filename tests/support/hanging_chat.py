@@ -77,7 +77,7 @@ def _open_runtime(bundle: Bundle, *_: object) -> Any:
     if os.environ["HANG_HOW"] == "library":
         return Hanging()
     # Any file will do for the nets.
-    bundle = replace(bundle, details={"device_bytes": 1, "bmodel": "bmqwen.json"})
+    bundle = replace(bundle, details={"device_bytes": 1, "bmodel": "model.onnx"})
     return SimulatedRuntime(bundle, None, opener="support.hanging_chat:open_hanging")
 
 
