@@ -40,6 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What is not for every run."""
     parser.addoption("--registry", action="store_true", help="also run the tests that ask a package index")
     parser.addoption("--clients", action="store_true", help="also run programs that talk to the server")
+    parser.addoption("--thorough", action="store_true", help="also prove at length what others prove in part")
     parser.addoption("--cluster", action="store_true", help="also run a fleet on a cluster of Ray nodes")
 
 
@@ -55,6 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ("registry", "asks a package index"),
         ("clients", "installs client programs"),
         ("cluster", "starts a cluster"),
+        ("thorough", "takes long"),
     )
     for name, reason in left_out:
         if not config.getoption(f"--{name}"):

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.simulator
 LAYERS, CONTEXT = 5, 64
 
 
+@pytest.mark.thorough
 def test_decoding_is_predicted_within_three_per_cent() -> None:
     row = PUBLISHED[0]
     _, config = known_config(row.model, offline=True)

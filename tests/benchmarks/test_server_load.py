@@ -118,6 +118,7 @@ def test_memory_that_grows_after_the_warm_up(per_second: int, good: bool) -> Non
     assert memory_check([*warm, *after]).good is good
 
 
+@pytest.mark.thorough
 def test_a_small_load_as_a_whole(tmp_path: Path) -> None:
     model = write_talker(tmp_path / "chatterbox", endless=True, context=60_000)
     files = tmp_path / "table.md", tmp_path / "all.json"

@@ -109,7 +109,7 @@ def test_bundle_is_complete_and_says_what_it_holds(model: Path, tmp_path: Path) 
     assert bundle.details["device_bytes"] == 1000 + AddressMap(bundle.config, list(nets.cycles)).size
     assert bundle.details["stages"][0]["bytes_read"] == 300
     # The longest step first: what model_tool says of memory is of the first.
-    text = bundle.path("model.bmodel").read_text()
+    text = bundle.path("model.bmodel").read_text("latin-1")
     assert [text.index(f"input_states, [1, {n},") for n in (64, 32, 8, 1)] == sorted(
         text.index(f"input_states, [1, {n},") for n in (64, 32, 8, 1)
     )

@@ -57,6 +57,7 @@ def test_a_second_turn_reads_only_what_is_new(demo_model: Path) -> None:
         assert usage.prompt_tokens - usage.cached_tokens < 25
 
 
+@pytest.mark.thorough
 def test_bench_prints_a_row_of_the_published_table(demo_model: Path) -> None:
     result = bmqwen(
         "bench", str(demo_model), "--repeats", "2", "--warmup", "0", "--max-tokens", "8", "--json"

@@ -96,6 +96,7 @@ def test_side_by_side_each_says_what_it_says_alone(
     assert answers == expected
 
 
+@BY_LIBBMRT
 def test_a_sequence_that_ends_or_comes_back_leaves_the_others_alone(
     runtime: SimulatedRuntime, expected: list[list[int]]
 ) -> None:
@@ -156,6 +157,7 @@ def test_every_row_of_a_step_is_that_of_a_step_of_its_own(
         assert single.greedy() == [int(row.argmax())]
 
 
+@BY_LIBBMRT
 def test_rows_that_the_chip_moves_are_the_same_there(runtime: SimulatedRuntime) -> None:
     """Two of three that fill the cache side by side are forgotten: their new prompts have room after a move only."""
     empty(runtime)
@@ -200,7 +202,7 @@ def test_drafts_are_checked_in_one_launch_and_change_no_token(
         return (runtime.counters - before).launches
 
     # Then it is an earlier answer from which drafts come: alone, and beside another's tokens.
-    assert answer(0) <= ANSWER
+    assert answer(0) <= ANSWER + 1
     assert answer(0) <= ANSWER // 2
     assert answer(0, 1) <= ANSWER + 1
 

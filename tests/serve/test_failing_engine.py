@@ -98,7 +98,9 @@ def test_an_engine_that_fails_while_it_is_loaded_again_and_again(failing: Failin
     assert failing.client.get("/health").json()["problem"] is None
 
 
-@pytest.mark.parametrize("how", ["DeviceError", "MemoryError", "RuntimeError", "hang"])
+@pytest.mark.parametrize(
+    "how", ["DeviceError", "MemoryError", "RuntimeError", pytest.param("hang", marks=pytest.mark.thorough)]
+)
 def test_an_engine_that_cannot_be_loaded_again_at_first(failing: FailingServer, how: str) -> None:
     failing.fail("load", how)
     hangs = failing.metric("bmqwen_engine_hangs_total")

@@ -34,16 +34,24 @@ Path("compiler_profile_0.txt").write_text(
 )
 """
 
+# What it joins are texts, behind the description of a bmodel without nets.
 _MODEL_TOOL = """
-import sys
+import struct, sys
 from pathlib import Path
+DESCRIPTION = struct.pack("<IHHi", 8, 4, 4, 4)
+MAGIC = struct.pack("<I", 0xFF55AAEE)
+def text(name):
+    content = Path(name).read_bytes()
+    return content[64 + len(DESCRIPTION):] if content.startswith(MAGIC) else content
 if sys.argv[1] == "--info":
     print("net 0: [step]  static")
-    print(Path(sys.argv[2]).read_text())
+    print(text(sys.argv[2]).decode())
     print("device mem size: 1000 (weight: 1, instruct: 2, runtime: 3)")
 else:
     at = sys.argv.index("-o")
-    Path(sys.argv[at + 1]).write_text("".join(Path(name).read_text() for name in sys.argv[2:at]))
+    joined = b"".join(text(name) for name in sys.argv[2:at])
+    head = MAGIC + struct.pack("<3I48x", 64, len(DESCRIPTION), len(joined))
+    Path(sys.argv[at + 1]).write_bytes(head + DESCRIPTION + joined)
 """
 
 
