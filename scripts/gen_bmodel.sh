@@ -35,7 +35,7 @@ case $mode in
   bf16) options=(--quant f16 --bf16) ;;
   *) refuse "unknown mode $mode: choose int4, int8, f16 or bf16" ;;
 esac
-[[ $num_device == 1 ]] || refuse "--num_device $num_device: bmqwen runs a model on one chip; choose a smaller --mode"
+[[ $num_device == 1 ]] || refuse "--num_device $num_device: this script compiles for one chip; for several use bmqwen compile --parts $num_device"
 [[ $target == bm1684x ]] || refuse "--target $target: bmqwen compiles for bm1684x only"
 [[ $dynamic == 0 ]] || refuse "--dynamic $dynamic: there is no need, nets of several lengths are made; leave it out"
 [[ $addr_mode == io_alone ]] || refuse "--addr_mode $addr_mode: bmqwen's nets are io_alone, which keeps the K/V cache in place"

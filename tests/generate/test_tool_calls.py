@@ -141,6 +141,10 @@ def xml(*arguments: tuple[str, str]) -> str:
             "<tool_call><function=add><parameter=text>a</par</parameter></function></tool_call>",
             {"text": "a</par"},
         ),
+        (
+            xml(("text", "<a>1</parameter>\nrest</parameter> <b"), ("count", "1")),
+            {"text": "<a>1</parameter>\nrest</parameter> <b", "count": 1},
+        ),
     ],
 )
 def test_calls_in_xml(text: str, arguments: dict[str, object]) -> None:

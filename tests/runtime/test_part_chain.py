@@ -166,5 +166,9 @@ def test_a_part_that_ends_fails_the_step_and_no_more(model: CompiledModel, simul
             DeviceError, match=r"the simulator of model-2\.bmodel was used after it was closed"
         ):
             runtime.step([Feed(0, PROMPTS[0])])[0].greedy()
+        # Whoever asks next is told as well: rows of the failed launch are missing.
+        for _ in range(2):
+            with pytest.raises(DeviceError):
+                chain.memory_used()  # type: ignore[union-attr]
     finally:
         runtime.close()

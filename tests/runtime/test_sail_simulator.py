@@ -61,6 +61,7 @@ def test_step_nets_say_in_two_turns_what_the_cpu_says(
     assert_as_cpu(model.bundle, by_sail(model.bundle, simulator, form), model.cpu.folder, length)
 
 
+@pytest.mark.thorough
 def test_bfloat16_step_nets_on_a_soc(simulator: Toolchain, tmp_path: Path) -> None:
     model = compile_toy(simulator, tmp_path, "qwen1.5", "int8", 8, half="bf16")
     ids = np.random.default_rng(3).integers(0, 300, 20).tolist()

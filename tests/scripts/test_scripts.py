@@ -70,7 +70,7 @@ def test_modes(mode: str, options: list[str]) -> None:
         ("--name qwen1.5-7b --seq_length many", "--seq_length is required"),
         ("--name qwen1.5-7b --seq_length", "--seq_length needs a value"),
         ("--name qwen1.5-7b --seq_length 512 --mode w3", "unknown mode w3"),
-        ("--name qwen1.5-7b --seq_length 512 --num_device 2", "bmqwen runs a model on one chip"),
+        ("--name qwen1.5-7b --seq_length 512 --num_device 2", "for several use bmqwen compile --parts 2"),
         ("--name qwen1.5-7b --seq_length 512 --target bm1688", "for bm1684x only"),
         ("--name qwen1.5-7b --seq_length 512 --dynamic 1", "leave it out"),
         ("--name qwen1.5-7b --seq_length 512 --addr_mode basic", "nets are io_alone"),

@@ -129,7 +129,9 @@ def test_an_engine_that_hangs_while_it_is_closed(
     ("how", "reason"),
     [
         ("exit", "engine 0 ended unexpectedly (exit status 7)"),
-        ("hang", "engine 0 was not loaded after 2 seconds and was killed"),
+        pytest.param(
+            "hang", "engine 0 was not loaded after 2 seconds and was killed", marks=pytest.mark.thorough
+        ),
         ("DeviceError", "the chip does not answer"),
     ],
 )

@@ -86,9 +86,11 @@ def test_a_response_can_be_asked_for_again(toy: ToyServer) -> None:
     assert responses.retrieve(first.id) == first
     (item,) = responses.input_items.list(first.id)
     assert item.type == "message"
+    # What clients call their items does not count: one here would be asked for again and again.
+    items: list[Any] = [{"role": "user", "content": str(number), "id": "item_0"} for number in range(5)]
     many = responses.create(
         model="toy",
-        input=[{"role": "user", "content": str(number)} for number in range(5)],
+        input=items,
         max_output_tokens=4,
         previous_response_id=first.id,
     )

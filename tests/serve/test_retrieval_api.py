@@ -20,8 +20,9 @@ TEXTS = ["The capital of China is Beijing.", "hello you"]
 
 
 @pytest.fixture(scope="module")
-def folders(serve_folder: Path) -> tuple[Path, Path]:
-    return write_embedder(serve_folder / "embedder"), write_reranker(serve_folder / "reranker")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("retrieval")
+    return write_embedder(folder / "embedder"), write_reranker(folder / "reranker")
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,7 @@ def test_each_model_is_asked_at_its_place(server: LiveServer, client: openai.Ope
         ({"input": ["a", "word " * 300]}, "only 127 fit into the context; split input[1]"),
         ({"input": [[5, 999]]}, "input[0] has the token 999, but the last one is 319"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
+        ({"input": [1, 2], "input_type": "query"}, "an instruction goes before text"),
     ],
 )
 def test_what_cannot_be_embedded(server: LiveServer, body: dict[str, Any], said: str) -> None:

@@ -18,7 +18,7 @@ from support.checkpoints import tiny_config, write_checkpoint, write_gguf
 
 pytest.importorskip("gguf")
 
-FUZZ = settings(max_examples=300, deadline=None)
+FUZZ = settings(max_examples=150, deadline=None)
 SMALL = tiny_config("llama", layers=1, hidden_size=32, intermediate_size=32, heads=2, vocab_size=300)
 
 # Changes of a valid file: (position as a fraction, byte put there) several times, and how much is kept.
@@ -154,7 +154,7 @@ KEYS = sorted({
 })  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4))
 def test_config_with_any_values(changes: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigError):

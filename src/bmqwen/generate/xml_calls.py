@@ -26,7 +26,10 @@ _END = re.compile(r"\s*</function>")
 # A value begins after one line break, which has to be there, or not, before it can be told.
 _PARAMETER = re.compile(r"\s*<parameter=(?P<name>[^>\n]*)>(?:\n|(?=[^\n]))")
 _VALUE_ENDS = ("\n</parameter>", "</parameter>")
-_VALUE_END = re.compile("\n?</parameter>")
+# A text may hold the tag itself: it ends where another argument, or the call's end, follows.
+_VALUE_END = re.compile(r"\n?</parameter>(?=\s*(?:<parameter=|</function>))")
+_FOLLOWS = ("<parameter=", "</function>")
+_MAYBE_END = re.compile(r"\n?</parameter>\s*(?P<tail>\S{0,11})\Z")
 # The template of Qwen3.5 shows the model these names of Python's.
 _WORDS = {"True": True, "False": False, "None": None}
 _TYPES: tuple[tuple[type, str], ...] = (
@@ -93,7 +96,11 @@ class XmlArguments:
             return as_json(value)[1:] if self._is_text else as_json(read_value(value, self._types))
         if not self._is_text:
             return ""
-        certain = self._held[: len(self._held) - max(overlap(self._held, end) for end in _VALUE_ENDS)]
+        end = len(self._held) - max(overlap(self._held, tag) for tag in _VALUE_ENDS)
+        maybe = _MAYBE_END.search(self._held)
+        if maybe and any(tag.startswith(maybe["tail"]) for tag in _FOLLOWS):
+            end = min(end, maybe.start())
+        certain = self._held[:end]
         self._held = self._held[len(certain) :]
         return as_json(certain)[1:-1]
 

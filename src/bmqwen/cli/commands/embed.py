@@ -174,7 +174,7 @@ def _text_of(line: str, place: str) -> str:
 
     try:
         value: Any = json_text.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str) or not text.strip():

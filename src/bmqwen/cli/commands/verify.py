@@ -48,7 +48,7 @@ def verify(
     from bmqwen.evaluation.verify import choose_nets, duration, estimate_seconds
     from bmqwen.evaluation.verify import verify as compare
     from bmqwen.hub.hub import Hub
-    from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
+    from bmqwen.runtime.bmrt.simulated import SimulatedRuntime, open_simulators
 
     opened = read_bundle(bundle)
     if opened.kind != "bmodel" or opened.is_published:
@@ -69,7 +69,8 @@ def verify(
         named = None if against is None else Hub(offline=offline or None).resolve(against, progress=bar)
         toolchain = open_toolchain(report=bar.note)
     with source_of(opened, named) as checkpoint:
-        runtime = SimulatedRuntime(opened, toolchain.simulator_folder)
+        open_nets = SimulatedRuntime if len(opened.parts) == 1 else open_simulators
+        runtime = open_nets(opened, toolchain.simulator_folder)
         try:
             with STDERR.status("starting") as status:
 

@@ -101,6 +101,7 @@ class PartChain:
         self._threads = [ThreadPoolExecutor(1, f"part-{n}") for n in range(1, len(parts) + 1)]
         # Launches on their way, the oldest first: as many as there are parts.
         self._under_way: deque[Future[NDArray[np.uint16]]] = deque()
+        self._failure: Exception | None = None
         self.chip, self.library, self.context = parts[0].chip, parts[0].library, nets.context
         self._row = configs[0].num_key_value_heads, configs[0].head_dim
         # A layer has keys and values.
@@ -183,13 +184,16 @@ class PartChain:
         return [answer.result() for answer in list(asked)]
 
     def _settle(self, most: int = 0) -> None:
-        """Wait until at most so many launches are on their way."""
+        """Wait until at most so many launches are on their way. Raises, from then on always, what one failed with."""
+        if self._failure is not None:
+            raise self._failure
         try:
             while len(self._under_way) > most:
                 self._under_way.popleft().result()
-        except Exception:
+        except Exception as error:
             # What came after a launch that failed fails as well.
             self._under_way.clear()
+            self._failure = error
             raise
 
 

@@ -174,10 +174,12 @@ async def embed_texts(
     def prompt(item: str | list[int]) -> list[int]:
         if isinstance(item, str):
             return prompts.prompt(item, query=query, instruction=instruction)
+        if query or instruction is not None:
+            raise InputError("an instruction goes before text: send text in place of token ids")
         return item
 
     names = ["input"] if single else [f"input[{place}]" for place in range(len(inputs))]
-    ids = await asyncio.to_thread(_prompts, service, names, inputs, prompt)
+    ids = await asyncio.to_thread(_prompts, service, names, inputs, prompt, len(instruction or ""))
     completions = await _complete(service, request, ids, prompts.params, user)
     return [embedding(one, dimensions) for one in completions], sum(map(len, ids))
 
@@ -223,7 +225,8 @@ async def _rank(service: Service, body: RerankRequest, request: Request) -> Rank
         assert isinstance(text, str)
         return prompts.prompt(body.query, text, body.instruction)
 
-    ids = await asyncio.to_thread(_prompts, service, names, texts, prompt)
+    beside = len(body.query) + len(body.instruction or "")
+    ids = await asyncio.to_thread(_prompts, service, names, texts, prompt, beside)
     completions = await _complete(service, request, ids, prompts.params, body.user)
     scores = [relevance(completion) for completion in completions]
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
@@ -248,12 +251,19 @@ def _prompts(
     names: Sequence[str],
     inputs: Sequence[str | list[int]],
     prompt: Callable[[str | list[int]], list[int]],
+    beside: int = 0,
 ) -> list[list[int]]:
-    """Return the token ids of all inputs. Raises RequestError, which names the input, before anything is computed."""
+    """Return the token ids of all inputs; `beside`: characters that are read with each text.
+
+    Raises RequestError, which names the input, before anything is computed.
+    """
     facts, most = service.pool.check(), service.model.limits.characters
-    count = sum(len(item) for item in inputs if isinstance(item, str))
+    count = sum(len(item) + beside for item in inputs if isinstance(item, str))
     if count > most:
-        raise RequestError(f"{count:,} characters are more than this server takes, {most:,}", names[0])
+        with_each = f", of which {beside:,} go with each text," if beside else ""
+        raise RequestError(
+            f"{count:,} characters{with_each} are more than this server takes, {most:,}", names[0]
+        )
     found = []
     for name, item in zip(names, inputs, strict=True):
         try:

@@ -173,7 +173,7 @@ class ResponseRequest(RequestModel):
             given = [{"type": "message", "role": "user", "content": [part]}]
         else:
             given = [item.model_dump(exclude_none=True) for item in self.input]
-        return [{"id": f"item_{place}", **item} for place, item in enumerate(given)]
+        return [{**item, "id": f"item_{place}"} for place, item in enumerate(given)]
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the input as messages of a chat."""
