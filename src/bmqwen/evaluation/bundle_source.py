@@ -6,7 +6,7 @@ from pathlib import Path
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.compiler.plan import make_plan
 from bmqwen.emit.export import source_key
-from bmqwen.errors import BmqwenError, BundleError, InputError
+from bmqwen.errors import BmqwenError, InputError
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
@@ -58,10 +58,10 @@ def _is_source(bundle: Bundle, checkpoint: Checkpoint) -> bool:
             layers,
             sequences=details["sequences"],
             drafts=details["drafts"],
-            parts=len(bundle.parts),
+            parts=len(details.get("parts", ())) or 1,
         )
         return bundle.source == plan.key
-    except (BundleError, InputError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         return False
 
 
