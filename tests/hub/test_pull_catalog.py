@@ -60,6 +60,7 @@ def test_a_revision_that_leads_out_of_its_folder_is_refused(revision: str) -> No
     [
         ("me/x", ["config.json", "model.safetensors"], ["me/x"]),
         ("me/x", ["x-q8_0.gguf"], ["me/x"]),
+        ("me/x", ["x-q8_0.gguf", "mmproj-F16.gguf"], ["me/x"]),
         ("me/x", ["x-q8_0.gguf", "x.Q4_K_M.gguf"], ["me/x:q8_0", "me/x:Q4_K_M"]),
         ("me/x", ["x-q8_0-00001-of-00002.gguf", "x-q8_0-00002-of-00002.gguf"], ["me/x"]),
         ("me/x", ["x-q4_0.gguf", "x-q8_0-00001-of-00001.gguf"], ["me/x:q4_0", "me/x:q8_0"]),

@@ -155,9 +155,15 @@ def test_all_parts_of_a_gguf_model_are_one_model(tmp_path: Path) -> None:
 
 
 def test_a_gguf_file_is_chosen_by_its_variant(tmp_path: Path) -> None:
-    with HubServer(REPO, {"a-q4_k_m.gguf": b"four", "a-q8_0.gguf": b"eight"}) as server:
+    files = {
+        "a-q4_k_m.gguf": b"four",
+        "a-q8_0.gguf": b"eight",
+        "a-UD-q8_0_XL.gguf": b"x",
+        "mmproj-q8_0.gguf": b"y",
+    }
+    with HubServer(REPO, files) as server:
         hub = hub_of(server, tmp_path)
-        with pytest.raises(InputError, match=r"a-q4_k_m\.gguf, a-q8_0\.gguf"):
+        with pytest.raises(InputError, match=r"has a-UD-q8_0_XL\.gguf, a-q4_k_m\.gguf, a-q8_0\.gguf: name"):
             hub.pull(REPO)
         path = hub.pull(f"{REPO}:Q8_0")
         assert (path.name, path.read_bytes()) == ("a-q8_0.gguf", b"eight")

@@ -168,6 +168,11 @@ def test_newer_spelling_of_rope_gives_the_same() -> None:
     assert parse_config(QWEN15 | {"rope_scaling": {"type": "default"}}, "c").rope_theta == 1e6
 
 
+def test_without_architectures_the_type_of_model_says_it() -> None:
+    without = {key: value for key, value in QWEN15.items() if key != "architectures"}
+    assert parse_config(without, "c") == parse_config(QWEN15, "c")
+
+
 def test_llama_without_key_value_heads_is_multi_head() -> None:
     values = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"}
     assert parse_config(values, "c").num_key_value_heads == 9
@@ -182,7 +187,6 @@ def test_llama_without_key_value_heads_is_multi_head() -> None:
             {"architectures": ["MistralForCausalLM"]},
             ("architectures", "MistralForCausalLM", "Qwen2ForCausalLM"),
         ),
-        ({"architectures": None}, ("architectures", "None")),
         ({"model_type": "llama"}, ("model_type", "llama", "contradicts")),
         ({"hidden_act": "gelu"}, ("hidden_act", "gelu", "silu")),
         ({"rope_scaling": {"type": "yarn"}}, ("rope_scaling", "factor is missing")),
@@ -195,6 +199,9 @@ def test_llama_without_key_value_heads_is_multi_head() -> None:
         ({"use_sliding_window": True, "sliding_window": 4096}, ("use_sliding_window", "True")),
         ({"use_sliding_window": 1}, ("use_sliding_window", "true or false")),
         ({"use_sliding_window": True, "rope_scaling": YARN}, ("use_sliding_window", "True")),
+        ({"is_causal": False}, ("is_causal", "later tokens")),
+        ({"use_bidirectional_attention": True}, ("use_bidirectional_attention", "True")),
+        ({"architectures": None, "model_type": "mamba"}, ("architectures", "None")),
         ({"layer_types": ["full_attention", "sliding_attention"]}, ("layer_types", "sliding_attention")),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ("quantization_config", "GPTQ")),
         ({"quantization_config": {}}, ("quantization_config",)),

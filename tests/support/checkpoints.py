@@ -303,7 +303,7 @@ def write_gguf(
     if with_tokenizer:
         metadata |= _add_vocabulary(writer, config, token_types)
     types = gguf.GGUFValueType
-    kinds = {str: types.STRING, int: types.UINT32, float: types.FLOAT32}
+    kinds = {str: types.STRING, bool: types.BOOL, int: types.UINT32, float: types.FLOAT32}
     for key, value in {**metadata, **(values or {})}.items():
         if value is not None:
             writer.add_key_value(key, value, kinds[type(value)])

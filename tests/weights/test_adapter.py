@@ -15,7 +15,14 @@ from bmqwen.quant.precision import Precision
 from bmqwen.resolve import open_model, resolve_bundle
 from bmqwen.util.progress import Silent
 from bmqwen.weights.checkpoint import Checkpoint, identity, open_checkpoint
-from support.checkpoints import random_weights, tiny_config, write_checkpoint, write_gguf, write_safetensors
+from support.checkpoints import (
+    as_stored,
+    random_weights,
+    tiny_config,
+    write_checkpoint,
+    write_gguf,
+    write_safetensors,
+)
 
 CONFIG = tiny_config("qwen3", tied=False)
 Q0, DOWN1 = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
@@ -89,6 +96,37 @@ def test_it_merges_into_gguf_and_is_part_of_the_identity(tmp_path: Path) -> None
     assert identity(path, tmp_path / "lora") != before
 
 
+@pytest.mark.parametrize("trained_on", ["model.", "model.language_model.", ""])
+def test_it_fits_every_form_of_its_base(trained_on: str, tmp_path: Path) -> None:
+    """The text alone, the text of a model with pictures, a model without its head; GGUF, which has q_proj in halves."""
+    config, rng = tiny_config("qwen3.5"), np.random.default_rng(2)
+    stored = as_stored(config, random_weights(config))
+    a, b = rng.standard_normal((4, 64), dtype=np.float32), rng.standard_normal((512, 4), dtype=np.float32)
+    queries, norm = "layers.1.self_attn.q_proj", "layers.0.input_layernorm.weight"
+    changed = np.full(64, 2, np.float32)
+    lora = {f"{queries}.lora_A.weight": a, f"{queries}.lora_B.weight": b, norm: changed}
+    (tmp_path / "lora").mkdir()
+    names = {f"base_model.model.{trained_on}{name}": values for name, values in lora.items()}
+    write_safetensors(tmp_path / "lora" / "adapter_model.safetensors", names, "float32")
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 4}))
+    wanted = random_weights(config)
+    merged = stored[f"model.{queries}.weight"] + b @ a
+    halves = merged.reshape(-1, 2, config.head_dim, 64).swapaxes(0, 1).reshape(2, -1, 64)
+    for half, name in zip(halves, (queries, queries.replace("q_proj", "gate_proj")), strict=True):
+        wanted[f"model.{name}.weight"] = half
+    wanted[f"model.{norm}"] = changed + 1  # the norms are stored less one
+    text = write_checkpoint(tmp_path / "text", config)
+    pictures = write_checkpoint(tmp_path / "pictures", config)
+    written = {name.replace("model.", "model.language_model.", 1): values for name, values in stored.items()}
+    write_safetensors(pictures / "model.safetensors", written, "float32")
+    for base in (text, pictures, write_gguf(tmp_path / "m.gguf", config)):
+        with open_checkpoint(base, tmp_path / "lora") as checkpoint:
+            for name, values in wanted.items():
+                np.testing.assert_allclose(checkpoint.weights.read(name), values, rtol=0, atol=1e-5)
+            rows = checkpoint.weights.read_rows(f"model.{queries}.weight", 60, 70)
+            np.testing.assert_allclose(rows, halves[0][60:70], rtol=0, atol=1e-5)
+
+
 def test_a_conversion_names_it_and_is_found_again(tmp_path: Path) -> None:
     _write_adapter(tmp_path / "lora", {Q0: 4})
     write_checkpoint(tmp_path / "base", CONFIG)
@@ -113,6 +151,8 @@ def test_a_conversion_names_it_and_is_found_again(tmp_path: Path) -> None:
     [
         ({"peft_type": "IA3"}, "is an adapter of the kind IA3: merge the two with peft"),
         ({"use_dora": True}, "has use_dora set, which is unsupported"),
+        ({"kasa_config": {"beta": 1e-4}}, "has kasa_config set, which is unsupported"),
+        ({"init_lora_weights": "lora_ga"}, "init_lora_weights = 'lora_ga', which changes"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4', which changes"),
         ({"r": 16}, "do not fit rank 16"),
         ({"lora_alpha": -1}, "a rank or alpha is -1"),
@@ -158,6 +198,11 @@ def test_what_is_no_adapter(tmp_path: Path) -> None:
         CheckpointError, match="is an adapter in GGUF, which is unsupported: name the PEFT folder"
     ):
         open_checkpoint(tmp_path / "base", tmp_path / "lora.gguf")
+    model = write_gguf(tmp_path / "lora.gguf", CONFIG, values={"general.type": "adapter"})
+    with pytest.raises(
+        CheckpointError, match=r"holds an adapter \(LoRA\), not a model: name that model, and with"
+    ):
+        open_checkpoint(model)
     _write_adapter(tmp_path / "lora", {}, {NORM: np.ones(4, np.float32)})
     with pytest.raises(CheckpointError, match="holds no LoRA weights"):
         _opened(tmp_path)

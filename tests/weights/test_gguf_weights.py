@@ -234,6 +234,7 @@ def test_values_that_are_not_finite(tmp_path: Path) -> None:
         ({"general.architecture": "mamba"}, "mamba"),
         ({"qwen2.rope.scaling.type": "linear"}, "linear"),
         ({"qwen2.expert_count": 8}, "expert_count"),
+        ({"qwen2.attention.causal": False}, "is_causal"),
         ({"qwen2.rope.dimension_count": 8}, "dimension_count"),
         ({"qwen2.attention.head_count_kv": 3}, "num_key_value_heads"),
         ({"qwen2.embedding_length": "wide"}, "hidden_size"),

@@ -84,6 +84,24 @@ def test_folder_with_one_gguf_file(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "m.gguf", tmp_path / "n.gguf")
     with pytest.raises(CheckpointError, match="name one of them"):
         open_checkpoint(tmp_path)
+    for beside in ("mmproj-BF16.gguf", "Qwen3.5-2B.mmproj-f16.gguf", "imatrix_unsloth.gguf"):
+        shutil.move(tmp_path / "n.gguf", tmp_path / beside)
+        open_checkpoint(tmp_path).close()
+        shutil.move(tmp_path / beside, tmp_path / "n.gguf")
+
+
+def test_a_pointer_in_place_of_the_file(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, tiny_config())
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 7031645\n"
+    words = r"is only Git LFS's pointer to the file: run `git lfs pull` in its folder, or download it"
+    with open_checkpoint(tmp_path) as checkpoint:
+        (tmp_path / "tokenizer.json").write_text(pointer)
+        with pytest.raises(CheckpointError, match=rf"tokenizer\.json {words}"):
+            checkpoint.tokenizer_files()
+    for name in ("model.safetensors", "m.gguf"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(CheckpointError, match=rf"{name} {words}"):
+            open_checkpoint(tmp_path / name if name.endswith("gguf") else tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,13 @@ def test_packings_of_autoround(packing: str, method: Method, taken: int, tmp_pat
             np.testing.assert_array_equal(grid.dequantize(), packed.truth[name])
 
 
+def test_awq_by_autoround_stores_zero_points_that_it_says_are_none(tmp_path: Path) -> None:
+    packed = Packed(tmp_path / "model", "awq", 4, zero_point=False, version="gemm", provider="auto-round")
+    with open_checkpoint(packed.folder) as checkpoint:
+        for name, values in packed.truth.items():
+            np.testing.assert_array_equal(checkpoint.weights.read(name), values)
+
+
 def test_a_label_that_the_tensors_do_not_bear_out(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "plain", tiny_config("qwen1.5", layers=1))
     config = json.loads((folder / "config.json").read_text()) | {"quantization_config": GPTQ}
@@ -431,7 +438,7 @@ def test_a_packing_stated_in_a_file_of_its_own(method: Method, tmp_path: Path) -
         ({**AWQ, "bits": 8}, "bits = 8 and group_size = 128 is unsupported for AWQ"),
         (
             {**AWQ, "version": "gemv"},
-            "version = 'gemv' and zero_point = True is unsupported: use one of version 'gemm'",
+            "version = 'gemv' is unsupported: use one of version 'gemm', or the checkpoint that is not quantised",
         ),
         (
             {**GPTQ, "quant_method": "auto-round", "data_type": "mx_fp"},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bmqwen.errors import InputError
 from bmqwen.model.registry import PUBLISHED_CONFIGS
-from bmqwen.util.paths import gguf_parts, whole_gguf
+from bmqwen.util.paths import gguf_parts, gguf_variant, is_model_gguf
 
 HUGGINGFACE = "huggingface"
 MODELSCOPE = "modelscope"
@@ -179,11 +179,12 @@ def models_in(repo: str, revision: str | None, folder: Path) -> Iterator[Model]:
     """
     at = f"@{revision}" if revision else ""
     known = {model.file: model for model in MODELS.values() if not at and repo in model.repos.values()}
-    files = list(dict.fromkeys(gguf_parts(path.name)[0] for path in folder.glob("*.gguf")))
+    found = (path.name for path in folder.glob("*.gguf") if is_model_gguf(path.name))
+    files = list(dict.fromkeys(gguf_parts(name)[0] for name in found))
     yield from (model for file, model in known.items() if file in files or not files)
     others = [file for file in files if file not in known]
     # The last part of a file's name is how it was quantised; it is needed where there are several.
-    names = [f"{repo}:{re.split('[-.]', whole_gguf(file))[-2]}{at}" for file in others if len(files) > 1]
+    names = [f"{repo}:{gguf_variant(file)}{at}" for file in others if len(files) > 1]
     for name in names or ([f"{repo}{at}"] if others or not known else []):
         with contextlib.suppress(InputError):
             yield find(name)

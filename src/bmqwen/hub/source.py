@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.catalog import Model
-from bmqwen.util.paths import gguf_parts, whole_gguf
+from bmqwen.util.paths import gguf_parts, gguf_variant, is_model_gguf, whole_gguf
 from bmqwen.util.progress import Progress, Report
 
 if TYPE_CHECKING:
@@ -152,12 +152,15 @@ def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[Remot
             raise InputError(f"{where} has no file {model.file}")
         return (known[model.file],)
     # Of a model that was cut into several files the first one stands for all; where it is whole as well, that one.
-    first = {whole_gguf(name): gguf_parts(name)[0] for name in sorted(fnmatch.filter(known, "*.gguf"))}
+    models = filter(is_model_gguf, sorted(fnmatch.filter(known, "*.gguf")))
+    first = {whole_gguf(name): gguf_parts(name)[0] for name in models}
     ggufs = sorted(first.values())
     weights = fnmatch.filter(known, "model" + WEIGHTS) or fnmatch.filter(known, WEIGHTS)
     if model.variant is not None or (ggufs and not weights):
         wanted = (model.variant or "").lower()
         fitting = [name for name in ggufs if wanted in name.lower()]
+        exact = [name for name in fitting if gguf_variant(name).lower() == wanted]
+        fitting = exact if len(exact) == 1 else fitting  # q2_k is part of q2_k_l as well
         if len(fitting) != 1:
             choice = ", ".join(fitting or ggufs) or "no GGUF file at all"
             raise InputError(f"{where} has {choice}: name one by a part of its name, as in owner/name:q4_k_m")

@@ -11,6 +11,7 @@ from bmqwen.model.config import ConfigValues, ModelConfig
 from bmqwen.model.ops import Ops
 
 _WINDOW = "use_sliding_window"
+_BOTH_WAYS = "use_bidirectional_attention"
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -77,7 +78,11 @@ class Architecture:
         """Read the configuration. Raises ConfigError for a value that is missing or unsupported."""
         if values.values.get("hidden_act", "silu") != "silu":
             raise values.error("hidden_act", "which is unsupported; only silu is supported")
-        values.refuse(*(key for key in cls.unsupported if key != _WINDOW))
+        values.refuse(_BOTH_WAYS, *(key for key in cls.unsupported if key != _WINDOW))
+        if values.values.get("is_causal") is False:  # as transformers reads it
+            raise values.error(
+                "is_causal", "but attention to later tokens is unsupported: use a causal model"
+            )
         kinds = values.values.get("layer_types")
         if kinds is not None and (
             not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)

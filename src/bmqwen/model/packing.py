@@ -189,12 +189,9 @@ class _Stated:
             "version", self._values.get("checkpoint_format", self._values.get("format"))
         )
         bits, group = self._sizes((4,))
-        if str(version or "gemm").lower() != "gemm" or self._values.get("zero_point", True) is not True:
-            raise self._error(
-                f"with version = {str(version)[:20]!r} and zero_point = "
-                f"{str(self._values.get('zero_point', True))[:20]} is unsupported",
-                "one of version 'gemm' with zero points",
-            )
+        if str(version or "gemm").lower() != "gemm":
+            raise self._error(f"with version = {str(version)[:20]!r} is unsupported", "one of version 'gemm'")
+        # AutoRound says zero_point = false where all of them are 8; they are stored nonetheless.
         return Packing("awq", "awq", bits, group, mixed=bool(self._values.get("dynamic")))
 
     def _fp8(self) -> Packing:

@@ -46,6 +46,8 @@ def parse_config(values: Mapping[str, object], source: str) -> ModelConfig:
     values = _text_config(values, source)
     reader = ConfigValues(values, source)
     names = values.get("architectures")
+    if names is None:  # transformers' classes for a task look at model_type alone
+        names = [a.class_name for a in ARCHITECTURES if a.model_type == values.get("model_type")] or None
     architecture = next((a for a in ARCHITECTURES if names in ([a.class_name], [a.headless_name])), None)
     if architecture is None:
         supported = f"supported are {_listed([a.class_name for a in ARCHITECTURES])}"

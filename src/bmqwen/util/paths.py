@@ -9,6 +9,9 @@ import platformdirs
 # One of several files that `llama-gguf-split` cut a model into.
 _GGUF_PART = re.compile(r"(?P<whole>.+)-\d{5}-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE)
 
+# GGUF files that lie beside a model: what reads pictures, and how much each weight matters.
+_BESIDE = re.compile(r"(^|.*[-._])(mmproj|imatrix)([-._].*)", re.IGNORECASE)
+
 
 def named_toolchain() -> Path | None:
     """Return the folder of the compiler that BMQWEN_TOOLCHAIN names."""
@@ -44,3 +47,13 @@ def gguf_parts(name: str) -> list[str]:
         return [name]
     count = int(part["count"])
     return [f"{part['whole']}-{n:05d}-of-{count:05d}{part['end']}" for n in range(1, count + 1)]
+
+
+def is_model_gguf(name: str) -> bool:
+    """Whether a GGUF file may hold a model, by its name."""
+    return _BESIDE.fullmatch(name) is None
+
+
+def gguf_variant(name: str) -> str:
+    """Return how a GGUF file was quantised, by the last part of its name: "Q4_K_M"."""
+    return re.split("[-.]", f"-{whole_gguf(name)}")[-2]

@@ -15,7 +15,8 @@ from bmqwen.util.closing import Closing
 from bmqwen.util.json_file import read_json_object
 from bmqwen.util.paths import model_name
 from bmqwen.weights.safetensors import SafetensorsWeights
-from bmqwen.weights.weights import Grid, GridSource, Weights
+from bmqwen.weights.stored import StoredWeights
+from bmqwen.weights.weights import Grid, GridSource, Weights, require_rows
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -31,9 +32,10 @@ _REFUSED = (
     "target_parameters",
     "alora_invocation_tokens",
     "arrow_config",
+    "kasa_config",
 )
 # Ways to begin training that change the model's own weights as well.
-_CHANGED_BASES = ("pissa", "olora", "corda", "loftq")
+_CHANGED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _TABLES = ("lm_head.weight", "model.embed_tokens.weight")
 _MERGE = "merge the two with peft (merge_and_unload, then save_pretrained) and name the merged model's folder"
 
@@ -75,11 +77,6 @@ class Adapter(Closing):
         """The folder's name."""
         return model_name(self.folder)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of the change of a weight in `low_rank`."""
-        a, b = (self._file.shape(self._part(name, part)) for part in "AB")
-        return b[0], a[1]
-
     def change(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Compute rows [start, stop) of the change of a weight in `low_rank`: scaling * B @ A, in float32."""
         b = self._file.read_rows(self._part(name, "B"), start, stop)
@@ -94,9 +91,18 @@ class Adapter(Closing):
         alpha = self._of_pattern("alpha_pattern", name, self._values.get("lora_alpha", 8))
         return alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank)
 
-    def tensor(self, name: str) -> tuple[SafetensorsWeights, str]:
-        """Return where a tensor in `whole` is read."""
-        return self._file, self.whole[name]
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of the change of a weight in `low_rank`."""
+        a, b = (self._file.shape(self._part(name, part)) for part in "AB")
+        return b[0], a[1]
+
+    def changes(self, config: ModelConfig) -> Weights:
+        """Return the changes of weights, under the names that the network of a model has for them."""
+        return StoredWeights(_Changes(self), config)
+
+    def replacements(self, config: ModelConfig) -> Weights:
+        """Return the tensors that replace the model's own, under the network's names."""
+        return StoredWeights(_Replacements(self._file, self.whole), config)
 
     def close(self) -> None:
         """Close the file. May be called twice."""
@@ -107,7 +113,7 @@ class Adapter(Closing):
 
         Args:
             config: of the model.
-            weights: of the model.
+            weights: of the model, as its network names them.
             name: of the model.
         """
         said, known = _published(Path(self.base).name), _published(name)
@@ -115,8 +121,8 @@ class Adapter(Closing):
             raise CheckpointError(f"{self.folder} is an adapter of {self.base}, and {name} is another model")
         stated = f" (it was trained on {self.base})" if self.base else ""
         names = weights.names()
-        shapes = {f"{changed}.weight": self.shape(changed) for changed in self.low_rank}
-        shapes |= {tensor: self._file.shape(file) for tensor, file in self.whole.items()}
+        parts = (self.changes(config), self.replacements(config))
+        shapes = {tensor: part.shape(tensor) for part in parts for tensor in sorted(part.names())}
         for tensor, shape in shapes.items():
             if config.tie_word_embeddings and tensor in _TABLES:
                 raise CheckpointError(
@@ -203,56 +209,84 @@ class Adapter(Closing):
         return float(value)
 
 
+class _Changes:
+    """The changes of weights as `Weights`, under the names of the file that the adapter was trained on."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+
+    def names(self) -> frozenset[str]:
+        return frozenset(f"{name}.weight" for name in self._adapter.low_rank)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._adapter.shape(name.removesuffix(".weight"))
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        return self.read_rows(name, 0, self.shape(name)[0])
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        require_rows(name, self.shape(name), start, stop)
+        return self._adapter.change(name.removesuffix(".weight"), start, stop)
+
+
+class _Replacements:
+    """Tensors of an adapter's file as `Weights`, under the names of those that they replace."""
+
+    def __init__(self, file: SafetensorsWeights, files: Mapping[str, str]) -> None:
+        self._file, self._files = file, files
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._file.shape(self._files[name])
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        return self._file.read(self._files[name])
+
+    def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        return self._file.read_rows(self._files[name], start, stop)
+
+
 class MergedWeights:
     """A model's weights with an adapter's merged in: `Weights`, and a `GridSource` for what the adapter leaves alone.
 
     The sum is a float32 one, as in peft's merge_and_unload of a float32 model, before anything is rounded.
     """
 
-    def __init__(self, reader: Weights, adapter: Adapter) -> None:
-        self._reader, self._adapter = reader, adapter
+    def __init__(self, weights: Weights, adapter: Adapter, config: ModelConfig) -> None:
+        """`weights` has the names of the network; the adapter's may be those of any file of the model."""
+        self._weights = weights
+        self._changes, self._replacements = adapter.changes(config), adapter.replacements(config)
+        self._changed, self._replaced = self._changes.names(), self._replacements.names()
 
     def names(self) -> frozenset[str]:
-        return self._reader.names()
+        return self._weights.names()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._reader.shape(name)
-
-    def dtype(self, name: str) -> str:
-        """Return the model's own type of a tensor."""
-        dtype: str = self._reader.dtype(name)  # type: ignore[attr-defined]
-        return dtype
+        return self._weights.shape(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
-        reader, stored = self._place(name)
-        values = reader.read(stored)
-        return self._with_change(name, values, 0, len(values))
+        if name in self._changed:
+            return self.read_rows(name, 0, self.shape(name)[0])
+        return self._source(name).read(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        reader, stored = self._place(name)
-        return self._with_change(name, reader.read_rows(stored, start, stop), start, stop)
+        values = self._source(name).read_rows(name, start, stop)
+        return values + self._changes.read_rows(name, start, stop) if name in self._changed else values
 
     def grid_of(self, name: str) -> tuple[int, int] | None:
         """Return the stored grid of a weight that the adapter leaves alone."""
-        changed = name in self._adapter.whole or name.removesuffix(".weight") in self._adapter.low_rank
-        return None if changed or not isinstance(self._reader, GridSource) else self._reader.grid_of(name)
+        alone = name not in self._changed | self._replaced
+        return self._weights.grid_of(name) if alone and isinstance(self._weights, GridSource) else None
 
     def read_grid(self, name: str, start: int, stop: int) -> Grid:
-        assert isinstance(self._reader, GridSource)
-        return self._reader.read_grid(name, start, stop)
+        assert isinstance(self._weights, GridSource)
+        return self._weights.read_grid(name, start, stop)
 
-    def _place(self, name: str) -> tuple[Weights, str]:
+    def _source(self, name: str) -> Weights:
         """Where a tensor is read, before its change: PEFT may store one of the model's own that it changes besides."""
-        return self._adapter.tensor(name) if name in self._adapter.whole else (self._reader, name)
-
-    def _with_change(
-        self, name: str, values: NDArray[np.float32], start: int, stop: int
-    ) -> NDArray[np.float32]:
-        changed = name.removesuffix(".weight")
-        if name == changed or changed not in self._adapter.low_rank:
-            return values
-        merged: NDArray[np.float32] = values + self._adapter.change(changed, start, stop)
-        return merged
+        return self._replacements if name in self._replaced else self._weights
 
 
 def _published(name: str) -> str:

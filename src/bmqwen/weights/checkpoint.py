@@ -13,7 +13,7 @@ from bmqwen.model.packing import read_packing
 from bmqwen.model.registry import parse_config
 from bmqwen.util.closing import Closing
 from bmqwen.util.json_file import parse_json_object, read_json_object
-from bmqwen.util.paths import gguf_parts, model_name
+from bmqwen.util.paths import gguf_parts, is_model_gguf, model_name
 from bmqwen.util.text import counted
 from bmqwen.weights.adapter import CONFIG_FILE, Adapter, MergedWeights
 from bmqwen.weights.gguf import GgufWeights, gguf_config
@@ -64,6 +64,7 @@ class Checkpoint(Closing):
     config: ModelConfig
     weights: Weights
     _reader: Reader
+    _named: Reader | StoredWeights
     _adapter: Adapter | None = None
 
     @property
@@ -89,7 +90,7 @@ class Checkpoint(Closing):
     @property
     def note(self) -> str:
         """What a user should know of how it is read; mostly nothing."""
-        count = self.weights.left_aside if isinstance(self.weights, StoredWeights) else 0
+        count = self._named.left_aside if isinstance(self._named, StoredWeights) else 0
         remarks = (
             [f"used for text only, {counted(count, 'tensor')} of other parts left aside"] if count else []
         )
@@ -108,8 +109,7 @@ class Checkpoint(Closing):
             return stated
         counts: Counter[str] = Counter()
         for name, shape in self.config.network.shapes().items():
-            source = self.weights if isinstance(self.weights, StoredWeights) else self._reader
-            counts[source.dtype(name)] += math.prod(shape)
+            counts[self._named.dtype(name)] += math.prod(shape)
         return counts.most_common(1)[0][0]
 
     @property
@@ -264,12 +264,12 @@ def _open_folder(folder: Path, adapter_folder: Path | None) -> Checkpoint:
     weights = PackedWeights(stored, packing, config.network.shapes()) if packing else stored
     if packing is None:
         _require_plain(stored, source)
-    adapter, merged = _merge(adapter_folder, weights, config, folder)
     # Models that were saved without their head have shorter names.
     as_named = config.linear is None and "embed_tokens.weight" not in weights.names()
-    seen = merged if as_named else StoredWeights(merged, config)
-    check_layout(config, seen, file, str(source))
-    return Checkpoint(folder, config, seen, weights, adapter)
+    named = weights if as_named else StoredWeights(weights, config)
+    check_layout(config, named, file, str(source))
+    adapter, merged = _merge(adapter_folder, named, config, folder)
+    return Checkpoint(folder, config, merged, weights, named, adapter)
 
 
 def _is_last_of_its_own(weights: SafetensorsWeights, config: ModelConfig) -> bool:
@@ -303,11 +303,11 @@ def _open_gguf(path: Path, adapter_folder: Path | None) -> Checkpoint:
     weights = GgufWeights(file, config)
     check_layout(config, weights, path, "its metadata")
     adapter, merged = _merge(adapter_folder, weights, config, path)
-    return Checkpoint(path, config, merged, weights, adapter)
+    return Checkpoint(path, config, merged, weights, weights, adapter)
 
 
 def _merge(
-    folder: Path | None, weights: Reader, config: ModelConfig, path: Path
+    folder: Path | None, weights: Weights, config: ModelConfig, path: Path
 ) -> tuple[Adapter | None, Weights]:
     """Open the adapter in a folder, if there is one, and merge it into the weights of the model at a path."""
     if folder is None:
@@ -318,7 +318,7 @@ def _merge(
     except BaseException:
         adapter.close()
         raise
-    return adapter, MergedWeights(weights, adapter)
+    return adapter, MergedWeights(weights, adapter, config)
 
 
 def _weights_file(folder: Path) -> Path:
@@ -335,15 +335,16 @@ def _weights_file(folder: Path) -> Path:
             f"{folder} holds {kind} of {base}, not a model: name that model, and this folder with --adapter"
         )
     fixes = {
-        "*.safetensors": "download model.safetensors.index.json as well",
-        "*.gguf": "name one of them",
+        "*.safetensors": " and no index; download model.safetensors.index.json as well",
+        "*.gguf": "; name one of them",
     }
     for pattern, fix in fixes.items():
-        found = sorted({path.with_name(gguf_parts(path.name)[0]) for path in folder.glob(pattern)})
+        files = (path.with_name(gguf_parts(path.name)[0]) for path in folder.glob(pattern))
+        found = sorted({path for path in files if is_model_gguf(path.name)})
         if len(found) == 1:
             return found[0]
         if found:
-            raise CheckpointError(f"{folder} holds {len(found)} {pattern} files and no index; {fix}")
+            raise CheckpointError(f"{folder} holds {len(found)} {pattern} files{fix}")
     pickles = [file.name for pattern in _PICKLES for file in sorted(folder.glob(pattern))]
     if pickles:
         raise CheckpointError(

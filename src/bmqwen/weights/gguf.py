@@ -28,6 +28,11 @@ def gguf_config(file: GgufFile) -> ModelConfig:
     """Read the model's configuration from the metadata. Raises ConfigError."""
     source = str(file.path)
     architecture = gguf_architecture(file.metadata.get("general.architecture"), source)
+    if file.metadata.get("general.type") == "adapter":
+        raise CheckpointError(
+            f"{source} holds an adapter (LoRA), not a model: name that model, and with --adapter the PEFT folder that "
+            "this file was converted from"
+        )
     table = file.tensors.get("token_embd.weight")
     if table is None:
         raise CheckpointError(f"{source} has no tensor token_embd.weight")
@@ -50,6 +55,7 @@ def _config_values(
         "num_key_value_heads": metadata.get(f"{arch}.attention.head_count_kv", values["num_attention_heads"]),
         "rms_norm_eps": _shortest(metadata.get(f"{arch}.attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(metadata.get(f"{arch}.rope.freq_base", 10000.0)),
+        "is_causal": metadata.get(f"{arch}.attention.causal"),
         "rope_scaling": None if scaling == "none" else _rope_scaling(metadata, arch, scaling),
     }
     head_dim, hidden, heads = (values[key] for key in ("head_dim", "hidden_size", "num_attention_heads"))

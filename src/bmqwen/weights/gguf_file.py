@@ -114,7 +114,9 @@ class GgufFile(Closing):
         self.parts.append(raw)
         try:
             if raw.size < 24:
-                raise CheckpointError(f"{path} is not a GGUF file: it has only {raw.size:,} bytes")
+                raise CheckpointError(
+                    f"{path} is not a GGUF file: it has only {raw.size:,} bytes; download it again"
+                )
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 header = _Cursor(view, path)
                 metadata, infos = _read_header(header)
@@ -273,7 +275,9 @@ class _Cursor:
 def _read_header(header: _Cursor) -> tuple[dict[str, Value], dict[str, _Info]]:
     magic = header.take("4s")
     if magic != _MAGIC:
-        raise CheckpointError(f"{header.path} is not a GGUF file: it does not begin with GGUF")
+        raise CheckpointError(
+            f"{header.path} is not a GGUF file: it does not begin with GGUF; download it again"
+        )
     version = header.take("I")
     if version not in _VERSIONS:
         raise header.error(f"its GGUF version is {version}, but only 2 and 3 (little-endian) are supported")

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from bmqwen.errors import CheckpointError
 from bmqwen.util.closing import Closing
 
+_POINTER = b"version https://git-lfs.github.com/"
+
 
 class RawFile(Closing):
     """A file open for reading at any position, from several threads.
@@ -28,6 +30,10 @@ class RawFile(Closing):
                 raise CheckpointError(f"{path} is {'no plain file' if path.exists() else 'missing'}")
             self._descriptor = os.open(path, os.O_RDONLY)
             self.status = os.fstat(self._descriptor)
+            if os.pread(self._descriptor, len(_POINTER), 0) == _POINTER:
+                raise CheckpointError(
+                    f"{path} is only Git LFS's pointer to the file: run `git lfs pull` in its folder, or download it"
+                )
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
 
