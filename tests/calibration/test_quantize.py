@@ -1,6 +1,7 @@
 """A checkpoint quantised on text: nearer to the float model than rounding, taken as it is, resumed where it stopped."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError, StorageError
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.grid_weights import GridWeights
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import Precision, PrecisionOptions
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.progress import Silent
 from bmqwen.weights.checkpoint import Checkpoint, open_checkpoint
@@ -114,20 +115,44 @@ def test_the_safetensors_library_reads_it(made: Path) -> None:
     assert tensors["model.layers.0.self_attn.q_proj.scales"].dtype == np.float16
 
 
-def test_an_eight_bit_head_beside_four_bit_layers(source: Path, tmp_path: Path) -> None:
-    precision = Precision("int4", 32, "int8")
+def test_a_mixture_of_formats_is_taken_as_it_is(source: Path, tmp_path: Path) -> None:
+    precision = Precision("int4", 32, "int8", projections={"qkv_proj": "int4:16", "down_proj": "int8"})
     run(source, tmp_path / "mixed", precision)
     with open_checkpoint(tmp_path / "mixed") as quantised:
+        assert PrecisionOptions().of_checkpoint(quantised) == precision
+        assert PrecisionOptions(group_size=16).of_checkpoint(quantised) == Precision(
+            "int4", 16, "int8", projections={"down_proj": "int8"}
+        )
         weights = quantised.weights
         assert isinstance(weights, GridSource)
-        head = weights.grid_of("lm_head.weight")
-        assert head is not None
-        assert head[0] == 8
-        assert weights.grid_of("model.layers.0.mlp.up_proj.weight") == (4, 32)
-        form = precision.head
-        assert isinstance(form, GridFormat)
-        stored = weights.read_grid("lm_head.weight", 0, 64)
-        np.testing.assert_array_equal(form.grid(weights, "lm_head.weight", 0, 64).codes, stored.codes)
+        grids: dict[str, tuple[int, int]] = {}
+        wanted = {
+            "lm_head": 8,
+            "self_attn.k_proj": 4,
+            "self_attn.o_proj": 4,
+            "mlp.up_proj": 4,
+            "mlp.down_proj": 8,
+        }
+        for plain, bits in wanted.items():
+            name = f"{plain}.weight" if plain == "lm_head" else f"model.layers.1.{plain}.weight"
+            form, stored = precision.of(name), weights.read_grid(name, 0, 32)
+            assert isinstance(form, GridFormat)
+            grids[plain if plain == "lm_head" else f"model.layers.1.{plain}"] = stored.bits, stored.group_size
+            assert stored.bits == bits
+            assert stored.group_size == form.group(weights.shape(name)[1])
+            np.testing.assert_array_equal(form.grid(weights, name, 0, 32).codes, stored.codes)
+    # GPTQModel matches a rule with the beginning of a module's name.
+    stated = json.loads((tmp_path / "mixed" / "config.json").read_text())["quantization_config"]
+    rules = {rule.removeprefix("+:"): sizes for rule, sizes in stated["dynamic"].items()}
+
+    def sizes(module: str) -> dict[str, int] | None:
+        return next((found for rule, found in rules.items() if re.match(rule, module)), None)
+
+    assert (stated["bits"], stated["group_size"]) == (4, 32)
+    assert sizes("model.layers.1.self_attn.v_proj") == {"bits": 4, "group_size": 16}
+    assert sizes("model.layers.0.self_attn.o_proj") is sizes("model.layers.0.mlp.gate_proj") is None
+    for module in ("model.layers.1.mlp.down_proj", "lm_head"):
+        assert sizes(module) == dict(zip(("bits", "group_size"), grids[module], strict=True))
 
 
 def test_an_interrupted_run_goes_on_where_it_was(

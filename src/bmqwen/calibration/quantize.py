@@ -21,7 +21,7 @@ from bmqwen.generate.retrieval import check_task
 from bmqwen.model.architecture import block_prefix
 from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.gptq import Compensation
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import PROJECTIONS, Precision
 from bmqwen.quant.rounding import require_scales
 from bmqwen.util.float16 import MOST_F16
 from bmqwen.util.kept_work import work_folder
@@ -135,7 +135,8 @@ def check(checkpoint: Checkpoint, folder: Path, precision: Precision) -> None:
     check_task(checkpoint.config, checkpoint.name, "chat")
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or choose another name")
-    if not isinstance(precision.layers, GridFormat):
+    of_layers = (precision.layers, *(precision.of(names[0]) for names in PROJECTIONS.values()))
+    if not all(isinstance(form, GridFormat) for form in of_layers):
         raise InputError(f"--quant {precision.weights} leaves nothing to quantise: choose int4 or int8")
     if "linear_attention" in checkpoint.config.layer_types:
         raise InputError(
@@ -246,7 +247,7 @@ class _Run:
             raise CheckpointError(
                 f"the inputs of {names[0]} hold values that are not numbers: weights are broken"
             )
-        form = self._precision.layers
+        form = self._precision.of(names[0])
         assert isinstance(form, GridFormat)
         compensation = Compensation.prepare(
             drift.moments, drift.tokens, form.bits, form.group(matrix.shape[1])
@@ -308,16 +309,32 @@ def _config(
             "largest_activation": max(largest),
         },
     }
-    if isinstance(head, GridFormat):
-        form = {"bits": head.bits, "group_size": head.group(config.hidden_size)}
-        if form != {name: quantization[name] for name in form}:
-            quantization["dynamic"] = {"+:lm_head": form}
+    shapes = config.network.shapes()
+    apart = {
+        _rule(names): (names[0], shapes[f"{block_prefix(0)}.{names[0]}.weight"])
+        for names in PROJECTIONS.values()
+    }
+    apart["+:lm_head"] = "lm_head", (config.vocab_size, config.hidden_size)
+    dynamic = {}
+    for rule, (name, shape) in apart.items():
+        form = precision.of(name)
+        if isinstance(form, GridFormat):
+            own = {"bits": form.bits, "group_size": form.group(shape[1])}
+            if own != {key: quantization[key] for key in own}:
+                dynamic[rule] = own
+    if dynamic:
+        quantization["dynamic"] = dynamic
     tied = config.tie_word_embeddings and not packed_head
     return config.to_dict() | {
         "tie_word_embeddings": tied,
         "torch_dtype": "float16",
         "quantization_config": quantization,
     }
+
+
+def _rule(names: Sequence[str]) -> str:
+    """What names these projections of every layer in GPTQModel's `dynamic`: a regular expression for modules."""
+    return f"+:.*\\.(?:{'|'.join(name.rpartition('.')[2] for name in names)})$"
 
 
 def _stacked(grids: Sequence[Grid]) -> Grid:

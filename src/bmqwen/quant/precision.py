@@ -1,8 +1,9 @@
 """How the weights of a model are stored: what `--quant` and its companions choose."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -13,8 +14,17 @@ from bmqwen.quant.rounding import check_group_size
 from bmqwen.weights.checkpoint import Checkpoint, is_packed, open_checkpoint
 from bmqwen.weights.weights import GridSource
 
+__all__ = ["PROJECTIONS", "AnyPrecision", "Format", "Precision", "PrecisionOptions", "rounding_of"]
+
 _GATES = (".in_proj_a", ".in_proj_b")
-__all__ = ["AnyPrecision", "Format", "Precision", "PrecisionOptions", "rounding_of"]
+# The projections of a layer that can have a format of their own, those of one input together: emitters join them.
+PROJECTIONS: Mapping[str, tuple[str, ...]] = {
+    "qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o_proj": ("self_attn.o_proj",),
+    "gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "down_proj": ("mlp.down_proj",),
+}
+_KIND_OF = {name: kind for kind, names in PROJECTIONS.items() for name in names}
 # A matrix of every model: what it is stored as, the others of the layers are.
 _FIRST = "model.layers.0.mlp.gate_proj.weight"
 _GROUPS = (256, 128, 64, 32, 16)
@@ -29,17 +39,25 @@ class Precision:
         weights: format of the projections.
         group_size: columns that share a scale, for int4; int8 has groups of its own.
         lm_head: format of the head; the embedding table itself stays in half precision (f32 when weights are).
+        head_group_size: as group_size, for the head; None: the same.
+        projections: those of `PROJECTIONS` whose format is another: "int8", or "int4:32" with a group size.
     """
 
     weights: Format = "int4"
     group_size: int = 64
     lm_head: Format = "int4"
+    head_group_size: int | None = None
+    projections: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in (self.weights, self.lm_head):
+        for kind in self.projections:
+            if kind not in PROJECTIONS:
+                raise InputError(f"unknown projection {kind!r}: choose one of {', '.join(PROJECTIONS)}")
+        for name in (self.weights, self.lm_head, *(self._own(kind)[0] for kind in self.projections)):
             if name not in get_args(Format):
                 raise InputError(f"unknown precision {name!r}: choose one of {', '.join(get_args(Format))}")
-        check_group_size(4, self.group_size)
+        for size in (self.group_size, self._head_group, *(self._own(kind)[1] for kind in self.projections)):
+            check_group_size(4, size)
 
     @classmethod
     def choose(cls, weights: Format, group_size: int = 64, lm_head: Format | None = None) -> "Precision":
@@ -54,7 +72,7 @@ class Precision:
     @property
     def head(self) -> WeightFormat:
         """Format of the head, tied or not."""
-        return make_format(self.lm_head, self.group_size)
+        return make_format(self.lm_head, self._head_group)
 
     @property
     def table(self) -> FloatFormat:
@@ -71,8 +89,13 @@ class Precision:
         if weight.removesuffix(".weight").endswith(_GATES):
             # A few rows that decide what a state forgets.
             return self.layers if isinstance(self.layers, FloatFormat) else FloatFormat(np.float16)
-        is_head = weight.removesuffix(".weight") in ("lm_head", "model.embed_tokens")
-        return self.head if is_head else self.layers
+        plain = weight.removesuffix(".weight")
+        if plain in ("lm_head", "model.embed_tokens"):
+            return self.head
+        kind = _KIND_OF.get(".".join(plain.split(".")[-2:]))
+        if kind is None or kind not in self.projections:
+            return self.layers
+        return make_format(*self._own(kind))
 
     def at(self, path: Path) -> "Precision":  # noqa: ARG002
         """Return itself: it leaves nothing open."""
@@ -84,12 +107,34 @@ class Precision:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest says."""
-        return {"weights": self.weights, "group_size": self.group_size, "lm_head": self.lm_head}
+        said: dict[str, Any] = {
+            "weights": self.weights,
+            "group_size": self.group_size,
+            "lm_head": self.lm_head,
+        }
+        if self.head_group_size is not None:
+            said["head_group_size"] = self.head_group_size
+        return said | ({"projections": dict(self.projections)} if self.projections else {})
 
     def __str__(self) -> str:
         chosen = any(isinstance(f, GridFormat) and len(f.group_sizes) == 1 for f in (self.layers, self.head))
         group = f" group {self.group_size}" if chosen else ""
-        return f"{self.weights}{group}, lm_head {self.lm_head}"
+        apart = (_text(kind, *self._own(kind)) for kind in PROJECTIONS if kind in self.projections)
+        head = f"lm_head {self.lm_head}"
+        if self.head_group_size is not None:
+            head = _text("lm_head", self.lm_head, self.head_group_size)
+        return ", ".join([f"{self.weights}{group}", *apart, head])
+
+    @property
+    def _head_group(self) -> int:
+        return self.group_size if self.head_group_size is None else self.head_group_size
+
+    def _own(self, kind: str) -> tuple[Format, int]:
+        """Format and group size of a projection that has its own."""
+        name, _, group = self.projections[kind].partition(":")
+        if group and not (group.isascii() and group.isdigit()):
+            raise InputError(f"unknown precision {self.projections[kind]!r}: write int8, or int4:32")
+        return cast(Format, name), int(group) if group else self.group_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,23 +168,42 @@ class PrecisionOptions:
     def of_checkpoint(self, checkpoint: Checkpoint | None) -> Precision:
         """Return the precision for a checkpoint; None: for one that has no grids of its own."""
         body, head = _stored_grid(checkpoint, _FIRST), _stored_grid(checkpoint, "lm_head.weight")
-        if checkpoint is None or body is None or self.weights not in (None, _FORMATS[body[0]]):
+        if checkpoint is None or body is None or self.weights not in (None, body[0]):
             weights = self.weights or "int4"
             return Precision(weights, self.group_size or 64, self.lm_head or weights)
-        weights = _FORMATS[body[0]]
+        weights = body[0]
         # Who quantised it with this program chose the head as well; others leave it as it was.
-        lm_head = _FORMATS[head[0]] if head else ("f16" if checkpoint.made_here else weights)
-        stored = next((size for bits, size in filter(None, (body, head)) if bits == 4), 64)
-        # A long group, such as a whole row, is several of ours.
-        groups = next((size for size in _GROUPS if stored % size == 0), 64)
-        return Precision(weights, self.group_size or groups, self.lm_head or lm_head)
+        lm_head = head[0] if head else ("f16" if checkpoint.made_here else weights)
+        group = self.group_size or next(
+            (size for form, size in filter(None, (body, head)) if form == "int4"), 64
+        )
+        head_group, projections = None, {}
+        if self.group_size is None and self.lm_head in (None, lm_head) and head and head[0] == "int4":
+            head_group = head[1] if head[1] != group else None
+        for kind, names in PROJECTIONS.items():
+            own = _stored_grid(checkpoint, f"model.layers.0.{names[0]}.weight")
+            if own and (
+                own[0] != weights or (own[0] == "int4" and self.group_size is None and own[1] != group)
+            ):
+                projections[kind] = own[0] if own[0] == "int8" else f"{own[0]}:{self.group_size or own[1]}"
+        return Precision(weights, group, self.lm_head or lm_head, head_group, projections)
 
 
-def _stored_grid(checkpoint: Checkpoint | None, weight: str) -> tuple[int, int] | None:
-    """Bits and group size of the grid that a checkpoint has a weight on."""
+def _stored_grid(checkpoint: Checkpoint | None, weight: str) -> tuple[Format, int] | None:
+    """Format and group size of ours that hold the grid that a checkpoint has a weight on."""
     if checkpoint is None or not isinstance(checkpoint.weights, GridSource):
         return None
-    return checkpoint.weights.grid_of(weight)
+    stored = checkpoint.weights.grid_of(weight)
+    if stored is None:
+        return None
+    # A long group, such as a whole row, is several of ours.
+    return _FORMATS[stored[0]], next((size for size in _GROUPS if stored[1] % size == 0), 64)
+
+
+def _text(name: str, form: Format, group_size: int) -> str:
+    grid = make_format(form, group_size)
+    chosen = isinstance(grid, GridFormat) and len(grid.group_sizes) == 1
+    return f"{name} {form}" + (f" group {group_size}" if chosen else "")
 
 
 AnyPrecision = Precision | PrecisionOptions

@@ -131,8 +131,9 @@ def _nets(stages: list[dict[str, Any]]) -> Iterator[str]:
 
 def _text(key: str, value: Any) -> str:
     if key == "precision" and isinstance(value, dict):
-        groups = f" in groups of {value['group_size']}" if value.get("weights") == "int4" else ""
-        return f"{value.get('weights')}{groups}, head {value.get('lm_head')}"
+        from bmqwen.quant.precision import Precision
+
+        return str(Precision(**value)) if value else "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
