@@ -10,6 +10,8 @@ import openai
 import pytest
 
 from bmqwen.engine import load
+from bmqwen.generate.retrieval import EmbeddingPrompts
+from bmqwen.generate.tokenizer import Tokenizer
 from support.live_server import LiveServer, live_server
 from support.retrieval_models import write_embedder, write_reranker
 from support.talker import SAYS
@@ -104,6 +106,65 @@ def test_documents_are_ranked(
     assert server.post(path, shorter).json()["results"] == [
         {"index": order[0], "relevance_score": answer["results"][0]["relevance_score"]}
     ]
+
+
+LONG = "The capital of China is Beijing. " * 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"),
+    [
+        ({"truncate": True}, 127),
+        ({"truncate": "END"}, 127),
+        ({"truncate_prompt_tokens": -1}, 127),
+        ({"truncate_prompt_tokens": 8192}, 127),
+        ({"truncate_prompt_tokens": 20, "truncate": False}, 20),
+    ],
+)
+def test_a_long_text_loses_its_end_where_that_is_asked_for(
+    server: LiveServer, folders: tuple[Path, Path], asked: dict[str, Any], most: int
+) -> None:
+    """As in sentence-transformers: the token whose state is the embedding stays the last one."""
+    prompts = EmbeddingPrompts(Tokenizer.from_folder(folders[0]), folders[0])
+    ids = prompts.prompt(LONG)
+    answer = server.post("/v1/embeddings", {"input": [LONG, "short"], **asked}).json()
+    whole = server.post(
+        "/v1/embeddings", {"input": [[*ids[: most - 1], ids[-1]], prompts.prompt("short")]}
+    ).json()
+    assert len(ids) > 127
+    assert answer == whole
+
+
+def test_ollama_shortens_unless_it_is_told_not_to(server: LiveServer) -> None:
+    wanted = server.post("/v1/embeddings", {"input": LONG, "truncate": True}).json()["data"][0]["embedding"]
+    assert server.post("/api/embed", {"model": "embedder", "input": LONG}).json()["embeddings"] == [wanted]
+    assert server.post("/api/embeddings", {"model": "embedder", "prompt": LONG}).json() == {
+        "embedding": wanted
+    }
+    refused = server.post("/api/embed", {"model": "embedder", "input": LONG, "truncate": False})
+    assert refused.status_code == 400
+    assert "only 127 fit into the context; split input, or set truncate to true" in refused.json()["error"]
+
+
+def test_a_long_document_loses_its_end_but_not_the_question(server: LiveServer) -> None:
+    body: dict[str, Any] = {"query": "capital", "documents": ["hello you"]}
+    read = server.post("/v1/rerank", body).json()["usage"]["prompt_tokens"]
+    short = server.post("/v1/rerank", body | {"documents": ["hello"]}).json()
+    cut = server.post("/v2/rerank", body | {"max_tokens_per_doc": 1}).json()
+    assert cut["results"][0]["relevance_score"] == short["results"][0]["relevance_score"]
+    assert cut["usage"] == short["usage"] == {"prompt_tokens": read - 1, "total_tokens": read - 1}
+    long = body | {"documents": [LONG]}
+    assert server.post("/v1/rerank", long).json()["error"]["code"] == "context_length_exceeded"
+    for asked, tokens in (({"truncate": True}, 511), ({"truncate_prompt_tokens": 400}, 400)):
+        assert server.post("/v1/rerank", long | asked).json()["usage"]["prompt_tokens"] == tokens
+    for asked, said in (
+        ({"query": LONG, "truncate": True}, "query and instruction alone have"),
+        ({"truncate": "START"}, "truncate"),
+        ({"query": "q" * 600_000, "documents": ["a"] * 2}, "of which 600,000 go with each text, are more"),
+    ):
+        refused = server.post("/v1/rerank", body | asked)
+        assert refused.status_code == 400
+        assert said in refused.json()["error"]["message"]
 
 
 def test_each_model_is_asked_at_its_place(server: LiveServer, client: openai.OpenAI) -> None:

@@ -107,9 +107,13 @@ class RerankPrompts:
 
     def prompt(self, query: str, document: str, instruction: str | None = None) -> list[int]:
         """Return the token ids for a pair. Raises InputError for text that is not valid Unicode."""
-        text = f"<Instruct>: {instruction or INSTRUCTION}\n<Query>: {query}\n<Document>: {document}"
         before, after = self._ends
-        return [*before, *self._tokenizer.encode(text), *after]
+        return [*before, *self._tokenizer.encode(_asked(query, instruction) + document), *after]
+
+    def beside(self, query: str, instruction: str | None = None) -> tuple[int, int]:
+        """Return how many tokens of a prompt stand before its document, and how many behind."""
+        before, after = self._ends
+        return len(before) + len(self._tokenizer.encode(_asked(query, instruction))), len(after)
 
     @cached_property
     def _ends(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -120,6 +124,17 @@ def relevance(completion: Completion) -> float:
     """Return the probability of "yes" beside "no", from 0 to 1."""
     yes, no = np.frombuffer(completion.row, "<f4").tolist()
     return 1 / (1 + math.exp(min(max(no - yes, -700), 700)))
+
+
+def shortened(ids: list[int], most: int, behind: int = 1) -> list[int]:
+    """Return a prompt of at most `most` tokens: a text loses its end, and what stands behind it is kept, as in
+    sentence-transformers and in the cards of Qwen3-Embedding and Qwen3-Reranker.
+    """
+    return ids if len(ids) <= most else ids[: most - behind] + ids[len(ids) - behind :]
+
+
+def _asked(query: str, instruction: str | None) -> str:
+    return f"<Instruct>: {instruction or INSTRUCTION}\n<Query>: {query}\n<Document>: "
 
 
 def _instructed(instruction: str) -> str:

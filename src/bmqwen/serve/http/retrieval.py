@@ -5,7 +5,7 @@ import base64
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Request
 from pydantic import Discriminator, Field, Tag
@@ -13,7 +13,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from bmqwen.errors import ContextLengthError, InputError, RequestError
 from bmqwen.generate.params import Completion, SamplingParams
-from bmqwen.generate.retrieval import EmbeddingPrompts, RerankPrompts, embedding, relevance
+from bmqwen.generate.retrieval import EmbeddingPrompts, RerankPrompts, embedding, relevance, shortened
 from bmqwen.serve.http.fields import UNUSED, OpenModel, RequestModel, Unused, accepting
 from bmqwen.serve.http.protocol import WHOLE, Ids, text_or_ids
 from bmqwen.serve.http.responses import Count
@@ -24,6 +24,14 @@ MOST_TEXTS = 2048
 # Cohere's API has two versions, and clients of vLLM know all three.
 RERANK_PATHS = ("/v1/rerank", "/rerank", "/v2/rerank")
 _UNUSED = {name: UNUSED[name] for name in ("keep_alive", "metadata", "priority", "request_id")}
+Truncate = Annotated[
+    bool | Literal["NONE", "END"],
+    Field(description="true or END: a text that is too long loses its end; false or NONE: it is refused."),
+]
+_MostTokens = Annotated[
+    int,
+    Field(ge=-1, description="A longer text, with all that is read with it, loses its end; -1: what fits."),
+]
 _User = Annotated[
     str, Field(max_length=256, description="Of one address's users, each gets a turn in the queue.")
 ]
@@ -56,6 +64,8 @@ class EmbeddingsRequest(RequestModel):
     instruction: (
         Annotated[str, Field(description="Goes before each text, in place of the model's own.")] | None
     ) = None
+    truncate: Truncate | None = None
+    truncate_prompt_tokens: _MostTokens | None = None
     user: _User | None = None
 
 
@@ -75,6 +85,11 @@ class RerankRequest(RequestModel):
     top_n: Annotated[int, Field(ge=1, description="Only the best so many."), WHOLE] | None = None
     return_documents: bool | None = None
     instruction: Annotated[str, Field(description="In place of the model's own.")] | None = None
+    truncate: Truncate | None = None
+    truncate_prompt_tokens: _MostTokens | None = None
+    max_tokens_per_doc: (
+        Annotated[int, Field(ge=1, description="A longer document loses its end."), WHOLE] | None
+    ) = None
     user: _User | None = None
 
 
@@ -155,11 +170,13 @@ async def embed_texts(
     dimensions: int | None = None,
     query: bool = False,
     instruction: str | None = None,
+    truncate: Truncate | None = None,
+    truncate_prompt_tokens: int | None = None,
     user: str | None = None,
 ) -> tuple[list[Any], int]:
     """Return embeddings, float32 arrays of length 1, and how many tokens were read.
 
-    `single`: the request has one text, and no list, as `input`.
+    `single`: the request has one text, and no list, as `input`. The others are those of the request.
 
     Raises:
         RequestError: a text that is too long or no valid Unicode, ids that are no tokens, too many dimensions.
@@ -179,9 +196,15 @@ async def embed_texts(
         return item
 
     names = ["input"] if single else [f"input[{place}]" for place in range(len(inputs))]
-    ids = await asyncio.to_thread(_prompts, service, names, inputs, prompt, len(instruction or ""))
-    completions = await _complete(service, request, ids, prompts.params, user)
-    return [embedding(one, dimensions) for one in completions], sum(map(len, ids))
+    most = _most(service, truncate, truncate_prompt_tokens)
+
+    def prepare() -> _Prepared:
+        _check_characters(service, names, inputs, len(instruction or ""))
+        return _prepare(service, names, inputs, prompt, most)
+
+    prepared = await asyncio.to_thread(prepare)
+    completions = await _complete(service, request, prepared, prompts.params, user)
+    return [embedding(one, dimensions) for one in completions], prepared.tokens
 
 
 async def _embed(service: Service, body: EmbeddingsRequest, request: Request) -> EmbeddingList:
@@ -195,6 +218,8 @@ async def _embed(service: Service, body: EmbeddingsRequest, request: Request) ->
         dimensions=body.dimensions,
         query=body.input_type == "query",
         instruction=body.instruction,
+        truncate=body.truncate,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
         user=body.user,
     )
 
@@ -225,12 +250,26 @@ async def _rank(service: Service, body: RerankRequest, request: Request) -> Rank
         assert isinstance(text, str)
         return prompts.prompt(body.query, text, body.instruction)
 
-    beside = len(body.query) + len(body.instruction or "")
-    ids = await asyncio.to_thread(_prompts, service, names, texts, prompt, beside)
-    completions = await _complete(service, request, ids, prompts.params, body.user)
+    def prepare() -> _Prepared:
+        _check_characters(service, names, texts, len(body.query) + len(body.instruction or ""))
+        most, behind = _most(service, body.truncate, body.truncate_prompt_tokens), 0
+        if most is not None or body.max_tokens_per_doc is not None:
+            before, behind = prompts.beside(body.query, body.instruction)
+            fits = most or _fits(service)
+            room = fits - before - behind
+            if room < 1:
+                raise RequestError(
+                    f"query and instruction alone have {before + behind:,} tokens, and a document with them may have "
+                    f"{fits:,}: shorten query",
+                    "query",
+                )
+            most = before + behind + min(room, body.max_tokens_per_doc or room)
+        return _prepare(service, names, texts, prompt, most, behind)
+
+    prepared = await asyncio.to_thread(prepare)
+    completions = await _complete(service, request, prepared, prompts.params, body.user)
     scores = [relevance(completion) for completion in completions]
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
-    tokens = sum(map(len, ids))
     results: list[RankedDocument] = [
         {"index": index, "relevance_score": scores[index], "document": {"text": texts[index]}}
         for index in best
@@ -242,46 +281,88 @@ async def _rank(service: Service, body: RerankRequest, request: Request) -> Rank
         "id": "rerank-" + secrets.token_hex(12),
         "model": service.model.name,
         "results": results,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": prepared.tokens, "total_tokens": prepared.tokens},
     }
 
 
-def _prompts(
-    service: Service,
-    names: Sequence[str],
-    inputs: Sequence[str | list[int]],
-    prompt: Callable[[str | list[int]], list[int]],
-    beside: int = 0,
-) -> list[list[int]]:
-    """Return the token ids of all inputs; `beside`: characters that are read with each text.
+class _Prepared(NamedTuple):
+    """Prompts as token ids, and how many of them lost their ends."""
 
-    Raises RequestError, which names the input, before anything is computed.
-    """
-    facts, most = service.pool.check(), service.model.limits.characters
+    prompts: list[list[int]]
+    shortened: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.prompts))
+
+
+def _check_characters(
+    service: Service, names: Sequence[str], inputs: Sequence[str | list[int]], beside: int
+) -> None:
+    """Raise RequestError for too many; `beside`: characters that are read with each text."""
+    most = service.model.limits.characters
     count = sum(len(item) + beside for item in inputs if isinstance(item, str))
     if count > most:
         with_each = f", of which {beside:,} go with each text," if beside else ""
         raise RequestError(
             f"{count:,} characters{with_each} are more than this server takes, {most:,}", names[0]
         )
-    found = []
+
+
+def _prepare(
+    service: Service,
+    names: Sequence[str],
+    inputs: Sequence[str | list[int]],
+    prompt: Callable[[str | list[int]], list[int]],
+    most: int | None,
+    behind: int = 1,
+) -> _Prepared:
+    """Return the prompts of all inputs.
+
+    Args:
+        service: of the model.
+        names: what the request calls the inputs.
+        inputs: texts, or token ids.
+        prompt: returns an input's tokens.
+        most: tokens to which a longer prompt is shortened; None: those that do not fit are refused.
+        behind: tokens behind an input, which are kept then.
+
+    Raises RequestError, which names the input, before anything is computed.
+    """
+    vocabulary, fits = service.pool.check().vocab_size, _fits(service)
+    found, cut = [], 0
     for name, item in zip(names, inputs, strict=True):
         try:
             ids = prompt(item)
         except InputError as error:
             raise RequestError(f"{name}: {error}", name) from None
-        if max(ids) >= facts.vocab_size:
-            raise RequestError(
-                f"{name} has the token {max(ids)}, but the last one is {facts.vocab_size - 1}", name
-            )
-        if len(ids) > facts.context_length - 1:
-            raise ContextLengthError(facts.context_length - 1, len(ids), f"split {name}")
+        if max(ids) >= vocabulary:
+            raise RequestError(f"{name} has the token {max(ids)}, but the last one is {vocabulary - 1}", name)
+        whole = len(ids)
+        if most is not None:
+            ids = shortened(ids, most, behind)
+        if len(ids) > fits:
+            raise ContextLengthError(fits, whole, f"split {name}, or set truncate to true")
+        cut += len(ids) < whole
         found.append(ids)
-    return found
+    return _Prepared(found, cut)
+
+
+def _fits(service: Service) -> int:
+    """Return how many tokens a prompt may have."""
+    return service.pool.check().context_length - 1
+
+
+def _most(service: Service, truncate: Truncate | None, most: int | None) -> int | None:
+    """Return how many tokens a longer prompt is shortened to; None: longer ones are refused."""
+    fits = _fits(service)
+    if most is None:
+        return fits if truncate in (True, "END") else None
+    return min(most, fits) if most > 0 else fits
 
 
 async def _complete(
-    service: Service, request: Request, prompts: Sequence[list[int]], params: SamplingParams, user: str | None
+    service: Service, request: Request, prepared: _Prepared, params: SamplingParams, user: str | None
 ) -> list[Completion]:
     """Have all prompts computed, a few at a time: other clients get their turns between them."""
     caller = Caller.of(request, user)
@@ -294,12 +375,13 @@ async def _complete(
                     return event[0]
         raise AssertionError("an answer ends with a completion or an error")
 
-    tasks = [asyncio.ensure_future(one(prompt)) for prompt in prompts]
+    tasks = [asyncio.ensure_future(one(prompt)) for prompt in prepared.prompts]
     try:
         completions = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    request.scope["note"] = f"{sum(map(len, prompts))} tokens of {len(prompts)} texts"
+    cut = f", {prepared.shortened} shortened" if prepared.shortened else ""
+    request.scope["note"] = f"{prepared.tokens} tokens of {len(prepared.prompts)} texts{cut}"
     return completions

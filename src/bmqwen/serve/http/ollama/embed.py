@@ -15,12 +15,7 @@ from bmqwen.serve.http.retrieval import MOST_TEXTS, embed_texts
 from bmqwen.serve.http.streaming import unless_left
 from bmqwen.serve.service import Services
 
-# Longer texts are refused, with how many tokens fit, in place of being cut.
-_ROWS = {
-    "keep_alive": UNUSED["keep_alive"],
-    "options": Unused(dict[str, Any], ({},)),
-    "truncate": Unused(bool),
-}
+_ROWS = {"keep_alive": UNUSED["keep_alive"], "options": Unused(dict[str, Any], ({},))}
 
 
 @accepting(_ROWS)
@@ -34,6 +29,9 @@ class OllamaEmbedRequest(RequestModel):
         Discriminator(text_or_ids),
     ]
     dimensions: Annotated[int, Field(ge=1), WHOLE] | None = None
+    truncate: Annotated[
+        bool | None, Field(description="A text that is too long loses its end; false: it is refused.")
+    ] = True
 
 
 @accepting(_ROWS)
@@ -68,7 +66,14 @@ def add_embeddings(api: APIRouter, services: Services) -> None:
         service, start = services.accept(body, request, "embedding"), time.monotonic_ns()
         single = isinstance(body.input, str)
         texts = [body.input] if isinstance(body.input, str) else body.input
-        work = embed_texts(service, request, texts, single=single, dimensions=body.dimensions)
+        work = embed_texts(
+            service,
+            request,
+            texts,
+            single=single,
+            dimensions=body.dimensions,
+            truncate=body.truncate is not False,
+        )
         vectors, tokens = await unless_left(work, request.receive)
         return {
             "model": service.model.name,
@@ -82,6 +87,6 @@ def add_embeddings(api: APIRouter, services: Services) -> None:
     async def embeddings(body: OllamaEmbeddingsRequest, request: Request) -> OllamaEmbeddingsAnswer:
         service = services.accept(body, request, "embedding")
         vectors, _ = await unless_left(
-            embed_texts(service, request, [body.prompt], single=True), request.receive
+            embed_texts(service, request, [body.prompt], single=True, truncate=True), request.receive
         )
         return {"embedding": vectors[0].tolist()}
