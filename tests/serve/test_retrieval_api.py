@@ -157,12 +157,13 @@ def test_a_long_document_loses_its_end_but_not_the_question(server: LiveServer) 
     assert server.post("/v1/rerank", long).json()["error"]["code"] == "context_length_exceeded"
     for asked, tokens in (({"truncate": True}, 511), ({"truncate_prompt_tokens": 400}, 400)):
         assert server.post("/v1/rerank", long | asked).json()["usage"]["prompt_tokens"] == tokens
-    for asked, said in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"query": LONG, "truncate": True}, "query and instruction alone have"),
         ({"truncate": "START"}, "truncate"),
         ({"query": "q" * 600_000, "documents": ["a"] * 2}, "of which 600,000 go with each text, are more"),
-    ):
-        refused = server.post("/v1/rerank", body | asked)
+    ]
+    for change, said in wrong:
+        refused = server.post("/v1/rerank", body | change)
         assert refused.status_code == 400
         assert said in refused.json()["error"]["message"]
 
