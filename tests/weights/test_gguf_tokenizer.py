@@ -128,6 +128,15 @@ def test_an_early_file_has_the_splitting_of_its_architecture(kind: Kind, tmp_pat
     assert tokenizer_of(early).to_str() == expected.to_str()
 
 
+def test_sampling_that_the_converter_stated(tmp_path: Path) -> None:
+    stated = {"temp": 0.6, "top_p": 0.95, "top_k": 20, "penalty_repeat": 1.05}
+    values = {f"general.sampling.{name}": value for name, value in stated.items()}
+    with open_checkpoint(write_gguf(tmp_path / "m.gguf", tiny_config("qwen3"), values=values)) as checkpoint:
+        said = json.loads(checkpoint.tokenizer_files()["generation_config.json"])
+    wanted = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.05}
+    assert {name: said.get(name) for name in wanted} == wanted
+
+
 def test_a_llama_without_its_splitting_is_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", tiny_config("llama"), values={"tokenizer.ggml.pre": None})
     with pytest.raises(ConfigError, match=r"tokenizer\.ggml\.pre = 'None', which is unsupported"):

@@ -1,15 +1,18 @@
 """How a model answers where nobody says otherwise: as its publisher recommends."""
 
 from pathlib import Path
+from typing import Any
 
 from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.params import MAX_TOKENS, PARAMETERS, SamplingParams
+from bmqwen.generate.template import ChatTemplate
 from bmqwen.generate.tokenizer import read_config
 from bmqwen.model.config import ModelConfig
 
 
 def default_params(folder: Path, config: ModelConfig, *, can_sample: bool = True) -> SamplingParams:
-    """Return the sampling of a model: what the folder's generation_config.json says, else what those of its family do.
+    """Return the sampling of a model: what the folder's generation_config.json says, else what those of its family do,
+    or their cards, for models that think or do not, as the chat template has it.
 
     A file with a temperature says all of it: DeepSeek's models of Qwen's architecture have no repetition penalty.
 
@@ -26,13 +29,30 @@ def default_params(folder: Path, config: ModelConfig, *, can_sample: bool = True
         if not (row.per_answer or row.chat or row.name == "max_tokens")
         and isinstance(said.get(row.name), (int, float))
     }
-    family, without_thoughts = {}, {}
-    if "temperature" not in own:
-        family, without_thoughts = config.network.sampling(), config.network.sampling_without_thoughts()
+    family, other_mode, thinking = {}, {}, None
+    if "temperature" not in own and not config.headless:
+        thinks, can_switch = _thinking(folder)
+        family = config.network.sampling(thinks=thinks)
+        if can_switch:
+            other_mode = config.network.sampling(thinks=not thinks)
+            thinking = None if thinks else False
     if said.get("do_sample") is False:
         own["temperature"] = 0.0
     try:
-        other_mode = {name: value for name, value in without_thoughts.items() if name not in own}
-        return SamplingParams(**family | own, max_tokens=MAX_TOKENS, other_mode=other_mode)
+        values: dict[str, Any] = {"max_tokens": MAX_TOKENS, "enable_thinking": thinking, **family, **own}
+        return SamplingParams(
+            **values, other_mode={name: value for name, value in other_mode.items() if name not in own}
+        )
     except InputError as error:
         raise ConfigError(f"{path} cannot be used: {error}; correct it, or delete it") from None
+
+
+def _thinking(folder: Path) -> tuple[bool, bool]:
+    """Return whether a model thinks where nobody says otherwise, and whether that can be changed."""
+    try:
+        template = ChatTemplate.from_folder(folder)
+        if not template.thinks or not template.can_switch_thinking:
+            return template.thinks, False
+        return template.thinks_unless_told, True
+    except (ConfigError, InputError):  # reported where there is a chat
+        return False, False

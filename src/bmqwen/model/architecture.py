@@ -122,13 +122,12 @@ class Architecture:
             yarn=yarn,
         )
 
-    def sampling(self) -> dict[str, float]:
-        """Return the sampling that the family's models are published with, for one without a generation_config.json."""
-        return {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    def sampling(self, *, thinks: bool) -> dict[str, float]:  # noqa: ARG002 - some have but one
+        """Return the sampling that the family's models are published with, or that their cards recommend.
 
-    def sampling_without_thoughts(self) -> dict[str, float]:
-        """Return what the models' cards recommend in place of these where thinking is turned off."""
-        return {}
+        `thinks`: before the answers there are thoughts.
+        """
+        return {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
 
     def tensors(self) -> list[Tensor]:
         """List all tensors, in the order of the network. A tied head has none of its own.

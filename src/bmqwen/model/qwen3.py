@@ -47,13 +47,13 @@ class Qwen3(Architecture):
         },
     }
 
-    def sampling(self) -> dict[str, float]:
-        """Return what the generation_config.json files of Qwen3 say."""
-        return {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
-
-    def sampling_without_thoughts(self) -> dict[str, float]:
-        """Return what the cards of Qwen3 recommend for enable_thinking = False ("best practices")."""
-        return {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    def sampling(self, *, thinks: bool) -> dict[str, float]:
+        """Return what the generation_config.json files of Qwen3 and its 2507 releases say, and the cards of Qwen3 for
+        enable_thinking = False ("best practices").
+        """
+        if thinks:
+            return {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+        return super().sampling(thinks=thinks)
 
     def attention_tensors(self, layer: int) -> list[Tensor]:
         """List four projections and two norms that all heads share."""

@@ -16,6 +16,7 @@ H = TypeVar("H")
 
 _FULL, _LINEAR = "full_attention", "linear_attention"
 # What config.json says of the three axes of pictures: they are one axis in a text.
+_WIDEST_SMALL = 2048  # hidden_size of Qwen3.5-2B
 _PICTURES = {"mrope_section", "mrope_interleaved"}
 
 
@@ -93,6 +94,14 @@ class Qwen35(Architecture):
                 "partial_rotary_factor", "but it must make an even number of a head's elements"
             )
         return replace(config, layer_types=tuple(kinds), linear=linear, partial_rotary_factor=float(share))
+
+    def sampling(self, *, thinks: bool) -> dict[str, float]:
+        """Return what the cards of Qwen3.5 recommend for texts: its models have no generation_config.json."""
+        if thinks:
+            return {"temperature": 1.0, "top_p": 0.95, "top_k": 20, "presence_penalty": 1.5}
+        if self.config.hidden_size <= _WIDEST_SMALL:
+            return {"temperature": 1.0, "top_p": 1.0, "top_k": 20, "presence_penalty": 2.0}
+        return super().sampling(thinks=thinks) | {"presence_penalty": 1.5}
 
     @classmethod
     def gguf_values(cls, values: dict[str, object]) -> dict[str, object]:

@@ -4,6 +4,8 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bmqwen.errors import CheckpointError, ConfigError
 from bmqwen.util.text import first_line
 from bmqwen.weights.gguf_file import GgufFile
@@ -25,6 +27,14 @@ _QWEN35_SPLIT = _QWEN2_SPLIT.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(
 _SPLITS = {"qwen2": _QWEN2_SPLIT, "deepseek-r1-qwen": _QWEN2_SPLIT, "qwen35": _QWEN35_SPLIT, "smollm": None}
 # Of files without tokenizer.ggml.pre, which early ones were made without.
 _KIND_OF_ARCHITECTURE = {"qwen2": "qwen2", "qwen3": "qwen2", "qwen35": "qwen35"}
+# What llama.cpp's converter takes from generation_config.json.
+_SAMPLING = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "penalty_repeat": "repetition_penalty",
+}
 _MARKED = re.compile(r"<[|｜][^<>|｜\s]{1,60}[|｜]>|</?[a-z_]{1,40}>")
 
 
@@ -135,7 +145,12 @@ class _Vocabulary:
         ends = [self._id("eos_token_id"), self._id("eot_token_id")]
         # Files name one of the two only, yet a chat model may end with either.
         ends += [i for i in self.added if self.tokens[i] in ("<|im_end|>", "<|endoftext|>")]
-        return {
+        sampling = {
+            ours: value if isinstance(value, int) else float(str(np.float32(value)))
+            for theirs, ours in _SAMPLING.items()
+            if isinstance(value := self._file.metadata.get(f"general.sampling.{theirs}"), int | float)
+        }
+        return sampling | {
             "bos_token_id": self._id("bos_token_id"),
             "eos_token_id": list(dict.fromkeys(index for index in ends if index is not None)),
             "pad_token_id": self._id("padding_token_id"),

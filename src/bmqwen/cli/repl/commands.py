@@ -120,6 +120,7 @@ def change_setting(params: SamplingParams, text: str, defaults: SamplingParams) 
         case _:
             new = row.parse(value)
     if name == "enable_thinking":
-        params = _for_thinking(params, new is not False, defaults)
+        wanted = defaults.enable_thinking if new is None else new
+        params = _for_thinking(params, wanted is not False, defaults)
     params = replace(params, **{name: new})
     return params, f"{name} is now {row.text(getattr(params, name))}"
