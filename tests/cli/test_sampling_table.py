@@ -95,8 +95,12 @@ def test_no_other_file_names_a_parameter() -> None:
         if "vendor" not in path.parts and "chip" not in path.parts and "bmrt" not in path.parts
         if named.search(path.read_text(encoding="utf-8"))
     }
-    # What a family recommends stands with its architecture, and other makers' APIs have the names that they have.
-    elsewhere = ("model/", *(f"serve/http/{api}/" for api in ("anthropic", "ollama", "openai_responses")))
+    # What a family recommends stands with its architecture; other makers' files and APIs have the names that they have.
+    elsewhere = (
+        "model/",
+        "weights/gguf",
+        *(f"serve/http/{api}/" for api in ("anthropic", "ollama", "openai_responses")),
+    )
     assert {name for name in files if not name.startswith(elsewhere)} == {
         "generate/params.py",
         "generate/sampler.py",
