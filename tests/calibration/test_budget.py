@@ -1,41 +1,94 @@
-"""The precision that a budget of bytes buys is measured on the model."""
+"""The formats that a budget buys are measured on the model: each part alone, by KL, bytes and predicted time."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bmqwen.calibration.budget import Choice, choose, measure
+from bmqwen.calibration.budget import Budget, Costs, byte_costs, choose
+from bmqwen.calibration.chip_time import part_times, token_ns
+from bmqwen.calibration.sensitivity import FORMATS, PARTS, formats_of_parts, measure
+from bmqwen.compiler.toolchain import Toolchain
+from bmqwen.emit.numpy import NumpyOps
+from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
+from bmqwen.evaluation.divergence import Divergence
+from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.util.progress import Silent
 from bmqwen.weights.checkpoint import open_checkpoint
+from bmqwen.weights.weights import Weights
 from support.checkpoints import tiny_config, write_checkpoint
 
-SMALL, MIDDLE, LARGE = (
-    Choice(Precision("int4", 64, "int4"), 100, 0.1),
-    Choice(Precision("int4", 32, "int4"), 110, 0.2),
-    Choice(Precision("int8", 64, "int8"), 200, 0.01),
-)
+DIVERGENCES = {"down_proj": {"int4:64": 0.02, "int8": 0.001}, "lm_head": {"int4:64": 0.05, "int8": 0.0}}
+COSTS = Costs({"down_proj": {"int4:64": 10, "int8": 20}, "lm_head": {"int4:64": 30, "int8": 60}}, rest=100)
 
 
 def test_the_least_divergence_within_the_budget_is_chosen() -> None:
-    every = [SMALL, MIDDLE, LARGE]
-    assert choose(every, 150) is SMALL  # more bytes are not always better
-    assert choose(every, 200) is LARGE
-    with pytest.raises(InputError, match="int4 group 64, lm_head int4 reads 100 bytes a token"):
-        choose(every, 99)
+    def bought(most: float) -> dict[str, str]:
+        return dict(choose(DIVERGENCES, COSTS, Budget(most, "ns")).formats)
+
+    assert bought(140) == bought(149) == {"down_proj": "int4:64", "lm_head": "int4:64"}
+    assert bought(150) == {"down_proj": "int8", "lm_head": "int4:64"}
+    assert bought(170) == {"down_proj": "int4:64", "lm_head": "int8"}
+    assert bought(1000) == {"down_proj": "int8", "lm_head": "int8"}
 
 
-def test_finer_formats_are_measured_to_be_nearer(tmp_path: Path) -> None:
+def test_a_budget_that_nothing_meets_is_refused() -> None:
+    divergences = {part: {"int4:64": 0.0} for part in PARTS}
+    costs = Costs({part: {"int4:64": 1e6} for part in PARTS})
+    with pytest.raises(InputError, match=r"int4 group 64, lm_head int4 takes 5.00 ms a token, and nothing"):
+        choose(divergences, costs, Budget(1e6, "ns"))
+
+
+def test_budgets_are_sizes_and_times() -> None:
+    assert Budget.parse("300") == Budget.parse("300 MB") == Budget.parse("0.3gb") == Budget(300e6, "bytes")
+    assert Budget.parse("8.5ms") == Budget(8.5e6, "ns")
+    for text in ("", "fast", "8.5s", "-3MB", "1e3"):
+        with pytest.raises(InputError, match="write 300MB, 1"):
+            Budget.parse(text)
+
+
+def test_each_part_is_measured_alone(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", tiny_config("qwen2.5"), seed=6)
+    tokens = list(range(300))
     with open_checkpoint(folder) as checkpoint:
-        found = {str(one.precision): one for one in measure(checkpoint, [list(range(300))] * 2, Silent())}
-        body, head, both = (
-            found[text].divergence
-            for text in ("int8, lm_head int8", "int4 group 32, lm_head int8", "int4 group 32, lm_head int4")
-        )
-        assert 0 < body < head < both
+        config = checkpoint.config
+        found = measure(checkpoint, [tokens], Silent())
+        rows = np.linspace(0, len(tokens) - 1, 256).astype(int)
+
+        def logits(weights: Weights) -> np.ndarray:
+            return config.network.emit(NumpyOps(config, WeightBlocks(weights), tokens, rows.tolist()))
+
+        def divergence(precision: Precision) -> float:
+            # The same by the long way: the whole model with one part rounded.
+            grid = GridWeights(checkpoint.weights, config, precision)
+            ops = NumpyOps(grid.config, WeightBlocks(grid), tokens, rows.tolist())
+            scores = Divergence()
+            scores.begin_block()
+            scores.add([0] * len(rows), grid.config.network.emit(ops), logits(checkpoint.weights))
+            assert scores.nearness is not None
+            return scores.nearness.mean_kl
+
+        down = Precision("f32", 64, "f32", projections={"down_proj": "int4:32"})
+        assert found.parts["down_proj"]["int4:32"] == pytest.approx(divergence(down), rel=1e-2)
+        head = Precision("f32", 64, "int4", 32)
+        assert found.parts["lm_head"]["int4:32"] == pytest.approx(divergence(head), rel=5e-2)
+        assert all(formats["int8"] < formats["int4:32"] for formats in found.parts.values())
+        assert len(found.layers) == config.num_hidden_layers
         # Codes of half a byte; a scale of two bytes and a zero point of one for 32 of them.
-        shapes = checkpoint.config.network.shapes().values()
-        values = sum(shape[0] * shape[1] for shape in shapes if len(shape) == 2)
-        assert found["int4 group 32, lm_head int4"].bytes == values * (1 / 2 + 3 / 32)
+        values = config.vocab_size * config.hidden_size
+        sizes = byte_costs(config, formats_of_parts(checkpoint))
+        assert sizes.parts["lm_head"]["int4:32"] == values * (1 / 2 + 3 / 32)
+
+
+@pytest.mark.simulator
+def test_times_of_parts_add_up(simulator: Toolchain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(simulator.root))
+    config = tiny_config("qwen2.5", layers=3, hidden_size=256, intermediate_size=512)
+    possible = {part: [name for name in FORMATS if name in ("int4:64", "int8")] for part in PARTS}
+    times = Costs(*part_times("toy", config, possible, Silent()))
+    mixture = dict.fromkeys(PARTS, "int4:64") | {"down_proj": "int8", "lm_head": "int8"}
+    mixed = Precision("int4", 64, "int8", projections={"down_proj": "int8"})
+    compiled = token_ns("toy", config, mixed, Silent())
+    assert times.of(mixture) == pytest.approx(compiled, rel=0.03)

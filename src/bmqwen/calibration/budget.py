@@ -1,149 +1,203 @@
-"""Which precision is worth most within a budget of bytes: formats of layers and head, each measured on the model."""
+"""Which formats are worth most within a budget of bytes or of time, by what each does to the model's predictions."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, Literal
 
-import numpy as np
-
-from bmqwen.calibration.rotation import HEAD, NORM, TABLE
-from bmqwen.emit.numpy import NumpyOps, Rows
-from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.calibration.chip_time import CONTEXT, part_times
+from bmqwen.calibration.sensitivity import FORMATS, Sensitivity, formats_of_parts, measure, shapes_of
+from bmqwen.compiler.toolchain import has_toolchain
 from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.formats import GridFormat
-from bmqwen.quant.grid_weights import GridWeights
-from bmqwen.quant.precision import Format, Precision
+from bmqwen.quant.formats import make_format
+from bmqwen.quant.precision import Precision
 from bmqwen.util.progress import Progress
-from bmqwen.util.text import size_text
+from bmqwen.util.text import size_text, speed_text
 from bmqwen.weights.checkpoint import Checkpoint
-from bmqwen.weights.weights import Weights
 
-# What one net can hold, from the least bytes on.
-LAYERS: tuple[tuple[Format, int], ...] = (("int4", 128), ("int4", 64), ("int4", 32), ("int8", 64))
-HEADS: tuple[Format, ...] = ("int4", "int8")
-# Tokens that each is measured on, and those of them whose predictions are compared.
-TOKENS, COMPARED = 512, 256
-_VOCABULARY_ROWS = 16384
+_TEXT = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?(MB|GB|ms)?", re.IGNORECASE)
+_BYTES = {"mb": 1e6, "gb": 1e9}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most that a token may cost: bytes of weights that the chip reads, or predicted nanoseconds."""
+
+    most: float
+    unit: Literal["bytes", "ns"]
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read "300MB", "1.2 GB", "8.5ms"; a number alone is in MB. Raises InputError."""
+        found = _TEXT.fullmatch(text.strip())
+        if found is None:
+            raise InputError(
+                f"--budget {text[:40]!r} is neither a size nor a time: write 300MB, 1.2GB or 8.5ms"
+            )
+        unit = (found[2] or "MB").lower()
+        if unit == "ms":
+            return cls(float(found[1]) * 1e6, "ns")
+        return cls(float(found[1]) * _BYTES[unit], "bytes")
+
+    def text(self, cost: float) -> str:
+        """Return a cost as text."""
+        return size_text(cost) if self.unit == "bytes" else f"{cost / 1e6:.2f} ms"
+
+    def __str__(self) -> str:
+        return self.text(self.most)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a token costs, in bytes or in nanoseconds.
+
+    Attributes:
+        parts: by part and format.
+        rest: of everything else.
+    """
+
+    parts: Mapping[str, Mapping[str, float]]
+    rest: float = 0.0
+
+    def of(self, formats: Mapping[str, str]) -> float:
+        """Return the cost of a token with a format for each part."""
+        return self.rest + sum(self.parts[part][name] for part, name in formats.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A format for each part.
+
+    Attributes:
+        formats: by part.
+        cost: of a token.
+        divergence: the sum of what each part alone costs in KL, nats a token, before calibration, which lowers it.
+    """
+
+    formats: Mapping[str, str]
+    cost: float
+    divergence: float
+
+    @property
+    def precision(self) -> Precision:
+        """The same as a precision."""
+        projections = {part: FORMATS[name] for part, name in self.formats.items() if part != "lm_head"}
+        return Precision.mixed(projections, FORMATS[self.formats["lm_head"]])
+
+
+def byte_costs(config: ModelConfig, possible: Mapping[str, Sequence[str]]) -> Costs:
+    """Return the bytes of weights on the chip that a token reads, for the formats possible of each part."""
+
+    def size(part: str, name: str) -> int:
+        form = make_format(*FORMATS[name])
+        return sum(sum(form.chip_bytes(*shape)) for shape in shapes_of(part, config))
+
+    return Costs({part: {name: size(part, name) for name in names} for part, names in possible.items()})
+
+
+def choose(divergences: Mapping[str, Mapping[str, float]], costs: Costs, budget: Budget) -> Mixture:
+    """Return the mixture of least divergence, by part and format, within a budget. Raises InputError: there is none."""
+    every = [
+        Mixture(formats, costs.of(formats), sum(divergences[part][name] for part, name in formats.items()))
+        for names in product(*divergences.values())
+        for formats in [dict(zip(divergences, names, strict=True))]
+    ]
+    within = [mixture for mixture in every if mixture.cost <= budget.most]
+    if not within:
+        least = min(every, key=lambda mixture: mixture.cost)
+        raise InputError(
+            f"--budget {budget} cannot be met: {least.precision} takes {budget.text(least.cost)} a token, "
+            "and nothing takes less"
+        )
+    return min(within, key=lambda mixture: (mixture.divergence, mixture.cost))
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A precision, the bytes of weights that it reads for a token, and its KL to the float model, nats a token.
+    """What was measured for a budget, and what it buys.
 
-    The divergence is measured before calibration, which lowers it: it ranks.
+    Attributes:
+        sensitivity: of the parts.
+        bytes: what each reads for a token.
+        times: the predicted nanoseconds that each takes; None: there is no compiler to tell.
+        mixture: the one chosen.
     """
 
-    precision: Precision
-    bytes: int
-    divergence: float
+    sensitivity: Sensitivity
+    bytes: Costs
+    times: Costs | None
+    mixture: Mixture
+
+    @property
+    def precision(self) -> Precision:
+        """The one chosen."""
+        return self.mixture.precision
+
+    def lines(self) -> Iterator[str]:
+        """Yield what people are told of it."""
+        for part, formats in self.sensitivity.parts.items():
+            cells = []
+            for name, divergence in formats.items():
+                size = size_text(self.bytes.parts[part][name])
+                time = "" if self.times is None else f", {self.times.parts[part][name] / 1e6:.2f} ms"
+                mark = " <- chosen" if self.mixture.formats[part] == name else ""
+                cells.append(f"{name} {size}{time}, KL {divergence:.4f}{mark}")
+            yield f"{part}: {'; '.join(cells)}"
+        layers = self.sensitivity.layers
+        worst = max(layers)
+        yield (
+            f"one layer alone: KL {min(layers):.4f} to {worst:.4f}, the most in layer {layers.index(worst)}; one net "
+            "holds all layers, so that a kind of projection has one format"
+        )
+        yield f"chosen: {self.precision}, {self._cost()}, KL {self.mixture.divergence:.4f} before calibration"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        return self.precision.to_dict() | {"token_bytes": self.bytes, "divergence": self.divergence}
+        return {
+            "token_bytes": self.bytes.of(self.mixture.formats),
+            "token_ms": None if self.times is None else self.times.of(self.mixture.formats) / 1e6,
+            "divergence": self.mixture.divergence,
+            "parts": {
+                part: {
+                    name: {
+                        "divergence": divergence,
+                        "bytes": self.bytes.parts[part][name],
+                        "ms": None if self.times is None else self.times.parts[part][name] / 1e6,
+                    }
+                    for name, divergence in formats.items()
+                }
+                for part, formats in self.sensitivity.parts.items()
+            },
+            "layer_divergences": list(self.sensitivity.layers),
+        }
 
-    def __str__(self) -> str:
-        return (
-            f"{self.precision}: {size_text(self.bytes)} a token, KL {self.divergence:.4f} before calibration"
-        )
+    def _cost(self) -> str:
+        size = size_text(self.bytes.of(self.mixture.formats))
+        if self.times is None:
+            return f"{size} a token (`bmqwen estimate` predicts its speed)"
+        ns = self.times.of(self.mixture.formats)
+        return f"{size} and {ns / 1e6:.2f} ms a token ({speed_text(1e9 / ns)} after {CONTEXT} cached tokens)"
 
 
-def choose(choices: Sequence[Choice], budget: int) -> Choice:
-    """Return the one of least divergence that reads at most so many bytes. Raises InputError where none does."""
-    within = [choice for choice in choices if choice.bytes <= budget]
-    if not within:
-        least = min(choices, key=lambda choice: choice.bytes)
-        raise InputError(
-            f"--budget {size_text(budget)} cannot be met: {least.precision} reads {size_text(least.bytes)} a token, "
-            "and nothing reads less"
-        )
-    return min(within, key=lambda choice: choice.divergence)
+def spend(
+    budget: Budget, checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], progress: Progress
+) -> Choice:
+    """Measure a model and choose its formats. Raises InputError for a budget that cannot be met.
 
-
-def token_bytes(config: ModelConfig, precision: Precision) -> int:
-    """Return the bytes of weights on the chip that computing a token reads."""
-    shapes = {name: shape for name, shape in config.network.shapes().items() if len(shape) == 2}
-    shapes[HEAD] = shapes.pop(TABLE)
-    return sum(sum(precision.of(name).chip_bytes(*shape)) for name, shape in shapes.items())
-
-
-def measure(checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], progress: Progress) -> list[Choice]:
-    """Measure what each format of layers and head does to the model's predictions, from the least bytes on.
-
-    Args:
-        checkpoint: the float model.
-        sequences: token ids of the calibration text, of which the first `TOKENS` are used.
-        progress: is told formats done.
-
-    Raises what reading weights raises, and InputError where no format fits the matrices.
+    A budget of time needs the compiler, as `part_times` does; for one of bytes it is asked if it is there already.
     """
-    weights = GridWeights(checkpoint.weights, checkpoint.config, Precision.choose("f32"))
-    config = weights.config
-    candidates = [form for form in LAYERS if _fits(config, Precision(*form, form[0]))]
-    if not candidates:
-        raise InputError(f"{checkpoint.name} has matrices that groups of 32 columns do not divide")
-    progress.start(f"measuring formats of {checkpoint.name}", 1 + len(candidates))
-    used = list(_cut(sequences, TOKENS))
-    wanted = np.linspace(0, sum(map(len, used)) - 1, COMPARED).astype(int)
-    floats = _hidden(config, weights, used)[wanted]
-    progress.advance(1)
-    found = []
-    for done, (form, group) in enumerate(candidates, 2):
-        precisions = [Precision(form, group, head) for head in HEADS]
-        hidden = _hidden(config, GridWeights(checkpoint.weights, checkpoint.config, precisions[0]), used)[
-            wanted
-        ]
-        for precision in precisions:
-            head = GridWeights(checkpoint.weights, checkpoint.config, precision)
-            divergence = _divergence(floats, weights, hidden, head)
-            found.append(Choice(precision, token_bytes(config, precision), divergence))
-        progress.advance(done)
-    return sorted(found, key=lambda choice: choice.bytes)
-
-
-def _fits(config: ModelConfig, precision: Precision) -> bool:
-    """Whether whole groups make up every matrix."""
-    forms = (
-        (precision.of(name), shape) for name, shape in config.network.shapes().items() if len(shape) == 2
+    name, config = checkpoint.name, checkpoint.config
+    possible = formats_of_parts(checkpoint)
+    sizes = byte_costs(config, possible)
+    times = (
+        Costs(*part_times(name, config, possible, progress))
+        if budget.unit == "ns" or has_toolchain()
+        else None
     )
-    return all(shape[1] % form.group(shape[1]) == 0 for form, shape in forms if isinstance(form, GridFormat))
-
-
-def _cut(sequences: Sequence[Sequence[int]], tokens: int) -> Iterator[Sequence[int]]:
-    """The first so many tokens."""
-    for sequence in sequences:
-        if tokens <= 0:
-            return
-        yield sequence[:tokens]
-        tokens -= len(sequence)
-
-
-def _hidden(config: ModelConfig, weights: Weights, sequences: Sequence[Sequence[int]]) -> Rows:
-    """The result of the last norm, [tokens, hidden]; of a layer's weights, only a block is in memory."""
-    tokens = [token for sequence in sequences for token in sequence]
-    ops = NumpyOps(config, WeightBlocks(weights), tokens, (), [len(sequence) for sequence in sequences])
-    x = ops.embed(TABLE.removesuffix(".weight"))
-    for layer in range(config.num_hidden_layers):
-        h = ops.rms_norm(x, f"model.layers.{layer}.input_layernorm")
-        x, delta = config.network.emit_block(ops, layer, x, h)
-        ops.cache.clear()
-        x = x + delta
-    return ops.rms_norm(x, NORM.removesuffix(".weight"))
-
-
-def _divergence(floats: Rows, head: Weights, hidden: Rows, rounded: Weights) -> float:
-    """Mean KL of the predictions from two hidden states with their heads."""
-    p, q = (_log_probabilities(x, source) for x, source in ((floats, head), (hidden, rounded)))
-    return float(np.einsum("rv,rv->r", np.exp(p), p - q).mean())
-
-
-def _log_probabilities(x: Rows, weights: Weights) -> Rows:
-    rows = weights.shape(HEAD)[0]
-    blocks = (
-        weights.read_rows(HEAD, start, min(start + _VOCABULARY_ROWS, rows))
-        for start in range(0, rows, _VOCABULARY_ROWS)
-    )
-    logits: Rows = np.concatenate([x @ block.T for block in blocks], axis=1)
-    logits -= logits.max(axis=1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return logits
+    costs = sizes if budget.unit == "bytes" or times is None else times
+    # A budget that nothing meets is refused before the long work.
+    choose({part: dict.fromkeys(names, 0.0) for part, names in possible.items()}, costs, budget)
+    sensitivity = measure(checkpoint, sequences, progress)
+    return Choice(sensitivity, sizes, times, choose(sensitivity.parts, costs, budget))

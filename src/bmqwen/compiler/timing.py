@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -128,16 +128,24 @@ class Timeline:
 
     def cycles_by_part(self) -> dict[str, int]:
         """Return cycles by part; their sum is `cycles`. A cycle is of what the bus moves, else of what is computed."""
+        found = self.cycles_by(lambda command: command.part)
+        return {part: found.get(part, 0) for part in PARTS}
+
+    def cycles_by(self, label: Callable[[Command], str]) -> dict[str, int]:
+        """Return cycles by the labels of commands, likewise; "other" has those in which there is none."""
+        labels = ["other", *(label(c) for c in self.commands)]
+        every = list(dict.fromkeys(labels))
+        places = {name: place for place, name in enumerate(every)}
         spans = np.array([(c.start, c.end) for c in self.commands], np.int64).reshape(-1, 2)
         edges = np.unique(np.concatenate([spans.ravel(), [0, self.cycles]]))
         edges = edges[edges <= self.cycles]
-        found = np.full(len(edges) - 1, PARTS.index("other"))
+        found = np.zeros(len(edges) - 1, np.int64)
         # What the bus does comes last, and takes the place of what is computed meanwhile.
-        placed = zip(self.commands, np.searchsorted(edges, spans), strict=True)
-        for command, (first, last) in sorted(placed, key=lambda pair: pair[0].bus):
-            found[first:last] = PARTS.index(command.part)
-        sums = np.bincount(found, weights=np.diff(edges), minlength=len(PARTS))
-        return {part: int(total) for part, total in zip(PARTS, sums, strict=True)}
+        placed = zip(self.commands, labels[1:], np.searchsorted(edges, spans), strict=True)
+        for _, name, (first, last) in sorted(placed, key=lambda one: one[0].bus):
+            found[first:last] = places[name]
+        sums = np.bincount(found, weights=np.diff(edges), minlength=len(every))
+        return {name: int(total) for name, total in zip(every, sums, strict=True)}
 
     def bytes_by_part(self) -> dict[str, int]:
         """Return the bytes over the memory bus by part; what is copied inside of device memory counts once."""

@@ -175,6 +175,11 @@ def open_toolchain(*, report: Report = lambda _: None, wheel: PinnedWheel = WHEE
     return toolchain
 
 
+def has_toolchain(wheel: PinnedWheel = WHEEL) -> bool:
+    """Return whether `open_toolchain` has nothing to fetch."""
+    return named_toolchain() is not None or (cache_folder("toolchain") / wheel.version).is_dir()
+
+
 def _fetch(wheel: PinnedWheel, folder: Path, report: Report) -> None:
     """Download and unpack the wheel as `folder`; of several processes one does it.
 

@@ -64,6 +64,32 @@ class Precision:
         """Make a precision whose head has the format of the weights unless told otherwise."""
         return cls(weights, group_size, lm_head or weights)
 
+    @classmethod
+    def mixed(
+        cls,
+        projections: Mapping[str, tuple[Format, int]],
+        lm_head: tuple[Format, int],
+        group_size: int | None = None,
+    ) -> "Precision":
+        """Make a precision from format and group size of each of `PROJECTIONS` and of the head.
+
+        Those of gate_up_proj are the layers'; `group_size`: what they are said to have if nothing is in 4 bit.
+        """
+        weights = projections["gate_up_proj"][0]
+        fours = (size for form, size in (projections["gate_up_proj"], lm_head) if form == "int4")
+        group = next(fours, group_size or 64)
+        return cls(
+            weights,
+            group,
+            lm_head[0],
+            lm_head[1] if lm_head[0] == "int4" and lm_head[1] != group else None,
+            {
+                kind: f"{form}:{size}" if form == "int4" else form
+                for kind, (form, size) in projections.items()
+                if form != weights or (form == "int4" and size != group)
+            },
+        )
+
     @property
     def layers(self) -> WeightFormat:
         """Format of the decoder layers' matrices."""
@@ -172,21 +198,19 @@ class PrecisionOptions:
             weights = self.weights or "int4"
             return Precision(weights, self.group_size or 64, self.lm_head or weights)
         weights = body[0]
-        # Who quantised it with this program chose the head as well; others leave it as it was.
-        lm_head = head[0] if head else ("f16" if checkpoint.made_here else weights)
-        group = self.group_size or next(
-            (size for form, size in filter(None, (body, head)) if form == "int4"), 64
-        )
-        head_group, projections = None, {}
-        if self.group_size is None and self.lm_head in (None, lm_head) and head and head[0] == "int4":
-            head_group = head[1] if head[1] != group else None
+        stored = {"gate_up_proj": body}
         for kind, names in PROJECTIONS.items():
-            own = _stored_grid(checkpoint, f"model.layers.0.{names[0]}.weight")
-            if own and (
-                own[0] != weights or (own[0] == "int4" and self.group_size is None and own[1] != group)
-            ):
-                projections[kind] = own[0] if own[0] == "int8" else f"{own[0]}:{self.group_size or own[1]}"
-        return Precision(weights, group, self.lm_head or lm_head, head_group, projections)
+            own = _stored_grid(checkpoint, f"model.layers.0.{names[0]}.weight") or body
+            # Groups of a whole row are long by chance: shorter ones hold them as well.
+            chosen = checkpoint.made_here or own[0] != body[0] or own[1] % body[1]
+            stored[kind] = own if chosen else body
+        # Who quantised it with this program chose the head as well; others leave it as it was.
+        head = head or ("f16" if checkpoint.made_here else body[0], body[1])
+        if self.lm_head is not None and self.lm_head != head[0]:
+            head = self.lm_head, body[1]
+        if (size := self.group_size) is not None:
+            stored, head = {kind: (form, size) for kind, (form, _) in stored.items()}, (head[0], size)
+        return Precision.mixed(stored, head, size)
 
 
 def _stored_grid(checkpoint: Checkpoint | None, weight: str) -> tuple[Format, int] | None:

@@ -1,7 +1,7 @@
 """`bmqwen quantize`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,12 +23,12 @@ def quantize(
         Format | None, typer.Option(help="Weight format of the output layer; default: as --quant.")
     ] = None,
     budget: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            metavar="MB",
-            min=0,
-            help="Measure formats of layers and output layer, and take the best that reads at most so many MB of "
-            "weights a token; in place of --quant, --group-size and --lm-head.",
+            metavar="COST",
+            help="Measure what each format of each kind of projection and of the output layer costs, and take the "
+            "best mixture whose tokens cost at most so much on the chip: 8.5ms as predicted, or 300MB of weights "
+            "read; in place of --quant, --group-size and --lm-head.",
         ),
     ] = None,
     calibrate: Annotated[
@@ -51,18 +51,19 @@ def quantize(
     It loses less than the rounding that `chat`, `export` and `compile` do by themselves, and takes minutes to hours.
     If interrupted, run the same command again: layers that are finished are kept.
     """
-    from bmqwen.calibration import budget as budgets
     from bmqwen.calibration import quantize as calibrated
     from bmqwen.calibration import text
+    from bmqwen.calibration.budget import Budget, spend
     from bmqwen.errors import InputError
     from bmqwen.quant.precision import Precision
     from bmqwen.resolve import open_model
 
     if budget is not None and (quant, group_size, lm_head) != (None, None, None):
         raise InputError("--budget chooses the formats: leave --quant, --group-size and --lm-head out")
+    wanted = None if budget is None else Budget.parse(budget)
     # The shortest groups fit wherever any do.
     precision = Precision.choose(quant or "int4", group_size or (64 if budget is None else 32), lm_head)
-    choices: list[budgets.Choice] = []
+    spent: dict[str, Any] = {}
     # Read before anything large is downloaded.
     documents = text.shipped_documents() if calibrate is None else text.read_documents(calibrate)
     with (
@@ -71,12 +72,11 @@ def quantize(
     ):
         calibrated.check(checkpoint, output, precision)
         sequences = text.sequences_of(documents, *text.tokenizer_of(checkpoint), tokens)
-        if budget is not None:
-            choices = budgets.measure(checkpoint, sequences, bar)
-            chosen = budgets.choose(choices, round(budget * 1e6))
-            precision = chosen.precision
-            for choice in choices:
-                bar.note(f"{choice}{' <- chosen' if choice is chosen else ''}")
+        if wanted is not None:
+            choice = spend(wanted, checkpoint, sequences, bar)
+            precision, spent = choice.precision, choice.to_dict()
+            for line in choice.lines():
+                bar.note(line)
         for note in text.remarks(documents, sum(map(len, sequences)), checkpoint.config):
             bar.note(note)
         made = calibrated.quantize(
@@ -95,7 +95,5 @@ def quantize(
         lines.append(
             f"layers {', '.join(map(str, made.overflowing))} compute values that F16 cannot hold: compile with --bf16"
         )
-    facts = made.to_dict() | {"precision": precision.to_dict()}
-    if choices:
-        facts["choices"] = [choice.to_dict() for choice in choices]
+    facts = made.to_dict() | {"precision": precision.to_dict()} | ({"budget": spent} if spent else {})
     print_result(facts, lines, as_json=json)
