@@ -10,6 +10,7 @@ from bmqwen.errors import InputError
 from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.session import Session
+from bmqwen.generate.template import Message
 from bmqwen.generate.tokenizer import Tokenizer
 from support.toy_runtime import ToyRuntime, drain, script
 from support.toy_tokenizer import CHATML, toy_library_tokenizer, toy_template
@@ -78,6 +79,36 @@ def test_thoughts_that_the_template_opened() -> None:
     opening = [*OPENING, *ids("<think>\n")]
     _, completion = ask(talk("hm\n</think>\n\nhello", source=OPENED, opening=opening))
     assert (completion.thoughts, completion.text) == ("hm", "hello")
+
+
+@pytest.mark.parametrize(
+    ("source", "variables", "thoughts", "written"),
+    [
+        (OPENED, {}, "hm", "<think>\nhm\n</think>\n\nhello"),
+        (OPENED, {}, "", "<think>\n\n</think>\n\nhello"),
+        (SWITCHED, {}, "hm", "<think>\nhm\n</think>\n\nhello"),
+        (SWITCHED, {}, "", "hello"),
+        (SWITCHED, {"enable_thinking": False}, "hm", "<think>\n\n</think>\n\nhello"),
+        (CHATML, {}, "", "hello"),
+    ],
+)
+def test_an_answer_goes_on_behind_its_thoughts(
+    source: str, variables: dict[str, bool], thoughts: str, written: str
+) -> None:
+    """Each tag is there once, whoever wrote it; and the tokens are those that the model had read and written."""
+    template = toy_template(source)
+    prompt = template.encode([Message("user", "hi")], TOKENIZER, variables=variables)
+    begun = template.begun(Message("assistant", "hello", thoughts=thoughts), prompt, TOKENIZER)
+    shown = b"".join(map(TOKENIZER.token_bytes, prompt + begun)).decode()
+    assert shown.endswith(f"<|im_start|>assistant\n{written}")
+    if thoughts and not variables:
+        said = ids(f"{'' if source == OPENED else '<think>' + chr(10)}hm\n</think>\n\nhello")
+        assert begun == said
+    kept = template.begun(Message("assistant", "hello", ids=(7, 8), thoughts=thoughts), prompt, TOKENIZER)
+    assert kept[-2:] == [7, 8]
+    # What looks like a tag in the text is text.
+    typed = template.begun(Message("assistant", "</think>", thoughts=thoughts), prompt, TOKENIZER)
+    assert typed.count(END_THINK) == begun.count(END_THINK)
 
 
 def test_empty_thoughts_are_none() -> None:

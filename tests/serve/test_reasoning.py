@@ -64,6 +64,28 @@ def test_thoughts_that_come_back_do_not_reach_an_earlier_turn(reasoning: LiveSer
     assert tokens(content=f"<think>{THINKS}</think>\n\n{ANSWERS}") == plain
 
 
+def test_an_answer_that_has_begun_is_gone_on_with(reasoning: LiveServer) -> None:
+    """As the page does it: the prompt ends inside of the answer, behind its thoughts."""
+    messages = [
+        {"role": "user", "content": "word"},
+        {"role": "assistant", "content": "hello", "reasoning_content": "and"},
+    ]
+    begun = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    text = reasoning.post("/apply-template", begun).json()["prompt"]
+    assert text.endswith("<|im_start|>assistant\n<think>\nand\n</think>\n\nhello")
+    prompt = reasoning.post("/tokenize", begun).json()["tokens"]
+    body = reasoning.post("/v1/completions", {"prompt": prompt}).json()
+    assert body["choices"][0]["text"] == ANSWERS.removeprefix("hello")
+    for wrong, said in (
+        ({"messages": messages[:1]}, "the last message is no answer in text"),
+        ({"add_generation_prompt": True}, "add_generation_prompt must be true unless"),
+        ({"continue_final_message": False}, "add_generation_prompt must be true unless"),
+    ):
+        response = reasoning.post("/tokenize", begun | wrong)
+        assert response.status_code == 400
+        assert said in response.json()["error"]["message"]
+
+
 def test_a_text_that_is_only_continued_keeps_its_tags(reasoning: LiveServer) -> None:
     body = reasoning.post("/v1/completions", {"prompt": "hello\n", "temperature": 0, "max_tokens": 12}).json()
     assert "<think>" in body["choices"][0]["text"]

@@ -170,7 +170,7 @@ class AnswerText:
     def __post_init__(self, prompt: Sequence[int]) -> None:
         self._detokenizer = Detokenizer(self.tokenizer)
         opening, closing = TAGS["thought"]
-        end = b"".join(map(self.tokenizer.token_bytes, prompt[-8:])).decode("utf-8", "replace").rstrip()
+        end = self.tokenizer.end_of_prompt(prompt)
         apart = self.params.thoughts and not end.endswith(closing)
         self._parts = AnswerParts({"thought"} if apart else (), thinking=apart and end.endswith(opening))
         self._stops = TextEnd(self.params)

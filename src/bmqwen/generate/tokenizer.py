@@ -147,6 +147,10 @@ class Tokenizer:
             parts.append(text[end:])
         return parts
 
+    def end_of_prompt(self, ids: Sequence[int]) -> str:
+        """Return the text of a prompt's last tokens, control tokens included, without blanks at its end."""
+        return b"".join(map(self.token_bytes, ids[-8:])).decode("utf-8", "replace").rstrip()
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text that tokens show: special tokens show nothing, a broken UTF-8 sequence shows U+FFFD."""
         return b"".join(map(self.shown_bytes, ids)).decode("utf-8", "replace")

@@ -43,8 +43,11 @@ class Prompts:
         *,
         variables: Mapping[str, Any] | None = None,
         fitting: bool = True,
+        continued: bool = False,
     ) -> list[int]:
         """Return the prompt's token ids; `variables` are the chat template's.
+
+        `continued`: the last message is an answer that has begun, and the model is to go on with it.
 
         Raises:
             RequestError: too many messages or characters, text that is not valid Unicode, results of calls that are not
@@ -53,7 +56,15 @@ class Prompts:
             InputError: the template refuses the messages.
         """
         chat, shown = self._checked(messages, tools, owner)
+        begun = chat.pop() if continued else None
+        if begun is not None and (begun.role != "assistant" or begun.calls or not chat):
+            raise RequestError(
+                "continue_final_message is true, but the last message is no answer in text: leave it out",
+                "messages",
+            )
         ids = self._template.encode(chat, self._tokenizer, tools=shown, variables=variables)
+        if begun is not None:
+            ids += self._template.begun(begun, ids, self._tokenizer)
         if fitting:
             self._check_length(ids)
         return ids
@@ -64,8 +75,12 @@ class Prompts:
         tools: Sequence[FunctionTool] = (),
         *,
         variables: Mapping[str, Any] | None = None,
+        continued: bool = False,
     ) -> str:
         """Return the prompt as text. Raises as `of_chat` does."""
+        if continued:
+            ids = self.of_chat(messages, "", tools, variables=variables, fitting=False, continued=True)
+            return b"".join(map(self._tokenizer.token_bytes, ids)).decode("utf-8", "replace")
         chat, shown = self._checked(messages, tools, "")
         return self._template.render(chat, tools=shown, variables=variables)
 

@@ -138,6 +138,7 @@ def model_api(services: Services, *, key_required: bool) -> APIRouter:
                 body.tools or (),
                 variables=body.chat_template_kwargs,
                 fitting=False,
+                continued=body.continued,
             )
         else:
             ids = await asyncio.to_thread(
@@ -155,10 +156,14 @@ def model_api(services: Services, *, key_required: bool) -> APIRouter:
     async def apply_template(body: TokenizeChat, request: Request) -> TextAnswerOfTokens:
         service = services.accept(body, request)
         service.pool.check()
-        prompts, tools, kwargs = service.prompts, body.tools or (), body.chat_template_kwargs
-        return {
-            "prompt": await asyncio.to_thread(prompts.text_of_chat, body.messages, tools, variables=kwargs)
-        }
+        prompt = await asyncio.to_thread(
+            service.prompts.text_of_chat,
+            body.messages,
+            body.tools or (),
+            variables=body.chat_template_kwargs,
+            continued=body.continued,
+        )
+        return {"prompt": prompt}
 
     return api
 

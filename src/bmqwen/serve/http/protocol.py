@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic.config import JsonDict
 
+from bmqwen.errors import RequestError
 from bmqwen.generate.params import MAX_STOP_LENGTH, MAX_STOPS, PARAMETERS, Parameter
 from bmqwen.serve.http.fields import (
     CHAT_ONLY,
@@ -335,7 +336,7 @@ class TokenizeText(RequestModel):
     ) = None
 
 
-@accepting(TOKENIZE_UNUSED)
+@accepting({"add_special_tokens": UNUSED["add_special_tokens"]})
 class TokenizeChat(RequestModel):
     """POST /apply-template, or /tokenize of the prompt that messages become."""
 
@@ -343,6 +344,24 @@ class TokenizeChat(RequestModel):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     chat_template_kwargs: TemplateKwargs | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
+    continue_final_message: (
+        Annotated[bool, Field(description="The last message is an answer for the model to go on with.")]
+        | None
+    ) = None
+    add_generation_prompt: (
+        Annotated[bool, Field(description="False goes with continue_final_message only.")] | None
+    ) = None
+
+    @property
+    def continued(self) -> bool:
+        """Whether the last message goes on. Raises RequestError for an add_generation_prompt that denies it."""
+        continued = bool(self.continue_final_message)
+        if self.add_generation_prompt is continued:
+            raise RequestError(
+                "add_generation_prompt must be true unless continue_final_message is, and false then",
+                "add_generation_prompt",
+            )
+        return continued
 
 
 def _asked(value: Any) -> str:

@@ -53,11 +53,11 @@ export async function keyFits(key) {
   }
 }
 
-/** Token ids of a text, or of messages as the model reads them with these `settings`. */
-export async function tokensOf(given, key, { enable_thinking: thinking } = {}) {
+/** Token ids of a text, or of messages as the model reads them with these `settings`: it goes on with the last one if `begun`. */
+export async function tokensOf(given, key, { enable_thinking: thinking } = {}, begun = false) {
   const variables = thinking === undefined ? {} : { chat_template_kwargs: { enable_thinking: thinking } };
-  const body = typeof given === "string" ? { prompt: given } : { messages: given, ...variables };
-  const response = await post("/tokenize", body, key);
+  const chat = { messages: given, ...variables, continue_final_message: begun };
+  const response = await post("/tokenize", typeof given === "string" ? { prompt: given } : chat, key);
   return (await response.json()).tokens;
 }
 

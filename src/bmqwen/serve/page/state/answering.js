@@ -46,7 +46,8 @@ export class Answering {
     return this.#run(async () => {
       const { conversation, turn } = this;
       const messages = messagesTo(conversation, turn.parent, turn.dropped ?? 0);
-      const prompt = [...(await tokensOf(messages, this.key, this.settings)), ...(await tokensOf(turn.text, this.key))];
+      messages.push({ role: "assistant", content: turn.text, reasoning_content: turn.thoughts || undefined });
+      const prompt = await tokensOf(messages, this.key, this.settings, true);
       turn.live.prompt = prompt.length;
       const longest = this.info.context_length - prompt.length;
       if (longest < 1) throw new Fault("full", { counts: { tokens: prompt.length, fits: this.info.context_length - 1 } });
