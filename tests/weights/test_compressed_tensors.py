@@ -151,6 +151,21 @@ def test_what_the_package_compresses(name: str, tmp_path: Path) -> None:
             )
 
 
+def test_groups_in_the_order_of_activations(tmp_path: Path) -> None:
+    """As earlier versions of the package wrote them (actorder = group): weight_g_idx says which group a column has."""
+    form, _, args, _ = FORMS["W4A16"]
+    made = Compressed(form, torch.float32, **args)
+    name = MATRICES[0]
+    plain = name.removesuffix(".weight")
+    scales = made.tensors[f"{plain}.weight_scale"].numpy()
+    codes = made.truth[name] / np.repeat(scales, 32, axis=1)
+    order = np.random.default_rng(2).permutation(np.arange(codes.shape[1]) // 32).astype(np.int32)
+    made.tensors[f"{plain}.weight_g_idx"] = torch.tensor(order)
+    with open_checkpoint(write(tmp_path / "model", made.tensors, made.config)) as checkpoint:
+        assert "1 tensor stored in the order of activations" in checkpoint.note
+        np.testing.assert_array_equal(checkpoint.weights.read(name), np.round(codes) * scales[:, order])
+
+
 @pytest.mark.parametrize("block", [[16, 32], None])
 def test_fp8_as_transformers_dequantises_it(block: list[int] | None, tmp_path: Path) -> None:
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize

@@ -343,6 +343,19 @@ def test_truncated_file(keep: int, words: str, tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+def test_weights_with_scales_beside_them_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_tensor("token_embd.weight", np.ones((8, 8), np.float32))
+    writer.add_tensor("blk.0.attn_q.scale", np.ones(1, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ConfigError, match=r"has scales beside its weights \(blk\.0\.attn_q\.scale\).*Q4_K_M"):
+        open_checkpoint(path)
+
+
 def test_rope_factors_are_refused(tmp_path: Path) -> None:
     info = text(b"rope_freqs.weight") + struct.pack("<IQIQ", 1, 8, 0, 0)
     info += text(b"token_embd.weight") + struct.pack("<IQQIQ", 2, 8, 8, 0, 32)

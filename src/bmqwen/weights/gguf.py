@@ -38,6 +38,12 @@ def gguf_config(file: GgufFile) -> ModelConfig:
         raise CheckpointError(f"{source} has no tensor token_embd.weight")
     if "rope_freqs.weight" in file.tensors:
         raise ConfigError(f"{source}: rope_freqs.weight is there, but scaled RoPE is unsupported")
+    # Of NVFP4, which has another scale for a whole tensor.
+    if scale := next((name for name in sorted(file.tensors) if name.endswith(".scale")), None):
+        raise ConfigError(
+            f"{source} has scales beside its weights ({scale[:80]}), which are unsupported: use the file of another "
+            "quantisation, such as Q4_K_M"
+        )
     values = _config_values(file.metadata, architecture, source)
     values |= {"vocab_size": table.shape[0], "tie_word_embeddings": "output.weight" not in file.tensors}
     return parse_config(values, source)
