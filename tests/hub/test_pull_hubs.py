@@ -133,6 +133,18 @@ def test_an_adapter_is_refused_before_its_download(tmp_path: Path) -> None:
         assert server.log == []
 
 
+@pytest.mark.parametrize("source", [HUGGINGFACE, MODELSCOPE])
+def test_how_an_embedding_model_pools_arrives_too(source: str, tmp_path: Path) -> None:
+    pooling = b'{"pooling_mode_mean_tokens": true}'
+    with HubServer(REPO, FILES | {"1_Pooling/config.json": pooling, "2_Other/config.json": b"{}"}) as server:
+        folder = hub_of(server, tmp_path).pull(REPO, source=source)
+        assert (folder / "1_Pooling" / "config.json").read_bytes() == pooling
+        assert not (folder / "2_Other").exists()
+        asked = server.asked
+        assert hub_of(server, tmp_path).pull(REPO, source=source) == folder
+        assert server.asked == asked
+
+
 def test_all_parts_of_a_gguf_model_are_one_model(tmp_path: Path) -> None:
     parts = {f"a-q8_0-0000{n}-of-00002.gguf": b"part%d" % n for n in (1, 2)}
     with HubServer(REPO, {"a-q4_k_m.gguf": b"four", **parts}) as server:

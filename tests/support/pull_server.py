@@ -83,8 +83,8 @@ class HubServer:
         return [start for file, start in self.log if file == name]
 
     def head(self, request: BaseHTTPRequestHandler) -> None:
-        name = request.path.rsplit("/", 1)[1]
-        known = name if request.path.startswith(f"/{self.repo}/resolve/") and name in self.files else None
+        name = self._resolved(request.path)
+        known = name if name in self.files else None
         request.send_response(self.status)
         if known:
             size = self._entries()[known][0]
@@ -105,13 +105,18 @@ class HubServer:
             return self._json(request, self._huggingface_listing())
         if url.path == f"/api/models/{self.repo}/tree/{self.commit}":
             return self._json(request, self._huggingface_tree())
-        if url.path.startswith(f"/{self.repo}/resolve/"):
-            return self._file(request, url.path.rsplit("/", 1)[1])
+        if name := self._resolved(url.path):
+            return self._file(request, name)
         if url.path == f"/api/v1/models/{self.repo}/repo/files":
             return self._json(request, self._modelscope_listing())
         if url.path == f"/api/v1/models/{self.repo}/repo" and "FilePath" in query:
             return self._file(request, query["FilePath"])
         return self._json(request, {"error": "Repository not found"}, 404, "RepoNotFound")
+
+    def _resolved(self, path: str) -> str:
+        """The file that an address of Hugging Face's means: /REPO/resolve/REVISION/FILE; empty for another address."""
+        _, found, rest = path.partition(f"/{self.repo}/resolve/")
+        return rest.partition("/")[2] if found else ""
 
     def _entries(self) -> dict[str, tuple[int, bytes]]:
         return {name: self.claimed.get(name, (len(data), data)) for name, data in self.files.items()}

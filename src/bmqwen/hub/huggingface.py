@@ -7,7 +7,7 @@ from pathlib import Path
 from bmqwen.errors import DownloadError, InputError
 from bmqwen.hub.cache import CachedModel, Store
 from bmqwen.hub.catalog import HUGGINGFACE, Model, models_in
-from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, choose
+from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, choose, is_looked_at
 from bmqwen.hub.transfer import WebFile, describe, download
 from bmqwen.util.progress import Progress, Report
 from bmqwen.util.storage import remove_empty_folders, storage_errors
@@ -49,7 +49,7 @@ class HuggingFace(Source):
         files = [
             RemoteFile(item.rfilename, item.size, item.lfs.sha256 if item.lfs else None, item.blob_id)
             for item in info.siblings or []
-            if item.size is not None and "/" not in item.rfilename and "\\" not in item.rfilename
+            if item.size is not None and is_looked_at(item.rfilename)
         ]
         chosen = choose(model, files, where)
         # They become names of files.

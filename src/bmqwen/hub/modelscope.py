@@ -9,7 +9,7 @@ from typing import Any
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.hub.cache import Store
 from bmqwen.hub.catalog import MODELSCOPE, Model, models_in
-from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, choose
+from bmqwen.hub.source import Release, RemoteFile, Source, UnreachableError, choose, is_looked_at
 from bmqwen.hub.transfer import WebFile, describe, download
 from bmqwen.util.installation import install_command
 from bmqwen.util.progress import Progress, Report
@@ -53,7 +53,7 @@ class ModelScope(Source):
         try:
             # A question without the client's own retries, which are slow to notice that there is no network.
             requests.head(self._endpoint or get_default_config().endpoint, timeout=patience)
-            entries = api.list_repo_files(repo, "model", revision=revision, recursive=False)
+            entries = api.list_repo_files(repo, "model", revision=revision, recursive=True)
         except NotExistError as error:
             raise InputError(f"there is no {where} with the revision {revision!r}") from error
         # The client's own errors, those of requests and plain OSErrors.
@@ -62,7 +62,7 @@ class ModelScope(Source):
         files = [
             RemoteFile(entry.path, entry.size, entry.sha256 or None)
             for entry in entries
-            if not entry.is_dir and "/" not in entry.path and "\\" not in entry.path
+            if not entry.is_dir and is_looked_at(entry.path)
         ]
         return Release(model, repo, revision, choose(model, files, where))
 

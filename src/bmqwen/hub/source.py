@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WEIGHTS = "*.safetensors"
+# How an embedding model pools; all else that is wanted lies in a repository's top folder.
+_POOLING = "1_Pooling/config.json"
 _WANTED = (
+    _POOLING,
     "config.json",
     "generation_config.json",
     "quantize_config.json",
@@ -48,7 +51,7 @@ class UnreachableError(DownloadError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a source, by its name without folders.
+    """A file at a source, by its path in the repository.
 
     Attributes:
         size: bytes; 0 where the source does not say.
@@ -138,10 +141,15 @@ class Source:
         raise NotImplementedError
 
 
+def is_looked_at(path: str) -> bool:
+    """Whether a file of a repository may be wanted, by its path there: others could lead out of a folder, too."""
+    return path == _POOLING or not ("/" in path or "\\" in path)
+
+
 def choose(model: Model, files: Iterable[RemoteFile], where: str) -> tuple[RemoteFile, ...]:
     """Return those of a repository's files that are needed: configuration, tokenizer, safetensors; or one model's GGUF.
 
-    `files` are those of its top folder, and `where` names it in messages.
+    `files` are those that `is_looked_at`, and `where` names it in messages.
 
     Raises:
         InputError: no usable weights, or several GGUF files to choose from.
