@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from bmqwen.quant.precision import Format
 from support.checkpoints import Kind
 from support.compiled_models import CompiledModel, compile_toy
 from support.kept import forget_unused
-from support.patient_simulator import patient_simulator
 from support.talker import write_talker
 
 # Each takes up to a gigabyte, and starts servers, simulators and browsers besides.
@@ -78,15 +77,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     spent = ", ".join(f"{name} {spent:,.0f} s" for name, spent in seconds.items() if spent)
     if spent:
         terminalreporter.write_line(f"by marker: {spent}")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let the simulators that a test starts, those of its modules' fixtures included, be patient ones."""
-    if item.get_closest_marker("simulator"):
-        with patient_simulator():
-            return (yield)
-    return (yield)
 
 
 def pytest_sessionfinish() -> None:

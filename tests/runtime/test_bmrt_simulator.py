@@ -10,7 +10,7 @@ import pytest
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
 from bmqwen.compiler.tpuc import Recipe, combine
 from bmqwen.errors import BundleError, DeviceError
-from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
+from bmqwen.runtime.bmrt.simulator_environment import simulator_environment
 from bmqwen.runtime.bmrt.worker import Worker
 from support.simulator_nets import WIDTH, compile_text, linear_text, square_weight
 
@@ -41,7 +41,7 @@ def start(toolchain: Toolchain, bmodel: Path, memory: int = 1 << 30) -> Worker:
         "support.bmrt_probe:linear",
         {"bmodel": bmodel, "folder": toolchain.simulator_folder},
         what="the simulator",
-        environment={SIMULATOR_MEMORY: hex(memory)},
+        environment=simulator_environment(memory),
     )
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.quant.precision import Format
+from bmqwen.runtime.bmrt.device import DEFAULT_SIMULATOR_MEMORY
+from bmqwen.runtime.bmrt.simulator_environment import simulator_environment
 from bmqwen.runtime.bmrt.worker import Worker
 from bmqwen.runtime.sail.module import sail_installed
 from support.checkpoints import Kind
@@ -92,7 +94,10 @@ def module(compiled: Callable[[Kind, Format, int], CompiledModel], simulator: To
     """It, in a process of the simulator."""
     bmodel = compiled("qwen1.5", "int4", 8).bundle.bmodel
     arguments = {"bmodel": bmodel, "folder": simulator.simulator_folder}
-    with closing(Worker("support.sail_contract:conduct", arguments, what="the simulator")) as worker:
+    environment = simulator_environment(DEFAULT_SIMULATOR_MEMORY)
+    with closing(
+        Worker("support.sail_contract:conduct", arguments, what="the simulator", environment=environment)
+    ) as worker:
         yield worker
 
 

@@ -15,6 +15,8 @@ from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
 from bmqwen.generate.params import SamplingParams
 from bmqwen.quant.precision import Format
+from bmqwen.runtime.bmrt.device import DEFAULT_SIMULATOR_MEMORY
+from bmqwen.runtime.bmrt.simulator_environment import simulator_environment
 from bmqwen.runtime.sail.module import sail_installed
 from support.checkpoints import Kind
 from support.compiled_models import CompiledModel
@@ -40,7 +42,7 @@ ON_A_CHIP = ("-c", AS_A_CHIP)
 @pytest.fixture
 def environment(simulator: Toolchain, tmp_path: Path) -> dict[str, str]:
     """Of a machine with SAIL on the simulator: the installed one, or its stand-in as a package."""
-    folder, found = simulator.simulator_folder, dict(os.environ)
+    folder, found = simulator.simulator_folder, os.environ | simulator_environment(DEFAULT_SIMULATOR_MEMORY)
     if sail_installed():
         found["LD_LIBRARY_PATH"] = os.pathsep.join([str(folder), found.get("LD_LIBRARY_PATH", "")])
     else:

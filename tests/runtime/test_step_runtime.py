@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bmqwen.artifact.bmodel import Table, check_bmodel
 from bmqwen.artifact.bundle import read_bundle, write_manifest
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.compiler.toolchain import Toolchain
@@ -251,6 +253,19 @@ def shorten(folder: Path) -> None:
     write_manifest(bundle)
 
 
+def ask_for_less(folder: Path) -> None:
+    """A bmodel whose first stage asks for less memory than the others take, as before 28 November 2026."""
+    bundle = read_bundle(folder)
+    path = folder / "model.bmodel"
+    content = bytearray(path.read_bytes())
+    start, size = check_bmodel(path)
+    (net,) = Table.root(bytes(content[start : start + size])).tables(4)
+    for place in net.tables(3)[0].places(3, 14):
+        struct.pack_into("<Q", content, start + place, 8)
+    path.write_bytes(content)
+    write_manifest(bundle)
+
+
 def swap_stop_ids(folder: Path) -> None:
     """An edit by hand that keeps the size."""
     path = folder / "generation_config.json"
@@ -271,6 +286,8 @@ def test_damaged_bundles(model: CompiledModel, simulator: Toolchain, tmp_path: P
         load(cut, engine="sim")
     with pytest.raises(BundleError, match="truncated or damaged"):
         load(damaged(model, tmp_path / "short", shorten), engine="sim")
+    with pytest.raises(BundleError, match="would overwrite its commands: compile the model again"):
+        load(damaged(model, tmp_path / "less", ask_for_less), engine="sim")
     hand = damaged(model, tmp_path / "hand", swap_stop_ids)
     with pytest.raises(BundleError, match="was changed after the bundle was made"):
         load(hand, engine="sim")

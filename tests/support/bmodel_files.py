@@ -22,13 +22,13 @@ class FakeTensor:
 
 @dataclass(frozen=True)
 class FakeNet:
-    """A net whose stages are alike."""
+    """A net whose stages are alike, but for their intermediate results where those are listed."""
 
     name: str
     inputs: Sequence[FakeTensor]
     outputs: Sequence[FakeTensor]
     address_mode: int = 1
-    neuron_bytes: int = 1000
+    neuron_bytes: int | Sequence[int] = 1000
     io_bytes: int = 200
     weights: tuple[str, int] = ("", 0)
     stages: int = 1
@@ -102,13 +102,17 @@ def _net(builder: flatbuffers.Builder, net: FakeNet) -> int:
     inputs = _vector(builder, [_tensor(builder, tensor) for tensor in net.inputs])
     outputs = _vector(builder, [_tensor(builder, tensor) for tensor in net.outputs])
     weights = _weights(builder, *net.weights)
-    builder.StartObject(20)
-    builder.PrependUOffsetTRelativeSlot(0, inputs, 0)
-    builder.PrependUOffsetTRelativeSlot(1, outputs, 0)
-    builder.PrependUint64Slot(3, net.neuron_bytes, 0)
-    builder.PrependUOffsetTRelativeSlot(4, weights, 0)
-    builder.PrependUint64Slot(18, net.io_bytes, 0)
-    stages = _vector(builder, [builder.EndObject()] * net.stages)
+    needs = [net.neuron_bytes] * net.stages if isinstance(net.neuron_bytes, int) else net.neuron_bytes
+    made = []
+    for neuron_bytes in needs:
+        builder.StartObject(20)
+        builder.PrependUOffsetTRelativeSlot(0, inputs, 0)
+        builder.PrependUOffsetTRelativeSlot(1, outputs, 0)
+        builder.PrependUint64Slot(3, neuron_bytes, 0)
+        builder.PrependUOffsetTRelativeSlot(4, weights, 0)
+        builder.PrependUint64Slot(18, net.io_bytes, 0)
+        made.append(builder.EndObject())
+    stages = _vector(builder, made)
     name = builder.CreateString(net.name)
     builder.StartObject(6)
     builder.PrependUOffsetTRelativeSlot(0, name, 0)

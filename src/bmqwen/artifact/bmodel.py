@@ -116,7 +116,7 @@ def read_description(path: Path) -> BmodelDescription:
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is damaged ({error}): download or compile it again") from error
+        raise _damaged(path, error) from error
 
 
 def reserve_intermediates(path: Path) -> None:
@@ -136,6 +136,25 @@ def reserve_intermediates(path: Path) -> None:
                 struct.pack_into("<Q", description, place, most)
         file.seek(start)
         file.write(description)
+
+
+def check_intermediates(path: Path) -> None:
+    """Raise BundleError for a bmodel that `reserve_intermediates` should have changed, as before 28 November 2026."""
+    start, size = check_bmodel(path)
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            nets = Table.root(file.read(size)).tables(4)
+        needs = [list(map(_intermediates, net.tables(3))) for net in nets]
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    if any(first < max(rest) for first, *rest in filter(None, needs) if rest):
+        raise BundleError(
+            f"{path} was compiled by an earlier bmqwen, and the chip's runtime would overwrite its commands: "
+            "compile the model again with `bmqwen compile`"
+        )
 
 
 class Table:
@@ -245,6 +264,10 @@ def check_bmodel(path: Path) -> tuple[int, int]:
     if size < expected or (size - expected) % (1 << 32):
         raise BundleError(f"{path} is truncated or damaged: {size:,} bytes instead of {expected:,}")
     return header, description
+
+
+def _damaged(path: Path, error: Exception) -> BundleError:
+    return BundleError(f"{path} is damaged ({error}): download or compile it again")
 
 
 def _net(net: Table) -> NetDescription:

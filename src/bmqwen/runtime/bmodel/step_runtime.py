@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.artifact.bmodel import check_intermediates
 from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle
 from bmqwen.artifact.row_pool import Part, Placement, RowPool
 from bmqwen.artifact.steps import StepNets, StepShape
@@ -96,6 +97,8 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         self._nets = nets = StepNets.from_dict(bundle.details, str(bundle.folder))
         # Said before loading, which takes a while.
         chosen_context(context_length, nets.context, "the bundle's")
+        for part in bundle.parts:
+            check_intermediates(part.bmodel)
         config = bundle.config
         self._embedding = map_embedding(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
         self._pool = RowPool(nets, self._move_rows)

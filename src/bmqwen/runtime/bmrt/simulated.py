@@ -18,7 +18,7 @@ from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, open_bmodel
 from bmqwen.runtime.bmodel.step_stages import Segment
 from bmqwen.runtime.bmrt.backend import BmrtBackend
-from bmqwen.runtime.bmrt.device import SIMULATOR_MEMORY
+from bmqwen.runtime.bmrt.simulator_environment import simulator_environment
 from bmqwen.runtime.bmrt.worker import Worker
 
 # The simulator's memory beyond what the bundle needs: its own commands, and what an estimate may be short of.
@@ -122,7 +122,7 @@ class SimulatedRuntime:
             opener,
             {"bundle": bundle, "folder": folder, "context_length": context_length, "device": device},
             what="the simulator",
-            environment={SIMULATOR_MEMORY: hex(bundle.parts[0].device_bytes + SPARE)},
+            environment=simulator_environment(bundle.parts[0].device_bytes + SPARE),
         )
         chip, library = self._worker.call("chip"), self._worker.call("library")
         # By libbmrt it is as usual.
@@ -199,7 +199,7 @@ class SimulatedPart:
             opener,
             {"part": part, "nets": nets, "folder": folder, "device": device},
             what=f"the simulator of {part.bmodel.name}",
-            environment={SIMULATOR_MEMORY: hex(part.device_bytes + SPARE)},
+            environment=simulator_environment(part.device_bytes + SPARE),
         )
         self.chip, self.library = (str(self._worker.call(name)) for name in ("chip", "library"))
         self.device = f"simulator of {part.bmodel.stem}"
