@@ -58,10 +58,11 @@ def alone(tokens: list[int], params: SamplingParams = GREEDY) -> tuple[int, ...]
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.integers(0, 2**32))
-def test_each_answer_is_what_it_is_alone(sequences: int, seed: int) -> None:
-    """Conversations of several owners that come, are cancelled and go on at any time."""
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32))
+def test_each_answer_is_what_it_is_alone(sequences: int, depth: int, seed: int) -> None:
+    """Conversations of several owners that come, are cancelled, dropped and go on at any time, on so many devices."""
     random, of = Random(seed), batcher(sequences, 8 * 200)
+    toy(of).depth = depth
     running: list[tuple[Generation, list[int]]] = []
     beginnings = [(owner, prompt(number)) for number in range(3) for owner in "ab"]
     begun = 0
@@ -75,7 +76,10 @@ def test_each_answer_is_what_it_is_alone(sequences: int, seed: int) -> None:
         for generation, tokens in list(running):
             if random.random() < 0.02:
                 generation.cancelled = True
-            if generation.over:
+            if random.random() < 0.01:
+                of.drop(generation)
+                running.remove((generation, tokens))
+            elif generation.over:
                 running.remove((generation, tokens))
                 assert generation.completion is not None
                 whole = alone(tokens)
@@ -103,6 +107,78 @@ def test_answers_get_a_token_in_every_step_while_prompts_are_read() -> None:
     assert len(toy(of).steps) - steps == 5
     assert long.read == 0
     finish(of, [long, short])
+
+
+def steps_begun(of: Batcher) -> list[tuple[list[int], int]]:
+    """Note for each step begun from now on the tokens of its feeds, and how many steps are under way already."""
+    begun, step = [], toy(of).step
+
+    def noting(feeds: Sequence[Feed]) -> list[Output]:
+        begun.append(([len(feed.tokens) for feed in feeds], len(of._under_way)))
+        return step(feeds)
+
+    toy(of).step = noting  # type: ignore[method-assign]
+    return begun
+
+
+def test_two_groups_of_answers_have_a_step_under_way_each() -> None:
+    of = batcher(4)
+    toy(of).depth = 2
+    generations = [of.add(prompt(number, 5), GREEDY) for number in range(4)]
+    while any(generation.reading for generation in generations):
+        of.step()
+    begun = steps_begun(of)
+    for _ in range(4):
+        of.step()
+    assert all(feeds == [1, 1] for feeds, _ in begun)
+    assert max(under_way for _, under_way in begun) == 1
+    # Too few for two groups: those that are left share a step.
+    of.drop(generations[0])
+    begun.clear()
+    while not all(generation.over for generation in generations[1:]):
+        of.step()
+    assert ([1, 1, 1], 0) in begun
+    tokens = [g.completion.token_ids for g in generations[1:] if g.completion]
+    assert tokens == [alone(prompt(number, 5)) for number in (1, 2, 3)]
+
+
+def test_pieces_of_a_prompt_go_between_the_steps_of_an_answer() -> None:
+    of = batcher(2)
+    toy(of).depth = 2
+    writing = of.add(prompt(1, 5), SamplingParams(max_tokens=40))
+    while writing.reading:
+        of.step()
+    begun = steps_begun(of)
+    reading = of.add(prompt(2, 24), GREEDY)
+    while reading.reading:
+        of.step()
+    # No piece is larger than beside the answer, which got a token in every other step.
+    assert [feeds for feeds, _ in begun][:6] == [[1, 4], [4], [1, 4], [4], [1, 4], [4]]
+    finish(of, [writing, reading])
+    assert reading.completion is not None
+    assert reading.completion.token_ids == alone(prompt(2, 24))
+
+
+def test_a_step_that_fails_while_another_is_under_way_changes_nothing() -> None:
+    """As an interrupt does; the step under way and the answers go on."""
+    of = batcher(4)
+    toy(of).depth = 2
+    generations = [of.add(prompt(number, 5), GREEDY) for number in range(4)]
+    while any(generation.reading for generation in generations):
+        of.step()
+    of.step()
+
+    def interrupted(number: int) -> None:
+        del number
+        toy(of).before_feed = None
+        raise FeedInterruptedError("now")
+
+    toy(of).before_feed = interrupted
+    with pytest.raises(FeedInterruptedError):
+        of.step()
+    finish(of, generations)
+    tokens = [g.completion.token_ids for g in generations if g.completion]
+    assert tokens == [alone(prompt(number, 5)) for number in range(4)]
 
 
 def test_results_are_asked_for_at_the_end_of_a_prompt_and_where_it_is_scored(

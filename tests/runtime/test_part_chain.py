@@ -93,7 +93,7 @@ def test_a_step_hands_over_its_rows_alone(runtime: StepRuntime) -> None:
     for sequence in range(SEQUENCES):
         runtime.truncate(sequence, 0)
     before = runtime.counters
-    (output,) = runtime.step([Feed(0, PROMPTS[0])])
+    (output,) = runtime.step([Feed(0, PROMPTS[0], greedy=True)])
     output.greedy()
     spent = runtime.counters - before
     # A launch for each part; what is read is the nine hidden rows of halves, and the token.
@@ -102,17 +102,42 @@ def test_a_step_hands_over_its_rows_alone(runtime: StepRuntime) -> None:
 
 
 def test_a_batcher_says_the_same_on_both(runtime: StepRuntime, whole: SimulatedRuntime) -> None:
-    said = []
+    """Steps of two groups are under way in the parts at once; one of the answers is sampled, so its logits are read."""
+    said, under_way = [], []
     for each in (runtime, whole):
         batcher = Batcher(each, toy_tokenizer())
         batcher.reset()
-        generations = [batcher.add(prompt[:30], SamplingParams(max_tokens=ANSWER)) for prompt in PROMPTS]
+        generations = [
+            batcher.add(prompt[:30], SamplingParams(max_tokens=ANSWER, temperature=temperature, seed=7))
+            for prompt, temperature in zip(PROMPTS, (0.0, 0.9, 0.0), strict=True)
+        ]
+        most = 0
         while not all(generation.over for generation in generations):
             batcher.step()
+            most = max(most, len(batcher._under_way))
+        under_way.append(most)
         said.append([g.completion.token_ids for g in generations if g.completion])
         batcher.reset()
     assert len(said[0]) == 3
     assert said[0] == said[1]
+    # When a call of `step` returns: those that go on.
+    assert under_way == [1, 0]
+
+
+def test_two_answers_have_a_step_each_where_that_costs_less(runtime: StepRuntime) -> None:
+    batcher = Batcher(runtime, toy_tokenizer(), drafts=False)
+    batcher.reset()
+    generations = [batcher.add(prompt[:5], SamplingParams(max_tokens=9)) for prompt in PROMPTS[:2]]
+    while any(generation.reading for generation in generations):
+        batcher.step()
+    assert runtime.steps_at_once(2) == 2
+    for _ in range(3):
+        batcher.step()
+        assert [len(step) for step in batcher._under_way] == [1]
+    batcher.reset()
+    # Three share a net of eight rows, of which two groups would need two.
+    assert runtime.steps_at_once(3) == 1
+    assert runtime.steps_at_once(3, reading=True) == 2
 
 
 def test_parts_take_as_long_as_the_whole(model: CompiledModel, undivided: CompiledModel) -> None:

@@ -14,10 +14,11 @@ NextToken = Callable[[tuple[int, ...]], int | None]
 
 
 class ToyOutput:
-    """Valid until the runtime's next call, as the protocol says."""
+    """Valid until the runtime's next call, as the protocol says; where several steps are under way, always."""
 
-    def __init__(self, runtime: "ToyRuntime", rows: list[tuple[int, ...]]) -> None:
+    def __init__(self, runtime: "ToyRuntime", rows: list[tuple[int, ...]], feed: Feed) -> None:
         self._runtime, self._rows, self._call = runtime, rows, runtime.calls
+        self._feed = feed
 
     def greedy(self) -> list[int]:
         self._check()
@@ -26,11 +27,14 @@ class ToyOutput:
 
     def logits(self) -> NDArray[np.float32]:
         self._check()
+        assert not self._feed.greedy, "logits were not asked for"
         self._runtime.logits_reads += 1
         return np.stack([self._runtime.logits_after(row) for row in self._rows])
 
     def _check(self) -> None:
-        assert self._runtime.calls == self._call, "an Output was read after the runtime's next call"
+        late = self._runtime.calls != self._call and self._runtime.depth == 1
+        assert not late, "an Output was read after the runtime's next call"
+        assert not self._feed.goes_on, "nobody asks for the results of a prompt that goes on"
 
 
 class ToyRuntime:
@@ -39,6 +43,7 @@ class ToyRuntime:
     Attributes:
         feeds: (position, length) of each successful feed.
         steps: how many feeds each successful step had.
+        depth: how many steps may be under way at once.
         before_feed, after_feed: called around each step, with the number of feeds before it; they may raise.
     """
 
@@ -64,6 +69,7 @@ class ToyRuntime:
         self.closed = False
         self.sequences = sequences
         self.rounds_by_rows = False
+        self.depth = 1
         self._row_costs = row_costs or {1: 1.0}
         self._next_token, self._piece, self._nan = next_token, piece, nan
         self._tokens: list[list[int]] = [[] for _ in range(sequences)]
@@ -90,6 +96,9 @@ class ToyRuntime:
         assert 0 <= beside < self.sequences
         return {1: 1.0} if beside else self._row_costs
 
+    def steps_at_once(self, answers: int, *, reading: bool = False) -> int:
+        return self.depth if reading or answers >= 2 * self.depth else 1
+
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         assert not self.closed
         assert len({feed.sequence for feed in feeds}) == len(feeds) > 0
@@ -112,7 +121,7 @@ class ToyRuntime:
             rows.append([tuple(known[:end]) for end in range(first, len(known) + 1)])
         if self.after_feed is not None:
             self.after_feed(len(self.feeds) - 1)
-        return [ToyOutput(self, each) for each in rows]
+        return [ToyOutput(self, each, feed) for each, feed in zip(rows, feeds, strict=True)]
 
     def truncate(self, sequence: int, position: int) -> None:
         if not 0 <= position <= self.position(sequence):

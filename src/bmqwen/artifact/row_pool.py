@@ -215,6 +215,21 @@ class RowPool:
         least = min(self._nets.cost(placement.shape) for placement in (own, both) if placement)
         return self._nets.cost(alone.shape) <= least
 
+    def groups(self, answers: int, most: int) -> int:
+        """Return in how many groups, at most so many, to compute answers where groups take no time from each other.
+
+        That is so on as many chips, each with a part of the model: steps go through the parts one behind the other.
+        They are as few as give all answers their next tokens soonest.
+        """
+        everyone, best, least = range(len(self._counts)), 1, NEVER
+        for count in range(1, min(answers, most) + 1):
+            size = -(-answers // count)
+            placement = self.choose(everyone, size, size)
+            cost = self._nets.cost(placement.shape) if placement else NEVER
+            if cost < least:
+                best, least = count, cost
+        return best
+
     def reserve(self, sequence: int, count: int) -> int:
         """Give an empty sequence so many rows that lie side by side, and return the first of them."""
         if not (gaps := self._gaps(count)):

@@ -1,6 +1,7 @@
 """Continuous batching: each step of the runtime is made of whatever the answers on their way want next."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from bmqwen.errors import ContextLengthError, DeviceError, InputError
@@ -23,8 +24,9 @@ class Batcher:
     """Answers as many prompts at once as the runtime has sequences. Not thread-safe.
 
     Every step gives each answer its next token, and one prompt beside them its next piece, of a size that does not hold
-    the answers up. Generations wait for a free slot in their order. One that ends in any way (by itself, cancelled,
-    dropped, by an exception of a step) leaves its slot usable: what was fed stays cached.
+    the answers up. Where the model is on several devices, steps of several groups of answers, and pieces of a prompt,
+    go through them one behind the other. Generations wait for a free slot in their order. One that ends in any way (by
+    itself, cancelled, dropped, by an exception of a step) leaves its slot usable: what was fed stays cached.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Batcher:
         self._slots = [Slot(runtime, number) for number in range(runtime.sequences)]
         self._waiting: list[Generation] = []
         self._running: list[Generation] = []
+        # Steps begun, the oldest first: of whom they compute what.
+        self._under_way: deque[list[tuple[Generation, Fed]]] = deque()
         self._uses = 0
         # Whether the step before was a prompt's alone.
         self._apart = False
@@ -99,7 +103,7 @@ class Batcher:
         return generation
 
     def step(self) -> None:
-        """Compute the next tokens of all answers.
+        """Compute the next tokens of all answers; of several groups, those of one.
 
         Raises:
             FeedInterruptedError: `Runtime.interrupt` was called; the next step goes on as if nothing had been.
@@ -109,26 +113,53 @@ class Batcher:
             if generation.cancelled:
                 self._cancel(generation)
         self._admit()
-        writing = [generation for generation in self._running if not generation.reading]
-        parts = [(generation, len(generation.wanted.tokens)) for generation in writing if generation.wanted]
+        while self._begin_step():
+            pass
+        if self._under_way:
+            for generation, fed in self._under_way.popleft():
+                generation.advance(fed)
+        self._running = [generation for generation in self._running if not generation.over]
+
+    def _begin_step(self) -> bool:
+        """Begin a step of those that have none under way, if it is time for one."""
+        busy = [generation for step in self._under_way for generation, _ in step]
+        ready = [generation for generation in self._running if generation not in busy]
+        writing = [generation for generation in ready if not generation.reading]
+        readers = [generation for generation in ready if generation.reading]
+        answers = sum(not generation.reading for generation in self._running)
+        if len(self._under_way) >= self.runtime.steps_at_once(answers, reading=bool(readers)):
+            return False
+        group = self._group(answers)
+        parts = [(g, len(g.wanted.tokens)) for g in writing[:group] if g.wanted]
         # A short prompt may go first, but not twice in a row.
         may_go_first = bool(parts) and not self._apart
         self._apart = False
-        if reader := self._next_reader():
+        if reader := self._next_reader(readers):
             if may_go_first and self._reads_apart(reader, len(parts)):
                 self._apart = True
                 parts.clear()
-            parts.append((reader, self._piece(reader, len(parts))))
+            # Alone between the steps of answers it holds them up as well.
+            beside = len(parts) or (group if self._under_way else 0)
+            parts.append((reader, self._piece(reader, beside)))
         if not parts:
-            return
+            return False
         before = [_position(generation) for generation, _ in parts]
-        outputs = self.runtime.step([_feed(generation, size) for generation, size in parts])
-        for (generation, size), position, output in zip(parts, before, outputs, strict=True):
+        feeds = [_feed(generation, size) for generation, size in parts]
+        outputs = self.runtime.step(feeds)
+        step = []
+        for (generation, size), feed, position, output in zip(parts, feeds, before, outputs, strict=True):
             read = _position(generation) - position
             if read != size:
                 raise DeviceError(f"the runtime is at fault: it read {read} of {size} tokens")
-            generation.advance(Fed(output, size))
-        self._running = [generation for generation in self._running if not generation.over]
+            assert generation.slot is not None
+            generation.slot.note(feed.tokens)
+            if feed.goes_on:
+                # Nobody waits for its results: the next piece may be read right behind it.
+                generation.advance(Fed(output, size))
+            else:
+                step.append((generation, Fed(output, size)))
+        self._under_way.append(step)
+        return True
 
     def drop(self, generation: Generation) -> None:
         """End a generation without a result."""
@@ -170,8 +201,13 @@ class Batcher:
         """What a step with more rows of one answer may cost, with the rows that the others want."""
         if not self._drafts or generation.slot is None:
             return {1: 1.0}
-        beside = sum(not other.reading for other in self._running if other is not generation)
+        others = sum(not other.reading for other in self._running if other is not generation)
+        beside = min(others, self._group(others + 1) - 1)
         return self.runtime.row_costs(generation.slot.sequence.number, beside)
+
+    def _group(self, answers: int) -> int:
+        """Of how many answers a step is made."""
+        return -(-answers // self.runtime.steps_at_once(answers))
 
     def _guesser_alone(self) -> Guesser | None:
         """The smaller model, which has one text in mind: several answers would have it read them again and again."""
@@ -184,9 +220,8 @@ class Batcher:
         generation.advance(Fed(None))
         self._running = [other for other in self._running if other is not generation]
 
-    def _next_reader(self) -> Generation | None:
+    def _next_reader(self, readers: Sequence[Generation]) -> Generation | None:
         """The generation whose prompt is read in the next step."""
-        readers = [generation for generation in self._running if generation.reading]
         chosen = min(readers, key=lambda g: g.to_read - g.read - _TOKENS_A_STEP * g.passed, default=None)
         for generation in readers:
             generation.passed += generation is not chosen
@@ -221,4 +256,4 @@ def _feed(generation: Generation, size: int) -> Feed:
     assert wanted is not None
     prompt = wanted.reading and not wanted.every_row
     goes_on = prompt and size < len(wanted.tokens)
-    return Feed(slot.sequence.number, wanted.tokens[:size], wanted.every_row, prompt, goes_on)
+    return Feed(slot.sequence.number, wanted.tokens[:size], wanted.every_row, prompt, goes_on, wanted.greedy)

@@ -34,11 +34,13 @@ class Wanted:
     Attributes:
         reading: they are a prompt's: as many of the first of them as suits the step.
         every_row: the results after each of them are wanted.
+        greedy: of the results nothing is wanted but the most likely tokens.
     """
 
     tokens: Sequence[int]
     reading: bool = False
     every_row: bool = False
+    greedy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,7 @@ class Generation:
         self._go_on(lambda steps: next(steps))
 
     def advance(self, fed: Fed) -> None:
-        """Take what a step computed, and say what is wanted next."""
-        if self.slot is not None and self.wanted is not None:
-            self.slot.note(self.wanted.tokens[: fed.count])
+        """Take what a step computed, and say what is wanted next. The slot has noted the tokens already."""
         self.read += fed.count if self.reading else 0
         self._go_on(lambda steps: steps.send(fed))
 
@@ -164,7 +164,7 @@ class Generation:
         stop_ids = self.tokenizer.stop_ids.union(self.params.stop_ids)
         room = self.context_length - len(self.prompt)
         limit = room if self.params.max_tokens is None else min(room, self.params.max_tokens)
-        output = yield from self._read(echo)
+        output = yield from self._read(echo, greedy=not sampler.needs_logits)
         first = last = None
         sampled = 0
         closing: deque[int] = deque()  # what ends the thoughts in the model's place
@@ -219,7 +219,8 @@ class Generation:
                 break
             draft = [] if close else drafts.propose(limit - sampled - 1)
             newest = chosen[-1] if chosen else newest
-            output = (yield Wanted([newest, *draft], every_row=bool(draft))).output
+            greedy = not (sampler.needs_logits or (draft and self._rounds_by_rows))
+            output = (yield Wanted([newest, *draft], every_row=bool(draft), greedy=greedy)).output
         finish = finish or "cancelled"
         self.pieces.extend(answer.finish(complete=finish == "stop" and not answer.stopped))
         if self.earlier is not None:
@@ -256,12 +257,14 @@ class Generation:
         usage = Usage(len(self.prompt), self.cached, 0, self.clock() - self._start, 0.0)
         self.completion = Completion("", (), "cancelled" if output is None else "stop", usage, row=row)
 
-    def _read(self, echo: PromptEcho | None) -> Generator[Wanted, Fed, Output | None]:
+    def _read(
+        self, echo: PromptEcho | None, *, greedy: bool = False
+    ) -> Generator[Wanted, Fed, Output | None]:
         """Read what of the prompt is not cached; None if cancelled in between."""
         rest, scored = self.prompt[self.cached :], echo is not None and echo.scored
         output = None
         while rest:
-            fed = yield Wanted(rest, reading=True, every_row=scored)
+            fed = yield Wanted(rest, reading=True, every_row=scored, greedy=greedy and not scored)
             output = fed.output
             if output is None:
                 return None
@@ -284,7 +287,7 @@ class Generation:
         think = self.tokenizer.control_tokens.get(TAGS["thought"][0])
         if think is not None and answer.may_think:
             beside = [think]
-        unsure = not alone and self.slot is not None and self.slot.sequence.runtime.rounds_by_rows
+        unsure = not alone and self._rounds_by_rows
         if sampler.needs_logits or unsure:
             logits = output.logits()[row]
             lead = _CLEAR_LEAD if unsure else 0.0
@@ -297,6 +300,10 @@ class Generation:
             token = output.greedy()[row]
         sampler.record(token, free=free or token in beside)
         return token
+
+    @property
+    def _rounds_by_rows(self) -> bool:
+        return self.slot is not None and self.slot.sequence.runtime.rounds_by_rows
 
     def _end_of_thoughts(self) -> list[int]:
         """Tokens that end the thoughts, as the model itself would do it."""

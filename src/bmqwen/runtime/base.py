@@ -22,6 +22,7 @@ class Feed:
         prompt: the results must not depend on how much of the prompt was cached before: a runtime may compute some
             cached tokens again for that. An answer's own tokens are fed without it.
         goes_on: nobody asks for the results, since more of the prompt follows: a runtime need not compute them.
+        greedy: of the results nobody asks for more than the most likely tokens: a runtime need not copy the logits.
     """
 
     sequence: int
@@ -29,6 +30,7 @@ class Feed:
     every_row: bool = False
     prompt: bool = False
     goes_on: bool = False
+    greedy: bool = False
 
 
 class Output(Protocol):
@@ -95,7 +97,8 @@ class Runtime(Protocol):
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens to sequences, each named once, and compute what follows them; an Output for each Feed.
 
-        Outputs are valid until the next call. A step that raises leaves every position as it was.
+        Outputs are valid until the next call; where `steps_at_once` allows several steps, always. A step that raises
+        leaves every position as it was.
 
         Raises:
             ContextLengthError: position + len(tokens) exceeds context_length.
@@ -126,6 +129,13 @@ class Runtime(Protocol):
         """Tell whether so many tokens of a prompt are best read in a step of their own while others write answers.
 
         `beside` answers then wait for it no longer than for a token.
+        """
+
+    def steps_at_once(self, answers: int, *, reading: bool = False) -> int:
+        """Tell how many steps to begin before the outputs of the first are asked for.
+
+        It is 1 unless the model is on several devices, which compute a step one after another. So many groups of
+        `answers` then get their next tokens soonest; when `reading`, pieces of a prompt go between their steps.
         """
 
     def truncate(self, sequence: int, position: int) -> None:

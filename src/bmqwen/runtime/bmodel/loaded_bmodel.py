@@ -42,17 +42,19 @@ Nets = TypeVar("Nets", bound=CachedNets)
 
 
 class DeviceOutput:
-    """What a step computed for a Feed; on the device until it is asked for."""
+    """What a step computed for a Feed; as a rule on the device until it is asked for."""
 
     def __init__(
         self,
         runtime: "LoadedBmodel[Nets]",
         token_ids: Callable[[], list[int]],
         logits: Callable[[], NDArray[np.float32]],
+        *,
+        lasting: bool = False,
     ) -> None:
-        """`token_ids` and `logits` read them from the device."""
+        """`token_ids` and `logits` read them from the device; `lasting`: also when other tokens were fed since."""
         self._runtime, self._token_ids, self._logits = runtime, token_ids, logits
-        self._serial = runtime._serial
+        self._serial = None if lasting else runtime._serial
 
     def greedy(self) -> list[int]:
         self._check()
@@ -70,7 +72,7 @@ class DeviceOutput:
         return self._logits()
 
     def _check(self) -> None:
-        if self._serial != self._runtime._serial:
+        if self._serial not in (None, self._runtime._serial):
             raise InputError("this output is no longer there: more tokens were fed since")
 
 
@@ -149,6 +151,11 @@ class LoadedBmodel(ABC, Generic[Nets]):
         """Never: there is no other sequence."""
         del sequence, count, beside
         return False
+
+    def steps_at_once(self, answers: int, *, reading: bool = False) -> int:
+        """One: results lie where the next launch leaves its own."""
+        del answers, reading
+        return 1
 
     @abstractmethod
     def step(self, feeds: Sequence[Feed]) -> list[Output]: ...

@@ -1,25 +1,38 @@
 """A model in parts, each on a device of its own, used like one: the host hands rows from part to part."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import Bundle, BundlePart
 from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.errors import InputError
 from bmqwen.model.config import ModelConfig
 from bmqwen.runtime.bmodel.backend import DeviceBackend
 from bmqwen.runtime.bmodel.device_nets import Counters
-from bmqwen.runtime.bmodel.step_stages import Segment, StepStages
+from bmqwen.runtime.bmodel.step_stages import Results, Segment, StepStages
 
 T = TypeVar("T")
+
+
+class Fetched(NamedTuple):
+    """What the host asked for of the last part's results.
+
+    Attributes:
+        tokens: the most likely token of each result, if any is asked for without its logits; else empty.
+        logits: float32 [count, vocab] of those asked for, by the first of them.
+    """
+
+    tokens: list[int]
+    logits: dict[int, NDArray[np.float32]]
 
 
 class PartNets(Protocol):
@@ -38,11 +51,14 @@ class PartNets(Protocol):
     def run(
         self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
     ) -> NDArray[np.uint16]:
-        """Launch as `StepStages.launch`; returns the hidden rows for the next part, of the last part none."""
+        """Launch as `StepStages.launch`; returns the hidden rows for the next part."""
+
+    def finish(
+        self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
+    ) -> Fetched:
+        """Launch the last part; returns what the segments ask for."""
 
     def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None: ...
-    def token_ids(self, shape: StepShape, count: int) -> list[int]: ...
-    def logits(self, shape: StepShape, first: int, count: int) -> NDArray[np.float32]: ...
     def read_rows(self, start: int, count: int) -> NDArray[Any]: ...
     def write_rows(self, start: int, rows: NDArray[Any]) -> None: ...
     def memory_used(self) -> int | None: ...
@@ -57,7 +73,7 @@ class LocalPart:
 
     def __init__(self, backend: DeviceBackend, nets: StepNets, config: ModelConfig) -> None:
         """Find the stages of a part in a backend's bmodel. Raises what `StepStages` does, having closed the backend."""
-        self._backend, self._is_last = backend, config.is_last
+        self._backend = backend
         self.chip, self.library, self.device = backend.chip, backend.library, str(backend)
         try:
             self._stages = StepStages(backend, nets, config)
@@ -72,7 +88,19 @@ class LocalPart:
         self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
     ) -> NDArray[np.uint16]:
         self._stages.launch(shape, row, states, segments)
-        return states[:0] if self._is_last else self._stages.hidden(shape, len(states))
+        return self._stages.hidden(shape, len(states))
+
+    def finish(
+        self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
+    ) -> Fetched:
+        results = self._stages.launch(shape, row, states, segments)
+        logits, first = {}, 0
+        for segment in segments:
+            if segment.asked == "logits" and segment.results:
+                logits[first] = results.logits(first, segment.results)
+            first += segment.results
+        wanted = any(segment.asked == "tokens" and segment.results for segment in segments)
+        return Fetched(results.token_ids(0, first) if wanted else [], logits)
 
     def memory_used(self) -> int | None:
         return self._backend.memory_used()
@@ -84,6 +112,30 @@ class LocalPart:
         self._backend.close()
 
 
+class _HostResults:
+    """The `Results` of a launch that goes through all parts; they come to the host by themselves."""
+
+    lasting = True
+
+    def __init__(self, fetched: Future[Fetched]) -> None:
+        self._fetched = fetched
+
+    def token_ids(self, first: int, count: int) -> list[int]:
+        tokens = self._fetched.result().tokens[first : first + count]
+        # The host finds the same one: the lowest id among equals.
+        return tokens or [int(row.argmax()) for row in self.logits(first, count)]
+
+    def logits(self, first: int, count: int) -> NDArray[np.float32]:
+        """As of `Results`. Raises InputError for those that were not asked for."""
+        found = self._fetched.result().logits.get(first)
+        if found is None:
+            raise InputError("these logits were not read: the step was begun without asking for them")
+        return found[:count]
+
+    def keep(self) -> None:
+        """They last."""
+
+
 class PartChain:
     """What `StepStages` and its backend are of one device, of several: every launch goes through all parts.
 
@@ -93,14 +145,16 @@ class PartChain:
     Attributes:
         chip, library: as of `DeviceBackend`; `str` names the devices.
         context: most tokens of a sequence.
+        depth: launches that may be under way at once: as many as there are parts.
     """
 
     def __init__(self, parts: Sequence[PartNets], nets: StepNets, configs: Sequence[ModelConfig]) -> None:
         """Take over the parts of the configurations, in the order of their layers; they are closed with it."""
         self._parts = parts
         self._threads = [ThreadPoolExecutor(1, f"part-{n}") for n in range(1, len(parts) + 1)]
-        # Launches on their way, the oldest first: as many as there are parts.
-        self._under_way: deque[Future[NDArray[np.uint16]]] = deque()
+        # Launches on their way, the oldest first.
+        self._under_way: deque[Future[Fetched]] = deque()
+        self.depth = len(parts)
         self._failure: Exception | None = None
         self.chip, self.library, self.context = parts[0].chip, parts[0].library, nets.context
         self._row = configs[0].num_key_value_heads, configs[0].head_dim
@@ -113,34 +167,27 @@ class PartChain:
     @property
     def counters(self) -> Counters:
         """Calls and bytes of all devices since loading; rows handed over count as read and as written."""
-        return reduce(add, self._all(lambda part: part.counters))
+        each: list[Counters] = self._all(lambda part: part.counters)
+        return reduce(add, each)
 
     def launch(
         self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
-    ) -> None:
+    ) -> Results:
         """As `StepStages.launch`. Raises DeviceError also for an earlier launch that failed."""
         # The rows that are seen may have moved when a part comes to look.
         fixed = [segment._replace(seen=segment.seen.copy()) for segment in segments]
-        done: Future[NDArray[np.uint16]] = Future()
-        done.set_result(states)
-        for thread, part in zip(self._threads, self._parts, strict=True):
-            done = thread.submit(_run, part, shape, row, done, fixed)
-        self._under_way.append(done)
-        self._settle(len(self._parts))
+        handed: Future[NDArray[np.uint16]] = Future()
+        handed.set_result(states)
+        for thread, part in zip(self._threads[:-1], self._parts[:-1], strict=True):
+            handed = thread.submit(_handing_on, part.run, shape, row, handed, fixed)
+        fetched = self._threads[-1].submit(_handing_on, self._parts[-1].finish, shape, row, handed, fixed)
+        self._under_way.append(fetched)
+        self._settle(self.depth)
+        return _HostResults(fetched)
 
     def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
         """As `StepStages.move`."""
         self._all(lambda part: part.move(shape, rows, to))
-
-    def token_ids(self, shape: StepShape, count: int) -> list[int]:
-        """As `StepStages.token_ids`."""
-        self._settle()
-        return self._threads[-1].submit(self._parts[-1].token_ids, shape, count).result()
-
-    def logits(self, shape: StepShape, first: int, count: int) -> NDArray[np.float32]:
-        """As `StepStages.logits`."""
-        self._settle()
-        return self._threads[-1].submit(self._parts[-1].logits, shape, first, count).result()
 
     def cache_shape(self, count: int) -> tuple[int, ...]:
         """As `DeviceNets.cache_shape`, of all layers."""
@@ -152,11 +199,8 @@ class PartChain:
 
     def write_rows(self, start: int, rows: NDArray[Any]) -> None:
         """As `DeviceNets.write_rows`, of all layers."""
-        pieces = iter(np.split(rows, np.cumsum(self._areas)[:-1]))
-        self._wait(
-            thread.submit(part.write_rows, start, next(pieces))
-            for thread, part in zip(self._threads, self._parts, strict=True)
-        )
+        pieces = np.split(rows, np.cumsum(self._areas)[:-1])
+        self._all(lambda part, piece: part.write_rows(start, piece), pieces)
 
     def memory_used(self) -> int | None:
         """Bytes in use on all devices, by all programs; None when one does not tell."""
@@ -173,15 +217,14 @@ class PartChain:
             thread.shutdown()
             part.close()
 
-    def _all(self, ask: Callable[[PartNets], T]) -> list[T]:
-        """Ask all parts, each when it has done what it was told before."""
-        return self._wait(
-            thread.submit(ask, part) for thread, part in zip(self._threads, self._parts, strict=True)
-        )
-
-    def _wait(self, asked: Iterable[Future[T]]) -> list[T]:
+    def _all(self, ask: Callable[..., T], *each: Sequence[Any]) -> list[T]:
+        """Ask all parts, each with what is its own of `each`, when it has done what it was told before."""
         self._settle()
-        return [answer.result() for answer in list(asked)]
+        asked = [
+            thread.submit(ask, part, *own)
+            for thread, part, *own in zip(self._threads, self._parts, *each, strict=True)
+        ]
+        return [answer.result() for answer in asked]
 
     def _settle(self, most: int = 0) -> None:
         """Wait until at most so many launches are on their way. Raises, from then on always, what one failed with."""
@@ -197,14 +240,14 @@ class PartChain:
             raise
 
 
-def _run(
-    part: PartNets,
+def _handing_on(
+    launch: Callable[[StepShape, int, NDArray[np.uint16], Sequence[Segment]], T],
     shape: StepShape,
     row: int,
     states: Future[NDArray[np.uint16]],
     segments: Sequence[Segment],
-) -> NDArray[np.uint16]:
-    return part.run(shape, row, states.result(), segments)
+) -> T:
+    return launch(shape, row, states.result(), segments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError
 from bmqwen.runtime.base import (
     Feed,
-    HostOutput,
     Output,
     SavedCache,
     check_saved,
@@ -27,7 +27,7 @@ from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.part_chain import ChainOpener, PartChain
 from bmqwen.runtime.bmodel.published import PublishedRuntime
-from bmqwen.runtime.bmodel.step_stages import Segment, StepStages
+from bmqwen.runtime.bmodel.step_stages import Results, Segment, StepStages
 from bmqwen.util.float16 import from_half, to_half
 
 
@@ -50,29 +50,20 @@ class StageResult:
 _COST_ROWS = 64
 
 
-class _Results:
-    """The results of the last launch, on the device until they are asked for; its tokens are read together."""
+class _FeedResults(NamedTuple):
+    """Results of a feed in one of the launches of its step: `results` of them from `first` on."""
 
-    def __init__(self, nets: StepStages | PartChain, shape: StepShape, parts: Sequence[Part]) -> None:
-        self._nets, self._shape = nets, shape
-        # Of each feed: where its results begin, and how many they are.
-        self.places: dict[int, tuple[int, int]] = {}
-        self._count = 0
-        for part in parts:
-            self.places[part.feed] = self._count, part.results
-            self._count += part.results
-        self._ids: list[int] | None = None
+    launched: Results
+    first: int
+    results: int
 
-    def token_ids(self, feed: int) -> list[int]:
+    def token_ids(self) -> list[int]:
         """The most likely tokens."""
-        if self._ids is None:
-            self._ids = self._nets.token_ids(self._shape, self._count)
-        first, count = self.places[feed]
-        return self._ids[first : first + count]
+        return self.launched.token_ids(self.first, self.results)
 
-    def logits(self, feed: int) -> NDArray[np.float32]:
+    def logits(self) -> NDArray[np.float32]:
         """Logits, float32 [results, vocab]."""
-        return self._nets.logits(self._shape, *self.places[feed])
+        return self.launched.logits(self.first, self.results)
 
 
 class StepRuntime(LoadedBmodel[StepStages | PartChain]):
@@ -140,6 +131,11 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
     def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
         return self._pool.reads_apart(sequence, count, beside)
 
+    def steps_at_once(self, answers: int, *, reading: bool = False) -> int:
+        """As many as there are devices while a prompt is read; of answers as the nets' times have it."""
+        most = self._device_nets.depth
+        return most if reading or most == 1 else self._pool.groups(answers, most)
+
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens: in one launch, or in as few as pay."""
         check_step(self, feeds)
@@ -201,42 +197,40 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         # Of a net with results for some rows only, that of the last one.
         results = shape.rows if shape.rows == count else 1
         states = self._embedding[np.asarray(tokens, np.int64)]
-        nets.launch(shape, position, states, [Segment.alone(position, count, results)])
-        ids, logits = nets.token_ids(shape, results), nets.logits(shape, 0, results)
+        launched = nets.launch(shape, position, states, [Segment.alone(position, count, results)])
+        ids, logits = launched.token_ids(0, results), launched.logits(0, results)
         return StageResult(ids, logits, from_half(nets.read_rows(position, count), self._nets.half))
 
     def _run(self, feeds: Sequence[Feed]) -> list[Output]:
-        """Launch a step; the results of all launches but the last are fetched before the next one takes their place."""
+        """Launch a step; results that the next launch takes the place of are fetched before it."""
         parts = [
             Part(i, feed.sequence, 0, len(feed.tokens), len(feed.tokens) if feed.every_row else 1)
             for i, feed in enumerate(feeds)
         ]
-        fetched: list[list[NDArray[np.float32]]] = [[] for _ in feeds]
-        results: _Results | None = None
+        found_of: list[list[_FeedResults]] = [[] for _ in feeds]
+        launched: Results | None = None
         for group, found in self._pool.launches(parts):
             for placement, taken in self._pool.place(group) if found is None else ((found, group),):
-                if results is not None:
+                if launched is not None:
                     self._check_interrupt()
-                    self._fetch(results, fetched)
-                self._launch(placement, taken, feeds)
-                results = _Results(self._device_nets, placement.shape, taken)
-        assert results is not None
-        if any(fetched[feed] for feed in results.places):
-            # A part of a feed's results came before.
-            self._fetch(results, fetched)
+                    launched.keep()
+                launched = self._launch(placement, taken, feeds)
+                first = 0
+                for part in taken:
+                    if part.results:
+                        found_of[part.feed].append(_FeedResults(launched, first, part.results))
+                    first += part.results
         return [
-            HostOutput(np.concatenate(rows))
-            if rows
-            else DeviceOutput(self, partial(results.token_ids, i), partial(results.logits, i))
-            for i, rows in enumerate(fetched)
+            DeviceOutput(
+                self,
+                partial(_token_ids, pieces),
+                partial(_logits, pieces),
+                lasting=pieces[0].launched.lasting,
+            )
+            for pieces in found_of
         ]
 
-    def _fetch(self, results: _Results, fetched: Sequence[list[NDArray[np.float32]]]) -> None:
-        for feed, (_, count) in results.places.items():
-            if count:
-                fetched[feed].append(results.logits(feed))
-
-    def _launch(self, placement: Placement, parts: Sequence[Part], feeds: Sequence[Feed]) -> None:
+    def _launch(self, placement: Placement, parts: Sequence[Part], feeds: Sequence[Feed]) -> Results:
         pool = self._pool
         tokens: list[int] = []
         segments = []
@@ -244,14 +238,30 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             tokens += feeds[part.feed].tokens[part.start : part.start + part.tokens]
             sequence, rows = part.sequence, pool.rows(part.sequence)
             epoch = pool.epochs[sequence]
-            segments.append(Segment((sequence, epoch), len(rows), part.tokens, rows, part.results))
-        self._device_nets.launch(
+            asked = _asked(feeds[part.feed])
+            segments.append(Segment((sequence, epoch), len(rows), part.tokens, rows, part.results, asked))
+        launched = self._device_nets.launch(
             placement.shape, placement.row, self._embedding[np.asarray(tokens, np.int64)], segments
         )
         pool.append(placement.row, [(part.sequence, part.tokens) for part in parts])
+        return launched
 
     def _move_rows(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
         self._device_nets.move(shape, rows, to)
+
+
+def _asked(feed: Feed) -> Literal["nothing", "tokens", "logits"]:
+    if feed.goes_on:
+        return "nothing"
+    return "tokens" if feed.greedy else "logits"
+
+
+def _token_ids(pieces: Sequence[_FeedResults]) -> list[int]:
+    return [token for piece in pieces for token in piece.token_ids()]
+
+
+def _logits(pieces: Sequence[_FeedResults]) -> NDArray[np.float32]:
+    return np.concatenate([piece.logits() for piece in pieces])
 
 
 def map_embedding(path: Path, vocab_size: int, hidden_size: int) -> NDArray[np.uint16]:

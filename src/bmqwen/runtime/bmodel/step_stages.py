@@ -1,7 +1,7 @@
 """The step nets of a bmodel on a device: their inputs, their one K/V cache, and launching them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class Segment(NamedTuple):
         tokens: how many they are.
         seen: the cache's rows of the tokens before.
         results: how many of the tokens, from the last one back, have results that are wanted.
+        asked: what of the results will be read.
     """
 
     sequence: tuple[int, int]
@@ -34,6 +35,7 @@ class Segment(NamedTuple):
     tokens: int
     seen: NDArray[np.int64]
     results: int = 1
+    asked: Literal["nothing", "tokens", "logits"] = "logits"
 
     @classmethod
     def alone(cls, position: int, count: int, results: int = 1) -> "Segment":
@@ -41,12 +43,36 @@ class Segment(NamedTuple):
         return cls((-1, position), position, count, np.arange(position), results)
 
 
+class Results(Protocol):
+    """What a launch computed, of each result the most likely token and the logits.
+
+    Attributes:
+        lasting: it can be read after the next launch.
+    """
+
+    lasting: bool
+
+    def token_ids(self, first: int, count: int) -> list[int]:
+        """Return the most likely tokens of `count` results."""
+
+    def logits(self, first: int, count: int) -> NDArray[np.float32]:
+        """Return logits float32 [count, vocab]."""
+
+    def keep(self) -> None:
+        """Copy everything to the host before the next launch, if it does not last."""
+
+
 class StepStages(DeviceNets):
     """Launches stages one at a time on one K/V cache; which one and at which row is the caller's business.
 
     Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device.
-    What was computed stays there until it is asked for.
+    What was computed stays there until it is asked for, or the next launch takes its place.
+
+    Attributes:
+        depth: launches that may be under way at once.
     """
+
+    depth = 1
 
     def __init__(self, backend: DeviceBackend, nets: StepNets, config: ModelConfig) -> None:
         """Find the stages in the backend's bmodel and zero the cache.
@@ -87,7 +113,7 @@ class StepStages(DeviceNets):
 
     def launch(
         self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
-    ) -> None:
+    ) -> Results:
         """Feed embedded tokens [n, hidden] (bits of halves), n <= shape.tokens, to the cache's rows from `row` on.
 
         The segments say whose they are, in their order. All shape.tokens rows of the cache from `row` on change; those
@@ -102,6 +128,7 @@ class StepStages(DeviceNets):
             self.counters.row_copies += len(self._cache)
             self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
         self._start(launch.prepared, row * self.row_bytes)
+        return _DeviceResults(self, shape, sum(segment.results for segment in segments))
 
     def hidden(self, shape: StepShape, count: int) -> NDArray[np.uint16]:
         """The first `count` rows that a part without a head hands over, [count, hidden] halves, of the last launch."""
@@ -153,6 +180,32 @@ class StepStages(DeviceNets):
         raise BundleError(
             f"{self._backend.path} has no stage for {shape}: it does not fit its manifest, make the bundle again"
         )
+
+
+class _DeviceResults:
+    """The `Results` of the last launch, on the device until they are asked for; its tokens are read together."""
+
+    lasting = False
+
+    def __init__(self, stages: StepStages, shape: StepShape, count: int) -> None:
+        self._stages, self._shape, self._count = stages, shape, count
+        self._ids: list[int] | None = None
+        self._rows: NDArray[np.float32] | None = None
+
+    def token_ids(self, first: int, count: int) -> list[int]:
+        if self._ids is None:
+            self._ids = self._stages.token_ids(self._shape, self._count)
+        return self._ids[first : first + count]
+
+    def logits(self, first: int, count: int) -> NDArray[np.float32]:
+        if self._rows is not None:
+            return self._rows[first : first + count]
+        return self._stages.logits(self._shape, first, count)
+
+    def keep(self) -> None:
+        if self._count:
+            self._rows = self._stages.logits(self._shape, 0, self._count)
+            self._ids = self._rows.argmax(axis=1).tolist()
 
 
 class _Launch:

@@ -13,7 +13,7 @@ from bmqwen.artifact.bundle import Bundle, BundlePart
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.runtime.base import Feed, Output, SavedCache, check_step, check_truncate
 from bmqwen.runtime.bmodel.device_nets import Counters
-from bmqwen.runtime.bmodel.part_chain import ChainOpener, LocalPart
+from bmqwen.runtime.bmodel.part_chain import ChainOpener, Fetched, LocalPart
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime, open_bmodel
 from bmqwen.runtime.bmodel.step_stages import Segment
@@ -156,6 +156,11 @@ class SimulatedRuntime:
     def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
         return cast(bool, self._worker.call("reads_apart", self._positions, sequence, count, beside))
 
+    def steps_at_once(self, answers: int, *, reading: bool = False) -> int:
+        """One: it is one device."""
+        del answers, reading
+        return 1
+
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
         """Append tokens and simulate what follows them: about a second for a million of products."""
         check_step(self, feeds)
@@ -213,14 +218,13 @@ class SimulatedPart:
     ) -> NDArray[np.uint16]:
         return cast(NDArray[np.uint16], self._worker.call("run", shape, row, states, segments))
 
+    def finish(
+        self, shape: StepShape, row: int, states: NDArray[np.uint16], segments: Sequence[Segment]
+    ) -> Fetched:
+        return cast(Fetched, self._worker.call("finish", shape, row, states, segments))
+
     def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
         self._worker.call("move", shape, rows, to)
-
-    def token_ids(self, shape: StepShape, count: int) -> list[int]:
-        return cast(list[int], self._worker.call("token_ids", shape, count))
-
-    def logits(self, shape: StepShape, first: int, count: int) -> NDArray[np.float32]:
-        return cast(NDArray[np.float32], self._worker.call("logits", shape, first, count))
 
     def read_rows(self, start: int, count: int) -> NDArray[Any]:
         return cast(NDArray[Any], self._worker.call("read_rows", start, count))
