@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from bmqwen.engine import Engine, load
 from bmqwen.errors import ConfigError, ContextLengthError, InputError
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import open_checkpoint
-from support.checkpoints import tiny_config, write_checkpoint, write_gguf
+from support import checkpoints
+from support.checkpoints import random_weights, tiny_config, write_checkpoint, write_gguf
 from support.retrieval_models import QUERY, write_embedder, write_reranker
 
 FLOAT = Precision("f32", 32, "f32")
@@ -99,6 +101,38 @@ def test_a_model_is_used_for_what_it_is(folder: Path, tmp_path: Path) -> None:
         load(chat, precision=FLOAT, task="embedding")
     with load(chat, precision=FLOAT) as loaded, pytest.raises(ConfigError, match='no tokens "yes" and "no"'):
         loaded.relevance("a", "b")
+
+
+@pytest.mark.parametrize("dtype", ["F32", "Q8_0"])
+def test_a_reranker_in_gguf(dtype: str, tmp_path: Path) -> None:
+    """As llama.cpp's converter writes it: the two rows of the head that the scores come from stand there twice."""
+    folder = write_reranker(tmp_path / "reranker")
+    with load(folder, precision=FLOAT, task="rerank", threads=1) as loaded:
+        wanted = loaded.relevance("What is the capital?", TEXT)
+        rows = [loaded.tokenizer.encode(word)[0] for word in ("yes", "no")]
+    config = tiny_config("qwen3", max_position_embeddings=512)
+    weights = random_weights(config, 6)
+    ranking = weights["model.embed_tokens.weight"][rows]
+    values = {"qwen3.pooling_type": 4, "qwen3.classifier.output_labels": ["yes", "no"]}
+
+    def written(**changes: Any) -> Path:
+        more: dict[str, Any] = {
+            "values": values,
+            "weights": weights | {"cls.output.weight": ranking},
+        } | changes
+        with patch.object(checkpoints, "_WORDS", (*checkpoints._WORDS, "yes", "no")):
+            return write_gguf(tmp_path / "r.gguf", config, dtype=dtype, **more)
+
+    with load(written(), precision=FLOAT, task="rerank", threads=1) as loaded:
+        tolerance = 1e-5 if dtype == "F32" else 0.05
+        assert loaded.relevance("What is the capital?", TEXT) == pytest.approx(wanted, abs=tolerance)
+    for changes in (
+        {"weights": weights | {"cls.output.weight": ranking[::-1].copy()}},
+        {"weights": weights | {"cls.output.weight": ranking[:1].copy()}},
+        {"values": values | {"qwen3.classifier.output_labels": ["good", "bad"]}},
+    ):
+        with pytest.raises(ConfigError, match="ranks with an output layer of its own"):
+            open_checkpoint(written(**changes))
 
 
 @pytest.mark.reference

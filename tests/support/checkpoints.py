@@ -264,7 +264,7 @@ def write_gguf(
     dtype: str = "F32",
     with_tokenizer: bool = True,
     weights: dict[str, NDArray[np.float32]] | None = None,
-    values: Mapping[str, str | int | float | None] | None = None,
+    values: Mapping[str, str | int | float | list[str] | None] | None = None,
     parts: int = 1,
     token_types: Literal["right", "none", "normal"] = "right",
 ) -> Path:
@@ -303,7 +303,7 @@ def write_gguf(
     if with_tokenizer:
         metadata |= _add_vocabulary(writer, config, token_types)
     types = gguf.GGUFValueType
-    kinds = {str: types.STRING, bool: types.BOOL, int: types.UINT32, float: types.FLOAT32}
+    kinds = {list: types.ARRAY, str: types.STRING, bool: types.BOOL, int: types.UINT32, float: types.FLOAT32}
     for key, value in {**metadata, **(values or {})}.items():
         if value is not None:
             writer.add_key_value(key, value, kinds[type(value)])
@@ -315,7 +315,7 @@ def write_gguf(
             # llama.cpp rotates neighbouring rows, Hugging Face rows half a head apart.
             tensor = tensor.reshape(-1, 2, config.head_dim // 2, config.hidden_size).swapaxes(1, 2)
             tensor = tensor.reshape(-1, config.hidden_size)
-        short = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        short = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         if tensor.ndim == 1 or "conv1d" in name:
             writer.add_tensor(short, np.ascontiguousarray(tensor))
         else:

@@ -20,7 +20,7 @@ from bmqwen.weights.gguf import GgufWeights, gguf_config
 from bmqwen.weights.gguf_file import GgufFile
 from bmqwen.weights.gguf_tokenizer import gguf_tokenizer_files
 from bmqwen.weights.packed import PackedWeights
-from bmqwen.weights.pooling import folder_config, gguf_pooling
+from bmqwen.weights.pooling import check_ranking, folder_config, gguf_pooling
 from bmqwen.weights.raw_file import RawFile
 from bmqwen.weights.safetensors import SafetensorsWeights
 from bmqwen.weights.stored import StoredWeights
@@ -302,6 +302,7 @@ def _open_gguf(path: Path, adapter_folder: Path | None) -> Checkpoint:
     config = gguf_pooling(gguf_config(file), file)
     weights = GgufWeights(file, config)
     check_layout(config, weights, path, "its metadata")
+    check_ranking(weights, config)
     adapter, merged = _merge(adapter_folder, weights, config, path)
     return Checkpoint(path, config, merged, weights, weights, adapter)
 

@@ -12,6 +12,8 @@ from bmqwen.model.registry import gguf_architecture, parse_config
 from bmqwen.weights.gguf_file import GgufFile, GgufTensor, Value, gguf_package
 from bmqwen.weights.weights import require_finite, require_rows
 
+# Rows of the head that a reranker's scores come from, beside the head itself.
+RANKING = "cls.output.weight"
 # Values dequantised at once: their temporary arrays stay within the processor's cache.
 _PIECE_VALUES = 1 << 16
 _KEYS = {
@@ -110,7 +112,7 @@ class GgufWeights:
         self._tensors |= {name: file.tensors[name] for name in others if not name.startswith(aside)}
 
     def names(self) -> frozenset[str]:
-        return frozenset(self._tensors)
+        return frozenset(self._tensors.keys() - {RANKING})
 
     def shape(self, name: str) -> tuple[int, ...]:
         shape = self._find(name).shape
