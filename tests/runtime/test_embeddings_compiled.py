@@ -1,4 +1,4 @@
-"""An embedding model compiled: on the simulator it gives what the CPU does."""
+"""An embedding model and a reranker compiled: on the simulator they give what the CPU does."""
 
 from pathlib import Path
 from unittest.mock import patch
@@ -15,7 +15,7 @@ from bmqwen.engine import load
 from bmqwen.quant.precision import Precision
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.kept_nets import compile_net
-from support.retrieval_models import write_embedder
+from support.retrieval_models import write_embedder, write_reranker
 
 TEXTS = ("The capital of China is Beijing, and that of France is Paris.", "hello")
 
@@ -45,3 +45,29 @@ def test_an_embedder_on_the_simulator(simulator: Toolchain, tmp_path: Path) -> N
             # Half precision: the angle between both is below one degree.
             assert float(got @ wanted) > 0.9998
             np.testing.assert_allclose(np.linalg.norm(got), 1, atol=1e-5)
+
+
+@pytest.mark.simulator
+@pytest.mark.thorough
+def test_a_reranker_on_the_simulator(simulator: Toolchain, tmp_path: Path) -> None:
+    folder = write_reranker(tmp_path / "reranker")
+    kept = patch("bmqwen.compiler.pipeline.compile_net", compile_net)
+    with open_checkpoint(folder) as checkpoint, kept:
+        bundle = compile_model(
+            checkpoint,
+            tmp_path / "bundle",
+            Precision("f16", 32, "f16"),
+            seq_len=512,
+            drafts=False,
+            sequences=1,
+            toolchain=simulator,
+        )
+        exact = export_onnx(checkpoint, tmp_path / "cpu", Precision("f32", 32, "f32"))
+    with (
+        load(exact.folder, task="rerank", threads=1) as cpu,
+        load(bundle.folder, "sim", task="rerank") as chip,
+    ):
+        for text in TEXTS:
+            wanted = cpu.relevance("capital", text)
+            # Logits in half precision.
+            assert chip.relevance("capital", text) == pytest.approx(wanted, abs=3e-3)
