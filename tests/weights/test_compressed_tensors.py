@@ -192,6 +192,9 @@ def test_fp8_as_transformers_dequantises_it(block: list[int] | None, tmp_path: P
         assert "7 tensors stored as FP8" in checkpoint.note
         for name, expected in truth.items():
             np.testing.assert_array_equal(checkpoint.weights.read(name), expected)
+    by_autoround = {"bits": 8, "data_type": "fp8", "group_size": block or -1, "sym": True, "act_bits": 8}
+    with open_checkpoint(write(tmp_path / "model", tensors, stated | by_autoround)) as checkpoint:
+        np.testing.assert_array_equal(checkpoint.weights.read(MATRICES[0]), truth[MATRICES[0]])
     del tensors[f"{MATRICES[0]}_scale_inv"]
     with pytest.raises(
         CheckpointError, match=r"q_proj\.weight as F8_E4M3, but not .*q_proj\.weight_scale_inv"
@@ -274,6 +277,10 @@ WEIGHTS = {"num_bits": 4, "type": "int"}
         (
             {"quant_method": "fp8", "weight_block_size": [128]},
             r"has blocks of \[128\]: use one with two sizes",
+        ),
+        (
+            {"quant_method": "fp8", "bits": 4},
+            "bits = 4 and data_type = 'fp' is unsupported: use one of 8 bits",
         ),
         ({"quant_method": "fp8", "fmt": "e5m2"}, "fmt = 'e5m2' and scale_fmt = 'None' is unsupported"),
     ],

@@ -40,7 +40,7 @@ _READ = {
     "awq": "bits group_size sym zero_point version checkpoint_format format w_bit q_group_size dynamic",
     "auto-round": "bits group_size sym packing_format data_type extra_config dynamic",
     "compressed-tensors": "format config_groups sparsity_config transform_config version",
-    "fp8": "weight_block_size scale_fmt expert_dtype fmt weight_dtype",
+    "fp8": "weight_block_size scale_fmt expert_dtype fmt weight_dtype bits data_type group_size sym extra_config",
 }
 
 
@@ -195,6 +195,12 @@ class _Stated:
         return Packing("awq", "awq", bits, group, mixed=bool(self._values.get("dynamic")))
 
     def _fp8(self) -> Packing:
+        bits, data = self._values.get("bits", 8), str(self._values.get("data_type", "fp"))
+        if bits != 8 or not data.startswith("fp"):  # AutoRound states them
+            raise self._error(
+                f"with bits = {str(bits)[:20]} and data_type = {data[:20]!r} is unsupported",
+                "one of 8 bits and 'fp8'",
+            )
         kind = self._values.get("fmt", self._values.get("weight_dtype", "e4m3"))
         if "e4m3" not in str(kind).lower() or self._values.get("scale_fmt", "float") not in (
             "float",
