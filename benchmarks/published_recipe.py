@@ -19,8 +19,8 @@ from bmqwen.compiler.tpuc import Mode, Recipe
 from bmqwen.compiler.work_folder import NET, WEIGHTS
 from bmqwen.emit.mlir_file import MlirFile, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
+from bmqwen.estimate.cost import Cost
 from bmqwen.estimate.estimate import PUBLISHED, Published
-from bmqwen.estimate.forecast import Cost
 from bmqwen.estimate.net_store import Net, NetStore, NetTiming
 from bmqwen.estimate.representative import RandomBlocks
 from bmqwen.hub.known_config import known_config

@@ -12,6 +12,7 @@ from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.timing import read_profile, read_timeline
 from bmqwen.errors import InputError, MissingDependencyError
 from bmqwen.estimate.chart import check_chart, write_chart
+from bmqwen.estimate.cost import Chips
 from bmqwen.estimate.estimate import Estimate
 from bmqwen.estimate.forecast import Question, simulate
 from bmqwen.estimate.trace import write_trace
@@ -25,7 +26,7 @@ def estimate() -> Estimate:
     """A model of one net, by an awkward name."""
     profile, timeline = read_profile(RECORDED), read_timeline(RECORDED)
     nets = StepNets(64, {SHAPE: profile.cycles})
-    forecast = simulate(nets, {SHAPE: profile}, DEFAULT_CHIP.host, Question(3, 4))
+    forecast = simulate(nets, Chips([{SHAPE: profile}]), DEFAULT_CHIP.host, Question(3, 4))
     return Estimate("<b>&$x", "int4", 1, forecast, {SHAPE: timeline})
 
 

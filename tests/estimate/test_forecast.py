@@ -6,6 +6,7 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
+from bmqwen.estimate.cost import Chips
 from bmqwen.estimate.forecast import (
     PROMPT_MS,
     PROMPT_TOKEN_MS,
@@ -40,7 +41,7 @@ PROFILES = {shape: profile(cycles) for shape, cycles in CYCLES.items()}
 
 
 def test_sums_by_hand() -> None:
-    found = simulate(NETS, PROFILES, HOST, Question(26, 20))
+    found = simulate(NETS, Chips([PROFILES]), HOST, Question(26, 20))
     assert found.prompt_launches == ((StepShape(32, 0), 26),)
     assert found.first_token_s == pytest.approx(
         1.9e-3 + 3 * 0.2e-3 + 1e-2 * (PROMPT_MS + 26 * PROMPT_TOKEN_MS)
@@ -60,7 +61,7 @@ def test_sums_by_hand() -> None:
 
 @pytest.mark.parametrize(("history", "prompt", "answer"), [(0, 1, 2), (0, 60, 36), (40, 30, 20), (3, 33, 9)])
 def test_launches_are_those_of_the_planner(history: int, prompt: int, answer: int) -> None:
-    found = simulate(NETS, PROFILES, HOST, Question(prompt, answer, history))
+    found = simulate(NETS, Chips([PROFILES]), HOST, Question(prompt, answer, history))
     plan = NETS.plan(history, prompt)
     assert list(found.prompt_launches) == plan
     assert found.first.host_ops == 2 * len(plan) + 1
@@ -71,8 +72,8 @@ def test_launches_are_those_of_the_planner(history: int, prompt: int, answer: in
 
 def test_rows_in_the_middle_of_a_history_are_copied() -> None:
     question = Question(26, 20)
-    free = simulate(NETS, PROFILES, HOST, question)
-    found = simulate(NETS, PROFILES, HOST, question, 26_000)
+    free = simulate(NETS, Chips([PROFILES]), HOST, question)
+    found = simulate(NETS, Chips([PROFILES], 26_000), HOST, question)
     # The prompt begins a conversation. Of the tokens at 26 to 44 only that at 32 follows a whole history.
     assert found.first == free.first
     assert found.answer.copied_bytes == 18 * 26_000
@@ -80,14 +81,14 @@ def test_rows_in_the_middle_of_a_history_are_copied() -> None:
     assert found.answer.bytes_moved == free.answer.bytes_moved + 2 * 18 * 26_000
     assert sum(found.time_shares.values()) == pytest.approx(1)
     assert sum(found.byte_shares.values()) == pytest.approx(1)
-    later = simulate(NETS, PROFILES, HOST, Question(26, 20, 40), 26_000)
+    later = simulate(NETS, Chips([PROFILES], 26_000), HOST, Question(26, 20, 40))
     # A step of 32 writes 32 rows, whatever it was given.
     assert later.first.copied_bytes == 32 * 26_000
     assert cost_at(found.curve, 0) == pytest.approx(cost_at(free.curve, 0) + 1e-6)
 
 
 def test_json_has_what_a_benchmark_has_and_more() -> None:
-    stated = simulate(NETS, PROFILES, HOST, Question(26, 20)).to_dict()
+    stated = simulate(NETS, Chips([PROFILES]), HOST, Question(26, 20)).to_dict()
     assert stated["host_ops_per_token"] == 3
     assert (stated["python_s_per_token"], stated["python_factor"]) == (pytest.approx(PYTHON_S), 10)
     assert stated["device_s_per_token"] == pytest.approx((7 * 1.0e-3 + 12 * 1.3e-3) / 19)
@@ -100,7 +101,7 @@ def test_json_has_what_a_benchmark_has_and_more() -> None:
 
 def test_profiles_without_parts_give_the_chip_as_one() -> None:
     bare = {shape: Profile(cycles, 1, 2, 3) for shape, cycles in CYCLES.items()}
-    found = simulate(NETS, bare, HOST, Question(26, 20))
+    found = simulate(NETS, Chips([bare]), HOST, Question(26, 20))
     assert set(found.time_shares) == {"device", "host", "python"}
     assert found.byte_shares == {}
     assert found.to_dict()["bus_idle_share"] is None
@@ -111,7 +112,7 @@ def test_profiles_without_parts_give_the_chip_as_one() -> None:
 )
 def test_what_does_not_fit_is_refused(history: int, prompt: int, answer: int) -> None:
     with pytest.raises(InputError):
-        simulate(NETS, PROFILES, HOST, Question(prompt, answer, history))
+        simulate(NETS, Chips([PROFILES]), HOST, Question(prompt, answer, history))
 
 
 def test_the_answer_is_as_long_as_fits() -> None:
@@ -134,14 +135,17 @@ def test_a_card_costs_more_than_the_box() -> None:
 
 def test_of_two_chips_the_second_piece_of_a_prompt_is_read_beside_the_first() -> None:
     halves = {shape: profile(cycles // 2) for shape, cycles in CYCLES.items()}
-    one = simulate(NETS, PROFILES, HOST, Question(64, 10))
-    two = simulate(NETS, PROFILES, HOST, Question(64, 10), parts=[halves, halves])
+    one = simulate(NETS, Chips([PROFILES]), HOST, Question(64, 10))
+    two = simulate(NETS, Chips([halves, halves], 0, 2_000), HOST, Question(64, 10))
     assert [shape for shape, _ in two.prompt_launches] == [StepShape(32, 0), StepShape(32, 96)]
+    # 32 hidden rows of 2,000 bytes are read, and written to the other chip.
+    handed = 32 * 2_000 / HOST.copy
     # Launch and hidden rows on the first chip; the second launch begins when they are handed over.
-    first, second = 0.95e-3 + 3 * 0.2e-3, 1.0e-3 + 3 * 0.2e-3
-    last = first + second + 1.0e-3 + 2 * 0.2e-3
+    first, second = 0.95e-3 + 3 * 0.2e-3 + handed, 1.0e-3 + 3 * 0.2e-3 + handed
+    last = first + second + handed + 1.0e-3 + 2 * 0.2e-3
     others = 0.2e-3 + 1e-2 * (PROMPT_MS + 64 * PROMPT_TOKEN_MS)
     assert two.first_token_s == pytest.approx(last + others)
-    # A token alone: the same cycles, and three more calls.
-    assert two.token_s - one.token_s == pytest.approx(3 * 0.2e-3)
+    # A token alone: the same cycles, three more calls, and its row on two ways.
+    assert two.token_s - one.token_s == pytest.approx(3 * 0.2e-3 + 2 * 2_000 / HOST.copy)
+    assert two.to_dict()["handed_bytes_per_token"] == 2_000
     assert two.to_dict()["chips"] == 2

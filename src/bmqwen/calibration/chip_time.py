@@ -7,7 +7,8 @@ from bmqwen.calibration.sensitivity import FORMATS
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.plan import make_plan
 from bmqwen.compiler.timing import Command, Timeline
-from bmqwen.estimate.forecast import LAUNCH_OPS, READ_OPS, STEP_MS, TOKEN_MS, Cost
+from bmqwen.estimate.cost import LAUNCH_OPS, READ_OPS, Cost
+from bmqwen.estimate.forecast import STEP_MS, TOKEN_MS
 from bmqwen.estimate.net_store import NetTiming
 from bmqwen.estimate.representative import time_nets
 from bmqwen.model.config import ModelConfig

@@ -54,11 +54,13 @@ class Host:
     Attributes:
         op_ms: milliseconds of a call: a launch, or a copy to or from the device.
         python_factor: how many times as long Python takes there as `bmqwen.estimate.forecast` says.
+        copy: bytes a second of a long copy to or from the device, assumed: half of what PCIe 3.0 carries on 4 lanes.
     """
 
     name: str
     op_ms: float
     python_factor: float
+    copy: float = 2e9
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 from bmqwen.artifact.bundle import Bundle
@@ -12,6 +10,7 @@ from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.plan import make_plan
 from bmqwen.compiler.timing import Profile, Timeline
 from bmqwen.errors import BundleError, InputError
+from bmqwen.estimate.cost import Chips
 from bmqwen.estimate.forecast import Forecast, Question, simulate
 from bmqwen.estimate.representative import time_nets, time_parts
 from bmqwen.estimate.together import Together, simulate_together
@@ -118,24 +117,22 @@ def estimate_model(
     question.answer_in(context)  # refused before the long work
     timed = time_nets(plan, jobs=jobs, progress=progress)
     divided = time_parts(plan, jobs=jobs, progress=progress)
-    profiles = _sums(divided)
-    cycles = {shape: profile.cycles for shape, profile in profiles.items()}
+    chips = _chips(divided, config)
+    cycles = {shape: profile.cycles for shape, profile in chips.profiles.items()}
     nets = StepNets(context, cycles, half=half, sequences=plan.sequences)
     timelines = {shape: net.timeline for shape, net in timed.items()}
-    forecast = simulate(
-        nets, profiles, host, question, _row_bytes(config), divided if len(divided) > 1 else ()
-    )
+    forecast = simulate(nets, chips, host, question)
     # Of the box only, and of an answer from its beginning on.
     alike = host == DEFAULT_CHIP.host and not question.history and len(divided) == 1
     job = (name, precision.weights, context)
     row = next((p for p in PUBLISHED if alike and (p.model, p.form, p.context) == job), None)
-    together = _side_by_side(nets, profiles, host, question, config, len(divided))
-    chips = _chips(
+    together = _side_by_side(nets, chips, host, question)
+    each = _parts(
         [own.config.num_hidden_layers for own in plan.of_parts()],
         [own.size.chip.total for own in plan.of_parts()],
         divided,
     )
-    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, together, row, chips)
+    return Estimate(name, str(precision), config.num_hidden_layers, forecast, timelines, together, row, each)
 
 
 def estimate_published(
@@ -189,31 +186,29 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
             {StepShape.from_dict(stage): Profile.from_dict(stage) for stage in part["stages"]}
             for part in bundle.details.get("parts", [bundle.details])
         ]
-        profiles = _sums(divided)
+        chips = _chips(divided, bundle.config)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{bundle.folder} does not say what its nets move over the memory bus ({error!r}): make it again"
         ) from error
-    forecast = simulate(
-        nets, profiles, host, question, _row_bytes(bundle.config), divided if len(divided) > 1 else ()
-    )
+    forecast = simulate(nets, chips, host, question)
     precision = str(Precision(**bundle.precision))
-    together = _side_by_side(nets, profiles, host, question, bundle.config, len(divided))
+    together = _side_by_side(nets, chips, host, question)
     # Of one part the manifest says enough; those of several have their memory in their bmodels.
     own = bundle.parts if len(divided) > 1 else ()
-    chips = _chips(
+    each = _parts(
         [part.config.num_hidden_layers for part in own], [part.device_bytes for part in own], divided
     )
     layers = bundle.config.num_hidden_layers
-    return Estimate(bundle.model, precision, layers, forecast, {}, together, parts=chips)
+    return Estimate(bundle.model, precision, layers, forecast, {}, together, parts=each)
 
 
-def _sums(parts: Sequence[Mapping[StepShape, Profile]]) -> dict[StepShape, Profile]:
-    """Return what the nets of all parts take together."""
-    return {shape: reduce(add, (part[shape] for part in parts)) for shape in parts[0]}
+def _chips(parts: Sequence[Mapping[StepShape, Profile]], config: ModelConfig) -> Chips:
+    """Return the chips for a model's parts; a token has keys and values of every layer, in half precision."""
+    return Chips(parts, 2 * 2 * config.kv_size * config.num_hidden_layers, 2 * config.hidden_size)
 
 
-def _chips(
+def _parts(
     layers: Sequence[int], sizes: Sequence[int], parts: Sequence[Mapping[StepShape, Profile]]
 ) -> tuple[EstimatedPart, ...]:
     """Describe the parts, by the net that decodes with the longest history; of a model on one chip none."""
@@ -225,22 +220,9 @@ def _chips(
     return tuple(map(EstimatedPart, layers, sizes, shares))
 
 
-def _side_by_side(
-    nets: StepNets,
-    profiles: Mapping[StepShape, Profile],
-    host: Host,
-    question: Question,
-    config: ModelConfig,
-    parts: int,
-) -> tuple[Together, ...]:
+def _side_by_side(nets: StepNets, chips: Chips, host: Host, question: Question) -> tuple[Together, ...]:
     """Follow 2, 4, 8 and 16 conversations, as far as the nets are for so many, each with the same question."""
     counts = sorted({n for n in SIDE_BY_SIDE if n < nets.sequences} | {nets.sequences} - {1})
     if question.history:
         return ()
-    row_bytes = _row_bytes(config)
-    return tuple(simulate_together(nets, profiles, host, question, row_bytes, n, parts) for n in counts)
-
-
-def _row_bytes(config: ModelConfig) -> int:
-    """Return the bytes of a token's keys and values, all layers, in half precision."""
-    return 2 * 2 * config.kv_size * config.num_hidden_layers
+    return tuple(simulate_together(nets, chips, host, question, n) for n in counts)

@@ -1,7 +1,7 @@
 """A conversation followed through the nets that the runtime would choose, and what it costs."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bmqwen.artifact.row_pool import Placement
@@ -9,10 +9,8 @@ from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec, Host, spec_of
 from bmqwen.compiler.timing import Profile
 from bmqwen.errors import InputError
+from bmqwen.estimate.cost import READ_OPS, Chips, Cost, Pipeline
 
-# What the step runtime asks of the device for a launch: its inputs in one copy, and the launch itself. Reading what
-# comes of it, four bytes for the likeliest token, is one more.
-LAUNCH_OPS, READ_OPS = 2, 1
 LONGEST_OP_MS = 1000.0
 # This program's own Python in milliseconds: a prompt, each of its tokens, a step, and each token of an answer in it.
 # Measured with benchmarks/host_time.py on an EPYC with AVX-512 (November 2026, Python 3.11: 0.2 ms for a prompt of 20
@@ -69,49 +67,6 @@ class Question:
         return answer
 
 
-@dataclass(slots=True)
-class Cost:
-    """Sums over launches: ns on the chip, calls of the host, bytes over the memory bus, all by part of the model.
-
-    `python_ms` is this program's own time on the machine that it was measured on.
-    `overlap_ms`: in which several parts of a model compute at once, counted for each of them above.
-    `copied_bytes` are those of K/V rows that the chip copied to their place after they were computed.
-    """
-
-    device_ns: int = 0
-    host_ops: int = 0
-    python_ms: float = 0.0
-    bytes_moved: int = 0
-    bus_idle_ns: int = 0
-    copied_bytes: int = 0
-    overlap_ms: float = 0.0
-    part_ns: dict[str, int] = field(default_factory=dict)
-    part_bytes: dict[str, int] = field(default_factory=dict)
-    chip: ChipSpec = DEFAULT_CHIP
-
-    def add(self, profile: Profile, host_ops: int, times: int = 1) -> None:
-        """Count launches of a net, and the calls that they take together."""
-        self.device_ns += times * profile.cycles
-        self.host_ops += host_ops
-        self.bytes_moved += times * profile.bytes_moved
-        self.bus_idle_ns += times * profile.bus_idle
-        for mine, its in ((self.part_ns, profile.part_cycles), (self.part_bytes, profile.part_bytes)):
-            for part, count in its.items():
-                mine[part] = mine.get(part, 0) + times * count
-
-    def copy(self, size: int) -> None:
-        """Count a copy of K/V rows, which the compiler's timing does not know of."""
-        spent = round(size / self.chip.copy * 1e9)
-        self.copied_bytes += size
-        parts = ({"kv": spent}, {"kv": 2 * size}) if self.part_ns else ({}, {})
-        self.add(Profile(spent, 0, 0, size, 0, *parts), 0)
-
-    def seconds(self, host: Host) -> float:
-        """Return the time until the last call has returned: the chip and its host do not work at the same time."""
-        calls = self.host_ops * host.op_ms + self.python_ms * host.python_factor
-        return self.device_ns / 1e9 + (calls - self.overlap_ms) / 1e3
-
-
 @dataclass(frozen=True)
 class Forecast:
     """What a question and its answer cost.
@@ -157,7 +112,7 @@ class Forecast:
         total = self.answer.seconds(self.host)
         parts = self.answer.part_ns or {"device": self.answer.device_ns}
         shares = {part: count / 1e9 / total for part, count in parts.items()}
-        calls = self.answer.host_ops * self.host.op_ms
+        calls = self.answer.calls_ms(self.host)
         python = self.answer.python_ms * self.host.python_factor
         return shares | {"host": calls / 1e3 / total, "python": python / 1e3 / total}
 
@@ -183,6 +138,7 @@ class Forecast:
             "host_ops_per_token": self.answer.host_ops / tokens,
             "bytes_per_token": self.answer.bytes_moved / tokens,
             "copied_bytes_per_token": self.answer.copied_bytes / tokens,
+            "handed_bytes_per_token": self.answer.handed_bytes / tokens,
             "first_token_device_s": self.first.device_ns / 1e9,
             "first_token_host_ops": self.first.host_ops,
             "host": self.host.name,
@@ -215,19 +171,11 @@ def _net(shape: StepShape, profile: Profile) -> dict[str, Any]:
     return facts
 
 
-def simulate(
-    nets: StepNets,
-    profiles: Mapping[StepShape, Profile],
-    host: Host,
-    question: Question,
-    row_bytes: int = 0,
-    parts: Sequence[Mapping[StepShape, Profile]] = (),
-) -> Forecast:
+def simulate(nets: StepNets, chips: Chips, host: Host, question: Question) -> Forecast:
     """Go through a question and its answer as the step runtime does, with its own planner.
 
-    The nets' cycles decide what the planner chooses; `row_bytes` are those of a token's keys and values, all layers.
-    `parts`: of a model on several chips the profiles of each; while one part reads a piece of the prompt, the part
-    before it reads the next. `profiles` are their sums.
+    The nets' cycles decide what the planner chooses. While one of several chips reads a piece of the prompt, the one
+    before it reads the next.
     Raises InputError for a question that does not fit into the context, or makes no sense.
     """
     history, prompt_tokens = question.history, question.prompt_tokens
@@ -236,23 +184,26 @@ def simulate(
     launches = nets.plan(history, prompt_tokens)
     chip = spec_of(nets.chip, "the bundle")
     first, answer = Cost(chip=chip), Cost(chip=chip)
-    position, count = history, max(1, len(parts))
+    position, pipeline, whole, through = history, Pipeline(len(chips.parts)), 0.0, 0.0
     for shape, used in launches:
-        count_launch(first, profiles[shape], Placement(shape, position), nets.rows, row_bytes, count)
+        placement = Placement(shape, position)
+        chips.count(first, placement, used, nets.rows)
+        times = chips.times_ms(placement, used, nets.rows, host, chip)
+        whole, through = whole + sum(times), pipeline.launch(0.0, times)
         position += used
-    first.overlap_ms = _overlap_ms([[part[shape] for part in parts] for shape, _ in launches], host)
+    first.overlap_ms = whole - through
     first.host_ops += READ_OPS
     first.python_ms = PROMPT_MS + question.prompt_tokens * PROMPT_TOKEN_MS
     # Each token is fed to find the next one; the answer's last token is not.
     for position in range(start, start + new_tokens - 1):
-        for shape, _ in nets.plan(position, 1):
-            count_launch(answer, profiles[shape], Placement(shape, position), nets.rows, row_bytes, count)
+        for shape, used in nets.plan(position, 1):
+            chips.count(answer, Placement(shape, position), used, nets.rows)
         answer.host_ops += READ_OPS
         answer.python_ms += STEP_MS + TOKEN_MS
     return Forecast(
         host, nets.context, history, prompt_tokens, new_tokens, tuple(launches), first, answer,
-        tuple(_curve(nets, profiles, host, row_bytes, count)),
-        tuple((shape, profiles[shape]) for shape in sorted(nets.cycles)), chip, count,
+        tuple(_curve(nets, chips, host)),
+        tuple((shape, chips.profiles[shape]) for shape in sorted(nets.cycles)), chip, len(chips.parts),
     )  # fmt: skip
 
 
@@ -261,34 +212,7 @@ def cost_at(curve: Sequence[tuple[int, float]], history: int) -> float:
     return [seconds for start, seconds in curve if start <= history][-1]
 
 
-def count_launch(
-    spent: Cost, profile: Profile, placement: Placement, rows: int, row_bytes: int, parts: int = 1
-) -> None:
-    """Count a launch, in a cache of so many rows. Rows go to their place by a copy, unless the net left them there.
-
-    On several chips there is a launch on each, and between two of them the hidden rows are read.
-    """
-    spent.add(profile, parts * LAUNCH_OPS + (parts - 1) * READ_OPS)
-    if placement.row != placement.shape.landing(rows) and row_bytes:
-        spent.copy(placement.shape.tokens * row_bytes)
-
-
-def _overlap_ms(launches: Sequence[Sequence[Profile]], host: Host) -> float:
-    """Milliseconds that launches save by going through the parts side by side, each in its order."""
-    ends, whole = [0.0] * max(map(len, launches), default=0), 0.0
-    for parts in launches:
-        end = 0.0
-        for number, profile in enumerate(parts):
-            calls = LAUNCH_OPS + (READ_OPS if number + 1 < len(parts) else 0)
-            taken = profile.cycles / 1e6 + calls * host.op_ms
-            whole += taken
-            end = ends[number] = max(end, ends[number]) + taken
-    return whole - max(ends, default=0.0)
-
-
-def _curve(
-    nets: StepNets, profiles: Mapping[StepShape, Profile], host: Host, row_bytes: int, parts: int
-) -> Iterator[tuple[int, float]]:
+def _curve(nets: StepNets, chips: Chips, host: Host) -> Iterator[tuple[int, float]]:
     """Where the cost of a token changes as the history grows."""
     last: list[tuple[StepShape, int]] = []
     for position in range(nets.context):
@@ -297,7 +221,7 @@ def _curve(
             spent = Cost(
                 host_ops=READ_OPS, python_ms=STEP_MS + TOKEN_MS, chip=spec_of(nets.chip, "the bundle")
             )
-            for shape, _ in row:
-                count_launch(spent, profiles[shape], Placement(shape, position), nets.rows, row_bytes, parts)
+            for shape, used in row:
+                chips.count(spent, Placement(shape, position), used, nets.rows)
             yield position, spent.seconds(host)
             last = row

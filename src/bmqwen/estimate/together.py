@@ -1,23 +1,15 @@
 """Several conversations side by side, followed through the nets that the runtime would choose."""
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bmqwen.artifact.row_pool import Part, Placement, RowPool
-from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.artifact.steps import StepNets
 from bmqwen.chip.spec import Host, spec_of
-from bmqwen.compiler.timing import Profile
-from bmqwen.estimate.forecast import (
-    PROMPT_MS,
-    PROMPT_TOKEN_MS,
-    READ_OPS,
-    STEP_MS,
-    TOKEN_MS,
-    Cost,
-    Question,
-    count_launch,
-)
+from bmqwen.estimate.cost import READ_OPS, Chips, Cost, Pipeline
+from bmqwen.estimate.forecast import PROMPT_MS, PROMPT_TOKEN_MS, STEP_MS, TOKEN_MS, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +19,11 @@ class Together:
     Attributes:
         clients: how many there are.
         tokens_per_s: of all of them, after their first tokens.
-        step_s: seconds of a step that gives each a token, on average.
+        step_s: seconds in which each gets a token, on average.
         first_token_s: of a prompt that comes when the others are half-way, at any moment of a step of theirs: half of
             one to wait for on average, and the step that reads it.
         copied_bytes_per_step: K/V rows that the chip copies to their place, which the compiler's timing does not show.
+        groups: whose steps are under way at once, in different parts of the model.
     """
 
     clients: int
@@ -38,86 +31,82 @@ class Together:
     step_s: float
     first_token_s: float
     copied_bytes_per_step: float
+    groups: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         return asdict(self)
 
 
-def simulate_together(
-    nets: StepNets,
-    profiles: Mapping[StepShape, Profile],
-    host: Host,
-    question: Question,
-    row_bytes: int,
-    clients: int,
-    parts: int = 1,
-) -> Together:
-    """Follow a question and its answer in `clients` conversations, with the runtime's own choice of nets.
+def simulate_together(nets: StepNets, chips: Chips, host: Host, question: Question, clients: int) -> Together:
+    """Follow a question and its answer in `clients` conversations, with the runtime's own choice of nets and groups.
 
-    Arguments are those of `simulate`; the question has no history.
+    Raises as `simulate`; the question has no history.
     """
-    steps = question.answer_in(nets.context) - 1
-    pool = RowPool(nets)
+    chip, pool = spec_of(nets.chip, "the bundle"), RowPool(nets)
     for client in range(clients):
         list(_launches(pool, [(client, question.prompt_tokens)]))
-    answers = Cost(chip=spec_of(nets.chip, "the bundle"))
-    for _ in range(steps):
-        _spend(answers, pool, profiles, [(client, 1) for client in range(clients)], row_bytes, parts)
-    step_s = answers.seconds(host) / steps
+    steps, pipeline = question.answer_in(nets.context) - 1, Pipeline(len(chips.parts))
+    # Tokens that each has, steps under way (when they are through, and whose they are), and the time.
+    done, under_way, now = [0] * clients, deque[tuple[float, list[int]]](), 0.0
+    answers, groups = Cost(chip=chip), 1
+    while min(done) < steps:
+        groups = pool.groups(clients, len(chips.parts))
+        size = -(-clients // groups)
+        while len(under_way) < groups:
+            busy = {client for _, those in under_way for client in those}
+            ready = [client for client in range(clients) if client not in busy and done[client] < steps]
+            if not ready:
+                break
+            end = now
+            for placement, tokens in _launches(pool, [(client, 1) for client in ready[:size]]):
+                chips.count(answers, placement, tokens, pool.size)
+                end = pipeline.launch(now, chips.times_ms(placement, tokens, pool.size, host, chip))
+            under_way.append((end + READ_OPS * host.op_ms, ready[:size]))
+        end, those = under_way.popleft()
+        now = max(now, end) + (STEP_MS + len(those) * TOKEN_MS) * host.python_factor
+        for client in those:
+            done[client] += 1
+    step_s = now / 1e3 / steps
     return Together(
         clients,
         clients / step_s,
         step_s,
-        _first_token(nets, profiles, host, question, row_bytes, clients, parts),
+        _first_token(nets, chips, host, question, clients),
         answers.copied_bytes / steps,
+        groups,
     )
 
 
-def _first_token(
-    nets: StepNets,
-    profiles: Mapping[StepShape, Profile],
-    host: Host,
-    question: Question,
-    row_bytes: int,
-    clients: int,
-    parts: int,
-) -> float:
+def _first_token(nets: StepNets, chips: Chips, host: Host, question: Question, clients: int) -> float:
     """Seconds until a prompt's first token while all other clients are in the middle of their answers."""
     chip, pool, others = spec_of(nets.chip, "the bundle"), RowPool(nets), range(clients - 1)
     for client in others:
         list(_launches(pool, [(client, question.prompt_tokens)]))
     for _ in range(question.answer_in(nets.context) // 2):
         under_way = Cost(chip=chip)
-        _spend(under_way, pool, profiles, [(client, 1) for client in others], row_bytes, parts)
+        _spend(under_way, pool, chips, [(client, 1) for client in others])
     first = Cost(chip=chip)
     prompt = question.prompt_tokens
     apart = pool.reads_apart(clients - 1, prompt, len(others))
     beside = [] if apart else [(client, 1) for client in others]
-    _spend(first, pool, profiles, [*beside, (clients - 1, prompt)], row_bytes, parts)
+    _spend(first, pool, chips, [*beside, (clients - 1, prompt)])
     first.python_ms += PROMPT_MS + prompt * PROMPT_TOKEN_MS - STEP_MS - TOKEN_MS
     return under_way.seconds(host) / 2 + first.seconds(host)
 
 
-def _spend(
-    spent: Cost,
-    pool: RowPool,
-    profiles: Mapping[StepShape, Profile],
-    feeds: list[tuple[int, int]],
-    row_bytes: int,
-    parts: int,
-) -> None:
+def _spend(spent: Cost, pool: RowPool, chips: Chips, feeds: list[tuple[int, int]]) -> None:
     """Count a step: launches, copies, one result read for all together, and Python for each sequence."""
-    for placement in _launches(pool, feeds):
-        count_launch(spent, profiles[placement.shape], placement, pool.size, row_bytes, parts)
+    for placement, tokens in _launches(pool, feeds):
+        chips.count(spent, placement, tokens, pool.size)
     spent.host_ops += READ_OPS
     spent.python_ms += STEP_MS + len(feeds) * TOKEN_MS
 
 
-def _launches(pool: RowPool, feeds: list[tuple[int, int]]) -> Iterator[Placement]:
-    """Yield the launches of a step of so many tokens for each sequence, in which the cache fills."""
+def _launches(pool: RowPool, feeds: list[tuple[int, int]]) -> Iterator[tuple[Placement, int]]:
+    """Yield the launches of a step of so many tokens for each sequence, in which the cache fills, and their tokens."""
     parts = [Part(i, sequence, 0, count, 1) for i, (sequence, count) in enumerate(feeds)]
     for group, _ in pool.launches(parts):
         for placement, taken in pool.place(group):
             pool.append(placement.row, [(part.sequence, part.tokens) for part in taken])
-            yield placement
+            yield placement, sum(part.tokens for part in taken)
