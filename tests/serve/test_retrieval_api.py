@@ -135,6 +135,22 @@ def test_a_long_text_loses_its_end_where_that_is_asked_for(
     assert answer == whole
 
 
+def test_what_clients_send_beside(server: LiveServer) -> None:
+    """RAGFlow's field for LiteLLM; the user of Dify, its return_documents; Open WebUI's top_n."""
+    plain = server.post("/v1/embeddings", {"input": TEXTS}).json()
+    ragflow = {"model": "embedder", "input": TEXTS, "encoding_format": "float", "drop_params": True}
+    answer = server.post("/v1/embeddings", ragflow)
+    assert answer.json() == plain
+    assert answer.headers["x-bmqwen-ignored"] == "drop_params"
+    dify = {"model": "embedder", "input": TEXTS, "user": "0f4b6b4e-7b0e"}
+    assert server.post("/v1/embeddings", dify).json() == plain
+    asked = {"model": "reranker", "query": "capital", "documents": TEXTS}
+    for more in ({}, {"top_n": 2, "return_documents": True}, {"top_n": 2, "drop_params": True}):
+        found = server.post("/v1/rerank", asked | more).json()["results"]
+        assert {result["index"] for result in found} == {0, 1}
+        assert all(0 <= result["relevance_score"] <= 1 for result in found)
+
+
 def test_ollama_shortens_unless_it_is_told_not_to(server: LiveServer) -> None:
     wanted = server.post("/v1/embeddings", {"input": LONG, "truncate": True}).json()["data"][0]["embedding"]
     assert server.post("/api/embed", {"model": "embedder", "input": LONG}).json()["embeddings"] == [wanted]

@@ -42,6 +42,7 @@ UNUSED: Mapping[str, Unused] = {
     "cache_prompt": Unused(bool, (True,)),
     "continue_final_message": Unused(Off, (False,)),
     "detokenize": Unused(On, (True,)),
+    "drop_params": Unused(bool),
     "dry_allowed_length": Unused(int),
     "dry_base": Unused(float),
     "dry_multiplier": Unused(Zero, (0,)),

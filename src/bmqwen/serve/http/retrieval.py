@@ -23,7 +23,7 @@ from bmqwen.serve.service import Caller, Service, Services
 MOST_TEXTS = 2048
 # Cohere's API has two versions, and clients of vLLM know all three.
 RERANK_PATHS = ("/v1/rerank", "/rerank", "/v2/rerank")
-_UNUSED = {name: UNUSED[name] for name in ("keep_alive", "metadata", "priority", "request_id")}
+_UNUSED = {name: UNUSED[name] for name in ("drop_params", "keep_alive", "metadata", "priority", "request_id")}
 Truncate = Annotated[
     bool | Literal["NONE", "END"],
     Field(description="true or END: a text that is too long loses its end; false or NONE: it is refused."),
