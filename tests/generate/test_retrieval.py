@@ -37,7 +37,7 @@ def _reference(folder: Path, text: str) -> NDArray[np.float32]:
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer(text + "<|endoftext|>", return_tensors="pt")
+    ids = tokenizer(text, return_tensors="pt")
     with torch.no_grad():
         row = model(**ids).last_hidden_state[0, -1]
     unit: NDArray[np.float32] = torch.nn.functional.normalize(row, dim=0).numpy()
@@ -54,6 +54,17 @@ def test_an_embedding_is_transformers(embedder: Engine, folder: Path) -> None:
     np.testing.assert_allclose(
         got, _reference(folder, f"Instruct: Find proverbs\nQuery:{TEXT}"), atol=TOLERANCE, rtol=0
     )
+
+
+@pytest.mark.reference
+def test_a_tokenizer_that_adds_nothing_gets_nothing_added(tmp_path: Path) -> None:
+    """As that of a Qwen3 which was fine-tuned with sentence-transformers: the last token is one of the text."""
+    folder = write_embedder(tmp_path / "tuned", ends=False)
+    with load(folder, precision=FLOAT, task="embedding", threads=1) as tuned:
+        got = tuned.embed(TEXT)
+        with pytest.raises(InputError, match="the text is empty, and this model adds nothing to it"):
+            tuned.embed("")
+    np.testing.assert_allclose(got, _reference(folder, TEXT), atol=TOLERANCE, rtol=0)
 
 
 def test_fewer_dimensions_are_the_first_of_length_1(embedder: Engine) -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from unittest.mock import patch
 
+from tokenizers import Tokenizer, processors
+
 from support import checkpoints
 from support.checkpoints import random_weights, tiny_config, write_checkpoint
 
@@ -11,9 +13,17 @@ QUERY = "Instruct: Find what answers this\nQuery:"
 
 
 def write_embedder(
-    folder: Path, *, bare: bool = True, pooling: str = "lasttoken", hidden_size: int = 64
+    folder: Path,
+    *,
+    bare: bool = True,
+    pooling: str = "lasttoken",
+    hidden_size: int = 64,
+    ends: bool = True,
 ) -> Path:
-    """A Qwen3 with the files of sentence-transformers; `bare`: saved without its head, tensors without "model."."""
+    """A Qwen3 with the files of sentence-transformers; `bare`: saved without its head, tensors without "model.".
+
+    `ends`: its tokenizer ends a text by itself, as Qwen3-Embedding's does and Qwen3's does not.
+    """
     config = tiny_config(
         "qwen3", hidden_size=hidden_size, intermediate_size=2 * hidden_size, max_position_embeddings=128
     )
@@ -25,6 +35,14 @@ def write_embedder(
     if bare:
         values = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(values | {"architectures": ["Qwen3Model"]}))
+    if ends:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        end = "<|endoftext|>"
+        template = processors.TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+        )
+        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+        tokenizer.save(str(folder / "tokenizer.json"))
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}

@@ -44,6 +44,7 @@ class EmbeddingPrompts:
 
     Attributes:
         params: what they are computed with.
+        behind: tokens behind the text.
     """
 
     params = SamplingParams(pool=())
@@ -54,7 +55,13 @@ class EmbeddingPrompts:
         Raises ConfigError for damaged files.
         """
         self._tokenizer = tokenizer
-        prompts = read_config(folder / "config_sentence_transformers.json").get("prompts")
+        path = folder / "config_sentence_transformers.json"
+        self._before, self._after = tokenizer.around_text
+        # GGUF files do not say it, but the models were trained so; sentence-transformers has what the tokenizer adds.
+        if not (self._before or self._after or path.is_file()):
+            self._after = [tokenizer.end_of_text]
+        self.behind = len(self._after)
+        prompts = read_config(path).get("prompts")
         known = prompts.get("query") if isinstance(prompts, dict) else None
         self._query = known if isinstance(known, str) and known else _instructed(INSTRUCTION)
 
@@ -62,13 +69,16 @@ class EmbeddingPrompts:
         """Return the token ids of a text; the last one is that whose hidden state is the embedding.
 
         Documents stand for themselves. A query begins with an instruction: the model's own, if none is given. Raises
-        InputError for text that is not valid Unicode.
+        InputError for text that is not valid Unicode, and for none.
         """
         if instruction is not None:
             text = _instructed(instruction) + text
         elif query:
             text = self._query + text
-        return [*self._tokenizer.encode(text), self._tokenizer.end_of_text]
+        ids = [*self._before, *self._tokenizer.encode(text), *self._after]
+        if not ids:
+            raise InputError("the text is empty, and this model adds nothing to it: leave it out")
+        return ids
 
 
 def embedding(completion: Completion, dimensions: int | None = None) -> NDArray[np.float32]:
@@ -126,11 +136,11 @@ def relevance(completion: Completion) -> float:
     return 1 / (1 + math.exp(min(max(no - yes, -700), 700)))
 
 
-def shortened(ids: list[int], most: int, behind: int = 1) -> list[int]:
+def shortened(ids: list[int], most: int, behind: int) -> list[int]:
     """Return a prompt of at most `most` tokens: a text loses its end, and what stands behind it is kept, as in
     sentence-transformers and in the cards of Qwen3-Embedding and Qwen3-Reranker.
     """
-    return ids if len(ids) <= most else ids[: most - behind] + ids[len(ids) - behind :]
+    return ids if len(ids) <= most else ids[: max(most - behind, 0)] + ids[len(ids) - behind :]
 
 
 def _asked(query: str, instruction: str | None) -> str:

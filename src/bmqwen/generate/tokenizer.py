@@ -122,6 +122,15 @@ class Tokenizer:
             raise InputError("the text would become a control token with this model's tokenizer")
         return ids
 
+    @cached_property
+    def around_text(self) -> tuple[list[int], list[int]]:
+        """The tokens that tokenizer.json has before and behind a text by itself; chat models have none."""
+        plain = self._inner.encode("a", add_special_tokens=False).ids
+        whole: list[int] = self._inner.encode("a", add_special_tokens=True).ids
+        size = len(plain)
+        places = (at for at in range(len(whole)) if whole[at : at + size] == plain)
+        return next(((whole[:at], whole[at + size :]) for at in places), ([], []))
+
     def encode_prompt(self, text: str) -> list[int]:
         """Return token ids of a finished prompt, in which control tokens are written by their names.
 

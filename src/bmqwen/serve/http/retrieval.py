@@ -200,7 +200,7 @@ async def embed_texts(
 
     def prepare() -> _Prepared:
         _check_characters(service, names, inputs, len(instruction or ""))
-        return _prepare(service, names, inputs, prompt, most)
+        return _prepare(service, names, inputs, prompt, most, prompts.behind)
 
     prepared = await asyncio.to_thread(prepare)
     completions = await _complete(service, request, prepared, prompts.params, user)
@@ -315,7 +315,7 @@ def _prepare(
     inputs: Sequence[str | list[int]],
     prompt: Callable[[str | list[int]], list[int]],
     most: int | None,
-    behind: int = 1,
+    behind: int,
 ) -> _Prepared:
     """Return the prompts of all inputs.
 
