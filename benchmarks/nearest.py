@@ -1,7 +1,7 @@
 """What plain rounding to nearest costs: each group's grid from its least to its greatest value, nothing searched.
 
-`python benchmarks/nearest.py --text benchmarks/texts/english.txt` prints what `bmqwen evaluate` prints for bmqwen's own
-rounding.
+`python benchmarks/nearest.py` prints what `bmqwen evaluate` prints for bmqwen's own rounding, on the same texts, or on
+those named: `--text benchmarks/texts/english.txt`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import get_args
 
 from bmqwen.emit.export import export_onnx
 from bmqwen.evaluation.model_pair import FLOAT, ModelPair
-from bmqwen.evaluation.text_score import evaluate_text, read_text
+from bmqwen.evaluation.text_score import TextScore, evaluate_text, held_out_texts, read_documents
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.grid_weights import GridWeights
@@ -72,7 +72,7 @@ def main() -> int:
     )
     parser.add_argument("--model", help="what to round; default: the demo model")
     parser.add_argument(
-        "--text", type=Path, action="append", required=True, help="may be given several times"
+        "--text", type=Path, action="append", help="may be given several times; default: the texts that ship"
     )
     parser.add_argument("--quant", choices=get_args(Format), default="int4")
     parser.add_argument("--group-size", type=int, default=64)
@@ -81,11 +81,15 @@ def main() -> int:
 
     def measure() -> None:
         precision = Precision.choose(options.quant, options.group_size, options.lm_head)
-        texts = {path: read_text(path) for path in options.text}
+        texts = {str(path): read_documents(path) for path in options.text or ()} or held_out_texts()
         with open_nearest(options.model, precision) as pair:
             print(f"to nearest: {pair}")
-            for path, text in texts.items():
-                print(f"\n{path}: {evaluate_text(pair, text)}")
+            scores = []
+            for name, documents in texts.items():
+                scores.append(evaluate_text(pair, documents))
+                print(f"\n{name}: {scores[-1]}", flush=True)
+            if len(scores) > 1:
+                print(f"\nall texts: {TextScore.together(scores)}")
 
     return run_benchmark("nearest", measure)
 

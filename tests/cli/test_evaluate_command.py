@@ -63,6 +63,11 @@ def test_json_is_one_document_for_all_files(bmqwen: Run, tiny: Path, text: Path,
     assert (first["tokens"], first["scored"], first["window"], first["stride"]) == (100, 98, 64, 64)
     assert second["tokens"] < 100
     assert first["perplexity"] > 1
+    both = content["together"]
+    assert both["scored"] == first["scored"] + second["scored"]
+    weighted = [score["mean_kl"] * score["scored"] for score in (first, second)]
+    assert both["mean_kl"] == pytest.approx(sum(weighted) / both["scored"])
+    assert both["blocks"] == first["blocks"] + second["blocks"]
     assert 0 < first["mean_kl"] < first["p99_kl"]
     (better,) = content["recipes"]
     assert better["precision"] == {"weights": "int8", "group_size": 64, "lm_head": "int8"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from bmqwen.errors import InputError
-from bmqwen.hub.catalog import existing_path
+from bmqwen.hub.catalog import DEMO, existing_path
 from bmqwen.quant import Format
 from bmqwen.quant.precision import Precision, PrecisionOptions
 
@@ -29,7 +29,7 @@ def recipes_of(
         if parsed is not None:
             found.append(Recipe(model, parsed, against))
         elif existing_path(text):
-            found.append(Recipe(text, PrecisionOptions(), against or model))
+            found.append(Recipe(text, PrecisionOptions(), against or model or DEMO.name))
         else:
             raise InputError(
                 f"--recipe {text[:80]} is neither FORMAT[:GROUP_SIZE[:LM_HEAD]], as in int4:128:int8, nor a checkpoint "
@@ -41,11 +41,13 @@ def recipes_of(
 def comparison_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Return a Markdown table: for each result of the command, mean KL with its interval and agreement, by text."""
     names = [text["file"] for text in results[0]["texts"]]
+    if several := "together" in results[0]:
+        names.append("all texts")
     lines = ["| KL to the float model (95 %); same top token | " + " | ".join(names) + " |"]
     lines.append("|" + "---|" * (len(names) + 1))
     for result in results:
         cells = []
-        for text in result["texts"]:
+        for text in [*result["texts"], *([result["together"]] if several else [])]:
             low, high = text["mean_kl_interval"]
             cells.append(f"{text['mean_kl']:.4f} ({low:.4f} to {high:.4f}); {text['top1_agreement']:.1%}")
         lines.append(f"| {result['model']}, {Precision(**result['precision'])} | " + " | ".join(cells) + " |")

@@ -48,6 +48,14 @@ class TextScore:
     window: int
     stride: int
 
+    @classmethod
+    def together(cls, scores: "Sequence[TextScore]") -> "TextScore":
+        """Return the score of several texts as of one, whose independent parts are those of each."""
+        every = Divergence()
+        for score in scores:
+            every.extend(score.scores)
+        return cls(sum(score.tokens for score in scores), every, scores[0].window, scores[0].stride)
+
     @property
     def scored(self) -> int:
         """Tokens whose prediction counts."""

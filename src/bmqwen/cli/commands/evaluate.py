@@ -103,6 +103,7 @@ def evaluate(
         subject_of,
     )
     from bmqwen.evaluation.text_score import (
+        TextScore,
         check_limit,
         evaluate_text,
         guessed_reading,
@@ -146,15 +147,21 @@ def evaluate(
                 result = pair.to_dict() | result
                 if not json:
                     typer.echo(("\n" if results else "") + str(pair))
-                kept = KeptScores(pair.reference_name, pair.identity)
+                kept, scores = KeptScores(pair.reference_name, pair.identity), list[TextScore]()
                 for name, documents in texts.items():
                     with _meter(Path(name).name, "tokens, perplexity {:.3f}") as step:
                         score = evaluate_text(
                             pair, documents, window=window, stride=stride, limit=limit, step=step, kept=kept
                         )
+                    scores.append(score)
                     result["texts"].append({"file": name} | score.to_dict())
                     if not json:
                         typer.echo(f"\n{name}: {score}")
+                if len(scores) > 1:
+                    together = TextScore.together(scores)
+                    result["together"] = together.to_dict()
+                    if not json:
+                        typer.echo(f"\nall texts: {together}")
                 for path, (questions, examples) in papers.items():
                     with _meter(path.name, "questions, {:,} right") as step:
                         paper = evaluate_choices(
