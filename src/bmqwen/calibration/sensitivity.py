@@ -30,8 +30,8 @@ FORMATS: Mapping[str, tuple[Format, int]] = {
 # Layers are compared in this one.
 USUAL = "int4:64"
 PARTS = (*PROJECTIONS, "lm_head")
-# Tokens that each is measured on, and those of them whose predictions are compared.
-TOKENS, COMPARED = 512, 256
+# Tokens that each part is measured on, and those of them whose predictions are compared; and the tokens for layers.
+TOKENS, COMPARED, LAYER_TOKENS = 512, 256, 128
 _VOCABULARY_ROWS = 16384
 # What is rounded: a part in a format, a layer, nothing.
 _What = tuple[str, str] | int | None
@@ -43,7 +43,7 @@ class Sensitivity:
 
     Attributes:
         parts: by part and format; only formats whose groups divide the matrices.
-        layers: with all projections of one layer in `USUAL`, or the next finer format that fits.
+        layers: with all projections of one layer in `USUAL`, or the next finer format that fits, on fewer tokens.
     """
 
     parts: Mapping[str, Mapping[str, float]]
@@ -73,18 +73,24 @@ def measure(checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], progress
     whole = GridWeights(kept, config, Precision(*FORMATS[usual], "f32"))
     used = _cut(sequences, TOKENS)
     ops = {what: _ops(config, weights, used) for what, weights in rounded.items()}
-    one_layer = _ops(config, whole, used)
+    few = _cut(used, LAYER_TOKENS)
+    one_layer, after_it = _ops(config, whole, few), _ops(config, kept, few)
     streams: dict[_What, Rows] = dict.fromkeys(ops, ops[None].embed(_plain(TABLE)))
     progress.start(f"measuring formats of {checkpoint.name}", config.num_hidden_layers + 1)
     for done, layer in enumerate(config.layers, 1):
-        before = streams[None]
-        streams = {what: _layer(ops.get(what, ops[None]), layer, x) for what, x in streams.items()}
+        before = streams[None][: sum(map(len, few))]
+        streams = {what: _layer(ops.get(what, after_it), layer, x) for what, x in streams.items()}
         streams[layer] = _layer(one_layer, layer, before)
         kept.forget()
         progress.advance(done)
     rows = np.linspace(0, len(streams[None]) - 1, COMPARED).astype(int)
-    hidden = {what: ops[None].rms_norm(x, _plain(NORM))[rows] for what, x in streams.items()}
-    found = _divergences(hidden.pop(None), hidden, checkpoint, possible["lm_head"])
+    hidden = {what: ops[None].rms_norm(x, _plain(NORM)) for what, x in streams.items()}
+    floats = hidden.pop(None)
+    pairs = {
+        what: (floats[: len(x)], x) if what in config.layers else (floats[rows], x[rows])
+        for what, x in hidden.items()
+    }
+    found = _divergences(pairs, floats[rows], checkpoint, possible["lm_head"])
     progress.advance(config.num_hidden_layers + 1)
     parts = {part: {name: found[part, name] for name in possible[part]} for part in PARTS}
     return Sensitivity(parts, [found[layer] for layer in config.layers])
@@ -141,26 +147,25 @@ def _layer(ops: NumpyOps, layer: int, x: Rows) -> Rows:
 
 
 def _divergences(
-    floats: Rows, hidden: Mapping[_What, Rows], checkpoint: Checkpoint, heads: Sequence[str]
+    pairs: Mapping[_What, tuple[Rows, Rows]], floats: Rows, checkpoint: Checkpoint, heads: Sequence[str]
 ) -> dict[_What, float]:
-    """Mean KL of the predictions from hidden states [rows, hidden], and from `floats` with a head in other formats."""
+    """Mean KL of the predictions from pairs of hidden states [rows, hidden], and from `floats` with other heads."""
     config, weights = checkpoint.config, checkpoint.weights
     name = TABLE if config.tie_word_embeddings else HEAD
     rounded: dict[_What, Weights] = {
-        ("lm_head", form): GridWeights(
-            weights, config, Precision("f32", 64, FORMATS[form][0], FORMATS[form][1])
-        )
+        ("lm_head", form): GridWeights(weights, config, Precision("f32", 64, *FORMATS[form]))
         for form in heads
     }
-    sums = {what: _Divergence(len(floats)) for what in (*hidden, *rounded)}
+    sums = {what: _Divergence(len(x)) for what, (_, x) in pairs.items()}
+    sums |= {what: _Divergence(len(floats)) for what in rounded}
     for start in range(0, config.vocab_size, _VOCABULARY_ROWS):
         stop = min(start + _VOCABULARY_ROWS, config.vocab_size)
         block = weights.read_rows(name, start, stop)
+        for what, (wanted, x) in pairs.items():
+            sums[what].add(wanted @ block.T, x @ block.T)
         wanted = floats @ block.T
-        for what, x in hidden.items():
-            sums[what].add(wanted, x @ block.T)
-        for part, source in rounded.items():
-            sums[part].add(wanted, floats @ source.read_rows(HEAD, start, stop).T)
+        for what, source in rounded.items():
+            sums[what].add(wanted, floats @ source.read_rows(HEAD, start, stop).T)
     return {what: total.mean for what, total in sums.items()}
 
 
