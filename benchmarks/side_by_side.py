@@ -39,6 +39,7 @@ TEXTS = Path(__file__).with_name("texts")
 # Lengths of prompts in tokens, for the clients in turn.
 LENGTHS = (20, 120, 60, 400, 30, 200, 80, 800)
 LONG = 800
+_REPEATS = 8
 START_SECONDS = 120.0
 
 
@@ -137,12 +138,15 @@ class Prompts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         text = "\n".join((TEXTS / f"{name}.txt").read_text(encoding="utf-8") for name in ("english", "code"))
-        self._tokenizer, self._ids = tokenizer, tokenizer.encode(text)
+        # Again and again: they are shorter than the longest prompt.
+        self._tokenizer, self._ids = tokenizer, tokenizer.encode(text) * _REPEATS
         self._count = 0
 
     def next(self, length: int) -> str:
         """One of about so many tokens."""
         self._count += 1
+        if length >= len(self._ids):
+            raise InputError(f"--lengths must be below {len(self._ids)}, not {length}")
         start = 131 * self._count % (len(self._ids) - length)
         return f"{self._count}. " + self._tokenizer.decode(self._ids[start : start + length - 3])
 

@@ -153,11 +153,11 @@ def test_a_graph_made_before_has_one_sequence(bundle: Bundle, tmp_path: Path) ->
     assert np.array_equal(outputs[0], outputs[1])
 
 
-def test_a_prompt_holds_answers_up_for_twice_their_own_time_or_for_a_group_of_rows(
-    runtime: CpuRuntime,
-) -> None:
-    costs = [(beside, runtime.piece(0, 800, beside)) for beside in (1, 2, 4, 8, 16, 32)]
-    assert costs == [(1, 4), (2, 4), (4, 4), (8, 8), (16, 16), (32, 32)]
+def test_a_prompt_holds_answers_up_for_a_step_or_where_several_wait_for_two(runtime: CpuRuntime) -> None:
+    pieces = [(beside, runtime.piece(0, 800, beside)) for beside in (1, 2, 4, 7, 15, 31)]
+    assert pieces == [(1, 4), (2, 4), (4, 8), (7, 12), (15, 24), (31, 48)]
+    crowded = [(beside, runtime.piece(0, 800, beside, 8 - beside)) for beside in (1, 3, 6)]
+    assert crowded == [(1, 24), (3, 24), (6, 24)]
     # Whatever its length, each piece has tokens, and the last one is the prompt's end.
     for length in range(1, 300):
         runtime.truncate(0, 0)

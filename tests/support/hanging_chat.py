@@ -45,8 +45,8 @@ class Hanging:
         del sequence, count, beside
         return False
 
-    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
-        del sequence, beside
+    def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
+        del sequence, beside, waiting
         return count
 
     def row_costs(self, sequence: int, beside: int = 0) -> dict[int, float]:

@@ -86,9 +86,10 @@ class ToyRuntime:
         del sequence, count, beside
         return False
 
-    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         assert 0 <= sequence < self.sequences
         assert count > 0
+        assert 0 < waiting <= self.sequences - beside
         return min(self._piece, count, 4 if beside else count)
 
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:

@@ -241,7 +241,8 @@ class Batcher:
         assert generation.slot is not None
         assert generation.wanted is not None
         left = len(generation.wanted.tokens)
-        size = self.runtime.piece(generation.slot.sequence.number, left, beside)
+        waiting = sum(other.reading for other in self._running)
+        size = self.runtime.piece(generation.slot.sequence.number, left, beside, waiting)
         return min(size, _SCORED_ROWS) if generation.wanted.every_row else size
 
 

@@ -37,9 +37,11 @@ TAIL = 8
 # Of steps of so many rows of a sequence, after 256 tokens: the demo model on two threads, with AVX-512. (With AVX2
 # several rows cost less: 1.84 for 4, 3.2 for 8.)
 ROW_COSTS = {1: 1.0, 2: 1.25, 3: 1.8, 4: 2.15, 6: 3.0, 8: 3.8, 12: 5.45, 16: 7.1}
-# A row of a prompt costs so much of a step of one row, read in a group and without its logits; a step that reads a
-# piece of a prompt as well should take answers no more than so many times their own time.
-PROMPT_ROW_COST, MOST_SLOWER = 0.4, 2
+# So much of a step of one row costs a piece of a prompt, and each of its rows, read in a group and without logits.
+PIECE_COST, PROMPT_ROW_COST = 0.3, 0.27
+# A piece holds answers up for as long as a step takes once its prompt is answered as well; where several prompts wait,
+# for two such steps: small pieces cost more in all, which those would have to wait for.
+MOST_STEPS = 2
 # Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
 GROUPS = (1, 2, 4)
 MOST_SEQUENCES = 64
@@ -142,7 +144,7 @@ class CpuRuntime:
     def position(self, sequence: int) -> int:
         return len(self._tokens[sequence])
 
-    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         """As many as end a group, at most CHUNK with those of an incomplete group before; the rest is no row alone."""
         if self._states:
             size = min(CHUNK, max(GROUP, beside) if beside else CHUNK, count)
@@ -150,8 +152,7 @@ class CpuRuntime:
         before = self.position(sequence) - self._group_start(sequence, count)
         left, most = before + count, CHUNK
         if beside:
-            own = next((cost for rows, cost in ROW_COSTS.items() if rows >= beside), beside * PROMPT_ROW_COST)
-            most = min(CHUNK, max(1, int((MOST_SLOWER - 1) * own / PROMPT_ROW_COST / GROUP)) * GROUP)
+            most = min(CHUNK, rows_beside(beside, waiting))
         # One more would be read with the whole group before it.
         size = left if left == most + 1 else min(most, left)
         if size > GROUP + 1 and any(left % block == 1 for block in self._blocks):
@@ -365,6 +366,14 @@ class CpuRuntime:
     def close(self) -> None:
         self._session = None
         self._bindings.clear()
+
+
+def rows_beside(beside: int, waiting: int) -> int:
+    """Return how many rows of a prompt to compute while `beside` answers are written and `waiting` prompts read."""
+    answers, (most, dearest) = beside + waiting, max(ROW_COSTS.items())
+    step = next((cost for rows, cost in ROW_COSTS.items() if rows >= answers), answers * dearest / most)
+    time = min(waiting, MOST_STEPS) * step - PIECE_COST
+    return max(1, int(time / PROMPT_ROW_COST / GROUP)) * GROUP
 
 
 def _results(feed: Feed) -> int:

@@ -146,7 +146,7 @@ class LoadedBmodel(ABC, Generic[Nets]):
         self._interrupted = True
 
     @abstractmethod
-    def piece(self, sequence: int, count: int, beside: int = 0) -> int: ...
+    def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int: ...
     def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
         """Never: there is no other sequence."""
         del sequence, count, beside

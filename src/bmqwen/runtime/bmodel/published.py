@@ -31,9 +31,9 @@ class PublishedRuntime(LoadedBmodel[PublishedNets]):
             bundle, opened, context_length, lambda backend: PublishedNets(backend, bundle.config)
         )
 
-    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         """All together where that pays, else one token at a time."""
-        del beside  # no other sequence is there
+        del beside, waiting  # no other sequence is there
         return count if _together(self.position(sequence), count) else 1
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:

@@ -106,8 +106,9 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
 
         super().__init__(bundle, opened, context_length, found, nets.sequences)
 
-    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
+    def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         """What the first of as few launches as pay takes; beside answers, what fits into a net with their tokens."""
+        del waiting  # rows cost so little there that a piece is large beside any answers
         return self._pool.piece(sequence, count, beside)
 
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:

@@ -41,10 +41,10 @@ class Target:
             self._runtime.truncate(sequence, position)
         self._outputs = self._runtime.step(feeds)
 
-    def piece(self, position: int, sequence: int, count: int, beside: int) -> int:
+    def piece(self, position: int, sequence: int, count: int, beside: int, waiting: int) -> int:
         """As `Runtime.piece`, after `position` tokens."""
         self._runtime.truncate(sequence, position)
-        return self._runtime.piece(sequence, count, beside)
+        return self._runtime.piece(sequence, count, beside, waiting)
 
     def row_costs(self, position: int, sequence: int, beside: int) -> Mapping[int, float]:
         """As `Runtime.row_costs`, after `position` tokens."""
@@ -146,8 +146,9 @@ class SimulatedRuntime:
     def position(self, sequence: int) -> int:
         return self._positions[sequence]
 
-    def piece(self, sequence: int, count: int, beside: int = 0) -> int:
-        return cast(int, self._worker.call("piece", self._positions[sequence], sequence, count, beside))
+    def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
+        position = self._positions[sequence]
+        return cast(int, self._worker.call("piece", position, sequence, count, beside, waiting))
 
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
         costs = self._worker.call("row_costs", self._positions[sequence], sequence, beside)
