@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from bmqwen import serve
 from support.live_server import LiveServer, live_server
-from support.served_page import Visit, expect_answers, questions, reply_with, send, titles
+from support.served_page import Visit, expect_answers, questions, reply_with, send, stream_of, titles
 from support.talker import ANSWERS, THINKS, write_thinker
 
 pytestmark = pytest.mark.browser
@@ -282,6 +282,33 @@ def test_thoughts_of_a_real_server(visit: Visit, page_folder: Path) -> None:
         expect_answers(page, ANSWERS)
         page.get_by_role("button", name=re.compile("^Thought for ")).click()
         expect(page.locator(".thoughts .folded-text")).to_have_text(THINKS.strip())
+        # An answer that was cut off in its thoughts can go on, too.
+        page.get_by_role("button", name="Settings").click()
+        limit = page.get_by_label("Max tokens", exact=True)
+        limit.fill("3")
+        page.get_by_role("button", name="Regenerate").click()
+        expect(page.get_by_text("Cut off at the token limit.")).to_be_visible()
+        expect(page.locator("article.answer .prose")).to_have_text("")
+        limit.fill("")
+        page.get_by_role("button", name="Continue").click()
+        expect_answers(page, ANSWERS)
+        expect(page.get_by_role("button", name="Continue")).to_have_count(0)
+        page.get_by_role("button", name=re.compile("^Thought for ")).click()
+        expect(page.locator(".thoughts .folded-text")).to_have_text(THINKS.strip())
+        # Their end may come in pieces.
+        limit.fill("3")
+        page.get_by_role("button", name="Regenerate").click()
+        expect(page.get_by_text("Cut off at the token limit.")).to_be_visible()
+        events = stream_of(" a <b. </think>\n\nSo it is.")
+        page.route(
+            "**/v1/completions", lambda route: route.fulfill(content_type="text/event-stream", body=events)
+        )
+        page.get_by_role("button", name="Continue").click()
+        expect_answers(page, "So it is.")
+        page.get_by_role("button", name=re.compile("^Thought for ")).click()
+        expect(page.locator(".thoughts .folded-text")).to_have_text("and t a <b.")
+        page.unroute_all()
+        limit.fill("")
         # This model does not heed what it is told: what counts is that it is told.
         bodies: list[dict[str, Any]] = []
         page.on("request", lambda request: bodies.append(request.post_data_json or {}))

@@ -111,6 +111,14 @@ def test_an_answer_goes_on_behind_its_thoughts(
     assert typed.count(END_THINK) == begun.count(END_THINK)
 
 
+def test_thoughts_that_have_begun_go_on() -> None:
+    begun = Message("assistant", "", thoughts="hm")
+    for source, said in ((OPENED, "hm"), (SWITCHED, "<think>\nhm")):
+        template = toy_template(source)
+        prompt = template.encode([Message("user", "hi")], TOKENIZER)
+        assert template.begun(begun, prompt, TOKENIZER) == ids(said)
+
+
 def test_empty_thoughts_are_none() -> None:
     pieces, completion = ask(talk("<think>\n\n</think>\n\nhello"))
     assert [piece.kind for piece in pieces] == ["text"] * len(pieces)

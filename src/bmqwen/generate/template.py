@@ -198,9 +198,9 @@ class ChatTemplate:
 
     def begun(self, answer: Message, prompt: Sequence[int], tokenizer: Tokenizer) -> list[int]:
         """Return the tokens of an answer that has begun, to stand behind a prompt, so that the model goes on with its
-        text.
+        text, or with its thoughts while there is no text.
 
-        Its thoughts stand before the text, between tags: less what the prompt has of them, for a template may have
+        The thoughts stand before the text, between tags: less what the prompt has of them, for a template may have
         opened the thoughts, or closed them for a model that is not to think.
         """
         opening, closing = TAGS["thought"]
@@ -209,8 +209,10 @@ class ChatTemplate:
         if not self.thinks or end.endswith(closing) or not (opened or answer.thoughts):
             return list(answer.ids) or tokenizer.encode(answer.content)
         ids = [] if opened else tokenizer.encode_prompt(opening)
-        ids += tokenizer.encode(f"{'' if opened else chr(10)}{answer.thoughts}\n")
-        ids += tokenizer.encode_prompt(closing)
+        thoughts = answer.thoughts if opened else f"\n{answer.thoughts}"
+        if not answer.content:
+            return ids + tokenizer.encode(thoughts)
+        ids += [*tokenizer.encode(f"{thoughts}\n"), *tokenizer.encode_prompt(closing)]
         if answer.ids:
             return [*ids, *tokenizer.encode("\n\n"), *answer.ids]
         return ids + tokenizer.encode(f"\n\n{answer.content}")

@@ -3,11 +3,13 @@
 import { messagesTo, newId } from "../conversation/tree.js";
 import { Fault } from "../server/fault.js";
 import { stopAnswer, streamAnswer, tokensOf } from "../server/client.js";
+import { thinkingSwitch } from "../conversation/settings.js";
 import { fitting } from "./room.js";
 
 const SAVE_EVERY_MS = 400;
 const CHAT = "/v1/chat/completions";
 const CONTINUE = "/v1/completions";
+const THOUGHTS_END = "</think>";
 
 export class Answering {
   #controller = new AbortController();
@@ -41,17 +43,20 @@ export class Answering {
     });
   }
 
-  /** Go on with the turn's text where it ended. */
+  /** Go on with the turn's text where it ended, or with its thoughts while there is no text. */
   continue() {
     return this.#run(async () => {
       const { conversation, turn } = this;
       const messages = messagesTo(conversation, turn.parent, turn.dropped ?? 0);
       messages.push({ role: "assistant", content: turn.text, reasoning_content: turn.thoughts || undefined });
       const prompt = await tokensOf(messages, this.key, this.settings, true);
+      const thinks = thinkingSwitch(this.info, this.settings)?.on !== false;
+      // What comes is thoughts until their end; what may be the beginning of that is held back.
+      if (turn.thoughts && !turn.text && thinks) turn.held = "";
       turn.live.prompt = prompt.length;
       const longest = this.info.context_length - prompt.length;
       if (longest < 1) throw new Fault("full", { counts: { tokens: prompt.length, fits: this.info.context_length - 1 } });
-      // The thoughts are over.
+      // Those are of a chat.
       const { enable_thinking: _thinking, thinking_budget: _budget, ...common } = this.#common;
       return { path: CONTINUE, body: { ...common, max_tokens: this.settings.max_tokens ?? longest, prompt } };
     });
@@ -90,7 +95,8 @@ export class Answering {
       if (signal.aborted || error.kind === "stopped") await this.#endStopped();
       else this.#fail(error instanceof Fault ? error : new Fault("failed", { detail: String(error) }));
     }
-    for (const name of ["owner", "live", "answerId", "seen"]) delete turn[name];
+    if (turn.held) turn.thoughts += turn.held;
+    for (const name of ["owner", "live", "answerId", "seen", "held"]) delete turn[name];
     this.#save();
     this.onGrowth();
   }
@@ -112,16 +118,31 @@ export class Answering {
       delete live.progress;
     }
     if (thought) turn.thoughts = (turn.thoughts ?? "") + thought;
-    if (text) {
-      if (turn.thoughts && turn.thinkingMs === undefined) turn.thinkingMs = live.last - live.first;
-      turn.text += text;
-    }
+    if (text) this.#takeText(text);
     if (call) this.#takeCall(call);
     if (finish) turn.finish = finish;
     if (usage) {
       turn.usage = usage;
       turn.timings = timings ?? undefined;
     }
+  }
+
+  #takeText(given) {
+    const { turn } = this;
+    const { live } = turn;
+    let text = given;
+    if (turn.held !== undefined) {
+      const parts = endOfThoughts(turn.held + text);
+      turn.thoughts += parts.thoughts;
+      turn.held = parts.held;
+      if (parts.held !== undefined) return;
+      turn.thoughts = turn.thoughts.trimEnd();
+      text = parts.text;
+    }
+    if (turn.thoughts && !turn.text) text = text.trimStart();
+    if (!text) return;
+    if (turn.thoughts && turn.thinkingMs === undefined) turn.thinkingMs = live.last - live.first;
+    turn.text += text;
   }
 
   #takeCall({ index = 0, id, function: made }) {
@@ -159,4 +180,13 @@ export class Answering {
     this.turn.state = "failed";
     this.turn.fault = fault.record;
   }
+}
+
+/** Thoughts and, behind their end, text; without an end, what may be its beginning, as `held`. */
+function endOfThoughts(said) {
+  const at = said.indexOf(THOUGHTS_END);
+  if (at >= 0) return { thoughts: said.slice(0, at), text: said.slice(at + THOUGHTS_END.length) };
+  let kept = Math.min(said.length, THOUGHTS_END.length - 1);
+  while (!THOUGHTS_END.startsWith(said.slice(said.length - kept))) kept -= 1;
+  return { thoughts: said.slice(0, said.length - kept), held: said.slice(said.length - kept) };
 }

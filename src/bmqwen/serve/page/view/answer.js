@@ -67,7 +67,7 @@ function Ending({ chat, turn, last }) {
     ${remark}
     ${last &&
     partial &&
-    turn.text &&
+    (turn.text || turn.thoughts) &&
     !turn.calls &&
     html`<button type="button" class="link" disabled=${!chat.info} onClick=${() => chat.continue(turn)}>${say("continue")}</button>`}
   </p>`;
