@@ -197,3 +197,12 @@ def test_all_sequences_can_be_full(context: int, sequences: int) -> None:
         cache.step([(sequence, context - 1)])
     cache.step([(sequence, 1) for sequence in range(sequences)])
     cache.check()
+
+
+def test_groups_are_as_many_as_give_tokens_soonest() -> None:
+    """A step of one costs less than one of eight; more than sixteen share no step."""
+    pool = RowPool(nets_of(512, 32, step_shapes(512, 32)))
+    groups = {answers: pool.groups(answers, 2) for answers in (0, 1, 2, 3, 8, 9, 16, 17, 32)}
+    assert groups == {0: 1, 1: 1, 2: 2, 3: 1, 8: 1, 9: 2, 16: 2, 17: 2, 32: 2}
+    assert pool.groups(3, 3) == 3
+    assert pool.groups(32, 1) == 1

@@ -1,5 +1,6 @@
 """The planner of step nets: every plan is legal, and the cheapest there is."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -43,6 +44,40 @@ def test_plans_are_legal_and_cheapest(nets: StepNets, data: st.DataObject) -> No
         at += used
     cost = sum(nets.cycles[shape] + CALL_NS for shape, _ in plan)
     assert cost == cheapest(nets, position, count)
+
+
+@given(st.one_of(st.just(NETS), NET_SETS), st.integers(2, 3), st.data())
+def test_plans_of_several_parts_are_legal_and_through_no_later(
+    nets: StepNets, parts: int, data: st.DataObject
+) -> None:
+    position = data.draw(st.integers(0, nets.context - 1))
+    count = data.draw(st.integers(1, nets.context - position))
+    plan, at = replace(nets, parts=parts).plan(position, count), position
+    for shape, used in plan:
+        assert 1 <= used <= shape.tokens
+        assert fits(nets, shape, at)
+        at += used
+    assert at == position + count
+
+    def through(row: list[tuple[StepShape, int]]) -> float:
+        """When the last of equal parts is done with the last piece, which waits for the longest one."""
+        free = [0.0] * parts
+        for shape, _ in row:
+            end = 0.0
+            for part in range(parts):
+                end = free[part] = max(end, free[part]) + (nets.cycles[shape] + CALL_NS) / parts
+        return free[-1]
+
+    assert through(plan) <= through(nets.plan(position, count)) * (1 + 1e-9)
+
+
+def test_two_parts_read_a_prompt_in_pieces_where_one_net_is_cheapest() -> None:
+    cycles = {StepShape(1, 256): 1_000_000, StepShape(128, 256): 4_000_000, StepShape(32, 256): 1_000_000}
+    cheapest = StepNets(
+        256, {shape: count + 200_000 * (shape.tokens == 32) for shape, count in cycles.items()}
+    )
+    assert [shape.tokens for shape, _ in cheapest.plan(0, 128)] == [128]
+    assert [shape.tokens for shape, _ in replace(cheapest, parts=2).plan(0, 128)] == [32] * 4
 
 
 def fits(nets: StepNets, shape: StepShape, position: int) -> bool:

@@ -99,6 +99,13 @@ def test_sequences_that_cannot_be(context: int, sequences: int) -> None:
         check_sequences(context, sequences)
 
 
+def test_each_chip_of_several_has_a_group_of_sequences() -> None:
+    check_sequences(512, 32, 2)
+    with pytest.raises(InputError, match=r"--sequences 33 cannot be compiled .*: choose 1 to 32"):
+        check_sequences(512, 33, 3)
+    assert max(s.rows for s in step_shapes(512, 32)) == 16
+
+
 def test_sequences_that_exceed_the_chip_name_how_many_fit() -> None:
     with pytest.raises(
         InputError, match=r"--seq-len 2048 with --sequences 8 needs .*: choose --sequences 3 or"

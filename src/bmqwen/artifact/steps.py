@@ -1,6 +1,7 @@
 """The step nets of a bmodel bundle: which lengths a context gets, and which of them a prompt is best fed with."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
@@ -36,6 +37,7 @@ SHARED_HISTORIES = (1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 BESIDE_HISTORIES = (2048, 4096, 8192, 16384)
 # More rows for all sequences together need more nets than they are worth.
 MOST_SHARED = 16384
+# Of each chip that has a part of the model: as many groups of answers are computed at once, a step of 16 each.
 MOST_SEQUENCES = 16
 SHORTEST = 32
 MULTIPLE = 8
@@ -155,13 +157,13 @@ def check_context(config: ModelConfig, context: int) -> None:
         )
 
 
-def check_sequences(context: int, sequences: int) -> None:
-    """Raise InputError unless nets can be made for so many sequences of that context."""
-    most = max(1, min(MOST_SEQUENCES, MOST_SHARED // context))
+def check_sequences(context: int, sequences: int, parts: int = 1) -> None:
+    """Raise InputError unless nets can be made for so many sequences of that context, in so many parts."""
+    most = max(1, min(MOST_SEQUENCES * parts, MOST_SHARED // context))
     if not 1 <= sequences <= most:
         raise InputError(
             f"--sequences {sequences} cannot be compiled with --seq-len {context}: choose 1 to {most}"
-            + (", or a shorter --seq-len" if 1 < sequences <= MOST_SEQUENCES else "")
+            + (", or a shorter --seq-len" if 1 < sequences <= MOST_SEQUENCES * parts else "")
         )
 
 
@@ -190,6 +192,7 @@ class StepNets:
         half: "f16" or "bf16", the type of states, mask and K/V.
         toolchain: version of the compiler.
         sequences: that share the K/V cache, each with its own rows of it.
+        parts: of the model, each on a chip of its own, with these nets; `cycles` are the sums.
     """
 
     context: int
@@ -199,6 +202,7 @@ class StepNets:
     toolchain: str = ""
     name: str = "step"
     sequences: int = 1
+    parts: int = 1
 
     @property
     def rows(self) -> int:
@@ -215,17 +219,42 @@ class StepNets:
         return table.shapes[position] if table and position < self.rows else None
 
     def plan(self, position: int, count: int) -> list[tuple[StepShape, int]]:
-        """Return the cheapest sequence of nets that feeds `count` tokens after `position`, with what each takes.
+        """Return the nets in a row that feed `count` tokens after `position` soonest, with what each takes.
 
-        All rows before `position` are those that may be looked at.
+        That is the cheapest row; of several parts one of shorter pieces may be through sooner, for while one part reads
+        a piece the one before it reads the next. All rows before `position` are those that may be looked at.
         Raises InputError (they do not fit into the cache), BundleError (there is no net for one of them).
         """
+        best = self._cheapest(position, count)
+        if self.parts == 1 or count == 1:
+            return best
+
+        def through(row: Sequence[tuple[StepShape, int]]) -> float:
+            costs = [self.cost(shape) for shape, _ in row]
+            return sum(costs) + (self.parts - 1) * max(costs)
+
+        least = through(best)
+        for longest in self._tables:
+            with suppress(BundleError):
+                row = self._cheapest(position, count, longest)
+                if sum(self.cost(shape) for shape, _ in row) >= least:
+                    break
+                if through(row) < least:
+                    best, least = row, through(row)
+        return best
+
+    def _cheapest(self, position: int, count: int, longest: int | None = None) -> list[tuple[StepShape, int]]:
+        """As `plan`, whatever can be computed at once, with nets of at most `longest` tokens."""
         end = position + count
         if position < 0 or count < 1 or end > self.rows:
             raise InputError(f"{count} tokens after {position} do not fit into a context of {self.rows}")
         # A* search: the bounds tell what the rest costs at least.
         least, waste = self._bounds
-        costs = [(tokens, table.costs) for tokens, table in self._tables.items()]
+        costs = [
+            (tokens, table.costs)
+            for tokens, table in self._tables.items()
+            if longest is None or tokens <= longest
+        ]
         spent, came = {position: 0}, {position: (position, 0)}
         ahead: list[tuple[float, int]] = [(0.0, -position)]
         done: set[int] = set()
@@ -331,11 +360,12 @@ class StepNets:
                 name=str(details["net"]),
                 # Bundles of before there were several do not say it.
                 sequences=int(details.get("sequences", 1)),
+                parts=len(details.get("parts", ())) or 1,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"{source}: the description of the nets is damaged ({error!r})") from error
         spec_of(nets.chip, source)
-        sizes = 1 <= nets.context <= LONGEST and 1 <= nets.sequences <= MOST_SEQUENCES
+        sizes = 1 <= nets.context <= LONGEST and 1 <= nets.sequences <= MOST_SEQUENCES * nets.parts
         whole = sizes and nets.shape(1, 0) and nets.shape(1, nets.context - 1)
         if nets.half not in ("f16", "bf16") or not whole:
             raise BundleError(f"{source}: the nets do not make up a whole model")

@@ -286,6 +286,7 @@ def _write_manifest(
         chip=plan.chip.name,
         toolchain=toolchain.version,
         sequences=plan.sequences,
+        parts=len(made),
     )
     details = nets.to_dict()
     for entry in details["stages"]:

@@ -202,7 +202,7 @@ def make_plan(
     divided = divide(config, precision, parts)
     if sequences is None:
         sequences = min(default_sequences(part, precision, context, chip) for part in divided)
-    check_sequences(context, sequences)
+    check_sequences(context, sequences, parts)
     shapes = step_shapes(context, sequences, drafts=drafts)
     for part in divided:
         check_device_memory(part, precision, context, chip, sequences)

@@ -151,9 +151,9 @@ def _checked_request(
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
     check_layers(name, config)
     check_context(config, context)
-    check_sequences(context, sequences)
     if parts is None:
         heaps = largest_heaps(DEFAULT_CHIP.board)
         parts = fewest_parts(config, precision, context, lambda need: fits(need, heaps), sequences)
+    check_sequences(context, sequences, parts)
     divided = divide(config, precision, parts)
     return in_parts([config_request(name, part, precision, context, sequences) for part in divided])

@@ -20,7 +20,7 @@ from bmqwen.quant.precision import Format, Precision
 from bmqwen.util.float16 import Half
 from bmqwen.util.progress import Progress
 
-SIDE_BY_SIDE = (2, 4, 8, 16)
+SIDE_BY_SIDE = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def estimate_model(
     divided = time_parts(plan, jobs=jobs, progress=progress)
     chips = _chips(divided, config)
     cycles = {shape: profile.cycles for shape, profile in chips.profiles.items()}
-    nets = StepNets(context, cycles, half=half, sequences=plan.sequences)
+    nets = StepNets(context, cycles, half=half, sequences=plan.sequences, parts=len(divided))
     timelines = {shape: net.timeline for shape, net in timed.items()}
     forecast = simulate(nets, chips, host, question)
     # Of the box only, and of an answer from its beginning on.
@@ -221,7 +221,7 @@ def _parts(
 
 
 def _side_by_side(nets: StepNets, chips: Chips, host: Host, question: Question) -> tuple[Together, ...]:
-    """Follow 2, 4, 8 and 16 conversations, as far as the nets are for so many, each with the same question."""
+    """Follow 2, 4, 8, 16 and 32 conversations, as far as the nets are for so many, each with the same question."""
     counts = sorted({n for n in SIDE_BY_SIDE if n < nets.sequences} | {nets.sequences} - {1})
     if question.history:
         return ()

@@ -145,7 +145,6 @@ class PartChain:
     Attributes:
         chip, library: as of `DeviceBackend`; `str` names the devices.
         context: most tokens of a sequence.
-        depth: launches that may be under way at once: as many as there are parts.
     """
 
     def __init__(self, parts: Sequence[PartNets], nets: StepNets, configs: Sequence[ModelConfig]) -> None:
@@ -154,7 +153,6 @@ class PartChain:
         self._threads = [ThreadPoolExecutor(1, f"part-{n}") for n in range(1, len(parts) + 1)]
         # Launches on their way, the oldest first.
         self._under_way: deque[Future[Fetched]] = deque()
-        self.depth = len(parts)
         self._failure: Exception | None = None
         self.chip, self.library, self.context = parts[0].chip, parts[0].library, nets.context
         self._row = configs[0].num_key_value_heads, configs[0].head_dim
@@ -182,7 +180,7 @@ class PartChain:
             handed = thread.submit(_handing_on, part.run, shape, row, handed, fixed)
         fetched = self._threads[-1].submit(_handing_on, self._parts[-1].finish, shape, row, handed, fixed)
         self._under_way.append(fetched)
-        self._settle(self.depth)
+        self._settle(len(self._parts))
         return _HostResults(fetched)
 
     def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:

@@ -134,7 +134,7 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
 
     def steps_at_once(self, answers: int, *, reading: bool = False) -> int:
         """As many as there are devices while a prompt is read; of answers as the nets' times have it."""
-        most = self._device_nets.depth
+        most = self._nets.parts
         return most if reading or most == 1 else self._pool.groups(answers, most)
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:

@@ -67,12 +67,7 @@ class StepStages(DeviceNets):
 
     Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device.
     What was computed stays there until it is asked for, or the next launch takes its place.
-
-    Attributes:
-        depth: launches that may be under way at once.
     """
-
-    depth = 1
 
     def __init__(self, backend: DeviceBackend, nets: StepNets, config: ModelConfig) -> None:
         """Find the stages in the backend's bmodel and zero the cache.
