@@ -245,6 +245,11 @@ def open_checkpoint(path: Path, adapter: Path | None = None) -> Checkpoint:
         exists = path.exists()
     except OSError as error:  # no permission, a name that is too long
         raise CheckpointError(f"{str(path)[:200]} cannot be read: {error.strerror or error}") from None
+    if exists and path.suffix.lower() == ".bmodel":
+        raise CheckpointError(
+            f"{path} is compiled already, for as many chips and layers as it has: name the model that it was made "
+            "from, its folder or GGUF file"
+        )
     if not exists:
         raise CheckpointError(f"{path} does not exist; name a model's folder or GGUF file")
     raise CheckpointError(

@@ -28,7 +28,10 @@ def estimate(
     every: Annotated[
         bool, typer.Option("--all", help="Show all published figures next to the predicted ones.")
     ] = False,
-    host: Annotated[HostName, typer.Option(help="Machine that the chip is in.")] = DEFAULT_HOST,
+    host: Annotated[
+        HostName | None,
+        typer.Option(help="Machine that the chip is in; default: se7, for a model on several chips pcie."),
+    ] = None,
     host_op_ms: Annotated[
         float | None,
         typer.Option(
@@ -68,12 +71,14 @@ def estimate(
     from bmqwen.estimate.trace import write_trace
     from bmqwen.hub.known_config import known_config
 
-    machine = (
-        DEFAULT_CHIP.hosts[host] if host_op_ms is None else custom_host(DEFAULT_CHIP.hosts[host], host_op_ms)
-    )
     question, count = Question(prompt_tokens, new_tokens, history), options.part_count(parts)
     path = Path(model).expanduser() if model else None
     bundle = read_bundle(path) if path is not None and is_bundle(path) else None
+    # Only cards have several chips.
+    several = count != 1 or (bundle is not None and len(bundle.details.get("parts", ())) > 1)
+    machine = DEFAULT_CHIP.hosts[host or ("pcie" if several else DEFAULT_HOST)]
+    if host_op_ms is not None:
+        machine = custom_host(machine, host_op_ms)
     if every and model is not None:
         raise InputError(f"--all is about the published models: leave {model} out")
     if count != 1 and (every or bundle is not None):

@@ -67,6 +67,7 @@ def lines(estimate: Estimate) -> Iterator[Text]:
             f"together      {beside.tokens_per_s:8.2f} tokens/s   {beside.clients} conversations, "
             f"{beside.tokens_per_s / f.tokens_per_s:.1f} times one: a step {beside.step_s * 1e3:.2f} ms; first token "
             f"{beside.first_token_s:.3f} s while {beside.clients - 1} go on"
+            + (f"; {beside.groups} groups" if beside.groups > 1 else "")
         )
     if row := estimate.published:
         yield Text(
