@@ -15,7 +15,7 @@ from bmqwen.cluster.model_card import ModelCard
 from bmqwen.cluster.prefixes import beginnings
 from bmqwen.errors import BmqwenError, BusyError, DeviceError, EngineLostError, NotReadyError
 from bmqwen.serve.pool.job import Job, Read, Started
-from bmqwen.serve.pool.scheduler import SHUTTING_DOWN
+from bmqwen.serve.pool.pool import Pool
 from bmqwen.serve.pool.wire import EngineFacts, EngineState, Message, decode, encode
 
 LOG = logging.getLogger("bmqwen.cluster")
@@ -35,12 +35,8 @@ class ReplicaView:
     hangs: int
 
 
-class RayPool:
-    """The replicas of one deployment, for the loop of a process that takes requests in.
-
-    Attributes:
-        draining: whether this process is going down.
-    """
+class RayPool(Pool):
+    """The replicas of one deployment, for the loop of a process that takes requests in."""
 
     def __init__(
         self, handle: DeploymentHandle[Any], card: ModelCard, identity: str, *, seconds: float
@@ -49,10 +45,9 @@ class RayPool:
         self._handle = handle.options(method_name="generate", stream=True)
         self._card, self._identity, self._seconds = card, identity, seconds
         self._tasks: dict[Job, asyncio.Task[None]] = {}
-        self.draining = False
 
     @property
-    def facts(self) -> EngineFacts | None:
+    def facts(self) -> EngineFacts:
         """Of the replicas, which are all alike."""
         return self._card.facts
 
@@ -64,16 +59,6 @@ class RayPool:
             for replica in replicas_of(self._handle.app_name, self._handle.deployment_name)
             if replica.replica_metadata.get("model") == self._identity
         ]
-
-    @property
-    def ready(self) -> bool:
-        """Whether a replica is there and new jobs are taken."""
-        return not self.draining and any(replica.state == "ready" for replica in self.replicas)
-
-    @property
-    def problem(self) -> str:
-        """Why replicas are not ready."""
-        return next((replica.problem for replica in self.replicas if replica.problem), "")
 
     @property
     def waiting(self) -> int:
@@ -95,12 +80,6 @@ class RayPool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def check(self) -> EngineFacts:
-        """Return the replicas' facts. Raises NotReadyError when this process goes down."""
-        if self.draining:
-            raise NotReadyError(SHUTTING_DOWN)
-        return self._card.facts
 
     def submit(self, job: Job) -> None:
         """Send a job to a replica. Raises NotReadyError when this process goes down."""

@@ -7,11 +7,11 @@ from itertools import zip_longest
 
 from bmqwen.errors import BmqwenError, BusyError, NotReadyError, SlowRequestError
 from bmqwen.serve.pool.job import Job
+from bmqwen.serve.pool.pool import SHUTTING_DOWN, Pool
 from bmqwen.serve.pool.replica import Replica
 from bmqwen.serve.pool.wire import EngineConfig, EngineFacts
 
 LONGEST_RETRY = 120
-SHUTTING_DOWN = "the server is shutting down; try another one"
 
 
 class FairQueue:
@@ -54,13 +54,12 @@ class FairQueue:
         return True
 
 
-class Scheduler:
+class Scheduler(Pool):
     """A queue in front of replicas. All methods are for the event loop's thread.
 
     Attributes:
         queue_limit: most jobs that wait.
         seconds: most seconds from a job's arrival to its end.
-        draining: whether the server is going down.
         failure: is set to the error of an engine that cannot be loaded at its first start.
     """
 
@@ -74,14 +73,13 @@ class Scheduler:
     ) -> None:
         """`configs`: one for each engine; `make` makes them."""
         self.queue_limit, self.seconds = queue_limit, seconds
-        self.replicas = [
+        self._replicas = [
             make(index, config, self._changed, self._fail) for index, config in enumerate(configs)
         ]
         self.failure: asyncio.Future[BmqwenError] = asyncio.get_running_loop().create_future()
         self._queue = FairQueue()
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._again: asyncio.TimerHandle | None = None
-        self.draining = False
 
     @property
     def facts(self) -> EngineFacts | None:
@@ -89,14 +87,9 @@ class Scheduler:
         return next((replica.facts for replica in self.replicas if replica.facts is not None), None)
 
     @property
-    def ready(self) -> bool:
-        """Whether an engine is there and new jobs are taken."""
-        return not self.draining and any(replica.state == "ready" for replica in self.replicas)
-
-    @property
-    def problem(self) -> str:
-        """Why engines are not ready; empty while they load for the first time, or all are."""
-        return next((replica.problem for replica in self.replicas if replica.problem), "")
+    def replicas(self) -> list[Replica]:
+        """The engines."""
+        return self._replicas
 
     @property
     def waiting(self) -> int:
@@ -112,15 +105,6 @@ class Scheduler:
         """Load the engines."""
         for replica in self.replicas:
             replica.open()
-
-    def check(self) -> EngineFacts:
-        """Return the engines' facts. Raises NotReadyError while none was loaded yet, or when the server shuts down."""
-        facts = self.facts
-        if self.draining:
-            raise NotReadyError(SHUTTING_DOWN)
-        if facts is None:
-            raise NotReadyError("the model is still being loaded; try again in a few seconds")
-        return facts
 
     def submit(self, job: Job) -> None:
         """Queue a job.
