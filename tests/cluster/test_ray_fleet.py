@@ -21,6 +21,8 @@ from support.ray_fleet import RayFleet, models_of
 
 pytestmark = pytest.mark.cluster
 RUNNING = 32
+# A text, and the bytes and the log-probability of each of its tokens.
+Answered = tuple[str, list[tuple[bytes, float]]]
 
 
 def question(number: int) -> list[dict[str, str]]:
@@ -30,21 +32,30 @@ def question(number: int) -> list[dict[str, str]]:
 def test_official_client_gets_what_the_embedded_server_answers(
     ray_fleet: RayFleet, embedded: LiveServer
 ) -> None:
-    def answers(url: str) -> list[tuple[str, int]]:
+    """Token for token: their bytes and their log-probabilities, and the text, streamed or not, of two turns."""
+
+    def answers(url: str) -> list[Answered]:
         client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         found = []
         for number in range(6):
             messages = question(number)
             for turn in ("and more?", "why?"):
-                stream = client.chat.completions.create(
-                    model="rambler", messages=messages, temperature=0, max_tokens=40, stream=number % 2 == 0
+                response = client.chat.completions.create(
+                    model="rambler",
+                    messages=messages,
+                    temperature=0,
+                    max_tokens=40,
+                    logprobs=True,
+                    stream=number % 2 == 0,
                 )
-                text = (
-                    "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-                    if number % 2 == 0
-                    else stream.choices[0].message.content
-                )
-                found.append((text, len(messages)))
+                if number % 2 == 0:
+                    choices = [chunk.choices[0] for chunk in response if chunk.choices]
+                    text = "".join(choice.delta.content or "" for choice in choices)
+                else:
+                    choices = response.choices
+                    text = choices[0].message.content
+                tokens = [token for choice in choices if choice.logprobs for token in choice.logprobs.content]
+                found.append((text, [(bytes(token.bytes), token.logprob) for token in tokens]))
                 messages += [{"role": "assistant", "content": text}, {"role": "user", "content": turn}]
         client.close()
         return found
@@ -52,6 +63,7 @@ def test_official_client_gets_what_the_embedded_server_answers(
     ours = answers(ray_fleet.url)
     assert ours == answers(embedded.url)
     assert len({text for text, _ in ours}) > 6
+    assert sum(len(tokens) for _, tokens in ours) > 200
 
 
 def test_models_are_chosen_by_name(ray_fleet: RayFleet, talker: Path) -> None:
@@ -268,6 +280,58 @@ def test_an_update_loses_no_answer(ray_fleet: RayFleet, rambler: Path, talker: P
     assert set(ray_fleet.replicas("rambler")) == after, "nothing has changed"
     assert len(codes) > 20
     assert set(codes) == {200}
+
+
+def test_a_lost_front_is_told_in_our_words(ray_fleet: RayFleet) -> None:
+    """Streams end in the error `engine_lost`, whole answers become it, and the fleet is back within 60 s."""
+    ray_fleet.wait_for(4, 90)
+    whole: list[httpx.Response] = []
+    body = {"model": "rambler", "messages": question(7), "temperature": 0, "max_tokens": 1500}
+    asks = threading.Thread(target=lambda: whole.append(ask(ray_fleet, body)))
+    asks.start()
+    answers = Answers(ray_fleet, count=4, tokens=1500)
+    answers.wait_for_begun(4)
+    os.kill(ray_fleet.replicas("front")[0], signal.SIGKILL)
+    assert {outcome.error for outcome in answers.join()} == {"engine_lost"}
+    asks.join(120)
+    assert whole[0].status_code == 503
+    assert whole[0].json()["error"]["code"] == "engine_lost"
+    back = ray_fleet.wait_for(4, 60)
+    print(f"the front is back after {back:.1f} s")
+
+
+def test_replicas_follow_the_queue(ray_fleet: RayFleet, rambler: Path, talker: Path) -> None:
+    """One replica becomes two while many requests wait, and one again when few do; no request fails meanwhile."""
+    scale = {"min": 1, "max": 2, "requests": 2, "up_seconds": 1, "down_seconds": 5}
+    growing = {**models_of(rambler, talker)[0], "name": "growing", "replicas": scale}
+    others = set(ray_fleet.replicas("rambler"))
+    ray_fleet.serve(*models_of(rambler, talker, update="second"), growing)
+    assert set(ray_fleet.replicas("rambler")) == others
+    assert len(ray_fleet.replicas("growing")) == 1
+    crowd, everybody, codes = threading.Event(), threading.Event(), []
+
+    def asks(number: int, leave: threading.Event) -> None:
+        body = {"model": "growing", "messages": question(number), "temperature": 0, "max_tokens": 100}
+        with httpx.Client(timeout=120) as client:
+            while not leave.wait(0.2):
+                codes.append(client.post(f"{ray_fleet.url}/v1/chat/completions", json=body).status_code)
+
+    threads = [threading.Thread(target=asks, args=(number, crowd)) for number in range(10)]
+    threads.append(threading.Thread(target=asks, args=(10, everybody)))
+    for thread in threads:
+        thread.start()
+    try:
+        up = ray_fleet.wait_for_replicas("growing", 2, 120)
+        crowd.set()
+        down = ray_fleet.wait_for_replicas("growing", 1, 180)
+    finally:
+        crowd.set()
+        everybody.set()
+        for thread in threads:
+            thread.join(120)
+    print(f"two replicas after {up:.0f} s of load, one {down:.0f} s after it; {len(codes)} requests")
+    assert set(codes) == {200}
+    ray_fleet.serve(*models_of(rambler, talker, update="second"))
 
 
 def ask(fleet: RayFleet, body: dict[str, Any]) -> httpx.Response:

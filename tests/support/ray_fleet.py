@@ -34,6 +34,7 @@ class RayFleet:
             "BMQWEN_CACHE": str(folder / "cache"),
             "RAY_TMPDIR": self._place.name,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             "PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]),
         }
         self._log = (folder / "nodes.log").open("wb")
@@ -122,6 +123,14 @@ class RayFleet:
                 pass
             assert time.monotonic() - begin < seconds, self.health()
             time.sleep(0.5)
+
+    def wait_for_replicas(self, deployment: str, count: int, seconds: float) -> float:
+        """Wait until a model has so many processes; returns after how many seconds it had."""
+        begin = time.monotonic()
+        while len(self.replicas(deployment)) != count:
+            assert time.monotonic() - begin < seconds, self.replicas(deployment)
+            time.sleep(0.5)
+        return time.monotonic() - begin
 
     def close(self) -> None:
         """End all of it."""

@@ -1,11 +1,15 @@
 """A fleet as an application of Ray Serve's."""
 
+import hashlib
 import os
+import pickle
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.util import get_node_ip_address
 
 from bmqwen.cluster.config import FleetConfig, FleetModel, Scale
 from bmqwen.cluster.engine_replica import EngineReplica
@@ -55,9 +59,18 @@ def build(config: FleetConfig, engine: type = EngineReplica) -> Application:
         health_check_period_s=HEALTH_SECONDS,
         max_constructor_retry_count=MOST_STARTS,
     )(Front)
-    # Text, for Ray replaces what was begun with other bytes, and pickled sets have an order of their own.
     settings = config.model_copy(update={"models": models, "port": 8000})
-    return front.bind(settings.model_dump_json(), keys, *engines)
+    return _bound(front, settings.model_dump_json(), keys, handles=engines)
+
+
+def _bound(deployment: Any, *arguments: Any, handles: Sequence[Application] = ()) -> Application:
+    """The deployment with its arguments, and with a version by them.
+
+    Ray makes one up otherwise, and replaces all replicas whenever a fleet is served again.
+    """
+    version = hashlib.sha256(pickle.dumps([__version__, arguments])).hexdigest()
+    application: Application = deployment.options(version=version, _internal=True).bind(*arguments, *handles)
+    return application
 
 
 def _engine(config: FleetConfig, model: FleetModel, engine: type) -> Application:
@@ -91,4 +104,6 @@ def _engine(config: FleetConfig, model: FleetModel, engine: type) -> Application
         ),
         **scaling,
     )(engine)
-    return deployment.bind(model.model_dump_json(), __version__, config.time_limit)
+    # More replicas, or fewer, are no reason to replace them.
+    content = model.model_copy(update={"replicas": 1}).model_dump_json()
+    return _bound(deployment, content, __version__, config.time_limit, get_node_ip_address)

@@ -4,12 +4,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
-
-import ray
 
 from bmqwen.artifact.bundle import Bundle
 from bmqwen.cluster.chips import ClaimedChip
@@ -37,7 +35,7 @@ class EngineReplica:
     """A model on one chip, or on a node's processor. The methods are Ray Serve's, but `describe` and `generate`."""
 
     async def __init__(  # type: ignore[misc]
-        self, text: str, version: str, seconds: float
+        self, text: str, version: str, seconds: float, node: Callable[[], str]
     ) -> None:
         """Load the model, fetching it first where this node does not have it.
 
@@ -45,12 +43,13 @@ class EngineReplica:
             text: what to load, a FleetModel in JSON.
             version: bmqwen's, where the fleet was started.
             seconds: most from a job's arrival to its end.
+            node: returns this node's address.
 
         Raises:
             InputError: this node has another version of bmqwen.
             BmqwenError: the model cannot be fetched, or the engine not be loaded.
         """
-        self._node = ray.util.get_node_ip_address()
+        self._node = node()
         if version != __version__:
             raise InputError(
                 f"node {self._node} has bmqwen {__version__}, but the fleet was started with {version}: install "

@@ -1,6 +1,7 @@
 """Starts a fleet on a Ray cluster, and ends it."""
 
 import logging
+import os
 import re
 import signal
 import time
@@ -16,6 +17,7 @@ from ray.serve.schema import ApplicationStatus
 
 from bmqwen.cluster.application import build
 from bmqwen.cluster.config import FleetConfig
+from bmqwen.cluster.lost_answers import PLACE, VARIABLE
 from bmqwen.errors import DeviceError, InputError
 
 NAME = "bmqwen"
@@ -36,6 +38,8 @@ def connected(address: str | None, *, local: bool = False) -> Iterator[None]:
     term = signal.getsignal(signal.SIGTERM)
     try:
         if local:
+            # Ray's workers are to yield to all else by default; on nodes it is for whoever runs `ray start` to choose.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(include_dashboard=False, **options)
         else:
             ray.init(address or "auto", **options)
@@ -87,6 +91,7 @@ def _start_proxies(config: FleetConfig) -> None:
             serve.start(
                 proxy_location="EveryNode" if config.every_node else "HeadOnly",
                 http_options=HTTPOptions(host=config.host, port=config.port),
+                controller_options={"runtime_env": {"env_vars": {VARIABLE: PLACE}}},
             )
             return
         except RayError as error:  # noqa: PERF203  (it is the few starts that are tried)
