@@ -2,7 +2,8 @@
 
 `python benchmarks/fleet_measured.py MODEL`, with the extra `cluster`: a Ray cluster of two nodes on this machine, three
 replicas of MODEL whose steps are slowed down to a pace (`paced_engine.py`), people who ask as those of the simulation
-do. MODEL should be tiny, and never end an answer by itself. Prints a row of each.
+do. MODEL should be tiny, never end an answer by itself, and write text whose tokens are the same when it is read again,
+which random weights do not: `write_talker(endless=True)` of the tests. Prints a row of each.
 """
 
 import argparse
@@ -120,6 +121,8 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[12, 24])
     parser.add_argument("--seconds", type=float, default=90.0)
     given = parser.parse_args()
+    # Ray's workers are to yield to all else by default.
+    os.environ["RAY_worker_niceness"] = "0"
     os.environ["PACE"] = f"{READ_RATE} {STEP_S}"
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
