@@ -110,7 +110,7 @@ def model_of(replica: EngineReplica) -> str:
 
 async def answer(replica: EngineReplica, prompt: list[int]) -> list[Message]:
     lines = replica.generate(asked(prompt), chain=[], model=model_of(replica))
-    return [decode(line) async for line in lines]
+    return [decode(line) async for data in lines for line in data.splitlines()]
 
 
 def test_it_answers_as_its_engine_does(talker: Path, monkeypatch: pytest.MonkeyPatch) -> None:

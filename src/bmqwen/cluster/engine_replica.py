@@ -5,7 +5,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ from bmqwen.cluster.prefixes import beginnings, landmarks
 from bmqwen.errors import BmqwenError, DeviceError, EngineLostError, InputError
 from bmqwen.generate.params import Completion, Piece
 from bmqwen.resolve import resolve_bundle
-from bmqwen.serve.pool.job import Job, Read, Started
+from bmqwen.serve.pool.job import Event, Job, Read, Started
 from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.pool.sequences import sequences_of
 from bmqwen.serve.pool.wire import EngineConfig, Fault, Message, decode, encode
@@ -104,6 +103,7 @@ class EngineReplica:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the messages of an engine's process that follow a `generate` (see `serve/pool/wire.py`).
 
+        Those that are there at the same time come together, for each part of the stream takes Ray a millisecond.
         Closing this cancels the answer.
         """
         if model != self._model.identity:
@@ -112,13 +112,15 @@ class EngineReplica:
         job = Job(message["prompt"], message["params"], message["owner"], message["client"])
         try:
             self._scheduler.submit(job)
-            async with aclosing(job.all_events()) as events:
-                async for event in events:
-                    if isinstance(event, Completion):
-                        self._note(job, event)
-                    yield encode(_told(event))
+            last: Event | None = None
+            while not isinstance(last, Completion | BmqwenError):
+                events = await job.next_events()
+                last = events[-1]
+                if isinstance(last, Completion):
+                    self._note(job, last)
+                yield b"".join(encode(_told(event)) for event in events)
         except BmqwenError as error:
-            yield encode({"op": "error", "fault": Fault.of(error)})
+            yield encode(_told(error))
         finally:
             self._scheduler.cancel(job)
 
@@ -161,8 +163,10 @@ class EngineReplica:
                 self._told.append(mark)
 
 
-def _told(event: Started | Read | Piece | Completion) -> Message:
+def _told(event: Event) -> Message:
     """An event as a message."""
+    if isinstance(event, BmqwenError):
+        return {"op": "error", "fault": Fault.of(event)}
     if isinstance(event, Started):
         return {"op": "start"}
     if isinstance(event, Read):

@@ -143,7 +143,8 @@ class RayPool(Pool):
         try:
             # To its end: only then does Ray count the request as answered.
             async for data in response:
-                self._receive(job, decode(data))
+                for line in data.splitlines():
+                    self._receive(job, decode(line))
             if job.state == "over":
                 return
             raise EngineLostError("the engine stopped while it was answering; try again")

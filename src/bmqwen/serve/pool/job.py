@@ -104,6 +104,13 @@ class Job:
                 event = replace(event, finish_reason="length") if self.pieces else self.expired
         self._events.put_nowait(event)
 
+    async def next_events(self) -> list[Event]:
+        """Wait until something has happened, and return all that has; the last one is a Completion or an error."""
+        events = [await self._events.get()]
+        while not self._events.empty():
+            events.append(self._events.get_nowait())
+        return events
+
     async def events(self) -> AsyncGenerator[Started | Piece | Completion, None]:
         """Yield what is to be answered, the Completion last. Raises the error that ends it, if one does."""
         async with aclosing(self.all_events()) as events:
