@@ -51,11 +51,11 @@ def test_choosing_nets(described: Bundle) -> None:
         choose_nets(described, "32")
 
 
-def test_estimate_counts_products() -> None:
+def test_estimate_counts_weights_and_products() -> None:
     config = tiny_config("qwen1.5", layers=1)
     layer = 64 * 64 * 4 + 3 * 64 * 128
     attention = 2 * 64 * (512 + 8)
-    expected = (8 * (layer + attention) + 320 * 64) / 1e6 + 1
+    expected = 1 + (layer + 320 * 64) / 8e6 + (8 * (layer + attention) + 320 * 64) / 1.2e8
     assert estimate_seconds(config, [StepShape(8, 512)]) == pytest.approx(expected)
     assert [duration(s) for s in (5, 300, 9000)] == ["5 seconds", "5 minutes", "2.5 hours"]
 

@@ -163,7 +163,7 @@ class SimulatedRuntime:
         return 1
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
-        """Append tokens and simulate what follows them: about a second for a million of products."""
+        """Append tokens and simulate what follows them: about a second for 8 million weights."""
         check_step(self, feeds)
         sent = [replace(feed, tokens=[int(token) for token in feed.tokens]) for feed in feeds]
         self._worker.call("step", self._positions, sent)
