@@ -303,12 +303,21 @@ class RowPool:
         self._next = sum(self._counts[s] for s in chosen)
 
     def _put(self, rows: Sequence[int], to: int) -> None:
-        """Move rows side by side to row `to`. There, each is free or one that moves no later than what comes there."""
+        """Move rows side by side to row `to`. There, each is free or one that moves no later than what comes there.
+
+        Where moving fails, the sequences that the rows belong to lose all of theirs.
+        """
         if self._mover is None or list(rows) == list(range(to, to + len(rows))):
             return
         length, owners = self._mover.tokens, self._owners[rows]
-        for start in range(0, len(rows), length):
-            self._move(self._mover, np.array(rows[start : start + length]), to + start)
+        try:
+            for start in range(0, len(rows), length):
+                self._move(self._mover, np.array(rows[start : start + length]), to + start)
+        except BaseException:
+            # Some rows are overwritten, and nobody knows which.
+            for sequence in set(owners.tolist()):
+                self.truncate(sequence, 0)
+            raise
         self._owners[rows] = FREE
         self._owners[to : to + len(rows)] = owners
         places = np.zeros(self.size, np.int64)

@@ -98,7 +98,8 @@ class Runtime(Protocol):
         """Append tokens to sequences, each named once, and compute what follows them; an Output for each Feed.
 
         Outputs are valid until the next call; where `steps_at_once` allows several steps, always. A step that raises
-        leaves every position as it was.
+        leaves every position as it was, but for a device that failed while it moved rows of sequences: those are
+        empty then.
 
         Raises:
             ContextLengthError: position + len(tokens) exceeds context_length.

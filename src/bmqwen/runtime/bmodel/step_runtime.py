@@ -141,13 +141,14 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         """Append tokens: in one launch, or in as few as pay."""
         check_step(self, feeds)
         self._begin_step()
-        self._pool.arrange([feed.sequence for feed in feeds])
         before = [self._pool.position(feed.sequence) for feed in feeds]
         try:
+            self._pool.arrange([feed.sequence for feed in feeds])
             outputs = self._run(feeds)
         except BaseException:
             for feed, position in zip(feeds, before, strict=True):
                 self._pool.truncate(feed.sequence, position)
+            self._forget_lost()
             raise
         for feed in feeds:
             self._tokens[feed.sequence].extend(feed.tokens)
@@ -165,19 +166,20 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             return SavedCache(0, self._device_nets.read_rows(0, 0))
         start = int(rows.min())
         found = self._device_nets.read_rows(start, int(rows.max()) + 1 - start)
-        return SavedCache(
-            len(tokens), found if found.shape[1] == len(rows) else found[:, rows - start], tokens
-        )
+        # Rows side by side may still be in another order than their tokens.
+        in_order = np.array_equal(rows, np.arange(start, start + len(rows)))
+        return SavedCache(len(tokens), found if in_order else found[:, rows - start], tokens)
 
     def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
         check_saved(saved, position, self._device_nets.cache_shape(saved.position))
         self._begin_step()
         self.truncate(sequence, 0)
-        row = self._pool.reserve(sequence, position)
         try:
+            row = self._pool.reserve(sequence, position)
             self._device_nets.write_rows(row, saved.rows[:, :position])
         except BaseException:
             self._pool.truncate(sequence, 0)
+            self._forget_lost()
             raise
         self._tokens[sequence].extend(saved.tokens[:position])
 
@@ -246,6 +248,11 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         )
         pool.append(placement.row, [(part.sequence, part.tokens) for part in parts])
         return launched
+
+    def _forget_lost(self) -> None:
+        """Forget the tokens whose rows the pool has lost: the device failed while it moved them."""
+        for sequence, tokens in enumerate(self._tokens):
+            del tokens[self._pool.position(sequence) :]
 
     def _move_rows(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
         self._device_nets.move(shape, rows, to)

@@ -144,6 +144,8 @@ class StepStages(DeviceNets):
         self.counters.row_copies += len(self._cache)
         self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
         self._start(launch.prepared, to * self.row_bytes)
+        # Whoever keeps account of the rows has to know where they are.
+        self._settle()
 
     def token_ids(self, shape: StepShape, count: int) -> list[int]:
         """The most likely tokens by the first `count` results of the last launch, which was of that shape."""
