@@ -157,6 +157,11 @@ def test_completion_is_that_of_llama_cpp(toy: ToyServer) -> None:
     whole = toy.post("/completion", json=body).json()
     other = toy.complete(FINISHED, temperature=0).json()["choices"][0]["text"]
     assert (whole["content"], whole["tokens_predicted"], whole["stop_type"]) == (other, 8, "limit")
+    # Without a limit it goes on to the server's.
+    for limit in ({}, {"n_predict": -1}):
+        longer = toy.post("/completion", json={"prompt": FINISHED, "temperature": 0} | limit).json()
+        assert longer["content"].startswith(other)
+        assert longer["tokens_predicted"] > 16
     # Samplers at the values that leave them out change nothing.
     off = {"mirostat": 0, "mirostat_tau": 5.0, "typical_p": 1.0, "dry_multiplier": 0.0, "xtc_probability": 0}
     assert toy.post("/completion", json=body | off).json()["content"] == other

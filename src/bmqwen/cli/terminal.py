@@ -5,11 +5,13 @@ import json
 import os
 import sys
 import termios
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -20,6 +22,9 @@ from bmqwen.errors import InputError, StorageError
 STDERR = Console(stderr=True, highlight=False)
 
 _SHOW_CURSOR = b"\x1b[?25h"
+
+# Columns of a terminal below which a cell of words is hard to read.
+_LEAST_CELL = 16
 
 # The terminal's own mode, while `keep_typeahead` has changed it.
 _saved_modes: list[list[Any]] = []
@@ -219,12 +224,27 @@ def print_json(value: Any) -> None:
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout whose second column has numbers, folded to the width of a terminal."""
+    """Print a table on stdout whose second column has numbers.
+
+    A terminal folds the last column to its width; one that leaves that too little gets each first cell, whole, on a
+    line of its own, and the others below.
+    """
+    rows = [[safe(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        columns = Console(file=sys.stdout).width
+        others = [max(map(cell_len, column)) + 1 for column in zip(*(head, *rows), strict=True)][:-1]
+        if columns - sum(others) < _LEAST_CELL:
+            for first, *rest in rows:
+                below = ", ".join(filter(None, rest))
+                lines = textwrap.wrap(below, columns - 2, break_long_words=False, break_on_hyphens=False)
+                put("".join(f"{line}\n" for line in [first, *(f"  {line}" for line in lines)]))
+            return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(head):
-        table.add_column(name, justify="right" if place == 1 else "left", overflow="fold")
+        last = place == len(head) - 1
+        table.add_column(name, justify="right" if place == 1 else "left", overflow="fold", no_wrap=not last)
     for row in rows:
-        table.add_row(*(Text(safe(cell)) for cell in row))
+        table.add_row(*map(Text, row))
     width = None if sys.stdout.isatty() else 200
     Console(file=sys.stdout, highlight=False, width=width).print(table)
 

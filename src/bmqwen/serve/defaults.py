@@ -12,6 +12,7 @@ from bmqwen.serve.http.protocol import (
     CompletionRequest,
     InfillRequest,
     JsonSchemaFormat,
+    LlamaCppCompletionRequest,
     TextFormat,
 )
 from bmqwen.serve.http.tools import rules_of
@@ -37,7 +38,9 @@ def sampling_of(
     """
     given = _given(request)
     if isinstance(request, CompletionRequest):
-        given = {"max_tokens": 16, "logprobs": request.logprobs, "echo": bool(request.echo)} | given
+        # OpenAI's default; with llama.cpp's there is no limit, which is the server's own here.
+        limit = {} if isinstance(request, LlamaCppCompletionRequest) else {"max_tokens": 16}
+        given = limit | {"logprobs": request.logprobs, "echo": bool(request.echo)} | given
     elif isinstance(request, ChatRequest):
         if request.top_logprobs is not None and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", "top_logprobs")
