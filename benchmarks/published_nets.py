@@ -50,7 +50,13 @@ class PublishedOps(MlirOps):
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
         """Emit a product for each weight, in the order in which they were exported."""
-        return tuple(self._product(x[0], weight, bias) for weight in weights)
+        return tuple(self._product(x[0], weight, bias=bias) for weight in weights)
+
+    def swiglu(self, gate_up: Rows) -> Rows:
+        """Emit it as it was exported."""
+        gate, up = gate_up
+        active = self.file.op("SiLU", [gate], gate.shape, f"{gate.name}.silu")
+        return (self.file.op("Mul", [active, up], up.shape, f"{up.name}.swiglu"),)
 
     def heads(self, qkv: Rows, layer: int) -> Heads[Value]:
         """Cut into heads: [1, C, heads, head_dim] each."""
@@ -158,7 +164,7 @@ class PublishedOps(MlirOps):
         """Emit norm and head for one row; `fused`: the most likely token in place of logits."""
         f, c = self.file, self.config
         row = f.op("Reshape", [f.input("hidden_states", [1, c.hidden_size])], [1, 1, c.hidden_size], "row")
-        wide = self._product(self.rms_norm((row,), "model.norm")[0], c.network.head_weight, bias=False)
+        wide = self._product(self.rms_norm((row,), "model.norm")[0], c.network.head_weight)
         logits = f.op("Reshape", [wide], [1, c.vocab_size], "m_logits")
         f.output(f.arg_max(logits, "token_id") if fused else logits)
 

@@ -70,6 +70,7 @@ class ChipSpec:
     Attributes:
         id: what libbmlib and the PCIe bus call it.
         cores: of matrix units that a net may use.
+        lanes: of a core, which compute a row each.
         bus: bytes a second over its memory bus at most.
         copy: bytes a second of a copy inside of its memory, each read and written.
         memory_start: the address of the first byte of its memory, as the compiler numbers it.
@@ -87,6 +88,7 @@ class ChipSpec:
     name: str
     id: int
     cores: int
+    lanes: int
     bus: float
     copy: float
     memory_start: int
@@ -125,6 +127,7 @@ BM1684X = ChipSpec(
     name="BM1684X",
     id=0x1686,
     cores=1,
+    lanes=64,
     # LPDDR4X-4266 on 128 bits.
     bus=68.3e9,
     # Measured on the simulator.

@@ -1,5 +1,6 @@
 """The Top-MLIR dialect: what the vendor's compiler turns into a net of the chip."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,11 +21,13 @@ from bmqwen.quant.formats import GridFormat
 from bmqwen.quant.precision import Precision
 
 Rows = tuple[Value, ...]
+# Columns of such a piece: the fastest of 64 to 512 for one row, and all alike for more (docs/notes/faster-nets.md).
+PIECE = 128
 _NO_DELTA = "nets with a state from one step to the next"
 
 
 class MlirOps:
-    """Emits one step net. A value is a tuple of tensors [1, C, width]; projections that share an input stay apart.
+    """Emits one step net. A value is a tuple of tensors [1, C, width]; gate and up, which share an input, stay apart.
 
     Inputs: `input_states` [1, C, hidden] half, embedded by the host; `position_ids` int32 [1, C];
     `attention_mask` half [1, 1, C, history + C]: 0 where a row may look, -10000 where not, the history's columns first;
@@ -126,17 +129,32 @@ class MlirOps:
         return total, self.rms_norm(total, weight)
 
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
-        """Emit a product for each weight, the first one last: what uses it follows directly, as one layer group."""
-        return tuple(self._product(x[0], weight, bias) for weight in reversed(weights))[::-1]
+        """Emit a product for each weight, the first one last: what uses it follows directly, as one layer group.
+
+        Queries, keys and values are one product: the chip computes the last rows of a product's weights while it reads
+        nothing. Where keys are as many as queries, cutting 512 rows of it apart costs more than that.
+        """
+        if self.config.group > 1 and weights[-1].endswith(".v_proj"):
+            return (self._product(x[0], *weights, bias=bias),)
+        return tuple(self._product(x[0], weight, bias=bias) for weight in reversed(weights))[::-1]
 
     def heads(self, qkv: Rows, layer: int) -> Heads[Value]:
         """Reshape to [1, C, heads, head_dim]; the values are ready for the cache, and named so."""
-        dim, place = self.config.head_dim, f"layer.{layer}"
+        f, c, dim, place = self.file, self.config, self.config.head_dim, f"layer.{layer}"
+        if len(qkv) == 1:
+            ends = (0, c.q_size, c.q_size + c.kv_size, c.q_size + 2 * c.kv_size)
+            query, key, value = (
+                f.slice(qkv[0], 2, start, stop, f"{place}.{name}")
+                for name, start, stop in zip("qkv", ends, ends[1:], strict=False)
+            )
+            # Only an operation that computes leaves its result where the cache goes on, as attention needs it.
+            one = {"const_val": "1.0 : f64", "do_relu": "false"}
+            qkv = query, key, f.op("MulConst", [value], value.shape, f"{place}.v.once", **one)
         names = (f"{place}.q.heads", f"{place}.k.heads", f"v_cache.{layer}")
         return Heads(
             layer,
             *(
-                self.file.op("Reshape", [part], [*part.shape[:2], part.shape[2] // dim, dim], name)
+                f.op("Reshape", [part], [*part.shape[:2], part.shape[2] // dim, dim], name)
                 for part, name in zip(qkv, names, strict=True)
             ),
         )
@@ -191,10 +209,17 @@ class MlirOps:
         raise NotImplementedError(_NO_DELTA)
 
     def swiglu(self, gate_up: Rows) -> Rows:
-        """Emit silu(gate) * up."""
-        gate, up = gate_up
-        active = self.file.op("SiLU", [gate], gate.shape, f"{gate.name}.silu")
-        return (self.file.op("Mul", [active, up], up.shape, f"{up.name}.swiglu"),)
+        """Emit silu(gate) * up, where there are fewer rows than lanes in pieces of rows that keep all lanes busy."""
+        f, (gate, up) = self.file, gate_up
+        whole = shape = gate.shape
+        if whole[1] < self._chip.lanes and not whole[2] % PIECE:
+            shape = (1, math.prod(whole) // PIECE, PIECE)
+            # In this order: nothing may come between gate and what uses it.
+            up = f.op("Reshape", [up], shape, f"{up.name}.pieces")
+            gate = f.op("Reshape", [gate], shape, f"{gate.name}.pieces")
+        active = f.op("SiLU", [gate], shape, f"{gate.name}.silu")
+        made = f.op("Mul", [active, up], shape, f"{up.name}.swiglu")
+        return (made if shape == whole else f.op("Reshape", [made], whole, f"{up.name}.rows"),)
 
     def wanted_rows(self, x: Rows) -> Rows:
         """Take the rows that `last_row` names."""
@@ -207,7 +232,7 @@ class MlirOps:
 
     def logits(self, x: Rows, weight: str) -> Rows:
         """Emit the head, and each row's most likely token beside it."""
-        return self._result(self._product(x[0], weight, bias=False))
+        return self._result(self._product(x[0], weight))
 
     def _result(self, rows: Value) -> Rows:
         f = self.file
@@ -284,19 +309,21 @@ class MlirOps:
             eps=f"{self.config.rms_norm_eps:.12e} : f64",
         )
 
-    def _product(self, x: Value, weight: str, bias: bool) -> Value:
-        """x @ W^T (+ b), in the weight's own format."""
-        f, form, name = self.file, self.precision.of(weight), f"{weight}.weight"
-        rows, columns = self._shape(weight)
+    def _product(self, x: Value, *weights: str, bias: bool = False) -> Value:
+        """x @ W^T (+ b) of weights that lie side by side, in their own format, which is the same for all."""
+        f, form = self.file, self.precision.of(weights[0])
+        weight, names = "+".join(weights), [f"{name}.weight" for name in weights]
+        name = f"{weight}.weight"
+        rows, columns = sum(self._shape(name)[0] for name in weights), self._shape(weights[0])[1]
         out = [*x.shape[:-1], rows]
         added = f.none
         if bias:
-            vector = f"{weight}.bias"
-            self._store(vector, np.float32, (1, 1, rows), lambda blocks: [blocks.vector(vector)])
+            vector, biases = f"{weight}.bias", [f"{name}.bias" for name in weights]
+            self._store(vector, np.float32, (1, 1, rows), lambda blocks: [blocks.vector(*biases)])
             added = f.weight(vector, (1, 1, rows))
         if not isinstance(form, GridFormat):
             # As [K, N]: with right_transpose a step of one token takes 30 % longer.
-            self._store(name, np.float32, (columns, rows), lambda blocks: [_turned(blocks, name)])
+            self._store(name, np.float32, (columns, rows), lambda blocks: [_turned(blocks, names)])
             return f.op(
                 "MatMul", [x, f.weight(name, (columns, rows)), added], out, f"{weight}.out", do_relu="false"
             )
@@ -306,7 +333,7 @@ class MlirOps:
                 f"{name} has {columns} columns, which the group size {size} does not divide: "
                 "choose another --group-size"
             )
-        grids = self._blocks.grids([name], form) if self._blocks else ()
+        grids = self._blocks.grids(names, form) if self._blocks else ()
         parts = form.for_a16_matmul(grids, rows, columns)
         for part in parts:
             self._store(f"{weight}.{part.name}", part.type, part.shape, partial(_given, part.blocks))
@@ -350,12 +377,12 @@ def _given(parts: Iterable[NDArray[Any]], _blocks: WeightBlocks) -> Iterable[NDA
     return parts
 
 
-def _turned(blocks: WeightBlocks, name: str) -> NDArray[np.float32]:
-    """A matrix [N, K] as [K, N]; in memory once."""
-    rows, columns = blocks.shape([name])
+def _turned(blocks: WeightBlocks, names: Sequence[str]) -> NDArray[np.float32]:
+    """Matrices stacked to [N, K] as [K, N]; in memory once."""
+    rows, columns = blocks.shape(names)
     turned = np.empty((columns, rows), np.float32)
     start = 0
-    for block in blocks.floats([name], np.float32):
+    for block in blocks.floats(names, np.float32):
         turned[:, start : start + len(block)] = block.T
         start += len(block)
     return turned
