@@ -112,17 +112,35 @@ def bmodel_footprint(bmodel: BmodelDescription) -> Footprint:
 
 
 def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
-    """Return the bytes of each weight on the chip, by its name in the checkpoint, without what stays on the host."""
+    """Return the bytes of each weight on the chip, by its name in the checkpoint, without what stays on the host.
+
+    Of keys and values that are one product with the queries, those are counted with these.
+    """
     head = f"{config.network.head_weight}.weight"
     found = {}
     for name, shape in config.network.shapes().items():
         if name == "model.embed_tokens.weight" and name != head:
             continue
+        if joins_heads(config) and ".self_attn." in name:
+            if ".k_proj." in name or ".v_proj." in name:
+                found[name] = 0
+                continue
+            if ".q_proj." in name:
+                shape = (shape[0] + 2 * config.kv_size, *shape[1:])
         if len(shape) == 1:
             found[name] = aligned(2 * shape[0])
             continue
         found[name] = sum(aligned(part) for part in precision.of(name).chip_bytes(shape[0], shape[1]))
     return found
+
+
+def joins_heads(config: ModelConfig) -> bool:
+    """Tell whether nets compute queries, keys and values as one product.
+
+    The chip computes the last rows of a product's weights while it reads nothing. Where keys are as many as queries,
+    cutting 512 rows of results apart costs more than that.
+    """
+    return config.group > 1
 
 
 def longest_context(

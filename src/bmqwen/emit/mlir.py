@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.artifact.footprint import joins_heads
 from bmqwen.artifact.steps import StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
 from bmqwen.emit.mlir_file import MlirFile, Value, WeightFile
@@ -131,10 +132,9 @@ class MlirOps:
     def linear(self, x: Rows, *weights: str, bias: bool = False) -> Rows:
         """Emit a product for each weight, the first one last: what uses it follows directly, as one layer group.
 
-        Queries, keys and values are one product: the chip computes the last rows of a product's weights while it reads
-        nothing. Where keys are as many as queries, cutting 512 rows of it apart costs more than that.
+        Queries, keys and values are one product where `joins_heads` says so.
         """
-        if self.config.group > 1 and weights[-1].endswith(".v_proj"):
+        if joins_heads(self.config) and weights[-1].endswith(".v_proj"):
             return (self._product(x[0], *weights, bias=bias),)
         return tuple(self._product(x[0], weight, bias=bias) for weight in reversed(weights))[::-1]
 

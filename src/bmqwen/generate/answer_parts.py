@@ -54,7 +54,8 @@ class AnswerParts:
         """Return the parts that are certain now; what may belong to a tag is held back."""
         self._held += text
         parts: list[Part] = []
-        while (found := self._next_tag()) is not None:
+        # All tags begin so; most tokens of an answer have none.
+        while "<" in self._held and (found := self._next_tag()) is not None:
             start, tag, kind = found
             self._take(parts, self._held[:start].rstrip())
             self._held = self._held[start + len(tag) :]
@@ -63,7 +64,8 @@ class AnswerParts:
             self.kind, self._begun, self._first, self._after_tag = kind, False, False, True
         certain = self._held
         if tags := self._tags():
-            certain = certain[: len(certain) - max(overlap(certain, tag) for tag in tags)].rstrip()
+            tag_begins = max(overlap(certain, tag) for tag in tags) if "<" in certain else 0
+            certain = certain[: len(certain) - tag_begins].rstrip()
         self._held = self._held[len(certain) :]
         self._take(parts, certain)
         return parts
@@ -79,6 +81,8 @@ class AnswerParts:
         """The tags that would end this part, and what would follow."""
         if self.kind != "text":
             return {TAGS[self.kind][1]: "text"}
+        if not self._kinds:
+            return {}
         opening = self._kinds if self.may_think else self._kinds - {"thought"}
         return {TAGS[kind][0]: kind for kind in opening}
 

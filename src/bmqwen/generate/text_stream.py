@@ -166,6 +166,7 @@ class AnswerText:
     _stops: TextEnd = field(init=False)
     _noted: TokenLogprob | None = None
     _reported: int = 0
+    _answered: bool = False  # something else than thoughts came
 
     def __post_init__(self, prompt: Sequence[int]) -> None:
         self._detokenizer = Detokenizer(self.tokenizer)
@@ -202,6 +203,7 @@ class AnswerText:
     def begin_with(self, piece: Piece) -> None:
         """Take a piece that is shown before all that the model writes."""
         self.pieces.append(piece)
+        self._answered = True
         self._logprobs.extend(piece.logprobs)
         self._reported = len(self._logprobs)
 
@@ -216,8 +218,8 @@ class AnswerText:
         if self._noted is not None:
             self._logprobs.append(self._noted)
         parts = self._parts.push(self._detokenizer.push(token))
-        shown = {piece.kind for piece in self.pieces} | {part.kind for part in parts}
-        if self._parts.thought and shown <= {"thought"}:
+        self._answered = self._answered or any(part.kind != "thought" for part in parts)
+        if self._parts.thought and not self._answered:
             self.thought_tokens, self._reported = len(self.ids), len(self._logprobs)
         return self._show(parts)
 
@@ -257,7 +259,7 @@ class AnswerText:
             elif held := self._stops.flush():
                 pieces.append(self._piece(Part("text", held)))
             if text:
-                pieces.append(self._piece(replace(part, text=text)))
+                pieces.append(self._piece(part if text == part.text else replace(part, text=text)))
             if self.stopped:
                 break
         return pieces

@@ -234,14 +234,15 @@ class HostOutput:
 
 def check_feed(runtime: Runtime, feed: Feed) -> None:
     """Raise what `Runtime.step` raises for tokens that cannot be fed."""
-    tokens = feed.tokens
+    tokens, count = feed.tokens, len(feed.tokens)
     if not 0 <= feed.sequence < runtime.sequences:
         raise InputError(f"there is no sequence {feed.sequence}: the runtime has {runtime.sequences}")
-    if not len(tokens):
+    if not count:
         raise InputError("no tokens to feed")
-    if min(tokens) < 0 or max(tokens) >= runtime.vocab_size:
+    least, most = (tokens[0], tokens[0]) if count == 1 else (min(tokens), max(tokens))
+    if least < 0 or most >= runtime.vocab_size:
         raise InputError(f"token ids must be within 0 and {runtime.vocab_size - 1}")
-    total = runtime.position(feed.sequence) + len(tokens)
+    total = runtime.position(feed.sequence) + count
     if total > runtime.context_length:
         raise ContextLengthError(runtime.context_length, total)
 
