@@ -1,6 +1,6 @@
 """Thoughts come apart from the answer, cost their budget at most, and never come back in a prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from bmqwen.generate.conversation import Conversation
 from bmqwen.generate.params import Completion, Piece, SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.generate.template import Message
+from bmqwen.generate.text_stream import AnswerText
 from bmqwen.generate.tokenizer import Tokenizer
 from support.toy_runtime import ToyRuntime, drain, script
 from support.toy_tokenizer import CHATML, toy_library_tokenizer, toy_template
@@ -209,3 +210,20 @@ def test_a_switch_is_typed(typed: str, value: bool) -> None:
     params, line = change_setting(SamplingParams(), f"enable_thinking {typed}", SamplingParams())
     assert params.enable_thinking is value
     assert line == f"enable_thinking is now {'on' if value else 'off'}"
+
+
+class Unread(list[Piece]):
+    """Pieces that must not be gone through."""
+
+    def __iter__(self) -> Iterator[Piece]:
+        raise AssertionError("all that was shown was looked at for one more token")
+
+
+@pytest.mark.parametrize("text", ["a < b", "<think>\nWhy?\n</think>\n\nSo."])
+def test_a_token_costs_alike_however_long_its_answer_is(text: str) -> None:
+    answer = AnswerText(TOKENIZER, SamplingParams(thoughts=True), pieces=Unread())
+    shown = [piece for token in ids(text) for piece in answer.push(token)]
+    assert "".join(piece.text for piece in shown if piece.kind == "text") == text.split("</think>\n\n")[-1]
+    # Those of the thoughts, their tags and the blanks behind them.
+    thoughts = text[: -len(text.split("</think>\n\n")[-1])] if "</think>" in text else ""
+    assert answer.thought_tokens == len(ids(thoughts))
