@@ -182,7 +182,7 @@ def disturbed(url: str, prompts: Prompts, stop_ids: Sequence[int]) -> dict[str, 
     writer: list[Answer] = []
     begin = time.perf_counter()
     thread = threading.Thread(
-        target=lambda: writer.append(ask(url, prompts.next(20), 160, stop_ids)),
+        target=lambda: writer.append(ask(url, prompts.next(20), 400, stop_ids)),
     )
     thread.start()
     time.sleep(1.5)
@@ -190,9 +190,10 @@ def disturbed(url: str, prompts: Prompts, stop_ids: Sequence[int]) -> dict[str, 
     reader = ask(url, prompts.next(LONG), 4, stop_ids)
     thread.join()
     (answer,) = writer
-    times = [t for t in answer.times if asked <= t <= asked + reader.times[0]]
-    edges = [asked, *times]
-    gaps = [b - a for a, b in pairwise(edges)] or [reader.times[0]]
+    later = [t for t in answer.times if t >= asked]
+    # With the one that ends after the prompt was read.
+    count = 1 + sum(t <= asked + reader.times[0] for t in later)
+    gaps = [b - a for a, b in pairwise([asked, *later[:count]])] or [reader.times[0]]
     before = [b - a for a, b in pairwise(t for t in answer.times if t < asked)]
     found["gap"], found["usual"] = max(gaps), statistics.median(gaps)
     found["alone"] = statistics.median(before) if before else math.nan

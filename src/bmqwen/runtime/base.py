@@ -111,8 +111,8 @@ class Runtime(Protocol):
     def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         """How many of the next `count` tokens of a prompt to feed in one step so that all of them cost least.
 
-        With `beside` so many answers get a token in the same step: it should not take much longer than twice their own
-        time then, or hold them up for more than the time of two steps, where more prompts than one are `waiting`.
+        With `beside` so many answers get a token in the same step: it should not hold them up for more than the time of
+        two steps, such as they are once all `waiting` prompts, this one among them, are answered as well.
         """
 
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:

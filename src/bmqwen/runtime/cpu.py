@@ -39,8 +39,8 @@ TAIL = 8
 ROW_COSTS = {1: 1.0, 2: 1.25, 3: 1.8, 4: 2.15, 6: 3.0, 8: 3.8, 12: 5.45, 16: 7.1}
 # So much of a step of one row costs a piece of a prompt, and each of its rows, read in a group and without logits.
 PIECE_COST, PROMPT_ROW_COST = 0.3, 0.27
-# A piece holds answers up for as long as a step takes once its prompt is answered as well; where several prompts wait,
-# for two such steps: small pieces cost more in all, which those would have to wait for.
+# A piece holds answers up for no longer than two steps take once all prompts that wait are answered as well. Smaller
+# pieces cost more in all: a prompt beside one answer would take twice as long in pieces of 4 rows as in pieces of 8.
 MOST_STEPS = 2
 # Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
 GROUPS = (1, 2, 4)
@@ -372,7 +372,7 @@ def rows_beside(beside: int, waiting: int) -> int:
     """Return how many rows of a prompt to compute while `beside` answers are written and `waiting` prompts read."""
     answers, (most, dearest) = beside + waiting, max(ROW_COSTS.items())
     step = next((cost for rows, cost in ROW_COSTS.items() if rows >= answers), answers * dearest / most)
-    time = min(waiting, MOST_STEPS) * step - PIECE_COST
+    time = MOST_STEPS * step - PIECE_COST
     return max(1, int(time / PROMPT_ROW_COST / GROUP)) * GROUP
 
 
