@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from bmqwen.artifact.states import COMMITTED, MASKS, is_convolution, state_inputs, state_names, written_name
 from bmqwen.artifact.steps import StepShape
 from bmqwen.model.config import ModelConfig
 
@@ -14,6 +15,7 @@ LINE = 256
 WEIGHTS_MARGIN = 1.15
 WEIGHTS_ROOM = 256 << 20
 HALF = 2
+_HALVES = ("attention_mask", COMMITTED)
 
 
 class AddressMap:
@@ -26,6 +28,7 @@ class AddressMap:
     Attributes:
         size: bytes of the region, the same for every net.
         cache: those of them that hold K/V rows.
+        state: those that hold the states of recurrent layers.
     """
 
     def __init__(self, config: ModelConfig, shapes: Sequence[StepShape]) -> None:
@@ -37,10 +40,17 @@ class AddressMap:
         self._longest = max(shape.history for shape in shapes)
         rows = max(shape.landing(self._longest) + shape.tokens for shape in shapes)
         self._areas = []
-        for _ in range(2 * config.num_hidden_layers):
+        for _ in range(2 * len(config.kv_layers)):
             self.size += _pages(self._row)
             self._areas.append(self._place(self._row * rows))
         self.cache = len(self._areas) * _pages(self._row * rows)
+        start, tokens = self.size, max(shape.tokens for shape in shapes)
+        self._states = {
+            name: self._place_state(name, dims, tokens) for name, dims in state_names(config).items()
+        }
+        self.state = self.size - start
+        masks = {state_inputs(config, shape).get(MASKS) for shape in shapes} - {None}
+        self._masks = {dims: self._place(HALF * math.prod(dims)) for dims in sorted(filter(None, masks))}
         sizes = [_results(config, shape) for shape in shapes]
         self._results = [self._place(max(sizes)) for sizes in zip(*(s.values() for s in sizes), strict=True)]
 
@@ -61,15 +71,29 @@ class AddressMap:
             for (name, size), place in zip(results.items(), self._results, strict=True)
         ]
         for i, place in enumerate(self._areas):
-            area, layer = start + place, self._config.layers[i // 2]
+            area, layer = start + place, self._config.kv_layers[i // 2]
             name = f"{'kv'[i % 2]}.{layer}"
             landing = area + self._row * shape.landing(self._longest)
             before = area if history else landing - self._row
             inputs.append(_entry(f"history_{name}", before, self._row * (history or 1)))
             output = f"{'kv'[i % 2]}_cache.{layer}"
             outputs.append(_entry(output, landing, self._row * tokens))
+        for name, (before, after, size) in self._states.items():
+            inputs.append(_entry(name, start + before, size))
+            outputs.append(_entry(written_name(name), start + after, size))
+        if dims := state_inputs(self._config, shape).get(MASKS):
+            inputs.append(_entry(MASKS, start + self._masks[dims], HALF * math.prod(dims)))
         stated = {"io_addr": start, "io_size": self.size, "inputs": inputs, "outputs": outputs}
         return json.dumps(stated, indent=1)
+
+    def _place_state(self, name: str, dims: Sequence[int], tokens: int) -> tuple[int, int, int]:
+        """Where a state lies, where a net puts the one after it, which is copied from there, and the bytes of either.
+
+        The step's rows follow those that a convolution remembers: the compiler joins them in place.
+        """
+        size = HALF * math.prod(dims)
+        rows = HALF * tokens * dims[-1] if is_convolution(name) else 0
+        return self._place(size + rows), self._place(size), size
 
     def _place(self, size: int) -> int:
         """Take room at the region's end; where it begins."""
@@ -80,9 +104,12 @@ class AddressMap:
 
 def _inputs(config: ModelConfig, shape: StepShape) -> dict[str, int]:
     """Bytes of a net's small inputs, each a whole number of lines. They lie side by side: one copy brings them all."""
+    told = state_inputs(config, shape)
+    # It stays where it is.
+    told.pop(MASKS, None)
     sizes = {"input_states": HALF * shape.tokens * config.hidden_size}
-    for name, dims in shape.inputs.items():
-        sizes[name] = (HALF if name == "attention_mask" else 4) * math.prod(dims)
+    for name, dims in (shape.inputs | told).items():
+        sizes[name] = (HALF if name in _HALVES else 4) * math.prod(dims)
     return {name: -(-size // LINE) * LINE for name, size in sizes.items()}
 
 

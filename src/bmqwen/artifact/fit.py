@@ -67,6 +67,7 @@ def together(requests: Sequence[MemoryRequest]) -> MemoryRequest:
             pieces=tuple(piece for need in needs for piece in need.pieces),
             stages=tuple(stage for need in needs for stage in need.stages),
             copies=sum(need.copies for need in needs),
+            state=sum(need.state for need in needs),
         ),
         problem=next((request.problem for request in requests if request.problem), ""),
         further=tuple(part for request in requests for part in request.further),

@@ -33,6 +33,7 @@ class Footprint:
         weights: of all nets, once.
         instructions: the chip's commands, of all stages.
         cache: K/V rows.
+        state: what recurrent layers remember.
         activations: the nets' other inputs and outputs, and intermediate results.
         pieces: those of the sizes above that are one allocation each, in the order in which they are made.
         stages: bytes of inputs and outputs of each net's stages after the first: a runtime that keeps them apart
@@ -47,11 +48,12 @@ class Footprint:
     pieces: tuple[int, ...]
     stages: tuple[int, ...] = ()
     copies: int = 0
+    state: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.instructions + self.cache + self.activations + self.copies
+        return self.weights + self.instructions + self.cache + self.state + self.activations + self.copies
 
     def apart(self) -> "Footprint":
         """Return what it is with a runtime that gives each stage inputs, outputs and K/V rows of its own."""
@@ -62,6 +64,7 @@ class Footprint:
         parts = {
             "weights": self.weights,
             "K/V cache": self.cache,
+            **({"state": self.state} if self.state else {}),
             "activations": self.activations,
             "instructions": self.instructions,
         }
@@ -73,7 +76,7 @@ class Footprint:
 
     def to_dict(self) -> dict[str, int]:
         """Return it for scripts."""
-        names = ("total", "weights", "instructions", "copies", "cache", "activations")
+        names = ("total", "weights", "instructions", "copies", "cache", "state", "activations")
         return {name: getattr(self, name) for name in names} | {"largest_piece": max(self.pieces)}
 
 
@@ -81,10 +84,10 @@ def footprint(
     config: ModelConfig, precision: Precision, context: int, sequences: int = 1, *, drafts: bool = True
 ) -> Footprint:
     """Return what the step nets of a model take, with a K/V cache for `sequences` of `context` tokens each."""
-    shapes = step_shapes(context, sequences, drafts=drafts)
+    shapes = step_shapes(context, sequences, drafts=drafts, states=bool(config.state_layers))
     weights = sum(weight_bytes(config, precision).values())
     # Cosines and sines of every position.
-    weights += 2 * aligned(2 * context * config.head_dim)
+    weights += 2 * aligned(2 * context * config.rotary_dim)
     most = max(shape.tokens for shape in shapes)
     io = AddressMap(config, shapes)
     # At its widest three tensors of the MLP's width live at once, beside what is added later.
@@ -94,7 +97,8 @@ def footprint(
         weights=weights,
         instructions=instructions,
         cache=io.cache,
-        activations=io.size - io.cache + wide,
+        state=io.state,
+        activations=io.size - io.cache - io.state + wide,
         pieces=(weights, instructions, wide, io.size),
         stages=(io.size,) * (len(shapes) - 1),
     )
@@ -105,10 +109,13 @@ def bmodel_footprint(bmodel: BmodelDescription) -> Footprint:
     stages = [stage for net in bmodel.nets.values() for stage in net.stages]
     weights = sum({key: size for stage in stages for key, size in stage.weights.items()}.values())
     instructions = sum(stage.instruction_bytes for stage in stages)
-    cache = sum(max(map(_cache_bytes, net.stages), default=0) for net in bmodel.nets.values())
-    rest = max(0, bmodel.device_bytes - weights - instructions - cache)
-    further = tuple(bmodel.further_stages)
-    return Footprint(weights, instructions, cache, rest, pieces=tuple(bmodel.pieces), stages=further)
+    cache, state = (
+        sum(max(map(size, net.stages), default=0) for net in bmodel.nets.values())
+        for size in (_cache_bytes, _state_bytes)
+    )
+    rest = max(0, bmodel.device_bytes - weights - instructions - cache - state)
+    pieces, further = tuple(bmodel.pieces), tuple(bmodel.further_stages)
+    return Footprint(weights, instructions, cache, rest, pieces=pieces, stages=further, state=state)
 
 
 def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
@@ -129,6 +136,10 @@ def weight_bytes(config: ModelConfig, precision: Precision) -> dict[str, int]:
                 shape = (shape[0] + 2 * config.kv_size, *shape[1:])
         if len(shape) == 1:
             found[name] = aligned(2 * shape[0])
+            continue
+        if len(shape) == 3:
+            # A convolution's taps.
+            found[name] = shape[2] * aligned(2 * shape[0])
             continue
         found[name] = sum(aligned(part) for part in precision.of(name).chip_bytes(shape[0], shape[1]))
     return found
@@ -176,6 +187,12 @@ def _stage_commands(config: ModelConfig) -> int:
     layers = sum(math.prod(shape) for name, shape in shapes.items() if name not in _TABLES)
     commands = STAGE_COMMANDS + LAYER_COMMANDS * config.num_hidden_layers
     return int(commands + VALUE_COMMANDS * layers + HEAD_COMMANDS * head)
+
+
+def _state_bytes(stage: StageDescription) -> int:
+    """States of recurrent layers, and what a net makes of them; the step's rows behind a convolution's left out."""
+    states = [t for t in stage.inputs if t.name.startswith(("conv_state.", "delta_state."))]
+    return sum(2 * 2 * math.prod(tensor.shape) for tensor in states)
 
 
 def _cache_bytes(stage: StageDescription) -> int:

@@ -39,6 +39,8 @@ BESIDE_HISTORIES = (2048, 4096, 8192, 16384)
 MOST_SHARED = 16384
 # Of each chip that has a part of the model: as many groups of answers are computed at once, a step of 16 each.
 MOST_SEQUENCES = 16
+# Steps of models with states: what these compute for pairs of tokens grows with the square.
+STATE_STEPS = (64, 32, 8, 1)
 SHORTEST = 32
 MULTIPLE = 8
 # The cost of what there is no net for, in ns.
@@ -76,7 +78,7 @@ class StepShape:
 
     @property
     def inputs(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of its small inputs but for the states, by name."""
+        """The shapes of its small inputs but for the tokens' rows, by name."""
         queries = self.tokens if self.rows else 1
         return {
             "position_ids": (1, self.tokens),
@@ -100,14 +102,20 @@ def moving_shape(rows: int, context: int) -> StepShape:
     return StepShape(max(tokens for tokens in BESIDE if tokens <= context), rows, 0)
 
 
-def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tuple[StepShape, ...]:
+def step_shapes(
+    context: int, sequences: int = 1, *, drafts: bool = True, states: bool = False
+) -> tuple[StepShape, ...]:
     """The nets for `sequences` of at most `context` tokens each, the longest steps first: those need the most memory.
 
-    Without `drafts`, and for one sequence, each net gives the result of a single row.
+    Without `drafts`, and for one sequence, each net gives the result of a single row. With `states`, for a model that
+    has recurrent layers, there are no nets for several sequences or for drafts.
     A net of C tokens writes C rows at its place in the K/V cache, so place + C is at most `cache_rows`.
     """
     rows, several = cache_rows(context, sequences), sequences > 1
-    histories = dict(HISTORIES)
+    histories = {
+        tokens: offered for tokens, offered in HISTORIES.items() if not states or tokens in STATE_STEPS
+    }
+    drafts = drafts and not states
     if drafts or several:
         histories[EVERY_ROW[0]] = DRAFT_HISTORIES
     if drafts or sequences > EVERY_ROW[0]:
@@ -138,12 +146,23 @@ def step_shapes(context: int, sequences: int = 1, *, drafts: bool = True) -> tup
     return tuple(sorted(shapes, reverse=True))
 
 
-def check_layers(name: str, config: ModelConfig) -> None:
-    """Raise InputError for a model with layers that compiled nets cannot have."""
-    if config.state_layers:
+def check_states(name: str, config: ModelConfig, sequences: int | None, parts: int | None) -> None:
+    """Raise InputError for what a model with recurrent layers cannot be compiled for."""
+    if not config.state_layers:
+        return
+    why = "its layers of the gated delta rule keep one state, that of one conversation"
+    if (sequences or 1) > 1:
         raise InputError(
-            f"{name} cannot be compiled yet: its layers of the gated delta rule keep a state, for which compiled nets "
-            "have no place; run it on the CPU, or compile a Qwen3"
+            f"{name} cannot be compiled with --sequences {sequences}: {why}; leave the option out, or run it on the "
+            "CPU, which answers several at once"
+        )
+    if (parts or 1) > 1:
+        raise InputError(
+            f"{name} cannot be compiled with --parts {parts}: {why}, on one chip; leave the option out"
+        )
+    if not config.kv_layers:
+        raise InputError(
+            f"--layers {config.num_hidden_layers} cannot be compiled: {name} needs a layer of full attention among them"
         )
 
 

@@ -15,8 +15,8 @@ from bmqwen.artifact.steps import (
     MOST_SHARED,
     StepShape,
     check_context,
-    check_layers,
     check_sequences,
+    check_states,
     step_shapes,
 )
 from bmqwen.chip.memory import Heap, largest_heaps
@@ -182,7 +182,6 @@ def make_plan(
     """
     name, config = model if isinstance(model, tuple) else (model.name, model.config)
     source = "" if isinstance(model, tuple) else model.identity
-    check_layers(name, config)
     if "f32" in (precision.weights, precision.lm_head):
         raise InputError("the chip computes in half precision: choose f16, int8 or int4 in place of f32")
     if layers is not None:
@@ -192,7 +191,10 @@ def make_plan(
                 f"{counted(config.num_hidden_layers, 'layer')}"
             )
         config = replace(config, num_hidden_layers=layers)
+    check_states(name, config, sequences, parts)
     check_context(config, context)
+    if config.state_layers:
+        sequences, drafts, parts = 1, False, 1
     if config.headless:
         # Texts are read one after another, and nothing is written that could be guessed.
         sequences, drafts = sequences or 1, False
@@ -203,7 +205,7 @@ def make_plan(
     if sequences is None:
         sequences = min(default_sequences(part, precision, context, chip) for part in divided)
     check_sequences(context, sequences, parts)
-    shapes = step_shapes(context, sequences, drafts=drafts)
+    shapes = step_shapes(context, sequences, drafts=drafts, states=bool(config.state_layers))
     for part in divided:
         check_device_memory(part, precision, context, chip, sequences)
     size = sizes(config, precision, context, sequences, drafts=drafts)

@@ -11,7 +11,7 @@ from bmqwen.artifact.division import divide, fewest_parts, part_text
 from bmqwen.artifact.fit import MemoryRequest, config_request, in_parts, memory_findings
 from bmqwen.artifact.footprint import bmodel_footprint, fits
 from bmqwen.artifact.published import published_model
-from bmqwen.artifact.steps import check_context, check_layers, check_sequences
+from bmqwen.artifact.steps import check_context, check_sequences, check_states
 from bmqwen.chip.machine import Machine, look
 from bmqwen.chip.memory import largest_heaps
 from bmqwen.chip.problems import Finding
@@ -149,8 +149,10 @@ def _checked_request(
     parts: int | None,
 ) -> MemoryRequest:
     context = min(CONTEXT, config.max_position_embeddings) if context is None else context
-    check_layers(name, config)
+    check_states(name, config, sequences, parts)
     check_context(config, context)
+    if config.state_layers:
+        parts = 1
     if parts is None:
         heaps = largest_heaps(DEFAULT_CHIP.board)
         parts = fewest_parts(config, precision, context, lambda need: fits(need, heaps), sequences)

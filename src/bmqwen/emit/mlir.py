@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bmqwen.artifact.footprint import joins_heads
 from bmqwen.artifact.steps import StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, ChipSpec
+from bmqwen.emit.mlir_delta import DeltaLayers
 from bmqwen.emit.mlir_file import MlirFile, Value, WeightFile
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.errors import InputError
@@ -24,7 +25,6 @@ from bmqwen.quant.precision import Precision
 Rows = tuple[Value, ...]
 # Columns of such a piece: the fastest of 64 to 512 for one row, and all alike for more (docs/notes/faster-nets.md).
 PIECE = 128
-_NO_DELTA = "nets with a state from one step to the next"
 
 
 class MlirOps:
@@ -40,6 +40,7 @@ class MlirOps:
     [1, C, kv_heads, head_dim]. Inputs and outputs are the same at every length: stages of one net.
     A part of a model without the head has, in place of the first two outputs, `hidden` half [1, C, hidden], which is
     the next part's `input_states`, and of its rows the wanted ones, `last_hidden`.
+    Layers with a state have no K/V rows, but inputs and outputs of their own: see `DeltaLayers`.
 
     With `weights` and `blocks` None only the text is made: the weights are in an npz already.
     """
@@ -59,6 +60,7 @@ class MlirOps:
         self.context, self._chip = context, chip
         self._weights, self._blocks = weights, blocks
         self._caches: list[Value] = []
+        self._delta: DeltaLayers | None = None
         self._shapes = config.network.shapes()
 
     def embed(self, weight: str) -> Rows:  # noqa: ARG002  (the table stays with the host)
@@ -72,13 +74,15 @@ class MlirOps:
         self._masks: dict[int, Value] = {}
         history = [1, self.shape.history or 1, c.num_key_value_heads, c.head_dim]
         self._history = {
-            i: (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history)) for i in c.layers
+            i: (f.input(f"history_k.{i}", history), f.input(f"history_v.{i}", history)) for i in c.kv_layers
         }
         tables = self._rope_tables()
         self._cos, self._sin = (
-            f.op("Gather", [table, positions], [1, tokens, 1, c.head_dim], f"{name}.rows", axis="0 : si32")
+            f.op("Gather", [table, positions], [1, tokens, 1, c.rotary_dim], f"{name}.rows", axis="0 : si32")
             for name, table in tables.items()
         )
+        if c.state_layers:
+            self._delta = DeltaLayers(f, c, self.shape, self._store)
         return (states,)
 
     def move(self) -> None:
@@ -166,7 +170,7 @@ class MlirOps:
     def rope(self, heads: Heads[Value]) -> Heads[Value]:
         """Emit one operation each; the keys are then ready for the cache, and named so."""
         query, key = (
-            self.file.op("Rope", [x, self._sin, self._cos], x.shape, name, rope_mode='"contiguous_halves"')
+            self._rotated(x, name)
             for x, name in (
                 (heads.query, f"layer.{heads.layer}.q.rotated"),
                 (heads.key, f"k_cache.{heads.layer}"),
@@ -192,21 +196,28 @@ class MlirOps:
             return (parts[0],)
         return (self._side_by_side(parts, 1, f"{place}.attention"),)
 
-    def sigmoid_gate(self, *_: Any, **__: Any) -> Rows:
-        """Not there: see `gated_delta`."""
-        raise NotImplementedError(_NO_DELTA)
+    def sigmoid_gate(self, x: Rows, gate: Rows) -> Rows:
+        """Emit x * sigmoid(gate)."""
+        place = gate[0].name
+        opened = self.file.op("Sigmoid", [gate[0]], gate[0].shape, f"{place}.sigmoid")
+        return (self.file.op("Mul", [x[0], opened], x[0].shape, f"{place}.gated"),)
 
-    def short_convolution(self, *_: Any, **__: Any) -> Rows:
-        """Not there: see `gated_delta`."""
-        raise NotImplementedError(_NO_DELTA)
+    def short_convolution(self, x: Rows, weight: str, layer: int) -> Rows:
+        """Emit it with the rows that the state has."""
+        return (self._delta_layers.short_convolution(x[0], weight, layer),)
 
-    def gated_delta(self, *_: Any, **__: Any) -> Rows:
-        """Not there: the runtimes of bmodels have no place for a state that goes from one step to the next."""
-        raise NotImplementedError(_NO_DELTA)
+    def gated_delta(self, qkv: Rows, decay: Rows, beta: Rows, a_log: str, dt_bias: str, layer: int) -> Rows:
+        """Emit it in plain operations."""
+        return (self._delta_layers.gated_delta(qkv[0], decay[0], beta[0], a_log, dt_bias, layer),)
 
-    def gated_norm(self, *_: Any, **__: Any) -> Rows:
-        """Not there: see `gated_delta`."""
-        raise NotImplementedError(_NO_DELTA)
+    def gated_norm(self, x: Rows, gate: Rows, weight: str) -> Rows:
+        """Emit the norm by head, then the product with silu."""
+        f, one, shape = self.file, self.config.linear_sizes, x[0].shape
+        heads = [1, shape[1], one.linear_num_value_heads, one.linear_value_head_dim]
+        normed = self._norm(f.op("Reshape", [x[0]], heads, f"{weight}.heads"), weight)
+        flat = f.op("Reshape", [normed], shape, f"{weight}.flat")
+        active = f.op("SiLU", [gate[0]], shape, f"{weight}.silu")
+        return (f.op("Mul", [flat, active], shape, f"{weight}.gated"),)
 
     def swiglu(self, gate_up: Rows) -> Rows:
         """Emit silu(gate) * up, where there are fewer rows than lanes in pieces of rows that keep all lanes busy."""
@@ -234,10 +245,32 @@ class MlirOps:
         """Emit the head, and each row's most likely token beside it."""
         return self._result(self._product(x[0], weight))
 
+    @property
+    def _delta_layers(self) -> DeltaLayers:
+        """Of a network that has such layers, once `embed` has declared their inputs."""
+        assert self._delta is not None
+        return self._delta
+
+    def _rotated(self, x: Value, name: str) -> Value:
+        """Heads whose first elements are rotated."""
+        f, size = self.file, self.config.rotary_dim
+        whole = size == x.shape[3]
+        turned = f.op(
+            "Rope",
+            [f.slice(x, 3, 0, size, f"{name}.first"), self._sin, self._cos],
+            (*x.shape[:3], size),
+            name if whole else f"{name}.turned",
+            rope_mode='"contiguous_halves"',
+        )
+        if whole:
+            return turned
+        return f.concat([turned, f.slice(x, 3, size, x.shape[3], f"{name}.rest")], 3, name)
+
     def _result(self, rows: Value) -> Rows:
         f = self.file
         logits = f.op("Reshape", [rows], [self.shape.rows, self.config.width], "logits")
-        for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
+        states = self._delta.states if self._delta else ()
+        for value in (f.arg_max(logits, "token_id"), logits, *self._caches, *states):
             f.output(value)
         return (logits,)
 
@@ -364,7 +397,7 @@ class MlirOps:
         return shape[0], shape[1]
 
     def _rope_tables(self) -> dict[str, Value]:
-        """Cosines and sines [context, 1, head_dim], both halves alike."""
+        """Cosines and sines [context, 1, elements that are rotated], both halves alike."""
         halves = dict(zip(("rope.cos", "rope.sin"), rope_tables(self.config, self.context), strict=True))
         tables = {name: np.concatenate([half, half], axis=1)[:, None] for name, half in halves.items()}
         for name, table in tables.items():

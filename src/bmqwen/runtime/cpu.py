@@ -21,7 +21,7 @@ from bmqwen.runtime.base import (
 )
 from bmqwen.runtime.huge_pages import heap_of_huge_pages, use_huge_pages
 from bmqwen.runtime.kv_memory import KvMemory
-from bmqwen.runtime.recurrent_state import RecurrentState
+from bmqwen.runtime.recurrent_state import HostState
 from bmqwen.util.installation import install_command
 from bmqwen.util.text import counted, first_line
 
@@ -126,7 +126,7 @@ class CpuRuntime:
         batched = not isinstance(self._session.get_inputs()[0].shape[0], int)
         self.sequences = sequences if batched else 1
         self._states = (
-            [RecurrentState(self._config) for _ in range(self.sequences)] if self._config.state_layers else []
+            [HostState(self._config) for _ in range(self.sequences)] if self._config.state_layers else []
         )
         places = self.sequences + (SPARE if batched and reproducible and not self._states else 0)
         # Attention computes several rows of a sequence in another order than one, even in whole groups.
@@ -284,7 +284,7 @@ class CpuRuntime:
         ids: Sequence[Sequence[int]],
         totals: Sequence[int],
         rows: int,
-        state: RecurrentState | None = None,
+        state: HostState | None = None,
     ) -> NDArray[np.float32]:
         """Compute tokens of the sequences from a place on, up to `totals` tokens each; logits [B, rows, vocab]."""
         batch, count = len(ids), len(ids[0])

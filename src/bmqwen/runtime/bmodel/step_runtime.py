@@ -1,7 +1,7 @@
 """Runs a bmodel bundle of step nets on a device: one launch a step, four bytes back for each result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,10 +24,12 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
+from bmqwen.runtime.bmodel.device_state import TAIL, DeviceState
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.part_chain import ChainOpener, PartChain
 from bmqwen.runtime.bmodel.published import PublishedRuntime
 from bmqwen.runtime.bmodel.step_stages import Results, Segment, StepStages
+from bmqwen.runtime.recurrent_state import Snapshot
 from bmqwen.util.float16 import from_half, to_half
 
 
@@ -105,11 +107,20 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             return device if isinstance(device, PartChain) else StepStages(device, nets, config)
 
         super().__init__(bundle, opened, context_length, found, nets.sequences)
+        stages = self._device_nets
+        self._state = DeviceState(stages) if config.state_layers and isinstance(stages, StepStages) else None
 
     def piece(self, sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         """What the first of as few launches as pay takes; beside answers, what fits into a net with their tokens."""
         del waiting  # rows cost so little there that a piece is large beside any answers
-        return self._pool.piece(sequence, count, beside)
+        if self._state is None:
+            return self._pool.piece(sequence, count, beside)
+        # What the state has not seen is read again with it.
+        known = self.position(sequence)
+        start = min(self._state.position, known)
+        used = self._nets.plan(start, known + count - start)[0][1] - (known - start)
+        size = used if used > 0 else count
+        return count - TAIL if 0 < count - size < TAIL < count else size
 
     def row_costs(self, sequence: int, beside: int = 0) -> Mapping[int, float]:
         """As the compiler's timing has it. Answers side by side share the rows of a net."""
@@ -144,10 +155,14 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         before = [self._pool.position(feed.sequence) for feed in feeds]
         try:
             self._pool.arrange([feed.sequence for feed in feeds])
-            outputs = self._run(feeds)
+            results = [len(feed.tokens) if feed.every_row else 1 for feed in feeds]
+            outputs = self._run([self._since_state(feed) for feed in feeds], results)
         except BaseException:
             for feed, position in zip(feeds, before, strict=True):
                 self._pool.truncate(feed.sequence, position)
+                if (read := self._pool.position(feed.sequence)) < position:
+                    # Rows that the state has not seen are written again before they are looked at.
+                    self._pool.append(read, [(feed.sequence, position - read)])
             self._forget_lost()
             raise
         for feed in feeds:
@@ -164,11 +179,15 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         tokens, rows = tuple(self._tokens[sequence]), self._pool.rows(sequence)
         if not tokens:
             return SavedCache(0, self._device_nets.read_rows(0, 0))
+        states: tuple[Snapshot, ...] = ()
+        if self._state is not None:
+            self._state.settle(len(tokens))
+            states = self._state.save()
         start = int(rows.min())
         found = self._device_nets.read_rows(start, int(rows.max()) + 1 - start)
         # Rows side by side may still be in another order than their tokens.
         in_order = np.array_equal(rows, np.arange(start, start + len(rows)))
-        return SavedCache(len(tokens), found if in_order else found[:, rows - start], tokens)
+        return SavedCache(len(tokens), found if in_order else found[:, rows - start], tokens, states)
 
     def restore(self, sequence: int, saved: SavedCache, position: int) -> None:
         check_saved(saved, position, self._device_nets.cache_shape(saved.position))
@@ -182,6 +201,8 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             self._forget_lost()
             raise
         self._tokens[sequence].extend(saved.tokens[:position])
+        if self._state is not None:
+            self._state.load(saved.states, position)
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
@@ -204,11 +225,23 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         ids, logits = launched.token_ids(0, results), launched.logits(0, results)
         return StageResult(ids, logits, from_half(nets.read_rows(position, count), self._nets.half))
 
-    def _run(self, feeds: Sequence[Feed]) -> list[Output]:
-        """Launch a step; results that the next launch takes the place of are fetched before it."""
+    def _since_state(self, feed: Feed) -> Feed:
+        """The feed with the cached tokens before it that the state has not seen; they are read again."""
+        if self._state is None:
+            return feed
+        known = self._tokens[feed.sequence]
+        self._state.settle(len(known))
+        self._pool.truncate(feed.sequence, self._state.position)
+        return replace(feed, tokens=[*known[self._state.position :], *feed.tokens])
+
+    def _run(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[Output]:
+        """Launch a step, of whose feeds so many last tokens have results that are wanted.
+
+        Results that the next launch takes the place of are fetched before it.
+        """
         parts = [
-            Part(i, feed.sequence, 0, len(feed.tokens), len(feed.tokens) if feed.every_row else 1)
-            for i, feed in enumerate(feeds)
+            Part(i, feed.sequence, 0, len(feed.tokens), count)
+            for i, (feed, count) in enumerate(zip(feeds, wanted, strict=True))
         ]
         found_of: list[list[_FeedResults]] = [[] for _ in feeds]
         launched: Results | None = None
@@ -243,9 +276,22 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             epoch = pool.epochs[sequence]
             asked = _asked(feeds[part.feed])
             segments.append(Segment((sequence, epoch), len(rows), part.tokens, rows, part.results, asked))
-        launched = self._device_nets.launch(
-            placement.shape, placement.row, self._embedding[np.asarray(tokens, np.int64)], segments
-        )
+        if self._state is not None:
+            (part,) = parts
+            feed = feeds[part.feed]
+            ends = feed.prompt and not feed.goes_on and part.start + part.tokens == len(feed.tokens)
+            committed = max(0, part.tokens - TAIL) if ends else part.tokens
+            segments = [segments[0]._replace(committed=committed)]
+        try:
+            launched = self._device_nets.launch(
+                placement.shape, placement.row, self._embedding[np.asarray(tokens, np.int64)], segments
+            )
+        except BaseException:
+            if self._state is not None:
+                self._state.lose()
+            raise
+        if self._state is not None:
+            self._state.advance(committed, keep=ends)
         pool.append(placement.row, [(part.sequence, part.tokens) for part in parts])
         return launched
 

@@ -6,6 +6,15 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bmqwen.artifact.states import (
+    COMMITTED,
+    MASKS,
+    ROWS,
+    delta_masks,
+    state_inputs,
+    state_names,
+    written_name,
+)
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError, DeviceError
 from bmqwen.model.config import ModelConfig
@@ -16,6 +25,8 @@ from bmqwen.util.float16 import to_half
 DATA = ("input_states", "position_ids", "attention_mask", "last_row")
 # What nets compute: with the head, and of a part that others follow.
 RESULTS = ("token_id", "logits", "hidden")
+# What the names of inputs and outputs begin with that lie where they are. A net without history does not look at it.
+BUSY = ("history_", "k_cache.", "v_cache.", "conv_", "delta_")
 
 
 class Segment(NamedTuple):
@@ -28,6 +39,7 @@ class Segment(NamedTuple):
         seen: the cache's rows of the tokens before.
         results: how many of the tokens, from the last one back, have results that are wanted.
         asked: what of the results will be read.
+        committed: how many of them, from the first one on, the states are to have seen afterwards; None: all.
     """
 
     sequence: tuple[int, int]
@@ -36,6 +48,7 @@ class Segment(NamedTuple):
     seen: NDArray[np.int64]
     results: int = 1
     asked: Literal["nothing", "tokens", "logits"] = "logits"
+    committed: int | None = None
 
     @classmethod
     def alone(cls, position: int, count: int, results: int = 1) -> "Segment":
@@ -65,7 +78,8 @@ class Results(Protocol):
 class StepStages(DeviceNets):
     """Launches stages one at a time on one K/V cache; which one and at which row is the caller's business.
 
-    Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device.
+    Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device, and
+    the states of recurrent layers in place of the old ones.
     What was computed stays there until it is asked for, or the next launch takes its place.
     """
 
@@ -96,11 +110,13 @@ class StepStages(DeviceNets):
         for memory in self._cache:
             # What memory holds at first may be NaN, which a mask does not hide.
             memory.write(zeros[: memory.size])
+        self._states = [stages[longest].input(name).memory for name in state_names(config)]
+        self.write_states(None)
         busy = [
             port
             for shape, stage in stages.items()
-            for port in (*(stage.inputs if shape.history else ()), *stage.outputs)
-            if port.name.startswith(("history_", "k_cache.", "v_cache."))
+            for port in (*stage.inputs, *stage.outputs)
+            if port.name.startswith(BUSY if shape.history else BUSY[1:])
         ]
         self._launches = {
             shape: _Launch(self, stage, shape, self._cache, busy) for shape, stage in stages.items()
@@ -160,8 +176,24 @@ class StepStages(DeviceNets):
         self._read(self._launches[shape].results["logits"], rows, first * rows[0].nbytes)
         return rows
 
+    def read_states(self) -> tuple[NDArray[np.uint16], ...]:
+        """Return the states of recurrent layers, bits of halves, as the last launch left them."""
+        found = tuple(np.empty(shape, np.uint16) for shape in state_names(self._config).values())
+        for memory, array in zip(self._states, found, strict=True):
+            self._read(memory, array)
+        return found
+
+    def write_states(self, states: Sequence[NDArray[np.uint16]] | None) -> None:
+        """Replace them by what `read_states` returned; None: by those of no tokens."""
+        self._settle()
+        given = states or [np.zeros(shape, np.uint16) for shape in state_names(self._config).values()]
+        for memory, array in zip(self._states, given, strict=True):
+            memory.write(array)
+            self.counters.writes += 1
+            self.counters.bytes_in += array.nbytes
+
     def _histories(self) -> list[str]:
-        return [f"history_{part}.{i}" for i in self._config.layers for part in "kv"]
+        return [f"history_{part}.{i}" for i in self._config.kv_layers for part in "kv"]
 
     def _find(self, stages: Sequence[Stage], shape: StepShape) -> Stage:
         """The stage of a shape, checked against the model's sizes."""
@@ -171,6 +203,7 @@ class StepStages(DeviceNets):
             **shape.inputs,
         }
         wanted |= dict.fromkeys(self._histories(), (1, history or 1, *self._row))
+        wanted |= state_inputs(config, shape) | state_names(config)
         for stage in stages:
             if {port.name: port.shape for port in stage.inputs} == wanted:
                 return stage
@@ -217,19 +250,26 @@ class _Launch:
         busy: Sequence[Port],
     ) -> None:
         self.stage = stage
-        self.block = owner._backend.inputs([stage.input(name) for name in DATA], busy)
+        told = state_inputs(owner._config, shape)
+        names = [*DATA, *(name for name in told if name != MASKS)]
+        self.block = owner._backend.inputs([stage.input(name) for name in names], busy)
+        if MASKS in told:
+            stage.input(MASKS).memory.write(to_half(delta_masks(shape.tokens), owner._nets.half))
         # Where a runtime gives each stage memory of its own, the device copies the rows that the stage sees.
         # Without history it sees none: the row that is named nevertheless stays as it is.
         histories = dict(zip(owner._histories(), cache, strict=True)) if shape.history else {}
+        states = dict(zip(state_names(owner._config), owner._states, strict=True))
+        seen = histories | states
         inputs = [
             self.block.memory.get(port.name)
-            or (histories[port.name].view(0, port.nbytes) if port.name in histories else port.memory)
+            or (seen[port.name].view(0, port.nbytes) if port.name in seen else port.memory)
             for port in stage.inputs
         ]
-        names = [f"{part}_cache.{i}" for i in owner._config.layers for part in "kv"]
+        names = [f"{part}_cache.{i}" for i in owner._config.kv_layers for part in "kv"]
         rows = {stage.output(name).name: memory for name, memory in zip(names, cache, strict=True)}
+        left = rows | {written_name(name): memory for name, memory in states.items()}
         outputs = [
-            rows[port.name].view(0, port.nbytes) if port.name in rows else port.memory
+            left[port.name].view(0, port.nbytes) if port.name in left else port.memory
             for port in stage.outputs
         ]
         moving = [i for i, port in enumerate(stage.outputs) if port.name in rows]
@@ -244,7 +284,7 @@ class _Launch:
                 f"{owner._backend.path} does not compute {missing[0]}: it does not fit its manifest, make the "
                 "bundle again"
             )
-        self._closed = to_half(np.array(CLOSED), owner._nets.half).item()
+        self._closed, self._one = to_half(np.array([CLOSED, 1.0]), owner._nets.half).tolist()
         self._mask = self.block.arrays["attention_mask"][0, 0]
         self._history = shape.history
         own = np.full((shape.tokens, shape.tokens), self._closed, np.uint16)
@@ -267,6 +307,12 @@ class _Launch:
             rows[count:] = positions[count:] = 0
         if len(results) < len(wanted):
             wanted[len(results) :] = 0
+        if COMMITTED in arrays:
+            (segment,) = segments
+            committed = count if segment.committed is None else segment.committed
+            marks, last = arrays[COMMITTED].reshape(-1), arrays[ROWS]
+            marks[:committed], marks[committed:] = self._one, 0
+            last[:] = np.arange(committed, committed + len(last))
         self._show(segments)
 
     def _show(self, segments: Sequence[Segment]) -> None:
