@@ -203,6 +203,17 @@ def test_durations_in_words(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
 
 
-def test_a_model_with_a_recurrent_state_is_refused_before_any_work() -> None:
-    with pytest.raises(InputError, match=r"qwen3\.5-0\.8b cannot be compiled yet: .*run it on the CPU"):
-        make_plan(("qwen3.5-0.8b", tiny_config("qwen3.5")), INT4, 512, "f16")
+def test_what_a_recurrent_state_cannot_be_compiled_for_is_refused_before_any_work() -> None:
+    model = ("qwen3.5-0.8b", tiny_config("qwen3.5", layers=4, max_position_embeddings=512))
+    plan = make_plan(model, INT4, 512, "f16")
+    assert (plan.sequences, plan.drafts, {shape.rows for shape in plan.shapes}) == (1, False, {1})
+    with pytest.raises(
+        InputError, match=r"qwen3\.5-0\.8b cannot be compiled with --sequences 2: .*on the CPU"
+    ):
+        make_plan(model, INT4, 512, "f16", sequences=2)
+    with pytest.raises(InputError, match=r"with --parts 2: .*leave the option out"):
+        make_plan(model, INT4, 512, "f16", parts=2)
+    with pytest.raises(InputError, match=r"with --bf16: .*compile it without"):
+        make_plan(model, INT4, 512, "bf16")
+    with pytest.raises(InputError, match=r"--layers 3 cannot be compiled: .*full attention"):
+        make_plan(model, INT4, 512, "f16", layers=3)

@@ -146,7 +146,9 @@ def step_shapes(
     return tuple(sorted(shapes, reverse=True))
 
 
-def check_states(name: str, config: ModelConfig, sequences: int | None, parts: int | None) -> None:
+def check_states(
+    name: str, config: ModelConfig, sequences: int | None, parts: int | None, half: str = "f16"
+) -> None:
     """Raise InputError for what a model with recurrent layers cannot be compiled for."""
     if not config.state_layers:
         return
@@ -159,6 +161,11 @@ def check_states(name: str, config: ModelConfig, sequences: int | None, parts: i
     if (parts or 1) > 1:
         raise InputError(
             f"{name} cannot be compiled with --parts {parts}: {why}, on one chip; leave the option out"
+        )
+    if half != "f16":
+        raise InputError(
+            f"{name} cannot be compiled with --bf16: BF16 has too few digits for the state of its layers of the gated "
+            "delta rule; compile it without"
         )
     if not config.kv_layers:
         raise InputError(

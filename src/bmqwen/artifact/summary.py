@@ -5,6 +5,7 @@ from typing import Any
 
 from bmqwen.artifact.bmodel import BmodelDescription, NetDescription
 from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.states import state_bytes
 from bmqwen.model.config import ModelConfig
 from bmqwen.weights.checkpoint import Checkpoint
 
@@ -75,5 +76,6 @@ def _architecture(config: ModelConfig) -> dict[str, Any]:
         "context_length": config.max_position_embeddings,
         "tied_embeddings": config.tie_word_embeddings,
         "cpu_kv_cache_bytes_per_token": 4 * kv_rows,
-        **({} if config.state_layers else {"chip_kv_cache_bytes_per_token": 2 * kv_rows}),
+        "chip_kv_cache_bytes_per_token": 2 * kv_rows,
+        **({"chip_state_bytes": state_bytes(config)} if config.state_layers else {}),
     }

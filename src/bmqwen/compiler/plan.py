@@ -191,7 +191,7 @@ def make_plan(
                 f"{counted(config.num_hidden_layers, 'layer')}"
             )
         config = replace(config, num_hidden_layers=layers)
-    check_states(name, config, sequences, parts)
+    check_states(name, config, sequences, parts, half)
     check_context(config, context)
     if config.state_layers:
         sequences, drafts, parts = 1, False, 1

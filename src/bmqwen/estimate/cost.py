@@ -72,11 +72,13 @@ class Chips:
         parts: the profiles of the nets of each.
         row_bytes: of a token's keys and values, all layers.
         hidden_bytes: of a token's hidden row, which is handed from chip to chip.
+        state_bytes: of what recurrent layers remember, which is copied to its place after each launch.
     """
 
     parts: Sequence[Mapping[StepShape, Profile]]
     row_bytes: int = 0
     hidden_bytes: int = 0
+    state_bytes: int = 0
 
     @cached_property
     def profiles(self) -> Mapping[StepShape, Profile]:
@@ -112,7 +114,7 @@ class Chips:
 
     def _copied(self, placement: Placement, rows: int) -> int:
         there = placement.row == placement.shape.landing(rows)
-        return 0 if there else placement.shape.tokens * self.row_bytes
+        return self.state_bytes + (0 if there else placement.shape.tokens * self.row_bytes)
 
 
 class Pipeline:

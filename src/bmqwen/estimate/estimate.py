@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.states import state_bytes
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.plan import make_plan
@@ -205,7 +206,8 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
 
 def _chips(parts: Sequence[Mapping[StepShape, Profile]], config: ModelConfig) -> Chips:
     """Return the chips for a model's parts; a token has keys and values of every layer, in half precision."""
-    return Chips(parts, 2 * 2 * config.kv_size * config.num_hidden_layers, 2 * config.hidden_size)
+    row_bytes = 2 * 2 * config.kv_size * len(config.kv_layers)
+    return Chips(parts, row_bytes, 2 * config.hidden_size, state_bytes(config))
 
 
 def _parts(

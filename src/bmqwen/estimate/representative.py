@@ -33,11 +33,13 @@ def time_nets(
     """Time every net of a plan, compiled with random weights: the profile of all layers, the timeline of one.
 
     All inner layers of a net cost the same, to the cycle: two nets, of one and of two layers, tell what a layer costs
-    and what the rest does. What is finished stays in the cache, also of an interrupted run.
+    and what the rest does. Where layers of two kinds take turns, it is a round of them in place of one. What is
+    finished stays in the cache, also of an interrupted run.
 
     Raises InputError (not enough memory), MissingDependencyError (no compiler), CompileError, StorageError.
     """
-    small = {n: _cut(plan, n) for n in (1, 2) if n <= plan.config.num_hidden_layers}
+    one = _round(plan.config)
+    small = {n: _cut(plan, n) for n in (one, 2 * one) if n <= plan.config.num_hidden_layers}
     nets = {
         shape: {
             n: Net(cut.text(shape), Recipe(plan.mode, chip=plan.chip), cut.addresses(shape))
@@ -64,10 +66,10 @@ def time_nets(
         clock = NetClock(len(missing), jobs, 2 * (largest.size.chip.weights / BYTES_A_SECOND + 2), progress)
         with store.working(lambda path: largest.write_weights(path, RandomBlocks(largest.config))):
             found |= run_nets(missing, timed, clock)
-    layers = plan.config.num_hidden_layers
-    # The timeline is that of one layer.
+    rounds = plan.config.num_hidden_layers // one
+    # The timeline is that of one layer, or round of layers.
     return {
-        shape: replace(made[1], profile=made[1].profile.extended(made[max(made)].profile, layers))
+        shape: replace(made[one], profile=made[one].profile.extended(made[max(made)].profile, rounds))
         for shape, made in found.items()
     }
 
@@ -90,6 +92,15 @@ def time_parts(
             }
         )
     return found
+
+
+def _round(config: ModelConfig) -> int:
+    """Return after how many layers their kinds begin again; all layers, if they do not."""
+    kinds = config.layer_types
+    lengths = (
+        n for n in range(1, len(kinds)) if len(kinds) % n == 0 and kinds == kinds[:n] * (len(kinds) // n)
+    )
+    return next(lengths, len(kinds)) if config.state_layers else 1
 
 
 def _cut(plan: Plan, layers: int) -> Plan:

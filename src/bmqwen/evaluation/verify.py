@@ -189,8 +189,13 @@ def cached_rows(shape: StepShape, context: int, most: int) -> int:
 def choose_nets(bundle: Bundle, wanted: str | None) -> list[StepShape]:
     """Return the nets that a user's list names: "1,8x512" is those of 1 token and that of 8 after 512. None: all.
 
-    Raises InputError: no such net.
+    Raises InputError: no such net, or a model whose nets cannot be compared.
     """
+    if bundle.config.state_layers:
+        raise InputError(
+            f"{bundle.model} cannot be verified net by net: its nets begin with a state, which the comparison does not "
+            "compute; compare its answers on the simulator (--engine sim) with those of the CPU"
+        )
     nets = StepNets.from_dict(bundle.details, str(bundle.folder))
     # One that copies rows computes nothing that could be compared.
     shapes = sorted(shape for shape in nets.cycles if shape.rows)

@@ -15,6 +15,7 @@ from bmqwen.util.text import counted, size_text
 _LABELS = {
     "chip_kv_cache_bytes_per_token": "K/V cache a token, chip",
     "cpu_kv_cache_bytes_per_token": "K/V cache a token, CPU",
+    "chip_state_bytes": "state of a sequence, chip",
     "bytes": "size",
     "half": "computes in",
     "context": "longest conversation",
@@ -68,9 +69,7 @@ def info(
         with open_checkpoint(path) as checkpoint:
             facts = describe_checkpoint(checkpoint)
     found = None
-    # Some models run on the CPU only.
-    on_chip = facts["kind"] != "checkpoint" or "chip_kv_cache_bytes_per_token" in facts
-    if facts["kind"] != "onnx" and on_chip:
+    if facts["kind"] != "onnx":
         found = find_request(str(path), precision, seq_len, sequences, count, offline=True, progress=Silent())
     lines = _lines(facts)
     if found is not None:

@@ -138,6 +138,8 @@ class StepStages(DeviceNets):
             # A net writes its rows behind its history, and the device copies them from there.
             self.counters.row_copies += len(self._cache)
             self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
+        self.counters.row_copies += len(self._states)
+        self.counters.row_bytes += sum(memory.size for memory in self._states)
         self._start(launch.prepared, row * self.row_bytes)
         return _DeviceResults(self, shape, sum(segment.results for segment in segments))
 
