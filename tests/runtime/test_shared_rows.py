@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from bmqwen.artifact.steps import StepNets, step_shapes
 from bmqwen.errors import DeviceError
 from bmqwen.runtime.base import Feed, SavedCache
+from bmqwen.runtime.bmodel.device_state import DeviceState
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
+from bmqwen.runtime.bmodel.step_stages import StepStages
 from support.array_device import MODULUS, ArrayDevice, write_bundle
 from support.checkpoints import tiny_config
 
@@ -20,8 +23,10 @@ CONFIG = tiny_config(layers=1, hidden_size=16, heads=2, kv_heads=1, head_dim=8, 
 class Talk:
     """A runtime and what its sequences should hold."""
 
-    def __init__(self, folder: Path, context: int, sequences: int, seed: int) -> None:
-        shapes = step_shapes(context, sequences)
+    def __init__(
+        self, folder: Path, context: int, sequences: int, seed: int, *, states: bool = False
+    ) -> None:
+        shapes = step_shapes(context, sequences, states=states)
         cycles = {s: 1_000_000 + 10_000 * s.tokens + 1000 * s.history if s.rows else 40_000 for s in shapes}
         nets = StepNets(context, cycles, sequences=sequences)
         self.device = ArrayDevice(nets, CONFIG)
@@ -116,6 +121,49 @@ def test_a_device_that_fails_leaves_no_wrong_rows(context: int, sequences: int, 
         failing = 0.0
         talk.check()
     assert failed > 20
+
+
+class NoStates:
+    """The states of nets that have none: where they are is all that is followed."""
+
+    def read_states(self) -> tuple[()]:
+        return ()
+
+    def write_states(self, states: object) -> None:
+        pass
+
+
+def test_rows_to_be_read_again_after_a_failure_are_nobody_elses(tmp_path: Path) -> None:
+    """With a state, which is lost where a launch fails: what it saw is read again, some of it in the step after."""
+    talk = Talk(tmp_path, 1024, 1, seed=0, states=True)
+    talk.runtime._state = DeviceState(cast(StepStages, NoStates()))
+    launches = 0
+
+    def fault(what: str) -> None:
+        nonlocal launches
+        launches += what == "launch"
+        if what == "launch" and launches == 2:
+            raise DeviceError("the device failed")
+
+    def read(count: int, *, prompt: bool = True) -> None:
+        talk.step([Feed(0, [talk.random.randrange(50) for _ in range(count)], prompt=prompt)])
+
+    # The net that reads a prompt's last tokens again leaves rows free before them; the next prompt's copy is above.
+    for prompt in (512, 100):
+        read(prompt)
+        for _ in range(100):
+            read(1, prompt=False)
+    rows = talk.runtime._pool.rows(0)
+    assert (rows != np.arange(len(rows))).any()
+    talk.runtime.truncate(0, 800)
+    del talk.texts[0][800:]
+    talk.device.fault = fault
+    with pytest.raises(DeviceError):
+        read(1, prompt=False)
+    rows = talk.runtime._pool.rows(0)
+    assert len(set(rows.tolist())) == talk.runtime.position(0) == 800
+    read(1, prompt=False)
+    talk.check()
 
 
 def test_a_saved_cache_is_in_the_order_of_its_tokens(tmp_path: Path) -> None:

@@ -55,8 +55,8 @@ class Placement(NamedTuple):
 class RowPool:
     """Hands out rows of the cache; a net's mask then tells each token which of them it may look at.
 
-    A step's rows lie side by side, whatever sequences they are of, because that is how a net writes them. Those of a
-    sequence alone lie as they always did: row and position are the same.
+    A step's rows lie side by side, whatever sequences they are of, because that is how a net writes them. Also of a
+    sequence alone, row and position may differ: a net cannot write everywhere.
 
     Attributes:
         epochs: for each sequence, how often some of its rows were taken away or moved.
@@ -249,6 +249,12 @@ class RowPool:
             self._tops[sequence] = max(self._tops[sequence], end)
             row = end
         self._next = row
+
+    def fill(self, sequence: int, position: int) -> None:
+        """Give a sequence any free rows up to a position, for tokens that are read again before these are looked at."""
+        missing = max(0, position - self._counts[sequence])
+        for row in np.flatnonzero(self._owners[: self.size] == FREE)[:missing].tolist():
+            self.append(row, [(sequence, 1)])
 
     def truncate(self, sequence: int, position: int) -> None:
         """Free the rows of a sequence's tokens from `position` on."""

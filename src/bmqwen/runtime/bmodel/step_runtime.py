@@ -160,9 +160,9 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         except BaseException:
             for feed, position in zip(feeds, before, strict=True):
                 self._pool.truncate(feed.sequence, position)
-                if (read := self._pool.position(feed.sequence)) < position:
-                    # Rows that the state has not seen are written again before they are looked at.
-                    self._pool.append(read, [(feed.sequence, position - read)])
+                if self._state is not None:
+                    # What the state has not seen is read again, into other rows, before they are looked at.
+                    self._pool.fill(feed.sequence, position)
             self._forget_lost()
             raise
         for feed in feeds:
