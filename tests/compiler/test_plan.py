@@ -1,5 +1,6 @@
 """Which nets there are, how large they get, and what is told about time: without a compiler."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from bmqwen.compiler.schedule import NetClock, available_memory, parallel_jobs
 from bmqwen.compiler.timing import Profile, read_profile
 from bmqwen.errors import CompileError, InputError
 from bmqwen.model.config import ModelConfig
+from bmqwen.model.registry import parse_config
 from bmqwen.quant.precision import Precision
 from bmqwen.util.progress import Silent
 from bmqwen.util.text import duration_text
@@ -217,3 +219,12 @@ def test_what_a_recurrent_state_cannot_be_compiled_for_is_refused_before_any_wor
         make_plan(model, INT4, 512, "bf16")
     with pytest.raises(InputError, match=r"--layers 3 cannot be compiled: .*full attention"):
         make_plan(model, INT4, 512, "f16", layers=3)
+
+
+def test_fewer_layers_have_their_own_kinds_alone() -> None:
+    """The configuration of what is compiled can be read again."""
+    whole = tiny_config("qwen3.5", layers=8, max_position_embeddings=512)
+    whole = replace(whole, layer_types=(*["linear_attention"] * 3, "full_attention") * 2)
+    config = make_plan(("qwen3.5-0.8b", whole), INT4, 512, "f16", layers=4).config
+    assert parse_config(config.to_dict(), "a manifest") == config
+    assert len(config.layer_types) == 4

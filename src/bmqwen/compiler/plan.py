@@ -190,7 +190,7 @@ def make_plan(
                 f"--layers {layers} cannot be compiled: {name} has "
                 f"{counted(config.num_hidden_layers, 'layer')}"
             )
-        config = replace(config, num_hidden_layers=layers)
+        config = replace(config, num_hidden_layers=layers, layer_types=config.layer_types[:layers])
     check_states(name, config, sequences, parts, half)
     check_context(config, context)
     if config.state_layers:
