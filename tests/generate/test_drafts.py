@@ -1,5 +1,6 @@
 """Drafts never change an answer, pay where text repeats itself, and end where they do not pay."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bmqwen.generate.drafts import Drafts, EarlierAnswers
-from bmqwen.generate.params import Completion, SamplingParams
+from bmqwen.generate.params import Completion, SamplingParams, ToolRule, ToolRules
 from bmqwen.generate.session import Session
+from support import hermes
+from support.hermes import PARIS, WEATHER, ids
 from support.toy_runtime import NextToken, ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer
 
@@ -83,6 +86,23 @@ def test_answers_are_those_without_drafts(params: SamplingParams, copies: bool, 
             expected.finish_reason,
         )
         assert drafted.tokens == plain.tokens
+
+
+def test_a_call_that_begins_in_a_draft_is_held_to_its_tools() -> None:
+    """The logits of the rows behind its first token are there."""
+    call, before = ids(PARIS), ids("It is time for this call: ")
+    prompt = [*before, *call, *ids(" Again: "), *before[:3]]
+    rest = [*before[3:], *call, *hermes.TOKENIZER.stop_ids]
+
+    def saying(prefix: tuple[int, ...]) -> int | None:
+        done = len(prefix) - len(prompt)
+        return rest[done] if 0 <= done < len(rest) else None
+
+    runtime = ToyRuntime(hermes.TOKENIZER.vocab_size, next_token=saying, row_costs=CHEAP)
+    tools = ToolRules((ToolRule("weather", json.dumps(WEATHER["function"]["parameters"])),))
+    found = run(Session(runtime, hermes.TOKENIZER), prompt, SamplingParams(tools=tools))
+    assert list(found.token_ids) == rest[: len(found.token_ids)]
+    assert found.usage.accepted_tokens > len(call)
 
 
 def test_steps_of_several_rows_decide_no_close_call() -> None:

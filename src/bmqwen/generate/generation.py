@@ -219,7 +219,9 @@ class Generation:
                 break
             draft = [] if close else drafts.propose(limit - sampled - 1)
             newest = chosen[-1] if chosen else newest
-            greedy = not (sampler.needs_logits or (draft and self._rounds_by_rows))
+            # A call that a draft begins holds the rows behind it to its grammar.
+            may_change = self._rounds_by_rows or grammar is not None
+            greedy = not (sampler.needs_logits or (draft and may_change))
             output = (yield Wanted([newest, *draft], every_row=bool(draft), greedy=greedy)).output
         finish = finish or "cancelled"
         self.pieces.extend(answer.finish(complete=finish == "stop" and not answer.stopped))
