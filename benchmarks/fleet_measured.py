@@ -26,6 +26,7 @@ from ray.cluster_utils import Cluster
 from bmqwen.cluster.application import build
 from bmqwen.cluster.config import parse_config
 from bmqwen.cluster.engine_replica import EngineReplica
+from bmqwen.cluster.running import ENVIRONMENT
 from bmqwen.serve.pool import replica
 from fleet_model import Box, Fleet, Outcome, Users, percentile
 
@@ -146,7 +147,10 @@ def main() -> None:
     outcomes = []
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-        serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+        serve.start(
+            http_options={"host": "127.0.0.1", "port": PORT},
+            controller_options={"runtime_env": {"env_vars": ENVIRONMENT}},
+        )
         serve.run(build(config, PacedReplica), name="bmqwen", route_prefix="/")
         box = Box(READ_RATE, tuple(count / STEP_S for count in range(1, SEQUENCES + 1)), SEQUENCES)
         for users in given.users:

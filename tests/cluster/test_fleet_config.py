@@ -117,8 +117,9 @@ def test_the_guides_files_are_fleets(language: str) -> None:
 
 def test_what_an_update_replaces() -> None:
     (model,) = fleet({}).models
-    assert model.model_copy(update={"update": "again", "threads": 2}).identity == model.identity
-    assert model.model_copy(update={"quant": "int8"}).identity != model.identity
+    assert model.model_copy(update={"replicas": 3, "threads": 2}).identity == model.identity
+    for change in ({"quant": "int8"}, {"update": "its files have changed"}):
+        assert model.model_copy(update=change).identity != model.identity
 
 
 def test_without_ray_its_extra_is_named(tmp_path: Path) -> None:

@@ -65,7 +65,14 @@ def test_a_stream_that_was_cut(path: str, kind: bytes, last: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(500, "engine_lost"), (503, "not_ready"), (408, "not_ready"), (429, "queue_full")]
+    ("status", "code"),
+    [
+        (500, "engine_lost"),
+        (503, "not_ready"),
+        (404, "not_ready"),
+        (408, "not_ready"),
+        (429, "queue_full"),
+    ],
 )
 def test_refused_by_ray(status: int, code: str) -> None:
     said = (
@@ -83,6 +90,7 @@ def test_refused_by_ray(status: int, code: str) -> None:
     [
         ("/v1/models", (start(200, b"application/json"), body(b"{}", more=False))),
         ("/v1/models", (start(503, b"application/json"), body(b'{"error": 1}', more=False))),
+        ("/v1/model", (start(404, b"application/json"), body(b'{"error": 1}', more=False))),
         ("/metrics", (start(200, b"text/plain"), body(b"a 1", more=False))),
         ("/-/healthz", (start(503, b"text/plain"), body(b"draining", more=False))),
         ("/x", (start(200, EVENTS), body(b"a", more=True), body(b"b", more=True), body(b"", more=False))),

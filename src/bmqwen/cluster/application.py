@@ -46,8 +46,7 @@ def build(config: FleetConfig, engine: type = EngineReplica) -> Application:
     engines = [_engine(config, model, engine) for model in config.models]
     # What of the models the processes in front depend on: they are replaced when it changes.
     models = tuple(
-        model.model_copy(update={"replicas": model.fewest, "threads": 1, "update": ""})
-        for model in config.models
+        model.model_copy(update={"replicas": model.fewest, "threads": 1}) for model in config.models
     )
     front = serve.deployment(
         name="front",

@@ -86,7 +86,7 @@ class FleetModel(_Section):
     def identity(self) -> str:
         """Changes when answers, or the tokens of prompts, may: replicas of an update are told apart by it."""
         same = self.model_dump(
-            exclude={"chip", "replicas", "threads", "queue", "hang_seconds", "load_seconds", "update"}
+            exclude={"chip", "replicas", "threads", "queue", "hang_seconds", "load_seconds"}
         )
         return hashlib.sha256(json.dumps([same, __version__], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -73,7 +73,7 @@ class _Answer:
             self.status = message["status"]
             kind = dict(message.get("headers", ())).get(b"content-type", b"")
             # Errors of ours are JSON.
-            self.is_rays = self.status in (408, 429, 500, 503) and kind.startswith(b"text/plain")
+            self.is_rays = self.status in (404, 408, 429, 500, 503) and kind.startswith(b"text/plain")
             self.framing = _framing(self.path, kind)
         if self.is_rays:
             return
@@ -89,7 +89,8 @@ def _rays(status: int) -> BmqwenError | None:
             f"the fleet has as many requests as it takes; try again in {_RETRY_SECONDS} seconds",
             _RETRY_SECONDS,
         )
-    if status in (408, 503):
+    # It knows no application's addresses before it has begun one.
+    if status in (404, 408, 503):
         return NotReadyError("the fleet is being started or is overloaded; try again in a few seconds")
     return None
 
