@@ -341,3 +341,14 @@ def test_a_model_that_cannot_think_has_no_switch_for_it(visit: Visit, talking: L
     page.get_by_role("button", name="Settings").click()
     expect(page.get_by_label("Temperature")).to_be_visible()
     expect(page.get_by_text("Thinking")).to_have_count(0)
+    # It goes on with text behind the thoughts of another model, whose place it has taken.
+    reply_with(page, "")
+    cut = stream_of("", "I think").replace('"stop"', '"length"')
+    kind = "text/event-stream"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type=kind, body=cut))
+    page.route(
+        "**/v1/completions", lambda route: route.fulfill(content_type=kind, body=stream_of("So it is."))
+    )
+    send(page, "why?")
+    page.get_by_role("button", name="Continue").click()
+    expect_answers(page, "So it is.")

@@ -2,7 +2,7 @@
 
 import { say } from "../language/words.js";
 import { fileOf } from "./attachment.js";
-import { ROOT, contentOf, newId, shownPath, titleOf } from "./tree.js";
+import { ROOT, contentOf, newId, settle, shownPath, titleOf } from "./tree.js";
 
 export const FORMAT = "bmqwen-conversations";
 export const VERSION = 1;
@@ -19,9 +19,7 @@ export class BadFile extends Error {
 export function toFile(conversations, now = new Date()) {
   const plain = conversations.map((conversation) => ({
     ...conversation,
-    turns: [...conversation.turns.values()].map(
-      ({ owner: _owner, live: _live, answerId: _answerId, seen: _seen, ...turn }) => turn,
-    ),
+    turns: [...conversation.turns.values()].map((turn) => settle({ ...turn })),
     chosen: Object.fromEntries(conversation.chosen),
   }));
   const file = { format: FORMAT, version: VERSION, exported: now.toISOString(), conversations: plain };

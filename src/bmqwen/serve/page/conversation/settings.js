@@ -18,6 +18,12 @@ export function thinkingSwitch(info, settings) {
   return row && { row, on: settings.enable_thinking ?? row.default };
 }
 
+/** Does the model think before an answer? One that can has a budget for it, and not every one of those can leave it. */
+export function thinks(info, settings) {
+  const can = settingsOf(info).some(({ name }) => name === "thinking_budget");
+  return can && thinkingSwitch(info, settings)?.on !== false;
+}
+
 /** The number typed for a setting, or null for nothing or what is out of its range. */
 export function readSetting({ kind, low, high, above }, typed) {
   if (String(typed).trim() === "") return null;

@@ -31,6 +31,13 @@ export function addTurn(conversation, parent, role, fields = {}, now = Date.now(
   return turn;
 }
 
+/** Take from a turn what only an answer under way has; what of its thoughts was held back is added. Returns the turn. */
+export function settle(turn) {
+  if (turn.held) turn.thoughts += turn.held;
+  for (const name of ["owner", "live", "answerId", "seen", "held"]) delete turn[name];
+  return turn;
+}
+
 /** Children of each turn, oldest first. */
 function childrenOf(conversation) {
   const children = new Map();

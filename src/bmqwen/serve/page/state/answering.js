@@ -1,9 +1,9 @@
 // One answer under way: asks, lets the turn grow, and ends it as done, stopped or failed.
 
-import { messagesTo, newId } from "../conversation/tree.js";
+import { messagesTo, newId, settle } from "../conversation/tree.js";
 import { Fault } from "../server/fault.js";
 import { stopAnswer, streamAnswer, tokensOf } from "../server/client.js";
-import { thinkingSwitch } from "../conversation/settings.js";
+import { thinks } from "../conversation/settings.js";
 import { fitting } from "./room.js";
 
 const SAVE_EVERY_MS = 400;
@@ -47,12 +47,12 @@ export class Answering {
   continue() {
     return this.#run(async () => {
       const { conversation, turn } = this;
+      delete turn.held;
       const messages = messagesTo(conversation, turn.parent, turn.dropped ?? 0);
       messages.push({ role: "assistant", content: turn.text, reasoning_content: turn.thoughts || undefined });
       const prompt = await tokensOf(messages, this.key, this.settings, true);
-      const thinks = thinkingSwitch(this.info, this.settings)?.on !== false;
       // What comes is thoughts until their end; what may be the beginning of that is held back.
-      if (turn.thoughts && !turn.text && thinks) turn.held = "";
+      if (turn.thoughts && !turn.text && thinks(this.info, this.settings)) turn.held = "";
       turn.live.prompt = prompt.length;
       const longest = this.info.context_length - prompt.length;
       if (longest < 1) throw new Fault("full", { counts: { tokens: prompt.length, fits: this.info.context_length - 1 } });
@@ -95,8 +95,7 @@ export class Answering {
       if (signal.aborted || error.kind === "stopped") await this.#endStopped();
       else this.#fail(error instanceof Fault ? error : new Fault("failed", { detail: String(error) }));
     }
-    if (turn.held) turn.thoughts += turn.held;
-    for (const name of ["owner", "live", "answerId", "seen", "held"]) delete turn[name];
+    settle(turn);
     this.#save();
     this.onGrowth();
   }

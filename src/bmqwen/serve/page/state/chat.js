@@ -340,7 +340,7 @@ export class Chat extends EventTarget {
 
   #end(turn) {
     turn.state = "stopped";
-    for (const name of ["owner", "live", "answerId", "seen"]) delete turn[name];
+    tree.settle(turn);
     turn.changed = Date.now();
     this.#save(this.#open);
     this.changed();
