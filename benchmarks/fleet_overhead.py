@@ -4,7 +4,8 @@
 
 with the extra `cluster`. The embedded server and a fleet of one replica, on a Ray cluster of this machine alone, have
 the same model and the same threads. Each round asks both the same new question, the one that is asked first in
-turn; what is compared are the rounds' differences and quotients.
+turn; what is compared are the rounds' differences and quotients. While one answers the other one is idle on the same
+cores, so that what Ray always does slows both.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from bmqwen.cli.terminal import use_utf8
+from bmqwen.errors import InputError
 from bmqwen.runtime.child_process import descendants
 from machine import Machine
 from report import Report, run_benchmark
 from served_model import ServedModel
 from server_probes import STORY, Timing, timed
-from side_by_side import processor_seconds
+from side_by_side import processor_seconds, processor_times
 
 
 class ServedFleet(ServedModel):
@@ -58,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace) -> Report:
-    """Ask both."""
+    """Ask both. Raises InputError for fewer than two rounds, and RuntimeError for an answer that ends too soon."""
+    if options.rounds < 2:
+        raise InputError("--rounds must be at least 2: quartiles need as many")
     model = {
         "model": options.model,
         "quant": options.quant,
@@ -83,9 +87,11 @@ def measure(options: argparse.Namespace) -> Report:
             times, spent = {}, {}
             for server in order:
                 processes = [server.process.pid, *descendants(server.process.pid)]
-                before = processor_seconds(processes)
+                before = processor_times(processes)
                 times[server] = timed(server, ask, options.tokens)
-                spent[server] = (processor_seconds(processes) - before) * 1000 / options.tokens
+                spent[server] = processor_seconds(before) * 1000 / options.tokens
+                if (tokens := times[server].tokens) < options.tokens:
+                    raise RuntimeError(f"the answer ended after {tokens} tokens: choose fewer with --tokens")
             if number >= 0:
                 pairs.append((times[fleet], times[embedded]))
                 work.append((spent[fleet], spent[embedded]))

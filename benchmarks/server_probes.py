@@ -22,10 +22,11 @@ FOLLOWING = "Say that in other words."
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One streamed answer: seconds to its first text, its tokens a second after that, and all of its text."""
+    """One streamed answer: seconds to its first text, its tokens a second after that, its tokens and its text."""
 
     first_s: float
     tokens_per_s: float
+    tokens: int
     text: str
 
 
@@ -121,7 +122,10 @@ def timed(server: ServedModel, messages: list[dict[str, str]], max_tokens: int) 
                 first = first or last
                 texts.append(text)
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
-    return Timing(first - begin, _speed(tokens, tokens, first, last), "".join(texts))
+    # A server may gather several tokens before the first text.
+    begun = len(server.client.post("/tokenize", json={"content": "".join(texts[:1])}).json()["tokens"])
+    speed = (tokens - begun) / (last - first) if last > first else 0.0
+    return Timing(first - begin, speed, tokens, "".join(texts))
 
 
 def _speed(tokens: int, wanted: int, first: float, last: float) -> float:

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -99,10 +99,22 @@ def serve_peer(file: str, threads: int, slots: int) -> None:
     threading.Event().wait()
 
 
-def processor_seconds(processes: Sequence[int]) -> float:
-    """Time of the processor that processes have had: on a busy machine it tells more than the clock."""
-    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in processes]
-    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+def processor_times(processes: Iterable[int]) -> dict[int, float]:
+    """Seconds of the processor that each process has had: on a busy machine they tell more than the clock.
+
+    Those of a process that has ended are left out.
+    """
+    found = {}
+    for pid in processes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def processor_seconds(before: Mapping[int, float]) -> float:
+    """Seconds of the processor that processes have had since they had had so many."""
+    return sum(seconds - before[pid] for pid, seconds in processor_times(before).items())
 
 
 def ask(url: str, prompt: str, new_tokens: int, stop_ids: Sequence[int]) -> Answer:
@@ -226,9 +238,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 lengths = options.lengths
                 asked = [prompts.next(lengths[index % len(lengths)]) for index in range(clients)]
                 for name in sorted(urls, reverse=bool(number % 2)):
-                    before = processor_seconds(processes[name])
+                    before = processor_times(processes[name])
                     seconds, answers = together(urls[name], asked, options.new_tokens, stop_ids)
-                    spent = processor_seconds(processes[name]) - before
+                    spent = processor_seconds(before)
                     first = [answer.times[0] for answer in answers]
                     results.setdefault(name, {}).setdefault(clients, []).append(
                         {
@@ -255,7 +267,7 @@ def markdown(report: dict[str, Any], command: str) -> str:
     """The tables: medians over rounds, and of the ratios within each round."""
     ours, peer = (report["results"][name] for name in ("bmqwen", "llama.cpp"))
     columns = ["clients", "tokens/s: bmqwen, llama.cpp", "ratio of a round", "processor ms a token, both"]
-    columns += ["first token of bmqwen, s: median, p95", "of llama.cpp"]
+    columns += ["first token of bmqwen, s: median, longest", "of llama.cpp"]
     lines = [f"`{command}`", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for clients, rounds in ours.items():
         both = (rounds, peer[clients])
@@ -264,8 +276,8 @@ def markdown(report: dict[str, Any], command: str) -> str:
         cells.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         cells.append(", ".join(f"{_median(each, 'cpu_ms'):.1f}" for each in both))
         for each in both:
-            first = sorted(value for row in each for value in row["first"])
-            cells.append(f"{statistics.median(first):.2f}, {first[int(0.95 * (len(first) - 1))]:.2f}")
+            first = [value for row in each for value in row["first"]]
+            cells.append(f"{statistics.median(first):.2f}, {max(first):.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     if report["gaps"]:
         title = f"a prompt of {LONG} tokens beside an answer"
