@@ -48,3 +48,17 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
     (tmp_path / "file").touch()
     monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "file"))
     assert simulator_environment(1 << 30) == MEMORY
+
+
+@pytest.mark.parametrize("name", ["my cache", "my:cache"])
+def test_a_path_that_ld_so_would_split_is_not_given_to_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / name))
+    assert simulator_environment(1 << 30) == MEMORY
+
+
+def test_each_kind_of_machine_has_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = made()
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.99"))
+    assert made() != library

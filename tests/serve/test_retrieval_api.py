@@ -171,11 +171,17 @@ def test_a_long_document_loses_its_end_but_not_the_question(server: LiveServer) 
     assert cut["usage"] == short["usage"] == {"prompt_tokens": read - 1, "total_tokens": read - 1}
     long = body | {"documents": [LONG]}
     assert server.post("/v1/rerank", long).json()["error"]["code"] == "context_length_exceeded"
+    # At most so many tokens are still more than fit.
+    refused = server.post("/v1/rerank", long | {"max_tokens_per_doc": 4096, "truncate": False})
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+    both = server.post("/v1/rerank", long | {"max_tokens_per_doc": 4096, "truncate": True})
+    assert both.json()["usage"]["prompt_tokens"] == 511
     for asked, tokens in (({"truncate": True}, 511), ({"truncate_prompt_tokens": 400}, 400)):
         assert server.post("/v1/rerank", long | asked).json()["usage"]["prompt_tokens"] == tokens
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"query": LONG, "truncate": True}, "query and instruction alone have"),
         ({"truncate": "START"}, "truncate"),
+        ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens is 0: input should be -1 or at least 1"),
         ({"query": "q" * 600_000, "documents": ["a"] * 2}, "of which 600,000 go with each text, are more"),
     ]
     for change, said in wrong:

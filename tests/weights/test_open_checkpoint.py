@@ -84,10 +84,14 @@ def test_folder_with_one_gguf_file(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "m.gguf", tmp_path / "n.gguf")
     with pytest.raises(CheckpointError, match="name one of them"):
         open_checkpoint(tmp_path)
-    for beside in ("mmproj-BF16.gguf", "Qwen3.5-2B.mmproj-f16.gguf", "imatrix_unsloth.gguf"):
+    mmproj = ("mmproj-BF16.gguf", "Qwen3.5-2B.mmproj-f16.gguf")
+    for beside in (*mmproj, "imatrix_unsloth.gguf", "imatrix.gguf", "Qwen2.5-7B.imatrix.gguf"):
         shutil.move(tmp_path / "n.gguf", tmp_path / beside)
         open_checkpoint(tmp_path).close()
         shutil.move(tmp_path / beside, tmp_path / "n.gguf")
+    shutil.move(tmp_path / "n.gguf", tmp_path / "Qwen2.5-7B-imatrix-Q4_K_M.gguf")
+    with pytest.raises(CheckpointError, match="name one of them"):
+        open_checkpoint(tmp_path)
 
 
 def test_a_pointer_in_place_of_the_file(tmp_path: Path) -> None:

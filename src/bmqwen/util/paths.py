@@ -10,7 +10,8 @@ import platformdirs
 _GGUF_PART = re.compile(r"(?P<whole>.+)-\d{5}-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE)
 
 # GGUF files that lie beside a model: what reads pictures, and how much each weight matters.
-_BESIDE = re.compile(r"(^|.*[-._])(mmproj|imatrix)([-._].*)", re.IGNORECASE)
+# Models that were quantised with such a matrix have it in the middle of their names.
+_BESIDE = re.compile(r"(.*[-._])?mmproj[-._].*|imatrix[-._].*|.*[-._]imatrix\.gguf", re.IGNORECASE)
 
 
 def named_toolchain() -> Path | None:

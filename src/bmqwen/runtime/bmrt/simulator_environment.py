@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +18,8 @@ SOURCE = Path(__file__).with_name("patient_simulator.c")
 def simulator_environment(memory: int) -> dict[str, str]:
     """Return the variables for a simulated chip of `memory` bytes.
 
-    Without a C compiler or a cache that can be written the simulator computes the same, but its threads spin.
+    Without a C compiler, or a cache that can be written and has neither blank nor colon in its path, the simulator
+    computes the same, but its threads spin.
     """
     variables = {SIMULATOR_MEMORY: hex(memory)}
     if (library := _patient_simulator()) is not None:
@@ -27,8 +29,13 @@ def simulator_environment(memory: int) -> dict[str, str]:
 
 def _patient_simulator() -> Path | None:
     """Return the library made of SOURCE, compiled once into the cache; None if it cannot be."""
-    key = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    # Machines may have one cache.
+    made_for = repr((platform.machine(), platform.libc_ver()))
+    key = hashlib.sha256(SOURCE.read_bytes() + made_for.encode()).hexdigest()[:16]
     library = cache_folder("toolchain") / f"patient-simulator-{key}.so"
+    # What separates the paths in LD_PRELOAD cannot be part of one.
+    if {" ", ":"} & set(str(library)):
+        return None
     if library.exists():
         return library
     compiler = shutil.which("cc") or shutil.which("gcc")

@@ -8,7 +8,8 @@ from contextlib import aclosing
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Request
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 from typing_extensions import NotRequired, TypedDict
 
 from bmqwen.errors import ContextLengthError, InputError, RequestError
@@ -28,9 +29,22 @@ Truncate = Annotated[
     bool | Literal["NONE", "END"],
     Field(description="true or END: a text that is too long loses its end; false or NONE: it is refused."),
 ]
+
+
+def _not_zero(tokens: int) -> int:
+    if tokens == 0:
+        raise PydanticCustomError("zero", "Input should be -1 or at least 1")
+    return tokens
+
+
 _MostTokens = Annotated[
     int,
-    Field(ge=-1, description="A longer text, with all that is read with it, loses its end; -1: what fits."),
+    Field(
+        ge=-1,
+        description="A longer text, with all that is read with it, loses its end; -1: what fits.",
+        json_schema_extra={"not": {"const": 0}},
+    ),
+    AfterValidator(_not_zero),
 ]
 _User = Annotated[
     str, Field(max_length=256, description="Of one address's users, each gets a turn in the queue.")
@@ -263,7 +277,9 @@ async def _rank(service: Service, body: RerankRequest, request: Request) -> Rank
                     f"{fits:,}: shorten query",
                     "query",
                 )
-            most = before + behind + min(room, body.max_tokens_per_doc or room)
+            longest = body.max_tokens_per_doc or room
+            # What does not fit even so is refused unless the request says otherwise.
+            most = before + behind + (longest if most is None else min(room, longest))
         return _prepare(service, names, texts, prompt, most, behind)
 
     prepared = await asyncio.to_thread(prepare)

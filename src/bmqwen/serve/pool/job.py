@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -105,7 +104,10 @@ class Job:
         self._events.put_nowait(event)
 
     async def next_events(self) -> list[Event]:
-        """Wait until something has happened, and return all that has; the last one is a Completion or an error."""
+        """Wait until something has happened, and return all that has.
+
+        The last event of all is a Completion or an error.
+        """
         events = [await self._events.get()]
         while not self._events.empty():
             events.append(self._events.get_nowait())
@@ -113,17 +115,11 @@ class Job:
 
     async def events(self) -> AsyncGenerator[Started | Piece | Completion, None]:
         """Yield what is to be answered, the Completion last. Raises the error that ends it, if one does."""
-        async with aclosing(self.all_events()) as events:
-            async for event in events:
-                if not isinstance(event, Read):
-                    yield event
-
-    async def all_events(self) -> AsyncGenerator[Started | Read | Piece | Completion, None]:
-        """Yield what happens, the Completion last. Raises the error that ends it, if one does."""
         while True:
             event = await self._events.get()
             if isinstance(event, BmqwenError):
                 raise event
-            yield event
+            if not isinstance(event, Read):
+                yield event
             if isinstance(event, Completion):
                 return
