@@ -106,6 +106,8 @@ def test_each_chip_of_several_has_a_group_of_sequences() -> None:
     with pytest.raises(InputError, match=r"--sequences 33 cannot be compiled .*: choose 1 to 32"):
         check_sequences(512, 33, 3)
     assert max(s.rows for s in step_shapes(512, 32)) == 16
+    with pytest.raises(InputError, match=r"choose 1 to 16, or divide .* among 2 chips with --parts 2$"):
+        make_plan(("small", SMALL), INT4, 512, "f16", sequences=24, parts=None)
 
 
 def test_sequences_that_exceed_the_chip_name_how_many_fit() -> None:
@@ -114,6 +116,11 @@ def test_sequences_that_exceed_the_chip_name_how_many_fit() -> None:
     ):
         check_device_memory(LARGE, INT4, 2048, sequences=8)
     check_device_memory(LARGE, INT4, 2048, sequences=3)
+    # In parts there may be more than one step gives results.
+    part = qwen(4096, 20, 11008, 32)
+    with pytest.raises(InputError, match=r"choose --sequences 25 or"):
+        check_device_memory(part, INT4, 512, sequences=32)
+    check_device_memory(part, INT4, 512, sequences=25)
 
 
 def test_default_sequences_are_those_that_fit_where_one_does() -> None:
@@ -219,6 +226,9 @@ def test_what_a_recurrent_state_cannot_be_compiled_for_is_refused_before_any_wor
         make_plan(model, INT4, 512, "bf16")
     with pytest.raises(InputError, match=r"--layers 3 cannot be compiled: .*full attention"):
         make_plan(model, INT4, 512, "f16", layers=3)
+    large = tiny_config("qwen3.5", layers=40, hidden_size=8192, intermediate_size=49152, heads=64)
+    with pytest.raises(InputError, match=r"choose a smaller --quant$"):
+        make_plan(("large", large), INT4, 256, "f16")
 
 
 def test_fewer_layers_have_their_own_kinds_alone() -> None:

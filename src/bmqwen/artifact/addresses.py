@@ -5,7 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bmqwen.artifact.states import COMMITTED, MASKS, is_convolution, state_inputs, state_names, written_name
+from bmqwen.artifact.states import (
+    COMMITTED,
+    HALF,
+    MASKS,
+    is_convolution,
+    state_inputs,
+    state_names,
+    written_name,
+)
 from bmqwen.artifact.steps import StepShape
 from bmqwen.model.config import ModelConfig
 
@@ -14,7 +22,6 @@ LINE = 256
 # Room for weights that are larger than their arithmetic size. Only numbers: memory is taken when it is used.
 WEIGHTS_MARGIN = 1.15
 WEIGHTS_ROOM = 256 << 20
-HALF = 2
 _HALVES = ("attention_mask", COMMITTED)
 
 

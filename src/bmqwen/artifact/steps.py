@@ -186,11 +186,15 @@ def check_context(config: ModelConfig, context: int) -> None:
 def check_sequences(context: int, sequences: int, parts: int = 1) -> None:
     """Raise InputError unless nets can be made for so many sequences of that context, in so many parts."""
     most = max(1, min(MOST_SEQUENCES * parts, MOST_SHARED // context))
-    if not 1 <= sequences <= most:
-        raise InputError(
-            f"--sequences {sequences} cannot be compiled with --seq-len {context}: choose 1 to {most}"
-            + (", or a shorter --seq-len" if 1 < sequences <= MOST_SEQUENCES * parts else "")
-        )
+    if 1 <= sequences <= most:
+        return
+    fix = f"choose 1 to {most}"
+    if 1 < sequences <= MOST_SEQUENCES * parts:
+        fix += ", or a shorter --seq-len"
+    elif 1 < sequences <= MOST_SHARED // context:
+        enough = -(-sequences // MOST_SEQUENCES)
+        fix += f", or divide the model among {enough} chips with --parts {enough}"
+    raise InputError(f"--sequences {sequences} cannot be compiled with --seq-len {context}: {fix}")
 
 
 def _histories(offered: Sequence[int], tokens: int, context: int) -> list[int]:

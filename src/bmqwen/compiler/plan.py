@@ -11,7 +11,6 @@ from bmqwen.artifact.addresses import AddressMap
 from bmqwen.artifact.division import divide, fewest_parts, part_text
 from bmqwen.artifact.footprint import Footprint, fits, footprint, longest_context, weight_bytes
 from bmqwen.artifact.steps import (
-    MOST_SEQUENCES,
     MOST_SHARED,
     StepShape,
     check_context,
@@ -271,9 +270,10 @@ def check_device_memory(
     longest = longest_context(config, precision, lambda other: fits(other, heaps))
     fix = f"choose --seq-len {longest} or less" if longest else "choose a smaller --quant"
     if longest and longest >= context:
-        most = _most_sequences(config, precision, context, heaps)
+        most = _most_sequences(config, precision, context, sequences, heaps)
         fix = f"choose --sequences {most} or less, or a shorter --seq-len"
-    fix += ", or divide the model among more chips with --parts"
+    if not config.state_layers:
+        fix += ", or divide the model among more chips with --parts"
     parts = (need.total, need.weights, need.cache, need.activations + need.instructions)
     needed, weights, cache, work = map(size_text, parts)
     total = size_text(sum(heap.total for heap in heaps))
@@ -286,7 +286,9 @@ def check_device_memory(
     )
 
 
-def _most_sequences(config: ModelConfig, precision: Precision, context: int, heaps: Sequence[Heap]) -> int:
-    """Return how many sequences fit, where one does."""
-    counts = range(MOST_SEQUENCES, 1, -1)
+def _most_sequences(
+    config: ModelConfig, precision: Precision, context: int, too_many: int, heaps: Sequence[Heap]
+) -> int:
+    """Return how many sequences fit, where one does and `too_many` do not."""
+    counts = range(too_many - 1, 1, -1)
     return next((n for n in counts if fits(footprint(config, precision, context, n), heaps)), 1)
