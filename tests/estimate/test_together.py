@@ -86,3 +86,5 @@ def test_groups_on_two_chips_give_twice_the_tokens() -> None:
     assert four.step_s == pytest.approx(1.1e-3)
     # The second group's first step waits for the first group's to leave the first chip.
     assert eight.step_s == pytest.approx(1.1e-3 * (19 + 0.5) / 19)
+    # A prompt waits half of a group's step by two groups; it is read beside four, in pieces one behind the other.
+    assert eight.first_token_s == pytest.approx(1.1e-3 / 4 + 3.3e-3)

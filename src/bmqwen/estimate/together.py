@@ -7,7 +7,7 @@ from typing import Any
 
 from bmqwen.artifact.row_pool import Part, Placement, RowPool
 from bmqwen.artifact.steps import StepNets
-from bmqwen.chip.spec import Host, spec_of
+from bmqwen.chip.spec import ChipSpec, Host, spec_of
 from bmqwen.estimate.cost import READ_OPS, Chips, Cost, Pipeline
 from bmqwen.estimate.forecast import PROMPT_MS, PROMPT_TOKEN_MS, STEP_MS, TOKEN_MS, Question
 
@@ -21,7 +21,7 @@ class Together:
         tokens_per_s: of all of them, after their first tokens.
         step_s: seconds in which each gets a token, on average.
         first_token_s: of a prompt that comes when the others are half-way, at any moment of a step of theirs: half of
-            one to wait for on average, and the step that reads it.
+            the time until one ends to wait for on average, and the step that reads it.
         copied_bytes_per_step: K/V rows that the chip copies to their place, which the compiler's timing does not show.
         groups: whose steps are under way at once, in different parts of the model.
     """
@@ -80,27 +80,32 @@ def simulate_together(nets: StepNets, chips: Chips, host: Host, question: Questi
 
 def _first_token(nets: StepNets, chips: Chips, host: Host, question: Question, clients: int) -> float:
     """Seconds until a prompt's first token while all other clients are in the middle of their answers."""
-    chip, pool, others = spec_of(nets.chip, "the bundle"), RowPool(nets), range(clients - 1)
+    chip, pool = spec_of(nets.chip, "the bundle"), RowPool(nets)
+    others, step_ms = range(clients - 1), 0.0
     for client in others:
         list(_launches(pool, [(client, question.prompt_tokens)]))
+    groups = pool.groups(clients - 1, len(chips.parts))
+    size = -(-(clients - 1) // groups)
     for _ in range(question.answer_in(nets.context) // 2):
-        under_way = Cost(chip=chip)
-        _spend(under_way, pool, chips, [(client, 1) for client in others])
-    first = Cost(chip=chip)
+        for first in range(0, clients - 1, size):
+            step_ms = _step_ms(
+                pool, chips, host, chip, [(client, 1) for client in others[first : first + size]]
+            )
     prompt = question.prompt_tokens
-    apart = pool.reads_apart(clients - 1, prompt, len(others))
-    beside = [] if apart else [(client, 1) for client in others]
-    _spend(first, pool, chips, [*beside, (clients - 1, prompt)])
-    first.python_ms += PROMPT_MS + prompt * PROMPT_TOKEN_MS - STEP_MS - TOKEN_MS
-    return under_way.seconds(host) / 2 + first.seconds(host)
+    apart = pool.reads_apart(clients - 1, prompt, size)
+    beside = [] if apart else [(client, 1) for client in others[:size]]
+    read_ms = _step_ms(pool, chips, host, chip, [*beside, (clients - 1, prompt)])
+    python_ms = PROMPT_MS + prompt * PROMPT_TOKEN_MS - STEP_MS - TOKEN_MS
+    # Of several groups in the parts of the model a step ends more often.
+    return (step_ms / groups / 2 + read_ms + python_ms * host.python_factor) / 1e3
 
 
-def _spend(spent: Cost, pool: RowPool, chips: Chips, feeds: list[tuple[int, int]]) -> None:
-    """Count a step: launches, copies, one result read for all together, and Python for each sequence."""
+def _step_ms(pool: RowPool, chips: Chips, host: Host, chip: ChipSpec, feeds: list[tuple[int, int]]) -> float:
+    """Return the time of a step: its launches, one result read for all together, and Python for each sequence."""
+    pipeline, end = Pipeline(len(chips.parts)), 0.0
     for placement, tokens in _launches(pool, feeds):
-        chips.count(spent, placement, tokens, pool.size)
-    spent.host_ops += READ_OPS
-    spent.python_ms += STEP_MS + len(feeds) * TOKEN_MS
+        end = pipeline.launch(0.0, chips.times_ms(placement, tokens, pool.size, host, chip))
+    return end + READ_OPS * host.op_ms + (STEP_MS + len(feeds) * TOKEN_MS) * host.python_factor
 
 
 def _launches(pool: RowPool, feeds: list[tuple[int, int]]) -> Iterator[tuple[Placement, int]]:
