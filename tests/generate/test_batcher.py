@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bmqwen.errors import ContextLengthError, FeedInterruptedError, InputError, SchemaError
+from bmqwen.errors import ContextLengthError, DeviceError, FeedInterruptedError, InputError, SchemaError
 from bmqwen.generate.batcher import Batcher
 from bmqwen.generate.conversation_cache import ConversationCache
 from bmqwen.generate.generation import Generation
@@ -214,6 +214,24 @@ def test_a_step_that_fails_while_another_is_under_way_changes_nothing() -> None:
     finish(of, generations)
     tokens = [g.completion.token_ids for g in generations if g.completion]
     assert tokens == [alone(prompt(number, 5)) for number in range(4)]
+
+
+def test_a_device_that_is_found_to_have_failed_where_results_are_read_fails_the_step() -> None:
+    """So that all answers are told why they end, those of other groups as well."""
+    of = batcher(4)
+    toy(of).depth = 2
+    generations = [of.add(prompt(number, 5), GREEDY) for number in range(4)]
+    while any(generation.reading for generation in generations):
+        of.step()
+    toy(of).depth, failure = 1, DeviceError("the device failed")
+
+    def failing(prefix: tuple[int, ...]) -> int | None:
+        del prefix
+        raise failure
+
+    toy(of)._next_token = failing
+    with pytest.raises(DeviceError, match="the device failed"):
+        of.step()
 
 
 def test_results_are_asked_for_at_the_end_of_a_prompt_and_where_it_is_scored(

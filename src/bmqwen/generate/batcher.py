@@ -118,7 +118,12 @@ class Batcher:
         if self._under_way:
             for generation, fed in self._under_way.popleft():
                 generation.advance(fed)
+        over = [generation for generation in self._running if generation.over]
         self._running = [generation for generation in self._running if not generation.over]
+        for generation in over:
+            # It fails as late as its results are read.
+            if isinstance(generation.error, DeviceError):
+                raise generation.error
 
     def _begin_step(self) -> bool:
         """Begin a step of those that have none under way, if it is time for one."""

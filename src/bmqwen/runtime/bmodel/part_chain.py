@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -117,17 +117,17 @@ class _HostResults:
 
     lasting = True
 
-    def __init__(self, fetched: Future[Fetched]) -> None:
+    def __init__(self, fetched: Callable[[], Fetched]) -> None:
         self._fetched = fetched
 
     def token_ids(self, first: int, count: int) -> list[int]:
-        tokens = self._fetched.result().tokens[first : first + count]
+        tokens = self._fetched().tokens[first : first + count]
         # The host finds the same one: the lowest id among equals.
         return tokens or [int(row.argmax()) for row in self.logits(first, count)]
 
     def logits(self, first: int, count: int) -> NDArray[np.float32]:
         """As of `Results`. Raises InputError for those that were not asked for."""
-        found = self._fetched.result().logits.get(first)
+        found = self._fetched().logits.get(first)
         if found is None:
             raise InputError("these logits were not read: the step was begun without asking for them")
         return found[:count]
@@ -181,7 +181,7 @@ class PartChain:
         fetched = self._threads[-1].submit(_handing_on, self._parts[-1].finish, shape, row, handed, fixed)
         self._under_way.append(fetched)
         self._settle(len(self._parts))
-        return _HostResults(fetched)
+        return _HostResults(partial(self._results, fetched))
 
     def move(self, shape: StepShape, rows: NDArray[np.int64], to: int) -> None:
         """As `StepStages.move`."""
@@ -224,13 +224,23 @@ class PartChain:
         ]
         return [answer.result() for answer in asked]
 
+    def _results(self, fetched: Future[Fetched]) -> Fetched:
+        """Wait for a launch. Raises also what one before it failed with: it has seen rows that are missing."""
+        if fetched in self._under_way:
+            self._settle(len(self._under_way) - 1 - self._under_way.index(fetched))
+        elif self._failure is not None:
+            raise self._failure
+        return fetched.result()
+
     def _settle(self, most: int = 0) -> None:
         """Wait until at most so many launches are on their way. Raises, from then on always, what one failed with."""
         if self._failure is not None:
             raise self._failure
         try:
             while len(self._under_way) > most:
-                self._under_way.popleft().result()
+                # Ctrl-C may end the wait: it stays until it is known how it went.
+                self._under_way[0].result()
+                self._under_way.popleft()
         except Exception as error:
             # What came after a launch that failed fails as well.
             self._under_way.clear()
