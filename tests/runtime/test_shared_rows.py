@@ -166,6 +166,28 @@ def test_rows_to_be_read_again_after_a_failure_are_nobody_elses(tmp_path: Path) 
     talk.check()
 
 
+def test_a_state_that_cannot_be_restored_leaves_the_sequence_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(tmp_path, 64, 1, seed=0, states=True)
+    talk.runtime._state = DeviceState(cast(StepStages, NoStates()))
+    talk.step([Feed(0, [1, 2, 3, 4, 5, 6, 7, 8, 9], prompt=True)])
+    saved = talk.runtime.save(0)
+
+    def failing(_: NoStates, states: object) -> None:
+        del states
+        raise DeviceError("the device failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NoStates, "write_states", failing)
+        with pytest.raises(DeviceError):
+            talk.runtime.restore(0, saved, 9)
+    assert talk.runtime.position(0) == 0
+    talk.texts[0] = []
+    talk.step([Feed(0, [9, 8, 7], prompt=True)])
+    talk.check()
+
+
 def test_a_saved_cache_is_in_the_order_of_its_tokens(tmp_path: Path) -> None:
     """Also where the rows lie side by side, but the last tokens' before the others'."""
     talk = Talk(tmp_path, 32, 2, seed=0)

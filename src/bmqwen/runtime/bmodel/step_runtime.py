@@ -196,13 +196,13 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         try:
             row = self._pool.reserve(sequence, position)
             self._device_nets.write_rows(row, saved.rows[:, :position])
+            if self._state is not None:
+                self._state.load(saved.states, position)
         except BaseException:
             self._pool.truncate(sequence, 0)
             self._forget_lost()
             raise
         self._tokens[sequence].extend(saved.tokens[:position])
-        if self._state is not None:
-            self._state.load(saved.states, position)
 
     def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
         """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
