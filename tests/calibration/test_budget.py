@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bmqwen.calibration.budget import Budget, Costs, byte_costs, choose
+from bmqwen.calibration.budget import Budget, Costs, byte_costs, choose, spend
 from bmqwen.calibration.chip_time import part_times, token_ns
 from bmqwen.calibration.sensitivity import FORMATS, PARTS, formats_of_parts, measure
+from bmqwen.compiler.plan import Plan
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.emit.numpy import NumpyOps
 from bmqwen.emit.weight_blocks import WeightBlocks
-from bmqwen.errors import InputError
+from bmqwen.errors import CompileError, InputError
 from bmqwen.evaluation.divergence import Divergence
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
@@ -54,7 +55,8 @@ def test_each_part_is_measured_alone(tmp_path: Path) -> None:
     tokens = list(range(300))
     with open_checkpoint(folder) as checkpoint:
         config = checkpoint.config
-        found = measure(checkpoint, [tokens], Silent())
+        possible = formats_of_parts(checkpoint)
+        found = measure(checkpoint, [tokens], possible, Silent())
         rows = np.linspace(0, len(tokens) - 1, 256).astype(int)
 
         def logits(weights: Weights) -> np.ndarray:
@@ -78,8 +80,36 @@ def test_each_part_is_measured_alone(tmp_path: Path) -> None:
         assert len(found.layers) == config.num_hidden_layers
         # Codes of half a byte; a scale of two bytes and a zero point of one for 32 of them.
         values = config.vocab_size * config.hidden_size
-        sizes = byte_costs(config, formats_of_parts(checkpoint))
+        sizes = byte_costs(config, possible)
         assert sizes.parts["lm_head"]["int4:32"] == values * (1 / 2 + 3 / 32)
+
+
+def test_a_precision_says_the_group_size_beside_its_own_part() -> None:
+    assert str(Precision("int8", 32, "int4")) == "int8, lm_head int4 group 32"
+    assert str(Precision("int4", 64, "int4", 32)) == "int4 group 64, lm_head int4 group 32"
+
+
+def test_a_budget_of_bytes_does_without_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise CompileError("the compiler is broken")
+
+    monkeypatch.setenv("BMQWEN_TOOLCHAIN", str(tmp_path))
+    monkeypatch.setattr("bmqwen.calibration.chip_time.time_nets", broken)
+    folder = write_checkpoint(tmp_path / "model", tiny_config("qwen2.5"))
+    with open_checkpoint(folder) as checkpoint:
+        assert spend(Budget(1e9, "bytes"), checkpoint, [range(8)], Silent()).times is None
+        with pytest.raises(CompileError):
+            spend(Budget(1e9, "ns"), checkpoint, [range(8)], Silent())
+
+
+def test_a_model_larger_than_a_chip_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(plan: Plan, **_: object) -> None:
+        raise CompileError(f"{len(plan.parts)} parts")
+
+    monkeypatch.setattr("bmqwen.calibration.chip_time.time_nets", refuse)
+    config = tiny_config("qwen2.5", layers=48, hidden_size=5120, intermediate_size=13824)
+    with pytest.raises(CompileError, match="2 parts"):
+        token_ns("large", config, Precision("int8", 64, "int8"), Silent())
 
 
 @pytest.mark.simulator

@@ -149,7 +149,9 @@ def test_a_mixture_of_formats_is_taken_as_it_is(source: Path, tmp_path: Path) ->
         return next((found for rule, found in rules.items() if re.match(rule, module)), None)
 
     assert (stated["bits"], stated["group_size"]) == (4, 32)
-    assert sizes("model.layers.1.self_attn.v_proj") == {"bits": 4, "group_size": 16}
+    # vLLM looks for the joined projections.
+    for module in ("v_proj", "qkv_proj"):
+        assert sizes(f"model.layers.1.self_attn.{module}") == {"bits": 4, "group_size": 16}
     assert sizes("model.layers.0.self_attn.o_proj") is sizes("model.layers.0.mlp.gate_proj") is None
     for module in ("model.layers.1.mlp.down_proj", "lm_head"):
         assert sizes(module) == dict(zip(("bits", "group_size"), grids[module], strict=True))

@@ -7,7 +7,10 @@ import pytest
 
 from bmqwen.artifact.bundle import Bundle, write_manifest
 from bmqwen.artifact.steps import StepNets, StepShape
+from bmqwen.chip.spec import DEFAULT_CHIP, DEFAULT_HOST, Host
 from bmqwen.cli.app import run
+from bmqwen.compiler.plan import Plan
+from bmqwen.errors import InputError
 from bmqwen.quant.precision import Precision
 from support.checkpoints import tiny_config
 
@@ -90,6 +93,19 @@ def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFix
     assert message in said.err
     assert said.err.count("\n") == 1
     assert said.out == ""
+
+
+def test_a_card_is_predicted_only_for_several_chips(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(_: str, plan: Plan, host: Host, *__: object, **___: object) -> None:
+        raise InputError(f"{len(plan.parts)} on {host.name}")
+
+    monkeypatch.setattr("bmqwen.estimate.estimate.estimate_model", told)
+    box, card = (DEFAULT_CHIP.hosts[name].name for name in (DEFAULT_HOST, "pcie"))
+    for parts, said in (("auto", f"1 on {box}"), ("1", f"1 on {box}"), ("2", f"2 on {card}")):
+        assert run(["estimate", "qwen1.5-1.8b-chat", "--parts", parts]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_bundles_of_other_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bmqwen.artifact.bundle import read_bundle
 from bmqwen.chip.spec import DEFAULT_CHIP
 from bmqwen.compiler.pipeline import compile_model
+from bmqwen.compiler.plan import make_plan
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.estimate.chart import write_chart
 from bmqwen.estimate.estimate import Estimate, estimate_bundle, estimate_model
@@ -56,9 +57,8 @@ def estimated() -> Estimate:
 
 
 def predict() -> Estimate:
-    return estimate_model(
-        "toy", CONFIG, PRECISION, CONTEXT, DEFAULT_CHIP.host, QUESTION, sequences=1, progress=Silent()
-    )
+    plan = make_plan(("toy", CONFIG), PRECISION, CONTEXT, "f16", sequences=1)
+    return estimate_model("toy", plan, DEFAULT_CHIP.host, QUESTION, progress=Silent())
 
 
 def test_two_layers_foretell_the_whole_model(bundle: Path, estimated: Estimate) -> None:

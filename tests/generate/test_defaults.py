@@ -94,6 +94,7 @@ def test_the_template_says_whether_a_model_thinks(tmp_path: Path) -> None:
     assert numbers(on) == [1.0, 0.95, 20, 1.5]
     back, _ = change_setting(on, "enable_thinking none", small)
     assert (numbers(back), back.enable_thinking) == ([1.0, 1.0, 20, 2.0], None)
+    assert numbers(change_setting(back, "enable_thinking on", small)[0]) == numbers(on)
 
 
 def test_turning_thinking_off_in_a_conversation_keeps_what_was_set(tmp_path: Path) -> None:

@@ -191,6 +191,17 @@ def test_other_bases_are_refused(tmp_path: Path) -> None:
         open_checkpoint(tied, tmp_path / "lora")
 
 
+def test_a_change_of_the_part_for_pictures_alone_is_refused(tmp_path: Path) -> None:
+    base, lora = write_checkpoint(tmp_path / "base", tiny_config("qwen3.5")), tmp_path / "lora"
+    lora.mkdir()
+    name = "base_model.model.model.visual.blocks.0.attn.proj.lora_{}.weight"
+    halves = {name.format("A"): np.ones((4, 8), np.float32), name.format("B"): np.ones((8, 4), np.float32)}
+    write_safetensors(lora / "adapter_model.safetensors", halves, "float32")
+    (lora / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 4}))
+    with pytest.raises(CheckpointError, match="changes only parts of base that bmqwen leaves aside"):
+        open_checkpoint(base, lora)
+
+
 def test_what_is_no_adapter(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is not a LoRA adapter: it has no adapter_config\.json"):
         _opened(tmp_path)

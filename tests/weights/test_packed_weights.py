@@ -16,7 +16,7 @@ from bmqwen.errors import CheckpointError, ConfigError, InputError
 from bmqwen.model.packing import read_packing
 from bmqwen.model.registry import parse_config
 from bmqwen.quant import Format
-from bmqwen.quant.formats import GridFormat
+from bmqwen.quant.formats import GridFormat, make_format
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision, PrecisionOptions
 from bmqwen.weights.checkpoint import open_checkpoint
@@ -133,6 +133,9 @@ def test_without_options_the_grid_is_kept(method: Method, bits: int, tmp_path: P
     kept = Precision(form, GROUP if bits == 4 else 64, form)
     assert PrecisionOptions().at(packed.folder) == kept
     assert PrecisionOptions(lm_head="f16").at(packed.folder).lm_head == "f16"
+    # The group size of an 8-bit grid says nothing of a head in 4 bits.
+    head = PrecisionOptions(lm_head="int4").at(packed.folder)
+    assert head.head == make_format("int4", GROUP if bits == 4 else 64)
     other: Format = "int8" if bits == 4 else "int4"
     assert PrecisionOptions(other).at(packed.folder) == Precision.choose(other)
     with pytest.raises(InputError, match="group size 7"):

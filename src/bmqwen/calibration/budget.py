@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from bmqwen.calibration.chip_time import CONTEXT, part_times
+from bmqwen.calibration.chip_time import part_times, timed_context
 from bmqwen.calibration.sensitivity import FORMATS, Sensitivity, formats_of_parts, measure, shapes_of
 from bmqwen.compiler.toolchain import has_toolchain
-from bmqwen.errors import InputError
+from bmqwen.errors import CompileError, InputError, MissingDependencyError
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.formats import make_format
 from bmqwen.quant.precision import Precision
@@ -121,14 +121,16 @@ class Choice:
     Attributes:
         sensitivity: of the parts.
         bytes: what each reads for a token.
-        times: the predicted nanoseconds that each takes; None: there is no compiler to tell.
+        times: the predicted nanoseconds that each takes; None: there is no compiler to tell, or it failed.
         mixture: the one chosen.
+        context: tokens cached before the one that is timed.
     """
 
     sensitivity: Sensitivity
     bytes: Costs
     times: Costs | None
     mixture: Mixture
+    context: int
 
     @property
     def precision(self) -> Precision:
@@ -178,7 +180,7 @@ class Choice:
         if self.times is None:
             return f"{size} a token (`bmqwen estimate` predicts its speed)"
         ns = self.times.of(self.mixture.formats)
-        return f"{size} and {ns / 1e6:.2f} ms a token ({speed_text(1e9 / ns)} after {CONTEXT} cached tokens)"
+        return f"{size} and {ns / 1e6:.2f} ms a token ({speed_text(1e9 / ns)} after {self.context} cached tokens)"
 
 
 def spend(
@@ -186,18 +188,23 @@ def spend(
 ) -> Choice:
     """Measure a model and choose its formats. Raises InputError for a budget that cannot be met.
 
-    A budget of time needs the compiler, as `part_times` does; for one of bytes it is asked if it is there already.
+    A budget of time needs the compiler and raises what `part_times` raises; for one of bytes it is asked if it is
+    there already, and its failure is only told.
     """
     name, config = checkpoint.name, checkpoint.config
     possible = formats_of_parts(checkpoint)
     sizes = byte_costs(config, possible)
-    times = (
-        Costs(*part_times(name, config, possible, progress))
-        if budget.unit == "ns" or has_toolchain()
-        else None
-    )
+    times = None
+    if budget.unit == "ns" or has_toolchain():
+        try:
+            times = Costs(*part_times(name, config, possible, progress))
+        except (InputError, CompileError, MissingDependencyError) as error:
+            if budget.unit == "ns":
+                raise
+            progress.note(f"times on the chip are left out, which a budget of bytes does not need: {error}")
     costs = sizes if budget.unit == "bytes" or times is None else times
     # A budget that nothing meets is refused before the long work.
     choose({part: dict.fromkeys(names, 0.0) for part, names in possible.items()}, costs, budget)
-    sensitivity = measure(checkpoint, sequences, progress)
-    return Choice(sensitivity, sizes, times, choose(sensitivity.parts, costs, budget))
+    sensitivity = measure(checkpoint, sequences, possible, progress)
+    mixture = choose(sensitivity.parts, costs, budget)
+    return Choice(sensitivity, sizes, times, mixture, timed_context(config))

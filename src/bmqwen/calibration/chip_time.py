@@ -15,52 +15,63 @@ from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import PROJECTIONS, Precision
 from bmqwen.util.progress import Progress
 
-# Cached tokens before the one that is timed, at most.
-CONTEXT = 512
+_CONTEXT = 512
+
+
+def timed_context(config: ModelConfig) -> int:
+    """Return how many tokens are cached before the one that is timed."""
+    return min(_CONTEXT, config.max_position_embeddings)
 
 
 def token_ns(name: str, config: ModelConfig, precision: Precision, progress: Progress) -> float:
-    """Return the predicted time of a token after `CONTEXT` cached ones, in ns, calls of the host included.
+    """Return the predicted time of a token after `timed_context` cached ones, in ns, calls of the host included.
 
     Raises what `time_nets` raises.
     """
-    cost = Cost()
-    cost.add(_timed(name, config, precision, progress).profile, LAUNCH_OPS + READ_OPS)
-    cost.python_ms = STEP_MS + TOKEN_MS
-    return cost.seconds(DEFAULT_CHIP.host) * 1e9
+    return _token_ns(_timed(name, config, precision, progress))
 
 
 def part_times(
     name: str, config: ModelConfig, possible: Mapping[str, Sequence[str]], progress: Progress
 ) -> tuple[dict[str, dict[str, float]], float]:
-    """Return the predicted ns of each part in each format possible, for a token after `CONTEXT` cached ones.
+    """Return the predicted ns of each part in each format possible, for a token after `timed_context` cached ones.
 
-    And those of everything else. They add up to the cycle: what a part takes depends on its own format only.
-    Raises what `time_nets` raises.
+    And those of everything else, beside the last format. They add up to the cycle: what a part takes depends on its
+    own format only. A model that needs several chips is timed as if one held it. Raises what `time_nets` raises.
     """
     found: dict[str, dict[str, float]] = {part: {} for part in possible}
     rest = 0.0
     for form in FORMATS:
-        # Where groups do not divide a part, the usual one has its place in the net.
+        # A part that this format's groups do not divide has its last possible one, the most exact.
         formats = {part: form if form in names else names[-1] for part, names in possible.items()}
         projections = {part: FORMATS[own] for part, own in formats.items() if part != "lm_head"}
         precision = Precision.mixed(projections, FORMATS[formats["lm_head"]])
-        cycles = _by_part(_timed(name, config, precision, progress).timeline)
+        timing = _timed(name, config, precision, progress)
+        cycles = _by_part(timing.timeline)
         own = {
             part: cycles.get(part, 0) * (1 if part == "lm_head" else config.num_hidden_layers)
             for part in possible
         }
-        rest = token_ns(name, config, precision, progress) - sum(own.values())
+        rest = _token_ns(timing) - sum(own.values())
         for part, ns in own.items():
             found[part][formats[part]] = ns
     return found, rest
 
 
 def _timed(name: str, config: ModelConfig, precision: Precision, progress: Progress) -> NetTiming:
-    context = min(CONTEXT, config.max_position_embeddings)
-    plan = make_plan((name, config), precision, context, "f16", sequences=1, drafts=False)
+    # Only a layer or two are compiled: the whole model may be larger than a chip's memory.
+    plan = make_plan(
+        (name, config), precision, timed_context(config), "f16", sequences=1, drafts=False, parts=None
+    )
     shape = max((s for s in plan.shapes if s.tokens == 1), key=lambda s: s.history)
     return time_nets(replace(plan, shapes=(shape,)), progress=progress)[shape]
+
+
+def _token_ns(timing: NetTiming) -> float:
+    cost = Cost()
+    cost.add(timing.profile, LAUNCH_OPS + READ_OPS)
+    cost.python_ms = STEP_MS + TOKEN_MS
+    return cost.seconds(DEFAULT_CHIP.host) * 1e9
 
 
 def _by_part(timeline: Timeline) -> dict[str, int]:

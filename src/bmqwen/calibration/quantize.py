@@ -130,8 +130,13 @@ def quantize(
     return Quantised(folder, tokens, tuple(run.largest), tuple(run.stream_error))
 
 
-def check(checkpoint: Checkpoint, folder: Path, precision: Precision) -> None:
-    """Raise InputError where a quantisation could not be written, before anything is computed."""
+def check(
+    checkpoint: Checkpoint, folder: Path, precision: Precision, fix: str = "choose another --group-size"
+) -> None:
+    """Raise InputError where a quantisation could not be written, before anything is computed.
+
+    `fix`: what a user can do where groups do not divide a matrix.
+    """
     check_task(checkpoint.config, checkpoint.name, "chat")
     if folder.exists():
         raise InputError(f"{folder} exists already: remove it or choose another name")
@@ -149,8 +154,7 @@ def check(checkpoint: Checkpoint, folder: Path, precision: Precision) -> None:
             size = form.group(shape[1])
             if shape[1] % size or shape[0] % 8:
                 raise InputError(
-                    f"{name} has {shape[1]:,} columns, which groups of {size} do not divide: choose another "
-                    "--group-size"
+                    f"{name} has {shape[1]:,} columns, which groups of {size} do not divide: {fix}"
                 )
 
 
@@ -311,8 +315,8 @@ def _config(
     }
     shapes = config.network.shapes()
     apart = {
-        _rule(names): (names[0], shapes[f"{block_prefix(0)}.{names[0]}.weight"])
-        for names in PROJECTIONS.values()
+        _rule(kind, names): (names[0], shapes[f"{block_prefix(0)}.{names[0]}.weight"])
+        for kind, names in PROJECTIONS.items()
     }
     apart["+:lm_head"] = "lm_head", (config.vocab_size, config.hidden_size)
     dynamic = {}
@@ -332,9 +336,13 @@ def _config(
     }
 
 
-def _rule(names: Sequence[str]) -> str:
-    """What names these projections of every layer in GPTQModel's `dynamic`: a regular expression for modules."""
-    return f"+:.*\\.(?:{'|'.join(name.rpartition('.')[2] for name in names)})$"
+def _rule(kind: str, names: Sequence[str]) -> str:
+    """What names these projections of every layer in GPTQModel's `dynamic`: a regular expression for modules.
+
+    vLLM joins projections of one input and looks for the joined one, which has the name of the kind.
+    """
+    modules = dict.fromkeys([*(name.rpartition(".")[2] for name in names), kind])
+    return f"+:.*\\.(?:{'|'.join(modules)})$"
 
 
 def _stacked(grids: Sequence[Grid]) -> Grid:

@@ -50,7 +50,12 @@ class Sensitivity:
     layers: Sequence[float]
 
 
-def measure(checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], progress: Progress) -> Sensitivity:
+def measure(
+    checkpoint: Checkpoint,
+    sequences: Sequence[Sequence[int]],
+    possible: Mapping[str, Sequence[str]],
+    progress: Progress,
+) -> Sensitivity:
     """Measure each part of a model in each format, and each layer.
 
     All that is measured goes through a layer before the next one is read, so that weights are read once.
@@ -58,12 +63,12 @@ def measure(checkpoint: Checkpoint, sequences: Sequence[Sequence[int]], progress
     Args:
         checkpoint: the float model.
         sequences: token ids of the calibration text, of which the first `TOKENS` are used.
+        possible: the formats of each part, as `formats_of_parts` finds them.
         progress: is told layers done.
 
-    Raises what reading weights raises, and InputError where no format fits the matrices.
+    Raises what reading weights raises.
     """
-    config, possible = checkpoint.config, formats_of_parts(checkpoint)
-    kept = _KeptWeights(checkpoint.weights)
+    config, kept = checkpoint.config, _KeptWeights(checkpoint.weights)
     usual = next(name for name in (USUAL, "int4:32", "int8") if all(name in own for own in possible.values()))
     rounded: dict[_What, Weights] = {None: kept}
     for kind in PROJECTIONS:

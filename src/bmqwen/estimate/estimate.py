@@ -8,7 +8,7 @@ from bmqwen.artifact.bundle import Bundle
 from bmqwen.artifact.states import state_bytes
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
-from bmqwen.compiler.plan import make_plan
+from bmqwen.compiler.plan import Plan, make_plan
 from bmqwen.compiler.timing import Profile, Timeline
 from bmqwen.errors import BundleError, InputError
 from bmqwen.estimate.cost import Chips
@@ -18,7 +18,6 @@ from bmqwen.estimate.together import Together, simulate_together
 from bmqwen.hub.known_config import known_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Format, Precision
-from bmqwen.util.float16 import Half
 from bmqwen.util.progress import Progress
 
 SIDE_BY_SIDE = (2, 4, 8, 16, 32)
@@ -95,36 +94,29 @@ class Estimate:
 
 def estimate_model(
     name: str,
-    config: ModelConfig,
-    precision: Precision,
-    context: int,
+    plan: Plan,
     host: Host,
     question: Question,
     *,
-    half: Half = "f16",
-    sequences: int | None = None,
-    drafts: bool = True,
-    parts: int | None = 1,
     jobs: int | None = None,
     progress: Progress,
 ) -> Estimate:
-    """Estimate the nets that `compile` would make, timed with random weights; `parts` are as of `make_plan`.
+    """Estimate the nets that `compile` would make of a plan, timed with random weights.
 
     Raises what `time_nets` and `simulate` raise.
     """
-    plan = make_plan(
-        (name, config), precision, context, half, sequences=sequences, drafts=drafts, parts=parts
-    )
+    config, precision, context = plan.config, plan.precision, plan.context
     question.answer_in(context)  # refused before the long work
     timed = time_nets(plan, jobs=jobs, progress=progress)
     divided = time_parts(plan, jobs=jobs, progress=progress)
     chips = _chips(divided, config)
     cycles = {shape: profile.cycles for shape, profile in chips.profiles.items()}
-    nets = StepNets(context, cycles, half=half, sequences=plan.sequences, parts=len(divided))
+    nets = StepNets(context, cycles, half=plan.half, sequences=plan.sequences, parts=len(divided))
     timelines = {shape: net.timeline for shape, net in timed.items()}
     forecast = simulate(nets, chips, host, question)
-    # Of the box only, and of an answer from its beginning on.
-    alike = host == DEFAULT_CHIP.host and not question.history and len(divided) == 1
+    # Of the box only, of one format for everything, and of an answer from its beginning on.
+    uniform = precision.lm_head == precision.weights and not precision.projections
+    alike = host == DEFAULT_CHIP.host and not question.history and len(divided) == 1 and uniform
     job = (name, precision.weights, context)
     row = next((p for p in PUBLISHED if alike and (p.model, p.form, p.context) == job), None)
     together = _side_by_side(nets, chips, host, question)
@@ -145,24 +137,13 @@ def estimate_published(
     jobs: int | None = None,
     progress: Progress,
 ) -> list[tuple[Published, Estimate]]:
-    """Estimate our nets for every published row, in their order. Raises what `estimate_model` raises."""
+    """Estimate our nets for every published row, in their order. Raises what `make_plan` and `estimate_model` raise."""
     found = []
     for row in PUBLISHED:
         name, config = known_config(row.model, progress=progress)
         precision = Precision(row.form, 64, row.form)
-        ours = estimate_model(
-            name,
-            config,
-            precision,
-            row.context,
-            host,
-            question,
-            sequences=sequences,
-            drafts=drafts,
-            jobs=jobs,
-            progress=progress,
-        )
-        found.append((row, ours))
+        plan = make_plan((name, config), precision, row.context, "f16", sequences=sequences, drafts=drafts)
+        found.append((row, estimate_model(name, plan, host, question, jobs=jobs, progress=progress)))
     return found
 
 

@@ -15,8 +15,8 @@ T = TypeVar("T")
 H = TypeVar("H")
 
 _FULL, _LINEAR = "full_attention", "linear_attention"
-# What config.json says of the three axes of pictures: they are one axis in a text.
 _WIDEST_SMALL = 2048  # hidden_size of Qwen3.5-2B
+# What config.json says of the three axes of pictures: they are one axis in a text.
 _PICTURES = {"mrope_section", "mrope_interleaved"}
 
 

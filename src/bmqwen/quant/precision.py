@@ -143,13 +143,10 @@ class Precision:
         return said | ({"projections": dict(self.projections)} if self.projections else {})
 
     def __str__(self) -> str:
-        chosen = any(isinstance(f, GridFormat) and len(f.group_sizes) == 1 for f in (self.layers, self.head))
-        group = f" group {self.group_size}" if chosen else ""
-        apart = (_text(kind, *self._own(kind)) for kind in PROJECTIONS if kind in self.projections)
-        head = f"lm_head {self.lm_head}"
-        if self.head_group_size is not None:
-            head = _text("lm_head", self.lm_head, self.head_group_size)
-        return ", ".join([f"{self.weights}{group}", *apart, head])
+        layers, head = _text(self.weights, self.group_size), _text(self.lm_head, self._head_group)
+        apart = (f"{kind} {_text(*self._own(kind))}" for kind in PROJECTIONS if kind in self.projections)
+        # A group size that is that of the layers is not said twice.
+        return ", ".join([layers, *apart, f"lm_head {self.lm_head if head == layers else head}"])
 
     @property
     def _head_group(self) -> int:
@@ -207,7 +204,7 @@ class PrecisionOptions:
         # Who quantised it with this program chose the head as well; others leave it as it was.
         head = head or ("f16" if checkpoint.made_here else body[0], body[1])
         if self.lm_head is not None and self.lm_head != head[0]:
-            head = self.lm_head, body[1]
+            head = self.lm_head, body[1] if body[0] == "int4" else 64
         if (size := self.group_size) is not None:
             stored, head = {kind: (form, size) for kind, (form, _) in stored.items()}, (head[0], size)
         return Precision.mixed(stored, head, size)
@@ -224,10 +221,10 @@ def _stored_grid(checkpoint: Checkpoint | None, weight: str) -> tuple[Format, in
     return _FORMATS[stored[0]], next((size for size in _GROUPS if stored[1] % size == 0), 64)
 
 
-def _text(name: str, form: Format, group_size: int) -> str:
+def _text(form: Format, group_size: int) -> str:
     grid = make_format(form, group_size)
     chosen = isinstance(grid, GridFormat) and len(grid.group_sizes) == 1
-    return f"{name} {form}" + (f" group {group_size}" if chosen else "")
+    return form + (f" group {group_size}" if chosen else "")
 
 
 AnyPrecision = Precision | PrecisionOptions

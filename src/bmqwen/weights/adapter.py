@@ -123,6 +123,11 @@ class Adapter(Closing):
         names = weights.names()
         parts = (self.changes(config), self.replacements(config))
         shapes = {tensor: part.shape(tensor) for part in parts for tensor in sorted(part.names())}
+        if not shapes:
+            raise CheckpointError(
+                f"{self.folder} changes only parts of {name} that bmqwen leaves aside, such as the one for pictures: "
+                "answers would be the same, leave the adapter out"
+            )
         for tensor, shape in shapes.items():
             if config.tie_word_embeddings and tensor in _TABLES:
                 raise CheckpointError(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bmqwen.chip.spec import DEFAULT_CHIP, DEFAULT_HOST, HostName
+from bmqwen.chip.spec import DEFAULT_CHIP, DEFAULT_HOST, Host, HostName
 from bmqwen.cli import options
 from bmqwen.cli.terminal import print_json, progress_bar
 
@@ -64,6 +64,7 @@ def estimate(
     """
     from bmqwen.artifact.bundle import is_bundle, read_bundle
     from bmqwen.cli.commands.estimate_view import lines, show, table_lines
+    from bmqwen.compiler.plan import make_plan
     from bmqwen.errors import InputError
     from bmqwen.estimate.chart import check_chart, write_chart
     from bmqwen.estimate.estimate import estimate_bundle, estimate_model, estimate_published
@@ -74,11 +75,12 @@ def estimate(
     question, count = Question(prompt_tokens, new_tokens, history), options.part_count(parts)
     path = Path(model).expanduser() if model else None
     bundle = read_bundle(path) if path is not None and is_bundle(path) else None
-    # Only cards have several chips.
-    several = count != 1 or (bundle is not None and len(bundle.details.get("parts", ())) > 1)
-    machine = DEFAULT_CHIP.hosts[host or ("pcie" if several else DEFAULT_HOST)]
-    if host_op_ms is not None:
-        machine = custom_host(machine, host_op_ms)
+
+    def machine(chips: int) -> Host:
+        # Only cards have several chips.
+        found = DEFAULT_CHIP.hosts[host or ("pcie" if chips > 1 else DEFAULT_HOST)]
+        return found if host_op_ms is None else custom_host(found, host_op_ms)
+
     if every and model is not None:
         raise InputError(f"--all is about the published models: leave {model} out")
     if count != 1 and (every or bundle is not None):
@@ -102,22 +104,23 @@ def estimate(
         check_chart(chart)
     with progress_bar(sizes=False) as bar:
         if every:
+            box = machine(1)
             rows = estimate_published(
-                machine, question, sequences=sequences, drafts=drafts, jobs=jobs, progress=bar
+                box, question, sequences=sequences, drafts=drafts, jobs=jobs, progress=bar
             )
             bar.close()
-            print_json([row.to_dict() for _, row in rows]) if json else show(table_lines(rows, machine))
+            print_json([row.to_dict() for _, row in rows]) if json else show(table_lines(rows, box))
             return
         if bundle is not None:
-            found = estimate_bundle(bundle, machine, question)
+            found = estimate_bundle(bundle, machine(len(bundle.details.get("parts", ()))), question)
         else:
             name, config = known_config(model, offline=offline, progress=bar)
             precise = precision.at(path) if path is not None else precision.of_checkpoint(None)
-            found = estimate_model(
-                name, config, precise, 512 if seq_len is None else seq_len, machine, question,
-                half="bf16" if bf16 else "f16", sequences=sequences, drafts=drafts, parts=count, jobs=jobs,
-                progress=bar,
+            plan = make_plan(
+                (name, config), precise, 512 if seq_len is None else seq_len, "bf16" if bf16 else "f16",
+                sequences=sequences, drafts=drafts, parts=count,
             )  # fmt: skip
+            found = estimate_model(name, plan, machine(len(plan.parts)), question, jobs=jobs, progress=bar)
     if chart is not None:
         write_chart(found, chart)
     if trace is not None:

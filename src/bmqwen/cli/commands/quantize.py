@@ -70,7 +70,10 @@ def quantize(
         progress_bar(sizes=False) as bar,
         open_model(model, adapter=adapter, offline=offline, progress=bar) as checkpoint,
     ):
-        calibrated.check(checkpoint, output, precision)
+        if wanted is None:
+            calibrated.check(checkpoint, output, precision)
+        else:
+            calibrated.check(checkpoint, output, precision, "choose --group-size 16 in place of --budget")
         sequences = text.sequences_of(documents, *text.tokenizer_of(checkpoint), tokens)
         if wanted is not None:
             choice = spend(wanted, checkpoint, sequences, bar)

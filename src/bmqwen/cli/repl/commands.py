@@ -90,7 +90,8 @@ def settings_text(params: SamplingParams) -> str:
 
 def _for_thinking(params: SamplingParams, thinking: bool, defaults: SamplingParams) -> SamplingParams:
     """Return the parameters with the defaults of a model that is to think, or not to, where they are defaults."""
-    before, after = (in_mode(defaults, mode) for mode in (params.enable_thinking is not False, thinking))
+    now = defaults.enable_thinking if params.enable_thinking is None else params.enable_thinking
+    before, after = (in_mode(defaults, mode) for mode in (now is not False, thinking))
     kept = (name for name in defaults.other_mode if getattr(params, name) == getattr(before, name))
     return replace(params, **{name: getattr(after, name) for name in kept})
 
