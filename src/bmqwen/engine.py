@@ -39,7 +39,6 @@ class Engine(Closing):
         bundle: what was loaded.
         runtime: what computes.
         tokenizer: the model's own.
-        params: how it answers where nobody says otherwise, as its publisher recommends.
         session: the one KV cache, shared by all conversations of this engine: alternating between them is correct,
             but each then reads its history again, unless there is memory to save it in.
     """
@@ -63,7 +62,6 @@ class Engine(Closing):
         self.bundle = bundle
         self.runtime = runtime
         self.tokenizer = tokenizer or Tokenizer.from_folder(bundle.tokenizer_folder)
-        self.params = params_of(bundle)
         self._draft_model = draft_model
         self.session = Session(
             runtime,
@@ -73,6 +71,14 @@ class Engine(Closing):
             guesser=draft_model,
             reproducible=reproducible,
         )
+
+    @cached_property
+    def params(self) -> SamplingParams:
+        """How it answers where nobody says otherwise, as its publisher recommends, read on first use.
+
+        Raises ConfigError for a generation_config.json that cannot be used.
+        """
+        return params_of(self.bundle)
 
     @cached_property
     def template(self) -> ChatTemplate:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bmqwen.serve.http.errors import json_bytes
 from support.hermes import PARIS, WEATHER, server_saying
 from support.toy_server import ToyServer
 from support.toy_tokenizer import HERMES, toy_template
@@ -134,3 +135,10 @@ def test_errors_have_ollamas_shape(
     assert response.status_code == status, response.text
     assert set(response.json()) == {"error"}
     assert message in response.json()["error"]
+
+
+def test_a_line_of_a_stream_is_one_line_to_clients_in_python() -> None:
+    body = {"response": "a\x85b\u2028c\u2029d\x0b\n…\ud800"}
+    for text in (body["response"], body["response"][:-1]):
+        (line,) = json_bytes({"response": text}).decode().splitlines()
+        assert json.loads(line) == {"response": text}

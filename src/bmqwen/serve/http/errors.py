@@ -26,6 +26,8 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 # What parts of messages are called that say so by their type.
 _BLOCKS = ("text", "tool_use", "tool_result", "thinking", "redacted_thinking")
 _LONGEST_VALUE = 80
+# What str.splitlines takes for the end of a line, and JSON leaves as it is.
+_LINE_ENDS = ("\x85", "\u2028", "\u2029")
 
 
 def error_body(error: BmqwenError, path: str = "") -> Any:
@@ -89,11 +91,15 @@ def error_response(error: BmqwenError, path: str = "") -> Response:
 
 
 def json_bytes(body: Any) -> bytes:
-    """Encode JSON as UTF-8; half a surrogate pair, which UTF-8 does not have, becomes an escape."""
+    """Encode JSON as UTF-8. Escapes stand for half a surrogate pair, which UTF-8 does not have, and for characters at
+    which Python's clients (httpx, requests) end a line, though a stream's JSON goes on behind them."""
     try:
-        return to_json(body)
+        encoded = to_json(body)
     except PydanticSerializationError:
         return json.dumps(body, separators=(",", ":")).encode()
+    for character in _LINE_ENDS:
+        encoded = encoded.replace(character.encode(), f"\\u{ord(character):04x}".encode())
+    return encoded
 
 
 def refused(details: Sequence[ErrorDetails], path: str = "/v1/chat/completions") -> RequestError:
