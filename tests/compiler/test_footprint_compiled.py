@@ -29,7 +29,7 @@ def toolchain() -> Toolchain:
         (128, 256, 4, 320, "int4", 96),
         (128, 256, 4, 320, "int8", 96),
         # One layer as wide as Qwen1.5-1.8B's, with smaller heads.
-        (2048, 5504, 16, 8192, "int4", 128),
+        pytest.param(2048, 5504, 16, 8192, "int4", 128, marks=pytest.mark.thorough),
         pytest.param(2048, 5504, 16, 1024, "f16", 64, marks=pytest.mark.thorough),
     ],
 )

@@ -149,6 +149,7 @@ def test_right_nets_pass(
 
 
 @pytest.mark.simulator
+@pytest.mark.thorough
 def test_bfloat16_has_a_threshold_of_its_own(simulator: Toolchain, tmp_path: Path) -> None:
     model = compile_toy(simulator, tmp_path, "qwen1.5", "int4", 8, half="bf16")
     report = compare(model, simulator, "1", model.checkpoint)

@@ -67,6 +67,7 @@ def check_rows_and_counts(runtime: SimulatedRuntime, export: Path) -> None:
     assert RuntimeSequence(runtime).position == 12
 
 
+@pytest.mark.thorough
 def test_bfloat16_without_mask_input_with_a_fused_token(simulator: Toolchain, published: Publish) -> None:
     variant = Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False)
     bundle, cpu = published(variant)

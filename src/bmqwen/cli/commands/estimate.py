@@ -30,7 +30,9 @@ def estimate(
     ] = False,
     host: Annotated[
         HostName | None,
-        typer.Option(help="Machine that the chip is in; default: se7, for a model on several chips pcie."),
+        typer.Option(
+            help="Machine that the chip is in; default: a SoC box, for a model on several chips the host of a card."
+        ),
     ] = None,
     host_op_ms: Annotated[
         float | None,
