@@ -122,8 +122,10 @@ def timed(server: ServedModel, messages: list[dict[str, str]], max_tokens: int) 
                 first = first or last
                 texts.append(text)
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+    if not texts:
+        raise RuntimeError("the server gave no text")
     # A server may gather several tokens before the first text.
-    begun = len(server.client.post("/tokenize", json={"content": "".join(texts[:1])}).json()["tokens"])
+    begun = len(server.client.post("/tokenize", json={"prompt": "".join(texts[:1])}).json()["tokens"])
     speed = (tokens - begun) / (last - first) if last > first else 0.0
     return Timing(first - begin, speed, tokens, "".join(texts))
 

@@ -315,6 +315,7 @@ def test_thoughts_of_a_real_server(visit: Visit, page_folder: Path) -> None:
         switch = page.get_by_role("button", name="Thinking", exact=True)
         expect(switch).to_have_attribute("aria-pressed", "true")
         switch.click()
+        expect(switch).to_have_attribute("aria-pressed", "false")
         page.reload()
         expect(switch).to_have_attribute("aria-pressed", "false")
         send(page, "hello")
