@@ -50,7 +50,13 @@ def whole(simulator: Toolchain, undivided: CompiledModel) -> Iterator[SimulatedR
     runtime.close()
 
 
-@pytest.fixture(scope="module", params=list(OPENERS.values()), ids=list(OPENERS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(OPENERS["libbmrt"], id="libbmrt"),
+        pytest.param(OPENERS["SAIL"], id="SAIL", marks=pytest.mark.thorough),
+    ],
+)
 def runtime(
     request: pytest.FixtureRequest, model: CompiledModel, simulator: Toolchain
 ) -> Iterator[StepRuntime]:

@@ -86,6 +86,7 @@ def test_going_back_reads_what_comes_after_a_copy_of_the_state(
     assert_alike(turn, fresh(on_cpu, prompt[:47] + other, []))
 
 
+@pytest.mark.thorough
 def test_saved_and_restored(runtime: SimulatedRuntime, on_cpu: CpuRuntime) -> None:
     fresh(runtime, TOKENS[:40], TOKENS[-2:])
     saved = runtime.save(0)

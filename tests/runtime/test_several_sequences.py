@@ -39,7 +39,13 @@ def model(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Com
     )
 
 
-@pytest.fixture(scope="module", params=list(OPENERS.values()), ids=list(OPENERS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(OPENERS["libbmrt"], id="libbmrt"),
+        pytest.param(OPENERS["SAIL"], id="SAIL", marks=pytest.mark.thorough),
+    ],
+)
 def runtime(
     request: pytest.FixtureRequest, model: CompiledModel, simulator: Toolchain
 ) -> Iterator[SimulatedRuntime]:
