@@ -156,12 +156,18 @@ def steps_begun(of: Batcher) -> list[tuple[list[int], int]]:
     return begun
 
 
-def test_two_groups_of_answers_have_a_step_under_way_each() -> None:
+def four_in_two_groups() -> tuple[Batcher, list[Generation]]:
+    """Four answers that are being written, with two steps under way at once."""
     of = batcher(4)
     toy(of).depth = 2
     generations = [of.add(prompt(number, 5), GREEDY) for number in range(4)]
     while any(generation.reading for generation in generations):
         of.step()
+    return of, generations
+
+
+def test_two_groups_of_answers_have_a_step_under_way_each() -> None:
+    of, generations = four_in_two_groups()
     begun = steps_begun(of)
     for _ in range(4):
         of.step()
@@ -196,11 +202,7 @@ def test_pieces_of_a_prompt_go_between_the_steps_of_an_answer() -> None:
 
 def test_a_step_that_fails_while_another_is_under_way_changes_nothing() -> None:
     """As an interrupt does; the step under way and the answers go on."""
-    of = batcher(4)
-    toy(of).depth = 2
-    generations = [of.add(prompt(number, 5), GREEDY) for number in range(4)]
-    while any(generation.reading for generation in generations):
-        of.step()
+    of, generations = four_in_two_groups()
     of.step()
 
     def interrupted(number: int) -> None:
@@ -218,11 +220,7 @@ def test_a_step_that_fails_while_another_is_under_way_changes_nothing() -> None:
 
 def test_a_device_that_is_found_to_have_failed_where_results_are_read_fails_the_step() -> None:
     """So that all answers are told why they end, those of other groups as well."""
-    of = batcher(4)
-    toy(of).depth = 2
-    generations = [of.add(prompt(number, 5), GREEDY) for number in range(4)]
-    while any(generation.reading for generation in generations):
-        of.step()
+    of, _ = four_in_two_groups()
     toy(of).depth, failure = 1, DeviceError("the device failed")
 
     def failing(prefix: tuple[int, ...]) -> int | None:
