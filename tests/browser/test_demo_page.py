@@ -66,6 +66,7 @@ def test_a_question_about_a_file(visit: Visit, served: LiveServer) -> None:
     keep(page, "web-page.png")
 
 
+@pytest.mark.thorough
 def test_formulas_in_an_answer(visit: Visit, served: LiveServer) -> None:
     page = visit(served, locale="zh-CN")
     send(page, FORMULAS)
@@ -89,6 +90,7 @@ WEATHER = {
 }
 
 
+@pytest.mark.thorough
 def test_a_call_of_a_tool_is_shown(visit: Visit, served: LiveServer) -> None:
     """The page has no tools of its own: here the request gets one on its way to the server."""
     page = visit(served)

@@ -23,7 +23,9 @@ ENDS = {
 }
 
 
-@pytest.fixture(params=sorted(ENDS))
+@pytest.fixture(
+    params=["library", *(pytest.param(how, marks=pytest.mark.thorough) for how in ("stopped", "worker"))]
+)
 def how(request: pytest.FixtureRequest) -> str:
     """Where the engine hangs."""
     how: str = request.param

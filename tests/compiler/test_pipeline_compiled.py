@@ -57,7 +57,9 @@ def program(arguments: list[str], limit: int = 0) -> "subprocess.Popen[str]":
     )
 
 
-@pytest.mark.parametrize("form", ["f16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "form", ["int4", *(pytest.param(form, marks=pytest.mark.thorough) for form in ("f16", "int8"))]
+)
 def test_compiled_twice_is_byte_for_byte_equal(
     form: Format, model: Path, toolchain: Toolchain, tmp_path: Path
 ) -> None:

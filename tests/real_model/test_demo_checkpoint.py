@@ -58,6 +58,7 @@ def reference_model(path: Path) -> Any:
     return model.eval()
 
 
+@pytest.mark.thorough
 def test_64_greedy_tokens_and_their_logits_equal_transformers(engine: Engine, demo_model: Path) -> None:
     torch = pytest.importorskip("torch")
     prompt = engine.template.encode([Message("user", PROMPT)], engine.tokenizer)

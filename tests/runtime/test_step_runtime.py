@@ -127,6 +127,7 @@ def test_truncated_and_fed_again_equals_fresh(runtime: SimulatedRuntime) -> None
     assert np.array_equal(RuntimeSequence(runtime).feed(ids).logits(), fresh)
 
 
+@pytest.mark.thorough
 def test_conversation_grows_out_of_a_history_bucket(simulator: Toolchain, tmp_path: Path) -> None:
     model = compile_toy(simulator, tmp_path, "qwen2.5", "int4", 5, context=256)
     ids = tokens(130, seed=6)

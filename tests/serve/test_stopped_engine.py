@@ -110,7 +110,10 @@ def test_an_engine_that_was_only_slow_is_kept(chatterbox: Path, serve_folder: Pa
         assert server.metric("bmqwen_engine_hangs_total") == 0
 
 
-@pytest.mark.parametrize(("number", "asked"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+@pytest.mark.parametrize(
+    ("number", "asked"),
+    [(signal.SIGTERM, True), pytest.param(signal.SIGINT, False, marks=pytest.mark.thorough)],
+)
 def test_a_server_stops_with_a_hanging_engine(
     chatterbox: Path, serve_folder: Path, number: signal.Signals, asked: bool
 ) -> None:

@@ -14,6 +14,8 @@ def send(page: Page, text: str) -> None:
     """Write a message and press Enter."""
     field = page.get_by_role("textbox", name=re.compile("^(Message|消息)$"))
     field.fill(text)
+    # A page that does not know yet what is served sends nothing.
+    expect(page.locator(".send")).to_be_enabled()
     field.press("Enter")
 
 

@@ -78,12 +78,16 @@ export class Library {
     this.#channel.postMessage(conversation.id);
   }
 
+  /** Remove a conversation; returns what it was. */
   async remove(id) {
-    if (!this.#database) return;
+    if (!this.#database) return undefined;
     const transaction = this.#database.transaction([STORE, LIST], "readwrite");
-    transaction.objectStore(STORE).delete(id);
+    const store = transaction.objectStore(STORE);
+    const removed = done(store.get(id));
+    store.delete(id);
     await this.#commit(transaction, transaction.objectStore(LIST).delete(id));
     this.#channel.postMessage(id);
+    return removed;
   }
 
   /** At once: a page that is reloaded in the next moment must not lose a change. */

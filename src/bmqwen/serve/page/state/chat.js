@@ -205,13 +205,16 @@ export class Chat extends EventTarget {
   }
 
   async remove(id) {
-    const conversation = await this.#whole(id);
-    if (!conversation) return;
+    const shown = this.#open.id === id ? this.#open : this.#running.get(id)?.conversation;
     this.#running.get(id)?.stop();
     this.summaries.delete(id);
-    this.#attempt(this.#library.remove(id));
+    // Begun before anything is waited for: a page that is reloaded in the next moment must not show it again.
+    const removed = this.#library.remove(id);
+    this.#attempt(removed);
     if (this.#open.id === id) this.#open = this.#fresh();
     this.#listChanged();
+    const conversation = shown ?? (await removed.catch(() => null));
+    if (!conversation) return;
     this.notice(say("deleted"), () => {
       this.#enlist(conversation);
       this.#open = conversation;
