@@ -7,7 +7,17 @@ import pytest
 
 from bmqwen.calibration.budget import Budget, Costs, byte_costs, choose, spend
 from bmqwen.calibration.chip_time import part_times, token_ns
-from bmqwen.calibration.sensitivity import FORMATS, PARTS, formats_of_parts, measure
+from bmqwen.calibration.sensitivity import (
+    EVERY,
+    FORMATS,
+    PARTS,
+    PIECE,
+    formats_of_parts,
+    mean,
+    measure,
+    pieces_of,
+    standard_error,
+)
 from bmqwen.compiler.plan import Plan
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.emit.numpy import NumpyOps
@@ -16,6 +26,7 @@ from bmqwen.errors import CompileError, InputError
 from bmqwen.evaluation.divergence import Divergence
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
+from bmqwen.util.kept_work import kept_work
 from bmqwen.util.progress import Silent
 from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.weights.weights import Weights
@@ -53,35 +64,89 @@ def test_budgets_are_sizes_and_times() -> None:
 def test_each_part_is_measured_alone(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", tiny_config("qwen2.5"), seed=6)
     tokens = list(range(300))
+    lengths = [PIECE] * 4 + [300 - 4 * PIECE]
     with open_checkpoint(folder) as checkpoint:
         config = checkpoint.config
         possible = formats_of_parts(checkpoint)
         found = measure(checkpoint, [tokens], possible, Silent())
-        rows = np.linspace(0, len(tokens) - 1, 256).astype(int)
+        rows = list(range(0, len(tokens), EVERY))
 
         def logits(weights: Weights) -> np.ndarray:
-            return config.network.emit(NumpyOps(config, WeightBlocks(weights), tokens, rows.tolist()))
+            return config.network.emit(NumpyOps(config, WeightBlocks(weights), tokens, rows, lengths))
 
-        def divergence(precision: Precision) -> float:
+        def divergence(precision: Precision, piece: int) -> float:
             # The same by the long way: the whole model with one part rounded.
-            grid = GridWeights(checkpoint.weights, config, precision)
-            ops = NumpyOps(grid.config, WeightBlocks(grid), tokens, rows.tolist())
+            grid = GridWeights(checkpoint.weights, config, precision, search=False)
+            ops = NumpyOps(grid.config, WeightBlocks(grid), tokens, rows, lengths)
             scores = Divergence()
             scores.begin_block()
-            scores.add([0] * len(rows), grid.config.network.emit(ops), logits(checkpoint.weights))
+            own = [place for place, row in enumerate(rows) if row // PIECE == piece]
+            scores.add([0] * len(own), grid.config.network.emit(ops)[own], logits(checkpoint.weights)[own])
             assert scores.nearness is not None
             return scores.nearness.mean_kl
 
         down = Precision("f32", 64, "f32", projections={"down_proj": "int4:32"})
-        assert found.parts["down_proj"]["int4:32"] == pytest.approx(divergence(down), rel=1e-2)
         head = Precision("f32", 64, "int4", 32)
-        assert found.parts["lm_head"]["int4:32"] == pytest.approx(divergence(head), rel=5e-2)
-        assert all(formats["int8"] < formats["int4:32"] for formats in found.parts.values())
-        assert len(found.layers) == config.num_hidden_layers
+        for piece in (0, 4):
+            assert found.parts["down_proj"]["int4:32"][piece] == pytest.approx(
+                divergence(down, piece), rel=1e-2
+            )
+            assert found.parts["lm_head"]["int4:32"][piece] == pytest.approx(
+                divergence(head, piece), rel=5e-2
+            )
+        means = found.means()
+        assert all(formats["int8"] < formats["int4:32"] for formats in means.values())
+        both = found.sum({"down_proj": "int4:32", "lm_head": "int4:32"})
+        assert mean(both) == pytest.approx(means["down_proj"]["int4:32"] + means["lm_head"]["int4:32"])
+        assert len(both) == len(lengths)
+        assert 0 < standard_error(both) < mean(both)
+        assert [len(losses) for losses in found.layers] == [2] * config.num_hidden_layers
         # Codes of half a byte; a scale of two bytes and a zero point of one for 32 of them.
         values = config.vocab_size * config.hidden_size
         sizes = byte_costs(config, possible)
         assert sizes.parts["lm_head"]["int4:32"] == values * (1 / 2 + 3 / 32)
+
+
+class _Interrupted(Silent):
+    """Ctrl-C after so many layers; keeps what it was told."""
+
+    def __init__(self, layers: int = -1) -> None:
+        self._layers, self.told = layers, list[object]()
+
+    def advance(self, done: int) -> None:
+        self.told.append(done)
+        if done == self._layers:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_what_was_measured_is_kept_over_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("qwen2.5", layers=3)
+    folder = write_checkpoint(tmp_path / "model", config, seed=6)
+    text = [list(range(start, start + 80)) for start in range(9)]
+    with open_checkpoint(folder) as checkpoint:
+        possible = formats_of_parts(checkpoint)
+        whole = measure(checkpoint, text, possible, Silent())
+        again = _Interrupted()
+        assert measure(checkpoint, text, possible, again) == whole
+        assert len(again.told) == 1
+        assert "measured by an earlier run" in str(again.told[0])
+        monkeypatch.setenv("BMQWEN_CACHE", str(tmp_path / "cache"))
+        with pytest.raises(KeyboardInterrupt):
+            measure(checkpoint, text, possible, _Interrupted(2))
+        resumed = _Interrupted()
+        assert measure(checkpoint, text, possible, resumed) == whole
+        assert resumed.told[:2] == ["going on after layer 2 of 3, which an earlier run reached", 2]
+        assert [work.kind for work in kept_work()] == ["sensitivity"]
+        assert kept_work()[0].bytes < 10000
+
+
+def test_pieces_come_from_all_over_the_text() -> None:
+    many = [[n] * (100 if n % 2 else 50) for n in range(40)]
+    assert [piece[0] for piece in pieces_of(many)] == [1, 5, 11, 17, 21, 27, 33, 39]
+    assert pieces_of([list(range(100))]) == [list(range(64)), list(range(64, 100))]
 
 
 def test_a_precision_says_the_group_size_beside_its_own_part() -> None:

@@ -7,7 +7,16 @@ from itertools import product
 from typing import Any, Literal
 
 from bmqwen.calibration.chip_time import part_times, timed_context
-from bmqwen.calibration.sensitivity import FORMATS, Sensitivity, formats_of_parts, measure, shapes_of
+from bmqwen.calibration.sensitivity import (
+    FORMATS,
+    Losses,
+    Sensitivity,
+    formats_of_parts,
+    mean,
+    measure,
+    shapes_of,
+    standard_error,
+)
 from bmqwen.compiler.toolchain import has_toolchain
 from bmqwen.errors import CompileError, InputError, MissingDependencyError
 from bmqwen.model.config import ModelConfig
@@ -141,19 +150,20 @@ class Choice:
         """Yield what people are told of it."""
         for part, formats in self.sensitivity.parts.items():
             cells = []
-            for name, divergence in formats.items():
+            for name, losses in formats.items():
                 size = size_text(self.bytes.parts[part][name])
                 time = "" if self.times is None else f", {self.times.parts[part][name] / 1e6:.2f} ms"
                 mark = " <- chosen" if self.mixture.formats[part] == name else ""
-                cells.append(f"{name} {size}{time}, KL {divergence:.4f}{mark}")
+                cells.append(f"{name} {size}{time}, {_kl(losses)}{mark}")
             yield f"{part}: {'; '.join(cells)}"
-        layers = self.sensitivity.layers
+        layers = [mean(losses) for losses in self.sensitivity.layers]
         worst = max(layers)
         yield (
             f"one layer alone: KL {min(layers):.4f} to {worst:.4f}, the most in layer {layers.index(worst)}; one net "
             "holds all layers, so that a kind of projection has one format"
         )
-        yield f"chosen: {self.precision}, {self._cost()}, KL {self.mixture.divergence:.4f} before calibration"
+        together = self.sensitivity.sum(self.mixture.formats)
+        yield f"chosen: {self.precision}, {self._cost()}, {_kl(together)} before calibration"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -161,18 +171,20 @@ class Choice:
             "token_bytes": self.bytes.of(self.mixture.formats),
             "token_ms": None if self.times is None else self.times.of(self.mixture.formats) / 1e6,
             "divergence": self.mixture.divergence,
+            "divergence_error": standard_error(self.sensitivity.sum(self.mixture.formats)),
             "parts": {
                 part: {
                     name: {
-                        "divergence": divergence,
+                        "divergence": mean(losses),
+                        "divergence_error": standard_error(losses),
                         "bytes": self.bytes.parts[part][name],
                         "ms": None if self.times is None else self.times.parts[part][name] / 1e6,
                     }
-                    for name, divergence in formats.items()
+                    for name, losses in formats.items()
                 }
                 for part, formats in self.sensitivity.parts.items()
             },
-            "layer_divergences": list(self.sensitivity.layers),
+            "layer_divergences": [mean(losses) for losses in self.sensitivity.layers],
         }
 
     def _cost(self) -> str:
@@ -193,18 +205,21 @@ def spend(
     """
     name, config = checkpoint.name, checkpoint.config
     possible = formats_of_parts(checkpoint)
-    sizes = byte_costs(config, possible)
-    times = None
-    if budget.unit == "ns" or has_toolchain():
+    times, costs = None, (sizes := byte_costs(config, possible))
+    if budget.unit == "ns":
+        times = costs = Costs(*part_times(name, config, possible, progress))
+    elif has_toolchain():
         try:
             times = Costs(*part_times(name, config, possible, progress))
         except (InputError, CompileError, MissingDependencyError) as error:
-            if budget.unit == "ns":
-                raise
             progress.note(f"times on the chip are left out, which a budget of bytes does not need: {error}")
-    costs = sizes if budget.unit == "bytes" or times is None else times
     # A budget that nothing meets is refused before the long work.
     choose({part: dict.fromkeys(names, 0.0) for part, names in possible.items()}, costs, budget)
     sensitivity = measure(checkpoint, sequences, possible, progress)
-    mixture = choose(sensitivity.parts, costs, budget)
+    mixture = choose(sensitivity.means(), costs, budget)
     return Choice(sensitivity, sizes, times, mixture, timed_context(config))
+
+
+def _kl(losses: Losses) -> str:
+    """A divergence with its standard error."""
+    return f"KL {mean(losses):.4f} ± {standard_error(losses):.4f}"

@@ -10,9 +10,13 @@ from bmqwen.errors import InputError
 from bmqwen.util.paths import cache_folder
 from bmqwen.util.storage import path_lock, storage_errors
 
-Kind = Literal["quantize", "scores"]
+Kind = Literal["quantize", "scores", "sensitivity"]
 # What each kind is, for people.
-KINDS: dict[Kind, str] = {"quantize": "begun: quantize goes on", "scores": "scores of evaluations"}
+KINDS: dict[Kind, str] = {
+    "quantize": "begun: quantize goes on",
+    "scores": "scores of evaluations",
+    "sensitivity": "formats measured by quantize --budget",
+}
 _NAME = re.compile(r"(?P<model>.+)-[0-9a-f]{12}")
 
 

@@ -13,6 +13,9 @@ from bmqwen.cli import options
 from bmqwen.cli.terminal import STDERR, print_json, progress_bar
 from bmqwen.util.text import duration_text
 
+# A part that is done sooner was kept by an earlier run: it does not tell how long the others will take.
+_KEPT_SECONDS = 0.3
+
 
 @options.grouped(precision=options.precision)
 def evaluate(
@@ -185,18 +188,22 @@ def _meter(name: str, figures: str) -> Iterator[Callable[[int, int, Any], None]]
     """Shows how far a file is and how long it will take: (done, all, what `figures` says of it so far)."""
     if not STDERR.is_terminal:
         STDERR.print(f"evaluating on {name} ...", markup=False, soft_wrap=True)
-    began = time.monotonic()
+    began, before = time.monotonic(), 0
     with STDERR.status(f"{escape(name)}: starting") as status:
         told = False
 
         def show(done: int, total: int, figure: Any) -> None:
-            nonlocal told
-            left = (time.monotonic() - began) * (total - done) / done
-            if not told and done < total:
+            nonlocal told, began, before
+            now = time.monotonic()
+            rest = ""
+            if not told and now - began < _KEPT_SECONDS:
+                began, before = now, done
+            else:
+                left = (now - began) * (total - done) / (done - before)
+                rest = f", {duration_text(left)} left"
+                if not told and done < total:
+                    STDERR.print(f"{name}: about {duration_text(left)}", markup=False, soft_wrap=True)
                 told = True
-                STDERR.print(f"{name}: about {duration_text(left)}", markup=False, soft_wrap=True)
-            status.update(
-                f"{escape(name)}: {done:,} of {total:,} {figures.format(figure)}, {duration_text(left)} left"
-            )
+            status.update(f"{escape(name)}: {done:,} of {total:,} {figures.format(figure)}{rest}")
 
         yield show
