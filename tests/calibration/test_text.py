@@ -39,14 +39,14 @@ def test_files_of_users(tmp_path: Path, source: Path) -> None:
     lines.write_text(
         json.dumps({"text": "hello"}) + "\n\n" + json.dumps({"messages": [{"role": "user", "content": "hi"}]})
     )
-    [text, messages] = read_documents(lines)
+    [text, messages] = read_documents(lines, 512)
     assert text == "hello"
     assert isinstance(messages, list)
     assert (messages[0].role, messages[0].content) == ("user", "hi")
     plain = tmp_path / "own.txt"
     plain.write_text("hello you " * 2000)
     with open_checkpoint(source) as checkpoint:
-        found = sequences_of(read_documents(plain), *tokenizer_of(checkpoint), 1024)
+        found = sequences_of(read_documents(plain, 1024), *tokenizer_of(checkpoint), 1024)
     assert list(map(len, found)) == [512, 512]
 
 
@@ -56,24 +56,37 @@ def test_files_of_users(tmp_path: Path, source: Path) -> None:
         ("a.jsonl", b'{"text": "x"}\n{"other": 1}', r"a\.jsonl, line 2: expected"),
         ("a.jsonl", b"not json", r"line 1: expected"),
         ("a.jsonl", b'{"messages": [{"role": "nobody", "content": "x"}]}', "role"),
+        ("a.jsonl", b'{"text": 3}', "line 1: expected"),
         ("a.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
+        ("a.txt", b" \n", "is empty"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        read_documents(tmp_path / name)
+        read_documents(tmp_path / name, 512)
+
+
+def test_of_a_long_file_the_beginning_is_read(tmp_path: Path) -> None:
+    plain, lines = tmp_path / "long.txt", tmp_path / "long.jsonl"
+    plain.write_text("x" + "你" * 100_000, "utf-8")
+    [text] = read_documents(plain, 512)
+    assert text == "x" + "你" * ((512 * 64 - 1) // 3)
+    # A line separator of Unicode ends no line of JSON.
+    line = json.dumps({"text": "one\u2028two"}, ensure_ascii=False) + "\n"
+    lines.write_text(line * 5000, "utf-8")
+    found = read_documents(lines, 512)
+    assert found == ["one\u2028two"] * (512 * 64 // len(line.encode()))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        read_documents(tmp_path / "none.txt")
+        read_documents(tmp_path / "none.txt", 512)
 
 
-@pytest.mark.parametrize("content", ["", "too short"])
-def test_too_little_text(source: Path, content: str) -> None:
-    with open_checkpoint(source) as checkpoint, pytest.raises(InputError, match="too few"):
-        sequences_of([content], *tokenizer_of(checkpoint), 4096)
+def test_too_little_text(source: Path) -> None:
+    with open_checkpoint(source) as checkpoint, pytest.raises(InputError, match="only 2 tokens, too few"):
+        sequences_of(["hello you"], *tokenizer_of(checkpoint), 4096)
 
 
 def test_messages_for_a_model_without_a_template(source: Path) -> None:

@@ -226,7 +226,7 @@ class _Run:
                 compensation.round(drift.corrected(weights.read_rows(source, start, start + count)))
                 for start, count in _blocks(config.vocab_size, _HEAD_ROWS)
             ]
-            self._made |= gptq_tensors("lm_head", _stacked(grids))
+            self._made |= gptq_tensors("lm_head", require_scales(_stacked(grids), source))
         elif not config.tie_word_embeddings:
             self._made[HEAD] = weights.read(HEAD).astype(np.float16)
         write_safetensors(self._work / self.shards[-1], self._made)
@@ -256,13 +256,13 @@ class _Run:
         compensation = Compensation.prepare(
             drift.moments, drift.tokens, form.bits, form.group(matrix.shape[1])
         )
-        grid = require_scales(compensation.round(drift.corrected(matrix)), names[0])
+        grid = compensation.round(drift.corrected(matrix))
         start = 0
         for name in names:
             stop = start + self._checkpoint.weights.shape(name)[0]
             rows = slice(start, stop)
             part = replace(grid, codes=grid.codes[rows], scales=grid.scales[rows], zeros=grid.zeros[rows])
-            self._made |= gptq_tensors(name.removesuffix(".weight"), part)
+            self._made |= gptq_tensors(name.removesuffix(".weight"), require_scales(part, name))
             start = stop
         return grid
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,10 +12,13 @@ from bmqwen.errors import ConfigError, InputError
 from bmqwen.generate.template import ChatTemplate, Message
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.model.config import ModelConfig
+from bmqwen.util.text import counted
 from bmqwen.weights.checkpoint import Checkpoint
 
 SEQUENCE = 512
 LEAST_TOKENS = 512
+# Of a file no more is read than its tokens can take, whatever its size: ordinary text has about 4 bytes a token.
+_MOST_BYTES = 64
 
 Document = str | list[Message]
 
@@ -25,24 +29,36 @@ def shipped_documents() -> list[Document]:
     return parse_documents(text, "calibration.jsonl")
 
 
-def read_documents(path: Path) -> list[Document]:
+def read_documents(path: Path, tokens: int) -> list[Document]:
     """Read a text file as one document, or a *.jsonl file with a "text" or "messages" in each line.
 
-    Raises InputError: a file that cannot be read, is no text, or has lines of another kind.
+    `tokens`: how many will be used; of a longer file only the beginning is read. Raises InputError: a file that cannot
+    be read, is no text, is empty, or has lines of another kind.
     """
+    lines = path.suffix == ".jsonl"
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(tokens * _MOST_BYTES)
+            cut = bool(file.read(1))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if cut and lines and b"\n" in data:
+        data = data[: data.rindex(b"\n")]
+    try:
+        # A character that the cut goes through is left out.
+        text = getincrementaldecoder("utf-8-sig")().decode(data, final=not cut)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start + 1:,}): convert it first") from None
-    return parse_documents(text, str(path)) if path.suffix == ".jsonl" else [text]
+    if not text.strip():
+        raise InputError(f"{path} is empty: give a file with text like that which the model will see")
+    text = text.replace("\r\n", "\n")
+    return parse_documents(text, str(path)) if lines else [text]
 
 
 def parse_documents(text: str, source: str) -> list[Document]:
     """Return the documents of JSON lines. Raises InputError, which names the line."""
     found: list[Document] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -50,7 +66,7 @@ def parse_documents(text: str, source: str) -> list[Document]:
             if "messages" in values:
                 found.append([Message(m["role"], m["content"]) for m in values["messages"]])
             else:
-                found.append(str(values["text"]))
+                found.append(_required_text(values["text"]))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f'{source}, line {number}: expected {{"text": ...}} or '
@@ -58,6 +74,12 @@ def parse_documents(text: str, source: str) -> list[Document]:
                 f" ({type(error).__name__})"
             ) from None
     return found
+
+
+def _required_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate | None]:
@@ -101,7 +123,7 @@ def sequences_of(
     messages for a model without a template.
     """
     found: list[list[int]] = []
-    left = limit
+    left, seen = limit, 0
     for document in documents:
         if isinstance(document, str):
             ids = tokenizer.encode(document)
@@ -111,6 +133,7 @@ def sequences_of(
             )
         else:
             ids = template.encode(document, tokenizer, add_generation_prompt=False)
+        seen += len(ids)
         for start in range(0, len(ids), SEQUENCE):
             piece = ids[start : start + min(SEQUENCE, left)]
             # The first tokens of a piece see little before them: a short one teaches nothing.
@@ -119,10 +142,9 @@ def sequences_of(
                 left -= len(piece)
         if left < 16:
             break
-    total = sum(map(len, found))
-    if total < LEAST_TOKENS:
+    if sum(map(len, found)) < LEAST_TOKENS:
         raise InputError(
-            f"the calibration text has only {total:,} tokens, too few to tell what matters: give at least "
+            f"the calibration text has only {counted(seen, 'token')}, too few to tell what matters: give at least "
             f"{LEAST_TOKENS:,}, better 16,000"
         )
     return found

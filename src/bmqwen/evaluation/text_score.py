@@ -16,10 +16,12 @@ from bmqwen.evaluation.duration import guessed_tokens
 from bmqwen.evaluation.kept_scores import KeptScores
 from bmqwen.evaluation.model_pair import ModelPair
 from bmqwen.runtime.base import Runtime, RuntimeSequence
-from bmqwen.util.text import counted
+from bmqwen.util.text import counted, size_text
 
 # Rows of logits at once: 64 rows of a vocabulary of 152,000 are 39 MB, and Ctrl-C is felt soon.
 PIECE = 64
+# Longer ones would be read for days.
+_MOST_BYTES = 1 << 28
 WINDOW = 512
 
 Step = Callable[[int, int, float], None]  # tokens scored, tokens in all, perplexity so far
@@ -227,7 +229,7 @@ def held_out_texts() -> dict[str, list[str]]:
     return {
         name: [
             json.loads(line)["text"]
-            for line in folder.joinpath(f"{name}.jsonl").read_text("utf-8").splitlines()
+            for line in folder.joinpath(f"{name}.jsonl").read_text("utf-8").strip().split("\n")
         ]
         for name in ("english", "chinese", "code")
     }
@@ -236,6 +238,11 @@ def held_out_texts() -> dict[str, list[str]]:
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file. Raises InputError if it cannot be read, is no text or has nothing in it."""
     try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise InputError(
+                f"{path} holds {size_text(size)}, which takes days to read: give the beginning of it, at most "
+                f"{size_text(_MOST_BYTES)}"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -262,7 +269,7 @@ def read_documents(path: Path) -> list[str]:
     if path.suffix != ".jsonl":
         return [text]
     documents = [
-        _document(line, f"{path}, line {n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()
+        _document(line, f"{path}, line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()
     ]
     if not documents:
         raise InputError(f"{path} holds no document: give a file with some text")

@@ -81,9 +81,13 @@ class Compensation:
 
     def round(self, matrix: Matrix, sweeps: int = SWEEPS) -> Grid:
         """Round a float32 matrix [N, K]."""
-        parts = [self._rows(matrix[start : start + ROWS], sweeps) for start in range(0, len(matrix), ROWS)]
-        codes, scales, zeros = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        return Grid(codes, scales, zeros.astype(np.uint8), self.bits, self.group_size)
+        # An infinite scale makes values that are not numbers, which `require_scales` finds.
+        with np.errstate(invalid="ignore", over="ignore"):
+            parts = [
+                self._rows(matrix[start : start + ROWS], sweeps) for start in range(0, len(matrix), ROWS)
+            ]
+            codes, scales, zeros = (np.concatenate([part[i] for part in parts]) for i in range(3))
+            return Grid(codes, scales, zeros.astype(np.uint8), self.bits, self.group_size)
 
     def _rows(self, matrix: Matrix, sweeps: int) -> tuple[NDArray[np.uint8], Matrix, Matrix]:
         """Codes, scales and zero points of some rows; everything is kept a column in a row while they are made."""

@@ -65,7 +65,7 @@ def quantize(
     precision = Precision.choose(quant or "int4", group_size or (64 if budget is None else 32), lm_head)
     spent: dict[str, Any] = {}
     # Read before anything large is downloaded.
-    documents = text.shipped_documents() if calibrate is None else text.read_documents(calibrate)
+    documents = text.shipped_documents() if calibrate is None else text.read_documents(calibrate, tokens)
     with (
         progress_bar(sizes=False) as bar,
         open_model(model, adapter=adapter, offline=offline, progress=bar) as checkpoint,
