@@ -27,6 +27,8 @@ class Contender(Protocol):
 class Bmqwen:
     """bmqwen's CPU engine with its default precision, as `bmqwen chat` uses it; its cache grows as needed."""
 
+    drafts = True
+
     def __init__(self, file: str, threads: int, context: int) -> None:  # noqa: ARG002  (the peers reserve theirs)
         from bmqwen.engine import load
         from bmqwen.generate.params import SamplingParams
@@ -34,7 +36,9 @@ class Bmqwen:
         from endless_tokenizer import EndlessTokenizer
 
         self._engine = load(file, "cpu", threads=threads, offline=True)
-        self._session = Session(self._engine.runtime, EndlessTokenizer(self._engine.tokenizer))
+        self._session = Session(
+            self._engine.runtime, EndlessTokenizer(self._engine.tokenizer), drafts=self.drafts
+        )
         self._params = SamplingParams
 
     def version(self) -> str:
@@ -57,6 +61,12 @@ class Bmqwen:
         for piece in pieces():
             shown(piece.text)
         return made
+
+
+class BmqwenUndrafted(Bmqwen):
+    """The same, a token a step: what drafts save depends on the text, and each recipe writes another."""
+
+    drafts = False
 
 
 class XLlamaCpp:
@@ -150,6 +160,7 @@ class LlamaCppPython:
 
 CONTENDERS: dict[str, Callable[[str, int, int], Contender]] = {
     "bmqwen": Bmqwen,
+    "bmqwen-undrafted": BmqwenUndrafted,
     "xllamacpp": XLlamaCpp,
     "llama-cpp-python": LlamaCppPython,
 }

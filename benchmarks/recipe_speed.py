@@ -2,7 +2,7 @@
 
 `python benchmarks/recipe_speed.py int4=demo calibrated=FOLDER Q4_0=FILE.gguf` takes names of models, checkpoints and
 bundles for bmqwen, and GGUF files for llama.cpp (`xllamacpp`), each after the label of its row. A ratio is the first
-row's speed over the row's own, taken within a round.
+row's speed over the row's own, taken within a round. Nothing is drafted: each recipe writes another text.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def entry_of(text: str) -> Entry:
     label, separator, model = text.partition("=")
     if not (label and separator and model):
         raise InputError(f"{text[:80]!r} is no LABEL=MODEL")
-    return Entry(label, "xllamacpp" if model.endswith(".gguf") else "bmqwen", Path(model), 0)
+    return Entry(label, "xllamacpp" if model.endswith(".gguf") else "bmqwen-undrafted", Path(model), 0)
 
 
 def table(labels: list[str], results: list[list[dict[str, float]]]) -> str:

@@ -8,7 +8,7 @@ from recipe_speed import entry_of, table
 
 def test_a_gguf_file_is_llama_cpps() -> None:
     assert entry_of("Q4_0=a/b.gguf").engine == "xllamacpp"
-    assert entry_of("calibrated=folder").engine == "bmqwen"
+    assert entry_of("calibrated=folder").engine == "bmqwen-undrafted"
     with pytest.raises(InputError, match="LABEL=MODEL"):
         entry_of("folder")
 
