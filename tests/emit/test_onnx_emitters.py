@@ -161,6 +161,35 @@ def test_the_room_that_is_asked_for_is_a_little_more_than_is_used(
     assert 0.95 * used < asked < 1.2 * used
 
 
+def test_only_rows_that_are_wanted_go_through_the_last_mlp(tmp_path: Path) -> None:
+    onnx: Any = pytest.importorskip("onnx")
+    ort: Any = pytest.importorskip("onnxruntime")
+    config = KINDS["qwen1.5 tied"]
+    write_checkpoint(tmp_path / "checkpoint", config, seed=3)
+    path = export(tmp_path / "checkpoint", "plain", FLOAT, plain=True).path(MODEL_FILE)
+    model = onnx.load(path, load_external_data=False)
+    weight = f"model.layers.{config.num_hidden_layers - 1}.mlp.down_proj.weight"
+    nodes = model.graph.node
+    turned = next(node.output[0] for node in nodes if weight in node.input)
+    product = next(node.output[0] for node in nodes if turned in node.input)
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(product))
+    onnx.save(model, path)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    past = {
+        value.name: np.zeros((1, *value.shape[1:2], 0, *value.shape[3:]), np.float32)
+        for value in session.get_inputs()
+        if value.name.startswith("past_")
+    }
+    for wanted in (0, 1, 3):
+        feeds = {
+            "input_ids": np.array([TOKENS]),
+            "position_ids": np.arange(len(TOKENS))[None],
+            "logits_from": np.array([len(TOKENS) - wanted]),
+        }
+        (rows,) = session.run([product], feeds | past)
+        assert rows.shape == (1, wanted, config.hidden_size)
+
+
 def test_exporting_again_leaves_the_bundle_alone(folder: Path) -> None:
     first = export(folder, "again", FLOAT)
     before = first.path(MODEL_FILE).stat().st_mtime_ns

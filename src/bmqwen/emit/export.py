@@ -17,8 +17,9 @@ from bmqwen.version import __version__
 from bmqwen.weights.checkpoint import Checkpoint, identity
 
 MODEL_FILE = "model.onnx"
-# Raised when the emitted graph, the rounding or a configuration changes, so that cached conversions are made again.
-EMITTER = 4
+# Raised when the emitted graph, the rounding or a configuration changes, so that cached conversions are made again; the
+# second one only if the numbers that it computes change, with which evaluations were kept.
+EMITTER, NUMBERS = 5, 4
 
 
 def source_key(path: Path, precision: Precision, *, plain: bool, adapter: Path | None = None) -> str:

@@ -140,6 +140,10 @@ class NumpyOps:
         y: Rows = gate * _sigmoid(gate) * up
         return y
 
+    def last_layer_rows(self, x: Rows, attended: Rows) -> tuple[Rows, Rows]:
+        """Keep all."""
+        return x, attended
+
     def wanted_rows(self, x: Rows) -> Rows:
         """Take the rows asked for."""
         return x[list(self._wanted)]

@@ -80,12 +80,17 @@ class OnnxOps:
         name = "+".join(f"{w}.bias" for w in weights)
         return self.file.constant(name, self.blocks.vector(*(f"{w}.bias" for w in weights)))
 
-    def wanted_rows(self, x: str) -> str:
-        """Take the rows from `logits_from` on."""
+    def last_layer_rows(self, x: str, attended: str) -> tuple[str, str]:
+        """Take the rows from `logits_from` on: of a prompt's others the last layer has its keys and values only."""
         f = self.file
         start = f.input("logits_from", np.int64, [1])
         end = f.constant("end", np.array([np.iinfo(np.int64).max], np.int64))
-        return f.value("Slice", x, start, end, f.constant("row_axis", np.array([1], np.int64)))
+        axis = f.constant("row_axis", np.array([1], np.int64))
+        return f.value("Slice", x, start, end, axis), f.value("Slice", attended, start, end, axis)
+
+    def wanted_rows(self, x: str) -> str:
+        """Leave them: they were taken in the last layer."""
+        return x
 
     def linear(self, x: str, *weights: str, bias: bool = False) -> str:
         """Compute x @ W^T (+ b) for each weight, side by side; each dialect has its own way."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from bmqwen.artifact.bundle import Bundle, is_bundle, read_bundle
 from bmqwen.compiler.schedule import available_memory
-from bmqwen.emit.export import EMITTER, estimated_bytes, export_onnx
+from bmqwen.emit.export import NUMBERS, estimated_bytes, export_onnx
 from bmqwen.errors import InputError
 from bmqwen.evaluation.bundle_source import source_of
 from bmqwen.evaluation.duration import reading_seconds
@@ -167,7 +167,7 @@ def open_pair(
                 reference.identity,
                 precision.to_dict(),
                 arithmetic,
-                EMITTER,
+                NUMBERS,
             ],
         )
 

@@ -213,9 +213,9 @@ class Architecture:
         for layer in layers[:-1]:
             x, mlp = self.emit_block(ops, layer, x, h)
             x, h = ops.add_rms_norm(x, mlp, f"{block_prefix(layer + 1)}.input_layernorm")
-        return self.emit_block(ops, layers[-1], x, h)
+        return self.emit_block(ops, layers[-1], x, h, last=self.config.is_last)
 
-    def emit_block(self, ops: Ops[T, H], layer: int, x: T, h: T) -> tuple[T, T]:
+    def emit_block(self, ops: Ops[T, H], layer: int, x: T, h: T, *, last: bool = False) -> tuple[T, T]:
         """Emit one decoder layer: from the residual stream `x` and the attention's input to `x` and the MLP's output.
 
         Args:
@@ -223,9 +223,12 @@ class Architecture:
             layer: index of the layer.
             x: residual stream [C, hidden].
             h: `x` after the layer's input_layernorm.
+            last: no layer follows: of the rows only those whose logits are wanted need to go on.
         """
         place = block_prefix(layer)
         attended = self.attention(ops, h, layer, f"{place}.self_attn")
+        if last:
+            x, attended = ops.last_layer_rows(x, attended)
         x, h = ops.add_rms_norm(x, attended, f"{place}.post_attention_layernorm")
         gate_up = ops.linear(h, f"{place}.mlp.gate_proj", f"{place}.mlp.up_proj")
         return x, ops.linear(ops.swiglu(gate_up), f"{place}.mlp.down_proj")

@@ -76,6 +76,9 @@ class Ops(Protocol[T, H]):
     def swiglu(self, gate_up: T) -> T:
         """Compute silu(gate) * up, of two halves side by side."""
 
+    def last_layer_rows(self, x: T, attended: T) -> tuple[T, T]:
+        """Leave out rows of the last layer, once it has attended, whose logits nobody wants, or keep them."""
+
     def wanted_rows(self, x: T) -> T:
         """Keep only those rows whose logits are wanted."""
 
