@@ -12,9 +12,12 @@ import pytest
 from bmqwen.artifact.bundle import Bundle, read_bundle, write_manifest
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.cli.app import run
+from bmqwen.cli.commands.verify import lines
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.errors import InputError
 from bmqwen.evaluation.verify import (
+    NetReport,
+    Similarity,
     VerifyReport,
     cached_rows,
     choose_nets,
@@ -31,6 +34,18 @@ from support.checkpoints import Kind, tiny_config, write_checkpoint, write_token
 from support.compiled_models import CompiledModel, compile_toy
 
 Compile = Callable[[Kind, Format, int], CompiledModel]
+
+
+def test_errors_beyond_all_bounds_keep_their_column() -> None:
+    def row(error: float) -> str:
+        off = Similarity(0.0, error, 0.999997, 1.0, same_token=False)
+        net = NetReport(1, 64, 63, off, off, passed=False, seconds=1.0)
+        report = VerifyReport("m", "int4", "f16", 308_461.0, 0.9999, 5, (net,))
+        assert report.overflows
+        return list(lines(report))[2]
+
+    assert row(3.4e38).index("3.4e+38  differs") == row(0.5).index("0.5000  differs") - 1
+    assert row(float("nan")).endswith("     nan  differs  FAILED")
 
 
 @pytest.fixture

@@ -82,12 +82,18 @@ def verify(
                 result = compare(opened, checkpoint, runtime, shapes, tokens=tokens, report=show)
         finally:
             runtime.close()
-    print_result(result.to_dict(), _lines(result), as_json=json)
+    print_result(result.to_dict(), lines(result), as_json=json)
     if not result.passed:
         raise typer.Exit(1)
 
 
-def _lines(result: "VerifyReport") -> Iterator[str]:
+def _short(error: float) -> str:
+    """In eight characters, however large."""
+    return f"{error:.4f}" if error < 1000 else f"{error:.1e}"
+
+
+def lines(result: "VerifyReport") -> Iterator[str]:
+    """Yield what people are told: a row for each net, then the verdict."""
     quantised = any(stage.to_grid for stage in result.stages)
     wide = f"{'to its grid':>22}" if quantised else ""
     yield f"{'':16}{wide}{'to float32':>22}"
@@ -99,7 +105,7 @@ def _lines(result: "VerifyReport") -> Iterator[str]:
             f"{s.logits_cosine:13.6f}{s.cache_cosine:9.6f}" for s in (stage.to_grid, stage.to_float) if s
         )
         yield (
-            f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{cosines}{deciding.logits_error:8.4f}  "
+            f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{cosines}{_short(deciding.logits_error):>8}  "
             f"{'same' if deciding.same_token else 'differs'}{'' if stage.passed else '  FAILED'}"
         )
     if result.overflows:
