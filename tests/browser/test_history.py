@@ -147,6 +147,62 @@ def test_rename(page: Page) -> None:
     expect(titles(page)).to_have_text(["Orchard", "pears"])
 
 
+# What is done in the moment in which the page is reloaded: nothing can be read before it is written.
+SET = """(value) => {
+  const field = document.querySelector("#setting-temperature");
+  field.value = value;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  location.reload();
+}"""
+NAMED = """(title) => {
+  const field = document.querySelector(".title-field");
+  field.value = title;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  setTimeout(() => {
+    field.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+    location.reload();
+  });
+}"""
+ASKED = """() => {
+  document.querySelector(".send").click();
+  setTimeout(() => location.reload());
+}"""
+
+
+def reloaded(page: Page, script: str, argument: str = "") -> None:
+    """Run a script that reloads the page, and wait for that."""
+    with page.expect_navigation():
+        page.evaluate(script, argument)
+    page.locator(".served b").wait_for()
+
+
+def test_a_reload_in_the_same_moment_loses_nothing(page: Page) -> None:
+    """A setting of a kept and of a new conversation, a title of one that is not open, a question."""
+    temperature = page.get_by_label("Temperature", exact=True)
+    page.get_by_role("button", name="Settings").click()
+    reloaded(page, SET, "0.3")
+    page.get_by_role("button", name="Settings").click()
+    expect(temperature).to_have_value("0.3")
+
+    page.get_by_role("button", name="New chat").first.click()
+    expect(temperature).to_have_value("")
+    reloaded(page, SET, "0.4")
+    page.get_by_role("button", name="Settings").click()
+    expect(temperature).to_have_value("0.4")
+    page.get_by_role("textbox", name="Message").fill("plums")
+    reloaded(page, ASKED)
+    expect(titles(page)).to_have_text(["plums", "apples", "pears"])
+    expect(questions(page)).to_have_text("plums")
+
+    for title, shown in (("Orchard", "Orchard"), (" ", "pears")):
+        act_on(page, titles(page).last.inner_text(), "Rename")
+        reloaded(page, NAMED, title)
+        expect(titles(page)).to_have_text(["plums", "apples", shown])
+    titles(page).last.click()
+    expect(questions(page)).to_have_text("pears")
+    expect(page).to_have_title("pears · bmqwen")
+
+
 def test_delete_and_undo(page: Page) -> None:
     act_on(page, "apples", "Delete")
     expect(titles(page)).to_have_text(["pears"])
@@ -307,14 +363,14 @@ def test_conversations_that_an_older_page_kept_are_there(visit: Visit, talking: 
 
 
 MANY = """async () => {
-  const opening = indexedDB.open("bmqwen", 2);
+  const opening = indexedDB.open("bmqwen");
   const database = await new Promise((resolve) => (opening.onsuccess = () => resolve(opening.result)));
   const change = database.transaction(["conversations", "summaries"], "readwrite");
   for (let index = 0; index < 1000; index++) {
     const head = { id: `c${index}`, title: `talk ${index}`, created: index, updated: index };
     const text = `word${index} `.repeat(300);
     const turn = { id: "t", parent: "root", role: "user", text, created: 1, state: "done" };
-    change.objectStore("summaries").put(head);
+    change.objectStore("summaries").put({ ...head, words: "" });
     change.objectStore("conversations").put(
       { ...head, system: "", settings: {}, turns: new Map([["t", turn]]), chosen: new Map() });
   }

@@ -15,9 +15,10 @@ function done(request) {
   });
 }
 
+/** Version 1 had no list, and in the lists of version 2 a title was the one given or the first words, nobody knew which. */
 function upgrade(database, transaction, before) {
   if (before < 1) database.createObjectStore(STORE, { keyPath: "id" });
-  const list = database.createObjectStore(LIST, { keyPath: "id" });
+  const list = before < 2 ? database.createObjectStore(LIST, { keyPath: "id" }) : transaction.objectStore(LIST);
   transaction.objectStore(STORE).openCursor().onsuccess = ({ target: { result: cursor } }) => {
     if (!cursor) return;
     list.put(summaryOf(cursor.value));
@@ -25,6 +26,26 @@ function upgrade(database, transaction, before) {
   };
 }
 
+/** A conversation as a transaction finds it, or undefined. Its title is the list's, which `rename` writes. */
+async function wholeIn(transaction, id) {
+  const [conversation, summary] = await Promise.all([STORE, LIST].map((name) => done(transaction.objectStore(name).get(id))));
+  return conversation && summary && { ...conversation, title: summary.title };
+}
+
+/** Add to a conversation the turns that another tab has added or changed later. Returns whether there were any. */
+function takeFrom(known, conversation, removed) {
+  const theirs = [...(known?.turns.values() ?? [])].filter((turn) => {
+    const ours = conversation.turns.get(turn.id);
+    return ours ? (turn.changed ?? 0) > (ours.changed ?? 0) : !removed.has(turn.id);
+  });
+  for (const turn of theirs) conversation.turns.set(turn.id, turn);
+  return theirs.length > 0;
+}
+
+/**
+ * Whatever writes issues all of its requests before it waits for any, and commits: a page that is reloaded in the next
+ * moment must not lose a change.
+ */
 export class Library {
   #database = null;
   #channel = null;
@@ -32,7 +53,7 @@ export class Library {
   /** Open the store; `onChange(id)` is called when another tab has changed a conversation. False: nothing can be kept here. */
   async open(onChange) {
     try {
-      const opening = indexedDB.open(NAME, 2);
+      const opening = indexedDB.open(NAME, 3);
       opening.onupgradeneeded = ({ oldVersion }) => upgrade(opening.result, opening.transaction, oldVersion);
       this.#database = await done(opening);
       // A later version of this page in another tab may need the store for itself.
@@ -45,61 +66,64 @@ export class Library {
     return true;
   }
 
-  /** {id, title, created, updated} of all conversations. */
+  /** The summaries of all conversations. */
   async list() {
     return this.#database ? done(this.#database.transaction(LIST).objectStore(LIST).getAll()) : [];
   }
 
   /** One conversation, or undefined. */
   async get(id) {
-    return this.#database ? done(this.#database.transaction(STORE).objectStore(STORE).get(id)) : undefined;
+    return this.#database ? wholeIn(this.#database.transaction([STORE, LIST]), id) : undefined;
   }
 
-  /** {id, title, created, updated} of one conversation, or undefined. */
+  /** The summary of one conversation, or undefined. */
   async summary(id) {
     return this.#database ? done(this.#database.transaction(LIST).objectStore(LIST).get(id)) : undefined;
   }
 
   /**
-   * Write a conversation, with what other tabs have added to it or changed later. Raises what the browser says (its
-   * storage is full, for example). `removed`: turns that this tab took out.
+   * Write a conversation, and write it again with what other tabs have added to it or changed later. Raises what the
+   * browser says (its storage is full, for example). `removed`: turns that this tab took out.
    */
   async put(conversation, removed = new Set()) {
     if (!this.#database) return;
     const transaction = this.#database.transaction([STORE, LIST], "readwrite");
     const store = transaction.objectStore(STORE);
-    const known = await done(store.get(conversation.id));
-    for (const turn of known?.turns.values() ?? []) {
-      const ours = conversation.turns.get(turn.id);
-      if (ours ? (turn.changed ?? 0) > (ours.changed ?? 0) : !removed.has(turn.id)) conversation.turns.set(turn.id, turn);
-    }
+    const before = done(store.get(conversation.id));
     store.put(conversation);
-    await this.#commit(transaction, transaction.objectStore(LIST).put(summaryOf(conversation)));
-    this.#channel.postMessage(conversation.id);
+    transaction.objectStore(LIST).put(summaryOf(conversation));
+    const [known] = await Promise.all([before, this.#commit(transaction)]);
+    if (takeFrom(known, conversation, removed)) await this.put(conversation, removed);
+    else this.#channel.postMessage(conversation.id);
+  }
+
+  /** Write a summary with a new title, which the conversation has when it is next read. */
+  async rename(summary) {
+    if (!this.#database) return;
+    const transaction = this.#database.transaction(LIST, "readwrite");
+    transaction.objectStore(LIST).put(summary);
+    await this.#commit(transaction);
+    this.#channel.postMessage(summary.id);
   }
 
   /** Remove a conversation; returns what it was. */
   async remove(id) {
     if (!this.#database) return undefined;
     const transaction = this.#database.transaction([STORE, LIST], "readwrite");
-    const store = transaction.objectStore(STORE);
-    const removed = done(store.get(id));
-    store.delete(id);
-    await this.#commit(transaction, transaction.objectStore(LIST).delete(id));
+    const removed = wholeIn(transaction, id);
+    transaction.objectStore(STORE).delete(id);
+    transaction.objectStore(LIST).delete(id);
+    await this.#commit(transaction);
     this.#channel.postMessage(id);
     return removed;
   }
 
-  /** At once: a page that is reloaded in the next moment must not lose a change. */
-  #commit(transaction, last) {
-    const changed = done(last);
+  #commit(transaction) {
+    const committed = new Promise((resolve, reject) => {
+      transaction.oncomplete = resolve;
+      transaction.onabort = () => reject(transaction.error);
+    });
     transaction.commit();
-    return Promise.all([
-      changed,
-      new Promise((resolve, reject) => {
-        transaction.oncomplete = resolve;
-        transaction.onabort = () => reject(transaction.error);
-      }),
-    ]);
+    return committed;
   }
 }

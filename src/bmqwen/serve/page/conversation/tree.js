@@ -121,16 +121,19 @@ export function writingTurn(conversation) {
 
 /** What a list shows: the title given, else the first words of the first question; "" for a new one. */
 export function titleOf(conversation) {
-  if (conversation.title) return conversation.title;
+  return conversation.title || firstWords(conversation);
+}
+
+function firstWords(conversation) {
   const first = shownPath(conversation)[0]?.turn;
   const words = [...plainOf(first?.text || first?.files?.[0]?.name || "")];
   return words.length > 60 ? words.slice(0, 59).join("") + "…" : words.join("");
 }
 
-/** What a list needs of a conversation. */
+/** What a list needs of a conversation: its summary. `title` is the one given, or "". */
 export function summaryOf(conversation) {
-  const { id, created, updated } = conversation;
-  return { id, title: titleOf(conversation), created, updated };
+  const { id, title, created, updated } = conversation;
+  return { id, title, words: firstWords(conversation), created, updated };
 }
 
 /** The words of a text on one line, without the marks of Markdown: a fence says nothing. */

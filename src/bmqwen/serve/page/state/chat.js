@@ -7,6 +7,7 @@ import { Library } from "../conversation/library.js";
 import { keyFits, serverInfo, stopAnswer } from "../server/client.js";
 import { Fault } from "../server/fault.js";
 import { Answering } from "./answering.js";
+import { drafts } from "./drafts.js";
 import { thisTab } from "./tab.js";
 import { say } from "../language/words.js";
 
@@ -16,7 +17,7 @@ const INFO_AGAIN_MS = 3_000;
 
 /** Dispatches "change" (something to show is new) and "notice" (detail: {text, undo}). */
 export class Chat extends EventTarget {
-  /** {id, title, created, updated} of the kept conversations. */
+  /** {id, title, words, created, updated} of the kept conversations. */
   summaries = new Map();
   /** Grows with each change of the list. */
   listVersion = 0;
@@ -36,7 +37,7 @@ export class Chat extends EventTarget {
   constructor(preferences) {
     super();
     this.#preferences = preferences;
-    this.#open = this.#fresh();
+    this.#open = this.#fresh(drafts.begun);
   }
 
   /** Read what is kept, then ask the server what it serves. */
@@ -119,6 +120,7 @@ export class Chat extends EventTarget {
 
   ask(text, files = []) {
     const conversation = this.#open;
+    drafts.begun = null;
     const question = tree.addTurn(conversation, tree.lastShown(conversation), "user", { text, ...(files.length && { files }) });
     this.#enlist(conversation);
     this.#answer(conversation, question.id);
@@ -164,12 +166,16 @@ export class Chat extends EventTarget {
     this.changed();
   }
 
-  async rename(id, title) {
-    const conversation = await this.#whole(id);
-    if (!conversation) return;
-    conversation.title = title.trim().slice(0, 200);
-    this.#save(conversation);
-    this.changed();
+  /** "" for the first words of the first question. */
+  rename(id, text) {
+    const summary = this.summaries.get(id);
+    if (!summary) return;
+    const title = text.trim().slice(0, 200);
+    const conversation = this.#inMemory(id);
+    if (conversation) conversation.title = title;
+    this.summaries.set(id, { ...summary, title });
+    this.#attempt(this.#library.rename({ ...summary, title }));
+    this.#listChanged();
   }
 
   setSystem(text) {
@@ -205,7 +211,7 @@ export class Chat extends EventTarget {
   }
 
   async remove(id) {
-    const shown = this.#open.id === id ? this.#open : this.#running.get(id)?.conversation;
+    const shown = this.#inMemory(id);
     this.#running.get(id)?.stop();
     this.summaries.delete(id);
     // Begun before anything is waited for: a page that is reloaded in the next moment must not show it again.
@@ -263,13 +269,18 @@ export class Chat extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  #fresh() {
-    const { system, settings } = this.#preferences.preset;
+  #fresh(begun = null) {
+    const { system, settings } = begun ?? this.#preferences.preset;
+    drafts.begun = begun;
     return { ...tree.newConversation(), system, settings: { ...settings } };
   }
 
+  #inMemory(id) {
+    return this.#open.id === id ? this.#open : this.#running.get(id)?.conversation;
+  }
+
   async #whole(id) {
-    return this.#open.id === id ? this.#open : (this.#running.get(id)?.conversation ?? this.#library.get(id));
+    return this.#inMemory(id) ?? this.#library.get(id);
   }
 
   #enlist(conversation) {
@@ -313,7 +324,9 @@ export class Chat extends EventTarget {
   }
 
   #keepSettings() {
-    if (this.summaries.has(this.#open.id)) this.#save(this.#open);
+    const { id, system, settings } = this.#open;
+    if (this.summaries.has(id)) this.#save(this.#open);
+    else drafts.begun = { system, settings };
     this.changed();
   }
 
@@ -351,8 +364,12 @@ export class Chat extends EventTarget {
 
   /** Another tab has changed a conversation. */
   async #reread(id) {
-    if (this.#running.has(id)) return;
     const summary = await this.#library.summary(id);
+    const written = this.#running.get(id)?.conversation;
+    if (written) {
+      written.title = summary?.title ?? written.title;
+      return;
+    }
     if (summary) this.summaries.set(id, summary);
     else this.summaries.delete(id);
     if (this.#open.id === id && summary) {

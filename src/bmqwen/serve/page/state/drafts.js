@@ -1,25 +1,43 @@
-// Messages begun but not sent, one a conversation; texts are kept for the tab, so that a reload loses nothing.
+// What is begun but not sent: a message for each conversation, and the settings of a new one. It is kept for the tab, files
+// excepted, so that a reload loses nothing.
 
-const NAME = "bmqwen.drafts";
+const TEXTS = "bmqwen.drafts";
+const BEGUN = "bmqwen.begun";
 const NEW = "new";
 
 /** A conversation that is not kept yet has no lasting id. */
 const nameOf = (conversation, kept) => (kept.has(conversation.id) ? conversation.id : NEW);
 
-function readAll() {
+function read(name) {
   try {
-    return new Map(JSON.parse(sessionStorage.getItem(NAME) ?? "[]"));
+    return JSON.parse(sessionStorage.getItem(name));
   } catch {
-    return new Map();
+    return null;
+  }
+}
+
+/** Without room or storage, a draft lives as long as the page. */
+function write(name, value) {
+  try {
+    sessionStorage.setItem(name, JSON.stringify(value));
+  } catch {
+    return;
   }
 }
 
 class Drafts {
-  #texts = readAll();
+  #texts = new Map(read(TEXTS) ?? []);
   #files = new Map();
+  #begun = read(BEGUN);
 
   get(conversation, kept) {
     return this.#texts.get(nameOf(conversation, kept)) ?? "";
+  }
+
+  set(conversation, kept, text) {
+    if (text) this.#texts.set(nameOf(conversation, kept), text);
+    else this.#texts.delete(nameOf(conversation, kept));
+    write(TEXTS, [...this.#texts]);
   }
 
   filesOf(conversation, kept) {
@@ -30,15 +48,14 @@ class Drafts {
     this.#files.set(nameOf(conversation, kept), files);
   }
 
-  set(conversation, kept, text) {
-    if (text) this.#texts.set(nameOf(conversation, kept), text);
-    else this.#texts.delete(nameOf(conversation, kept));
-    try {
-      sessionStorage.setItem(NAME, JSON.stringify([...this.#texts]));
-    } catch {
-      // No room or no storage: the draft lives as long as the page.
-      return;
-    }
+  /** {system, settings} that a conversation was given before its first question, or null. */
+  get begun() {
+    return this.#begun;
+  }
+
+  set begun(given) {
+    this.#begun = given;
+    write(BEGUN, given);
   }
 }
 

@@ -9,7 +9,7 @@ import { fileName, saveFile } from "./save_file.js";
 export function ConversationItem({ chat, summary, found, onChoose }) {
   const [renaming, setRenaming] = useState(false);
   const { id } = summary;
-  const title = summary.title || say("untitled");
+  const title = summary.title || summary.words || say("untitled");
   if (renaming) {
     const done = (text) => {
       setRenaming(false);

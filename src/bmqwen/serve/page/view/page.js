@@ -5,7 +5,7 @@ import { languageFor, say, speak } from "../language/words.js";
 import { AboutDialog } from "./about_dialog.js";
 import { Composer } from "./composer.js";
 import { DropPlace } from "./drop_place.js";
-import { html, useEffect, useMemo, useRef, useState } from "./html.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
 import { KeyDialog } from "./key_dialog.js";
 import { Notice } from "./notice.js";
@@ -162,7 +162,7 @@ function useAddress(chat, toConversation) {
     addEventListener("popstate", follow);
     return () => removeEventListener("popstate", follow);
   });
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (id && location.hash.slice(1) !== id) history.replaceState(null, "", `#${id}`);
   });
 }
