@@ -53,13 +53,19 @@ def test_the_server_loads_nothing_that_makes_models() -> None:
 
 def test_a_device_without_the_servers_packages_is_told() -> None:
     missing = "import sys; sys.modules |= dict.fromkeys(('starlette', 'fastapi', 'uvicorn'))"
-    command = f"{missing}\nfrom bmqwen.cli.app import run\nprint(run(['serve', 'bundle']))"
+    command = f"{missing}\nfrom bmqwen.cli.app import run\nprint(run(['serve', 'demo']))"
     done = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.strip() == "1"
     assert done.stderr.startswith("bmqwen: the server needs ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_name_is_refused_before_much_is_imported() -> None:
+    for command in (["chat", "./missing", "-p", "a"], ["serve", "./missing"]):
+        loaded = modules_after(f"from bmqwen.cli.app import run; run({command!r})")
+        assert loaded & {"bmqwen.engine", "bmqwen.generate.session", "fastapi", "uvicorn"} == set()
 
 
 @pytest.mark.simulator

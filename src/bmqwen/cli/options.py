@@ -247,6 +247,9 @@ class Loading:
 
     def load(self, model: str | None, engine: EngineName) -> "LoadedEngine":
         """Load MODEL, showing download, conversion and loading on stderr. Raises what `bmqwen.engine.load` raises."""
+        from bmqwen.hub.catalog import check_name
+
+        check_name(model)  # said before the engine is imported, which takes a while
         from bmqwen.engine import load
         from bmqwen.generate.sandbox import SANDBOX
 

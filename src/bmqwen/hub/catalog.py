@@ -202,3 +202,11 @@ def existing_path(name: str | None) -> Path | None:
             path = Path(name).expanduser()
             return path if path.exists() else None
     return None
+
+
+def check_name(name: str | None, models: Mapping[str, Model] = MODELS) -> None:
+    """Raise InputError for a path where nothing is, and for what is neither a path nor a name; cheaply."""
+    if name and existing_path(name) is None:
+        if name.startswith(("/", "./", "../", "~")) or name.endswith(("/", ".gguf")):
+            raise InputError(f"there is no file or folder {name[:200]}")
+        find(name, models)

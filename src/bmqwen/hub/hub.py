@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bmqwen.errors import BmqwenError, DownloadError, InputError, MissingDependencyError, StorageError
 from bmqwen.hub.cache import Cache, CachedModel, Store
-from bmqwen.hub.catalog import DEMO, MODELS, PUBLISHED, SOPHGO, Model, existing_path, find
+from bmqwen.hub.catalog import DEMO, MODELS, PUBLISHED, SOPHGO, Model, check_name, existing_path, find
 from bmqwen.hub.huggingface import HuggingFace
 from bmqwen.hub.modelscope import ModelScope
 from bmqwen.hub.sophgo import ACCOUNT, Sophgo
@@ -146,8 +146,7 @@ class Hub:
         """
         if path := existing_path(name):
             return path
-        if name and (name.startswith(("/", "./", "../", "~")) or name.endswith(("/", ".gguf"))):
-            raise InputError(f"there is no file or folder {name[:200]}")
+        check_name(name, self._models)
         return self.pull(name, source=source, progress=progress)
 
     def named(self, name: str) -> list[tuple[Store, CachedModel]]:

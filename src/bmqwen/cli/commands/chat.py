@@ -34,9 +34,7 @@ def chat(
     json: options.Json = False,
 ) -> None:
     """Chat with MODEL: one answer with -p or piped text, otherwise a conversation (/help lists its commands)."""
-    from bmqwen.cli.repl.answer import answer_once
     from bmqwen.cli.repl.commands import is_script
-    from bmqwen.cli.repl.repl import Repl
     from bmqwen.cli.terminal import argument_text, keep_typeahead, read_stdin
     from bmqwen.errors import InputError
     from bmqwen.generate.params import SamplingParams, choose_params
@@ -55,6 +53,9 @@ def chat(
     if json and prompt is None:
         raise InputError("--json needs one question: give it with -p, or pipe it in")
     with keep_typeahead() if prompt is None else nullcontext(), loading.load(model, engine) as loaded:
+        from bmqwen.cli.repl.answer import answer_once
+        from bmqwen.cli.repl.repl import Repl
+
         conversation = loaded.chat(system=system, params=choose_params(loaded.params, sampling))
         conversation.drops = overflow == "drop"
         if load_file is not None:

@@ -158,7 +158,11 @@ def serve(
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
 ) -> None:
     """Serve MODEL: OpenAI's API at /v1, a web page at /. Ctrl-C lets running answers finish, then stops."""
-    # First, for the rooms of the server need the same packages.
+    from bmqwen.hub.catalog import check_name
+
+    for each in (model, embedding, rerank):
+        check_name(each)  # said before the server is imported, which takes a while
+    # First of what follows, for the rooms of the server need the same packages.
     server = _server()
     import asyncio
 
