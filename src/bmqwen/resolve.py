@@ -1,6 +1,7 @@
 """From what MODEL names to a bundle on disk: download, conversion, and the cache of both."""
 
 import contextlib
+import difflib
 import re
 import shutil
 from collections.abc import Callable
@@ -188,7 +189,9 @@ def remove_model(name: str) -> int:
     if not found and not made and not kept:
         folders = [bundle.folder.name for bundle in there] + [piece.folder.name for piece in work]
         known = [*(model.name for model in hub.models()), *folders]
-        raise InputError(f"{name[:200]} is not in the cache, which holds {', '.join(known) or 'nothing'}")
+        close = difflib.get_close_matches(name, known)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`bmqwen list` shows what is there"
+        raise InputError(f"{name[:200]} is not in the cache: {hint}")
     for piece in kept:
         piece.remove()
     freed = hub.remove(name) if found else 0

@@ -165,8 +165,9 @@ class Hub:
             StorageError: it cannot be deleted.
         """
         if not (found := self.named(name)):
-            known = ", ".join(model.name for model in self.models()) or "nothing"
-            raise InputError(f"{name[:200]} is not in the cache {self.cache.folder}, which holds {known}")
+            raise InputError(
+                f"{name[:200]} is not in the cache {self.cache.folder}: `bmqwen list` shows what is there"
+            )
         with contextlib.ExitStack() as locks:
             for _, model in found:
                 if not locks.enter_context(path_lock(self._lock(model.name), wait=False)):
