@@ -154,6 +154,22 @@ def test_it_refuses_in_messages_what_waits_too_long(talker: Path, monkeypatch: p
     run(test, talker, monkeypatch, queue=0)
 
 
+def test_it_says_that_an_answer_is_under_way(talker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyReplica, "paused", True)
+    monkeypatch.setattr(engine_replica, "BEAT_SECONDS", 0.02)
+
+    async def test(replica: EngineReplica) -> None:
+        lines = replica.generate(asked(PROMPT), chain=[], model=model_of(replica))
+        assert decode(await anext(lines))["op"] == "start"
+        assert [await anext(lines), await anext(lines)] == [b"", b""]
+        monkeypatch.setattr(ToyReplica, "paused", False)
+        rest = [decode(line) async for data in lines for line in data.splitlines()]
+        assert rest[-1]["op"] == "done"
+        assert len(rest) > 2
+
+    run(test, talker, monkeypatch)
+
+
 def test_who_leaves_makes_room(talker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(replica: EngineReplica) -> None:
         async with aclosing(replica.generate(asked(PROMPT), chain=[], model=model_of(replica))) as lines:
@@ -194,6 +210,11 @@ def test_an_engine_that_does_not_come_back(talker: Path, monkeypatch: pytest.Mon
             f"node {NODE} has bmqwen {__version__}, but the fleet was started with 0.0.9",
         ),
         ({"chip": "bm1684x"}, DeviceError, "this node has no working chip"),
+        (
+            {"chip": "bm1684x", "chips": 2},
+            InputError,
+            "talker was compiled for 1 chip, but each of its replicas is to have 2: give it chips: 1, or a bundle",
+        ),
     ],
 )
 def test_nodes_that_cannot_run_it(

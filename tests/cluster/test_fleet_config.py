@@ -81,6 +81,12 @@ def test_a_configuration_that_cannot_be_used(text: str, words: str, tmp_path: Pa
             "wants 2 of the chip bm1684x, but the nodes have 0",
         ),
         (
+            node(resources={"CPU": 8.0, "bm1684x": 4.0}, chips=4),
+            {"chip": "bm1684x", "chips": 3, "replicas": 2},
+            InputError,
+            "wants 6 of the chip bm1684x, but the nodes have 4",
+        ),
+        (
             node(resources={"CPU": 8.0, "bm1684x": 3.0}, chips=2),
             {"chip": "bm1684x", "replicas": 2},
             DeviceError,
@@ -96,8 +102,17 @@ def test_nodes_that_cannot_run_it(
     assert words in str(caught.value)
 
 
+def test_the_chips_of_a_replica_are_of_one_node() -> None:
+    config = fleet({"chip": "bm1684x", "chips": 3})
+    nodes = [node(resources={"CPU": 8.0, "bm1684x": 2.0}, chips=2)] * 2
+    with pytest.raises(
+        InputError, match="takes 3 of the chip bm1684x on one node, but no node has more than 2"
+    ):
+        require_ready(config, nodes)
+
+
 def test_nodes_that_can() -> None:
-    config = fleet({"chip": "bm1684x", "replicas": 3}, {"model": "demo", "threads": 8})
+    config = fleet({"chip": "bm1684x", "chips": 3}, {"model": "demo", "threads": 8})
     nodes = [node(), node(resources={"CPU": 4.0, "bm1684x": 3.0}, chips=3)]
     assert list(problems_of(config, nodes)) == []
 

@@ -252,6 +252,25 @@ def test_what_is_killed_takes_only_its_own_answers(
         ray_fleet.node("add")
 
 
+def test_a_replica_that_falls_silent(ray_fleet: RayFleet) -> None:
+    """As one does whose machine lost its power: its connections stay open. Its answers end, no others do."""
+    ray_fleet.wait_for(4, 90)
+    answers = Answers(ray_fleet, count=6, tokens=1500)
+    answers.wait_for_begun(6)
+    silent = ray_fleet.replicas("rambler")[0]
+    os.kill(silent, signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        outcomes = answers.join()
+    finally:
+        os.kill(silent, signal.SIGKILL)
+    print(
+        f"{sum(bool(each.error) for each in outcomes)} of 6 answers ended after {time.monotonic() - begin:.0f} s"
+    )
+    assert {each.error for each in outcomes} == {"", "engine_lost"}
+    ray_fleet.wait_for(4, 90)
+
+
 def test_an_update_loses_no_answer(ray_fleet: RayFleet, rambler: Path, talker: Path) -> None:
     ray_fleet.wait_for(4, 90)
     before = set(ray_fleet.replicas("rambler"))

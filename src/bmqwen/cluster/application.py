@@ -87,7 +87,7 @@ def _engine(config: FleetConfig, model: FleetModel, engine: type) -> Application
         }
     needs: dict[str, Any] = {"num_cpus": 1 if model.chip else model.threads}
     if model.chip:
-        needs["resources"] = {model.chip: 1}
+        needs["resources"] = {model.chip: model.chips}
     deployment = serve.deployment(
         name=model.deployment,
         ray_actor_options=needs,

@@ -1,4 +1,4 @@
-"""Which of a node's chips a replica gets: the first one that no other process has."""
+"""Which of a node's chips a replica gets: the first ones that no other process has."""
 
 from contextlib import suppress
 
@@ -11,15 +11,15 @@ from bmqwen.util.paths import cache_folder
 from bmqwen.util.storage import storage_errors
 
 
-class ClaimedChip:
-    """A chip that this process has until it ends, however it ends: the system gives its lock back.
+class ClaimedChips:
+    """Chips that this process has until it ends, however it ends: the system gives its locks back.
 
     Attributes:
-        index: its device id.
+        indices: their device ids.
     """
 
-    def __init__(self, system: System | None = None) -> None:
-        """Claim one. Raises DeviceError for a node without a working chip, or whose chips are all taken."""
+    def __init__(self, count: int = 1, system: System | None = None) -> None:
+        """Claim as many. Raises DeviceError for a node without a working chip, or with too few that are free."""
         working = look(system or System()).working
         if not working:
             raise DeviceError(
@@ -29,17 +29,24 @@ class ClaimedChip:
         folder = cache_folder("chips")
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        self._locks: dict[int, FileLock] = {}
         for chip in working:
+            if len(self._locks) == count:
+                break
             lock = FileLock(folder / f"{chip.index}.lock")
             with suppress(Timeout):
                 lock.acquire(timeout=0)
-                self.index, self._lock = chip.index, lock
-                return
-        raise DeviceError(
-            f"all {len(working)} chips of this node are taken by other replicas: start its Ray with "
-            f"as many of the resource as there are chips, {len(working)}"
-        )
+                self._locks[chip.index] = lock
+        self.indices = tuple(self._locks)
+        if (free := len(self._locks)) < count:
+            self.release()
+            taken = "all" if not free else f"all but {free} of the"
+            raise DeviceError(
+                f"{taken} {len(working)} chips of this node are taken by other replicas, and this one needs {count}: "
+                f"start its Ray with as many of the resource as there are chips, {len(working)}"
+            )
 
     def release(self) -> None:
-        """Let others have it."""
-        self._lock.release()
+        """Let others have them."""
+        for lock in self._locks.values():
+            lock.release()

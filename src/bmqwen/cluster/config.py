@@ -46,7 +46,8 @@ class FleetModel(_Section):
     Attributes:
         model: as for `bmqwen serve`; a path must be there on every node.
         name: in requests; the model's own if empty.
-        chip: Ray's name of a chip, as nodes were started with it; each replica takes one. Empty: the CPU.
+        chip: Ray's name of a chip, as nodes were started with it. Empty: the CPU.
+        chips: of a node, that each replica takes; as many as its model was compiled for.
         replicas: how many, or between how many.
         threads: processor cores of a replica without a chip.
         queue: requests that may wait at a replica.
@@ -60,6 +61,7 @@ class FleetModel(_Section):
     lm_head: Format | None = None
     engine: EngineName = "auto"
     chip: str = ""
+    chips: int = Field(default=1, ge=1)
     replicas: int | Scale = 1
     threads: int = Field(default=4, ge=1, le=256)
     sequences: int | None = Field(default=None, ge=1, le=64)
@@ -86,7 +88,7 @@ class FleetModel(_Section):
     def identity(self) -> str:
         """Changes when answers, or the tokens of prompts, may: replicas of an update are told apart by it."""
         same = self.model_dump(
-            exclude={"chip", "replicas", "threads", "queue", "hang_seconds", "load_seconds"}
+            exclude={"chip", "chips", "replicas", "threads", "queue", "hang_seconds", "load_seconds"}
         )
         return hashlib.sha256(json.dumps([same, __version__], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.cluster.chips import ClaimedChip
+from bmqwen.cluster.chips import ClaimedChips
 from bmqwen.cluster.config import FleetModel
 from bmqwen.cluster.model_card import ModelCard
 from bmqwen.cluster.prefixes import beginnings, landmarks
@@ -21,6 +21,7 @@ from bmqwen.serve.pool.scheduler import Scheduler
 from bmqwen.serve.pool.sequences import sequences_of
 from bmqwen.serve.pool.wire import EngineConfig, Fault, Message, decode, encode
 from bmqwen.util.progress import Silent
+from bmqwen.util.text import counted
 from bmqwen.version import __version__
 
 LOG = logging.getLogger("bmqwen.cluster")
@@ -28,10 +29,12 @@ LOG = logging.getLogger("bmqwen.cluster")
 MOST_TOLD = 128
 # An engine that is not ready for so long is given up, and Ray starts another replica, maybe elsewhere.
 PATIENCE_SECONDS = 120.0
+# An answer of which there is nothing to say for so long is said to be under way.
+BEAT_SECONDS = 5.0
 
 
 class EngineReplica:
-    """A model on one chip, or on a node's processor. The methods are Ray Serve's, but `describe` and `generate`."""
+    """A model on a node's chips, or on its processor. The methods are Ray Serve's, but `describe` and `generate`."""
 
     async def __init__(  # type: ignore[misc]
         self, text: str, version: str, seconds: float, node: Callable[[], str]
@@ -45,7 +48,7 @@ class EngineReplica:
             node: returns this node's address.
 
         Raises:
-            InputError: this node has another version of bmqwen.
+            InputError: this node has another version of bmqwen, or the model was compiled for more chips or fewer.
             BmqwenError: the model cannot be fetched, or the engine not be loaded.
         """
         self._node = node()
@@ -56,18 +59,19 @@ class EngineReplica:
             )
         self._model = model = FleetModel.model_validate_json(text)
         bundle = await asyncio.to_thread(self._resolve)
-        if bundle.kind == "bmodel" and len(bundle.parts) > 1:
+        parts = len(bundle.parts) if bundle.kind == "bmodel" else 1
+        if parts != model.chips:
             raise InputError(
-                f"{bundle.model} was compiled for {len(bundle.parts)} chips, and an engine of a fleet has one: serve "
-                "it with bmqwen serve"
+                f"{bundle.model} was compiled for {counted(parts, 'chip')}, but each of its replicas is to have "
+                f"{model.chips}: give it chips: {parts}, or a bundle that was compiled with --parts {model.chips}"
             )
-        self._chip = ClaimedChip() if model.chip and model.engine in ("auto", "tpu") else None
+        self._chips = ClaimedChips(parts) if model.chip and model.engine in ("auto", "tpu") else None
         config = EngineConfig(
             str(bundle.place.absolute()),
             model.engine,
             model.threads,
             model.context,
-            devices=(self._chip.index if self._chip else 0,),
+            devices=self._chips.indices if self._chips else (0,),
             saved_bytes=model.cache_mb << 20,
             draft=model.draft,
             sequences=sequences_of(bundle, model.sequences, model.context, 1),
@@ -103,8 +107,8 @@ class EngineReplica:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the messages of an engine's process that follow a `generate` (see `serve/pool/wire.py`).
 
-        Those that are there at the same time come together, for each part of the stream takes Ray a millisecond.
-        Closing this cancels the answer.
+        Those that are there at the same time come together, for each part of the stream takes Ray a millisecond. While
+        there are none, an empty part comes every BEAT_SECONDS. Closing this cancels the answer.
         """
         if model != self._model.identity:
             raise EngineLostError("the replica has another model")
@@ -114,7 +118,11 @@ class EngineReplica:
             self._scheduler.submit(job)
             last: Event | None = None
             while not isinstance(last, Completion | BmqwenError):
-                events = await job.next_events()
+                try:
+                    events = await asyncio.wait_for(job.next_events(), BEAT_SECONDS)
+                except asyncio.TimeoutError:
+                    yield b""
+                    continue
                 last = events[-1]
                 if isinstance(last, Completion):
                     self._note(job, last)

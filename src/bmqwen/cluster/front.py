@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from bmqwen.cluster.carried_body import CarriedBody
 from bmqwen.cluster.config import FleetConfig, FleetModel
 from bmqwen.cluster.model_card import ModelCard
 from bmqwen.cluster.pool import RayPool
@@ -60,7 +61,7 @@ class Front:
             origins=config.cors_origins,
         )
         all_services = Services(services, strict_fields=config.strict_fields, labels={"front": name})
-        self._app = create_app(all_services, rules)
+        self._app = CarriedBody(create_app(all_services, rules))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application."""

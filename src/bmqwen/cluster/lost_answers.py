@@ -6,6 +6,7 @@ Ray's proxy, which passes requests on to that process, calls `middlewares` when 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bmqwen.cluster.carried_body import CarryBody
 from bmqwen.errors import BmqwenError, BusyError, EngineLostError, NotReadyError
 from bmqwen.serve.http.anthropic.api import MessageWriter
 from bmqwen.serve.http.errors import error_body, error_response
@@ -24,7 +25,7 @@ _RETRY_SECONDS = 5
 
 def middlewares() -> list[Middleware]:
     """Return what stands before Ray's proxy."""
-    return [Middleware(LostAnswers)]
+    return [Middleware(LostAnswers), Middleware(CarryBody)]
 
 
 class LostAnswers:

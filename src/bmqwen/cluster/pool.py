@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from bmqwen.serve.pool.wire import EngineFacts, EngineState, Message, decode, en
 LOG = logging.getLogger("bmqwen.cluster")
 # A replica ends its answers in time itself; this is for jobs that never found one.
 GRACE_SECONDS = 5.0
+# A replica from which nothing comes for so long, not even that an answer is under way, is lost: a connection to a
+# machine without power stays open.
+SILENT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class RayPool(Pool):
         self, handle: DeploymentHandle[Any], card: ModelCard, identity: str, *, seconds: float
     ) -> None:
         """`identity` is that of the model which replicas must have; `seconds` are most that a job may take."""
-        self._handle = handle.options(method_name="generate", stream=True)
+        # Not by reference: the replica is called by gRPC, and messages are not kept as Ray's objects.
+        self._handle = handle.options(method_name="generate", stream=True, _by_reference=False)
         self._card, self._identity, self._seconds = card, identity, seconds
         self._tasks: dict[Job, asyncio.Task[None]] = {}
 
@@ -142,7 +146,7 @@ class RayPool(Pool):
         response = self._handle.remote(line, chain=chain, model=self._identity)
         try:
             # To its end: only then does Ray count the request as answered.
-            async for data in response:
+            async for data in _heard(response):
                 for line in data.splitlines():
                     self._receive(job, decode(line))
             if job.state == "over":
@@ -181,6 +185,21 @@ class RayPool(Pool):
             if isinstance(error, EngineLostError):
                 raise error
             job.publish(error)
+
+
+async def _heard(messages: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield messages. Raises EngineLostError when none comes for SILENT_SECONDS; the first may take longer."""
+    seconds = None
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(messages), seconds)
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError as error:
+            raise EngineLostError(
+                f"the machine that was answering has been silent for {SILENT_SECONDS:g} seconds; try again"
+            ) from error
+        seconds = SILENT_SECONDS
 
 
 def _view(name: str, told: Mapping[str, Any]) -> ReplicaView:

@@ -74,13 +74,20 @@ def problems_of(
 def _chip_problems(config: FleetConfig, nodes: Sequence[NodeReport]) -> Iterator[InputError | DeviceError]:
     for chip in sorted({model.chip for model in config.models if model.chip}):
         models = [model for model in config.models if model.chip == chip]
-        wanted = sum(model.fewest for model in models)
+        wanted = sum(model.fewest * model.chips for model in models)
         there = sum(node.resources.get(chip, 0) for node in nodes)
         if wanted > there:
             yield InputError(
                 f"the fleet wants {wanted} of the chip {chip}, but the nodes have {there:g}: start Ray on each node "
                 f"with chips with --resources '{{\"{chip}\": N}}', or ask for fewer replicas"
             )
+        largest = max((node.resources.get(chip, 0) for node in nodes), default=0)
+        for model in models:
+            if largest < model.chips <= there:
+                yield InputError(
+                    f"each replica of {model.deployment} takes {model.chips} of the chip {chip} on one node, but no "
+                    f"node has more than {largest:g}: compile the model in fewer parts"
+                )
         if any(model.engine in ("auto", "tpu") for model in models):
             for node in nodes:
                 if node.version and node.chips < (told := node.resources.get(chip, 0)):

@@ -27,6 +27,8 @@ ENVIRONMENT = {
     VARIABLE: PLACE,
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
+    # Its proxy calls the front by gRPC, which takes half as long.
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
 }
 POLL_SECONDS = 0.5
 MOST_STARTS = 3

@@ -228,14 +228,19 @@ class EngineProcess:
             # Who is cancelled ends before the next step.
             return True
         except Exception as error:
-            for job in list(self._answers):
-                self._end(job, error)
-            return False
-        usable = True
-        for job, answer in list(self._answers.items()):
+            failure: Exception | None = error
+        else:
+            failure = None
+        usable = failure is None
+        # Complete ones first: after a failure the server hears no more, and what came to its end in that step is whole.
+        for job, answer in sorted(
+            self._answers.items(), key=lambda each: each[1].generation.completion is None
+        ):
             answer.report()
             if answer.generation.over:
                 usable &= self._end(job, answer.generation.error)
+            elif failure is not None:
+                self._end(job, failure)
         return usable
 
     def _end(self, job: int, error: Exception | None) -> bool:
