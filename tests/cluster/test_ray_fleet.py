@@ -183,7 +183,7 @@ class Answers:
         try:
             async with client.stream("POST", self._url, json=body) as response:
                 if response.status_code != 200:
-                    outcome.error = f"{response.status_code} {(await response.aread()).decode()}"
+                    outcome.error = json.loads(await response.aread())["error"]["code"]
                     return
                 async for line in response.aiter_lines():
                     if line == "data: [DONE]":
