@@ -323,6 +323,7 @@ def test_replicas_follow_the_queue(ray_fleet: RayFleet, rambler: Path, talker: P
     """One replica becomes two while many requests wait, and one again when few do; no request fails meanwhile."""
     scale = {"min": 1, "max": 2, "requests": 2, "up_seconds": 1, "down_seconds": 5}
     growing = {**models_of(rambler, talker)[0], "name": "growing", "replicas": scale}
+    ray_fleet.serve(*models_of(rambler, talker, update="second"))
     others = set(ray_fleet.replicas("rambler"))
     ray_fleet.serve(*models_of(rambler, talker, update="second"), growing)
     assert set(ray_fleet.replicas("rambler")) == others
