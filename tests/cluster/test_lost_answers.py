@@ -106,4 +106,5 @@ def test_whole_answers_pass(path: str, messages: tuple[Any, ...]) -> None:
 def test_ray_finds_it() -> None:
     module, _, name = PLACE.rpartition(".")
     assert (module, name) == (middlewares.__module__, middlewares.__name__)
-    assert [middleware.cls for middleware in middlewares()] == [LostAnswers, CarryBody]
+    classes: list[object] = [middleware.cls for middleware in middlewares()]
+    assert classes == [LostAnswers, CarryBody]

@@ -38,7 +38,7 @@ def test_an_answer_that_ends_in_the_step_in_which_another_one_fails_is_whole(
         process._engine = cast(Any, engine)
         for job, prompt in enumerate(prompts):
             params = SamplingParams(max_tokens=LENGTH if prompt is SHORT else 99)
-            process._begin({"id": job, "prompt": prompt, "params": params, "owner": ""})
+            process._begin({"op": "generate", "id": job, "prompt": prompt, "params": params, "owner": ""})
         while process._step():
             pass
         messages: list[Message] = []
