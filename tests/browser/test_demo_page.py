@@ -1,4 +1,4 @@
-"""The demo model on the page, and the pictures in the guides, which are made anew with BMQWEN_PICTURES=1."""
+"""The demo model on the page, and the pictures in the guides, which BMQWEN_PICTURES=1 makes again."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What `--help` calls values."""
+"""What `--help` calls values, and where wrong options lead."""
 
 import re
 
@@ -23,3 +23,19 @@ def test_values_have_names(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert re.search(r"--seed +(N|INTEGER) ", shown)
     assert re.search(r"--top-p +(X|FLOAT) ", shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ("--nonsense", "bmqwen"),
+        ("serve --nonsense", "bmqwen serve"),
+        ("serve --api-key", "bmqwen serve"),
+        ("cluster serve --address", "bmqwen cluster serve"),
+    ],
+)
+def test_a_wrong_option_leads_to_the_help_of_its_command(
+    arguments: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments.split()) == 2
+    assert f"`{where} --help`" in capsys.readouterr().err

@@ -138,12 +138,11 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; an expected error is one line on stderr."""
     try:
-        result = _name_values(typer.main.get_command(app))(
-            args=arguments, prog_name="bmqwen", standalone_mode=False
-        )
+        program = _name_values(typer.main.get_command(app))
+        result = program(args=arguments, prog_name="bmqwen", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except _UsageError as error:
-        where = error.ctx.command_path if getattr(error, "ctx", None) else "bmqwen"
+        where = error.ctx.command_path if error.ctx else _command_of(program, arguments)
         _say(f"bmqwen: {_plain(error.format_message()).rstrip('.')} (`{where} --help` shows what there is)")
         return int(error.exit_code)
     except BmqwenError as error:
@@ -179,6 +178,16 @@ def _plain(message: str) -> str:
 
 def _say(line: str) -> None:
     print(" ".join(line.split()), file=sys.stderr)
+
+
+def _command_of(program: Any, arguments: list[str]) -> str:
+    """The command that arguments begin with: click names none for an option without its value."""
+    words = ["bmqwen"]
+    for word in arguments:
+        if (program := getattr(program, "commands", {}).get(word)) is None:
+            break
+        words.append(word)
+    return " ".join(words)
 
 
 def _name_values(command: Any) -> Any:

@@ -88,7 +88,7 @@ class State:
         stat: tuple[int, int, int] = (0, 0, 0),
         devices: int = 1,
     ) -> None:
-        """Begin anew, on the simulator of a folder."""
+        """Begin again, on the simulator of a folder."""
         self.folder, self.version, self.mapped, self.stat = folder, version, mapped, stat
         self.devices, self.calls = devices, {}
 

@@ -15,7 +15,7 @@ function done(request) {
   });
 }
 
-/** Version 1 had no list, and in the lists of version 2 a title was the one given or the first words, nobody knew which. */
+/** Version 1 had no list; the lists of version 2 do not tell whether a title was given or is the first words. */
 function upgrade(database, transaction, before) {
   if (before < 1) database.createObjectStore(STORE, { keyPath: "id" });
   const list = before < 2 ? database.createObjectStore(LIST, { keyPath: "id" }) : transaction.objectStore(LIST);
