@@ -48,6 +48,23 @@ def test_errors_beyond_all_bounds_keep_their_column() -> None:
     assert row(float("nan")).endswith("     nan  differs  FAILED")
 
 
+def test_runs_of_nets_with_states_have_a_column_for_them() -> None:
+    close = Similarity(0.99999, 0.1, 0.99998, 0.1, same_token=True, state_cosine=0.9, state_error=0.5)
+    assert close.cosine == 0.9
+    runs = tuple(
+        NetReport(8, 512, 64, close, close, passed=False, seconds=1.0, committed=committed)
+        for committed in (8, 1)
+    )
+    report = VerifyReport("m", "int4", "f16", 3.0, 0.9999, 5, runs)
+    above, heads, *rows, verdict = lines(report)
+    assert heads.split() == ["net", "cached", "committed", *["logits", "K/V", "states"] * 2, "error", "token"]
+    assert above.index("to float32") + len("to float32") == heads.rindex("states") + len("states")
+    for row, committed in zip(rows, ("8", "1"), strict=True):
+        assert row.index("0.900000") + 8 == heads.index("states") + len("states")
+        assert row.split()[:3] == ["8x512", "64", committed]
+    assert "1 of 5 nets" in verdict
+
+
 @pytest.fixture
 def described(tmp_path: Path) -> Bundle:
     """What is known of a bundle before anything is loaded."""
@@ -72,13 +89,15 @@ def test_estimate_counts_weights_and_products() -> None:
     attention = 2 * 64 * (512 + 8)
     expected = 1 + (layer + 320 * 64) / 8e6 + (8 * (layer + attention) + 320 * 64) / 1.2e8
     assert estimate_seconds(config, [StepShape(8, 512)]) == pytest.approx(expected)
+    # Nets with states run twice: after all tokens of a step, and as a prompt's last one.
+    assert estimate_seconds(tiny_config("qwen3.5"), [StepShape(8, 512)]) > 2
     assert [duration(s) for s in (5, 300, 9000)] == ["5 seconds", "5 minutes", "2.5 hours"]
 
 
 class Overflown:
     """A runtime whose nets compute what is no number."""
 
-    def run_stage(self, _: StepShape, ids: Sequence[int], __: object) -> StageResult:
+    def run_stage(self, _: StepShape, ids: Sequence[int], *__: object) -> StageResult:
         """Infinities and worse."""
         config = tiny_config()
         rows = np.full((4, len(ids), config.num_key_value_heads, config.head_dim), np.inf, np.float32)

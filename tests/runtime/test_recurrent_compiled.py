@@ -1,27 +1,43 @@
 """Compiled models with a recurrent state say on the simulator what the CPU says, and go back to copies of the state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bmqwen.artifact.steps import StepShape
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.engine import load
+from bmqwen.evaluation.verify import VerifyReport, choose_nets, verify
+from bmqwen.quant.precision import Format
 from bmqwen.runtime.base import Runtime, RuntimeSequence
+from bmqwen.runtime.bmodel.step_runtime import StageResult, StepRuntime
 from bmqwen.runtime.bmrt.simulated import SimulatedRuntime
 from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.weights.checkpoint import open_checkpoint
 from support.compiled_models import CompiledModel, compile_toy, two_turns
 
 pytestmark = pytest.mark.simulator
 TOKENS: list[int] = np.random.default_rng(3).integers(0, 300, 96).tolist()
 # Least cosine of a row of logits: in half precision the norm of a head's 16 elements magnifies what little they differ.
 LEAST = 0.999
+# Of quantised weights that half precision computes well enough for `verify`, and for equal answers.
+SEEDS: dict[Format, int] = {"int4": 3}
 
 
 @pytest.fixture(scope="module")
 def model(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> CompiledModel:
     return compile_toy(simulator, tmp_path_factory.mktemp("delta"), "qwen3.5", "f16", 3, layers=4)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def quantised(
+    request: pytest.FixtureRequest, simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory
+) -> CompiledModel:
+    folder = tmp_path_factory.mktemp(request.param)
+    return compile_toy(simulator, folder, "qwen3.5", request.param, SEEDS[request.param], layers=4)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +116,108 @@ def test_saved_and_restored(runtime: SimulatedRuntime, on_cpu: CpuRuntime) -> No
         assert_alike(got, wanted)
 
 
-@pytest.mark.thorough
-def test_two_turns_say_what_the_cpu_says(model: CompiledModel) -> None:
+def assert_two_turns_alike(model: CompiledModel) -> None:
+    """Compare greedy answers of both engines."""
     on_chip = two_turns(load(model.bundle.folder, engine="sim"), 8)
     on_cpu = two_turns(load(model.cpu.folder, engine="cpu"), 8)
     assert [answer.token_ids for answer in on_chip] == [answer.token_ids for answer in on_cpu]
     assert on_chip[1].usage.cached_tokens >= on_chip[0].usage.prompt_tokens
+
+
+@pytest.mark.thorough
+def test_two_turns_say_what_the_cpu_says(model: CompiledModel) -> None:
+    assert_two_turns_alike(model)
+
+
+@pytest.mark.thorough
+def test_quantised_weights_say_what_the_cpu_says_with_the_same_grid(
+    quantised: CompiledModel, simulator: Toolchain
+) -> None:
+    runtimes: list[Runtime] = [
+        SimulatedRuntime(quantised.bundle, simulator.simulator_folder),
+        CpuRuntime(quantised.cpu, threads=1),
+    ]
+    try:
+        for length in (41, 93):
+            got, wanted = (fresh(one, TOKENS[:length], TOKENS[-3:]) for one in runtimes)
+            assert_alike(got, wanted)
+    finally:
+        for one in runtimes:
+            one.close()
+    assert_two_turns_alike(quantised)
+
+
+def compare(
+    model: CompiledModel, runtime: StepRuntime | SimulatedRuntime, stages: str | None, tokens: int = 20
+) -> VerifyReport:
+    """`bmqwen verify`, after so many cached tokens at most."""
+    with open_checkpoint(model.checkpoint) as checkpoint:
+        return verify(model.bundle, checkpoint, runtime, choose_nets(model.bundle, stages), tokens=tokens)
+
+
+def test_verify_compares_each_net_and_its_states(model: CompiledModel, runtime: SimulatedRuntime) -> None:
+    report = compare(model, runtime, "1,8")
+    assert report.passed
+    assert [(run.tokens, run.cached, run.committed) for run in report.stages] == [
+        (1, 20, 1), (1, 20, 0), (8, 20, 8), (8, 20, 1),
+    ]  # fmt: skip
+    for run in report.stages:
+        assert run.to_float.state_cosine is not None
+        assert run.to_float.cosine >= report.threshold == 0.9999
+        assert run.to_float.same_token
+    # Before the first token the states are zeros, and stay so if none is committed.
+    report = compare(model, runtime, "1", tokens=0)
+    assert report.passed
+    assert report.stages[1].to_float.state_cosine == 1
+    # Nothing of it is left for conversations.
+    assert_alike(said(runtime, TOKENS[:9], []), fresh(runtime, TOKENS[:9], []))
+
+
+class Spoiled:
+    """A runtime of which something about states is wrong."""
+
+    def __init__(self, runtime: SimulatedRuntime, fault: str) -> None:
+        self._runtime, self._fault = runtime, fault
+
+    def run_stage(
+        self,
+        shape: StepShape,
+        tokens: list[int],
+        cache: NDArray[np.float32],
+        states: Mapping[str, NDArray[np.float32]],
+        committed: int,
+    ) -> StageResult:
+        """Run it with the fault."""
+        given = dict(states)
+        if self._fault == "committed":
+            committed = len(tokens)
+        else:
+            # A layer's state is not there.
+            given[self._fault] = np.zeros_like(given[self._fault])
+        return self._runtime.run_stage(shape, tokens, cache, given, committed)
+
+
+@pytest.mark.parametrize("fault", ["conv_state.1", "delta_state.1", "committed"])
+def test_verify_finds_a_wrong_state(model: CompiledModel, runtime: SimulatedRuntime, fault: str) -> None:
+    report = compare(model, cast(SimulatedRuntime, Spoiled(runtime, fault)), "8")
+    assert not report.passed
+    whole, end = report.stages
+    assert end.to_float.state_cosine is not None
+    assert end.to_float.state_cosine < 0.99
+    # What a prompt's last step leaves out shows nowhere else.
+    assert whole.passed == (fault == "committed")
+    assert (end.to_float.logits_cosine >= report.threshold) == (fault == "committed")
+
+
+@pytest.mark.thorough
+def test_verify_passes_all_nets_of_quantised_weights(quantised: CompiledModel, simulator: Toolchain) -> None:
+    runtime = SimulatedRuntime(quantised.bundle, simulator.simulator_folder)
+    try:
+        report = compare(quantised, runtime, None)
+    finally:
+        runtime.close()
+    assert report.passed
+    assert report.nets_run == report.nets == 6
+    for run in report.stages:
+        assert run.to_grid is not None
+        assert run.to_grid.cosine > run.to_float.cosine

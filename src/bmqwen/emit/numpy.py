@@ -20,7 +20,8 @@ class NumpyOps:
 
     Attributes:
         cache: keys (after rotation) and values of each layer in turn, float32 [tokens, kv_heads, head_dim].
-        states: the delta rule's, by layer.
+        states: after so many tokens (`stops`) those of the layers that have one, as a compiled net takes them: by the
+            name of its input, "conv_state.0" float32 [kernel - 1, width], "delta_state.0" [heads, key_dim, value_dim].
     """
 
     def __init__(
@@ -30,12 +31,16 @@ class NumpyOps:
         tokens: Sequence[int],
         wanted: Sequence[int],
         lengths: Sequence[int] | None = None,
+        *,
+        stops: Sequence[int] = (),
     ) -> None:
         """Take tokens that start at position 0, and the rows whose logits are computed.
 
         `lengths`: the tokens are those of several sequences, one behind the other, each from position 0 on.
+        `stops`: numbers of tokens after which the states are kept.
         """
-        self.config, self.cache, self.states = config, list[Rows](), dict[int, Rows]()
+        self.config, self.cache = config, list[Rows]()
+        self.states: dict[int, dict[str, Rows]] = {stop: {} for stop in stops}
         self._blocks, self._tokens, self._wanted = blocks, tokens, wanted
         lengths = [len(tokens)] if lengths is None else lengths
         ends = list(accumulate(lengths))
@@ -91,11 +96,13 @@ class NumpyOps:
         y: Rows = x * _sigmoid(gate)
         return y
 
-    def short_convolution(self, x: Rows, weight: str, layer: int) -> Rows:  # noqa: ARG002
+    def short_convolution(self, x: Rows, weight: str, layer: int) -> Rows:
         """Sum shifted rows, from an empty state on."""
         kernel = self._blocks.vector(f"{weight}.weight")[:, 0]
         width = kernel.shape[1]
         padded = np.pad(x, ((width - 1, 0), (0, 0)))
+        for stop, states in self.states.items():
+            states[f"conv_state.{layer}"] = padded[stop : stop + width - 1]
         y: Rows = sum((padded[tap : tap + len(x)] * kernel[:, tap] for tap in range(width)), np.zeros_like(x))
         return y * _sigmoid(y)
 
@@ -116,16 +123,14 @@ class NumpyOps:
         raw = decay + self._blocks.vector(dt_bias)
         kept = np.exp(-np.exp(self._blocks.vector(a_log)) * np.logaddexp(0, raw))
         rate = _sigmoid(beta)
-        state = np.zeros(
-            (one.linear_num_value_heads, one.linear_value_head_dim, one.linear_key_head_dim), np.float32
-        )
-        y = np.empty_like(v)
+        state, y = np.zeros(one.delta_state, np.float32), np.empty_like(v)
+        self._keep_delta(0, layer, state)
         for at in range(len(qkv)):
             state = state * kept[at][:, None, None]
-            delta = rate[at][:, None] * (v[at] - np.einsum("hvk,hk->hv", state, k[at]))
-            state = state + delta[:, :, None] * k[at][:, None]
-            y[at] = np.einsum("hvk,hk->hv", state, q[at])
-        self.states[layer] = state
+            delta = rate[at][:, None] * (v[at] - np.einsum("hkv,hk->hv", state, k[at]))
+            state = state + k[at][:, :, None] * delta[:, None]
+            y[at] = np.einsum("hkv,hk->hv", state, q[at])
+            self._keep_delta(at + 1, layer, state)
         return y.reshape(len(qkv), -1)
 
     def gated_norm(self, x: Rows, gate: Rows, weight: str) -> Rows:
@@ -155,6 +160,11 @@ class NumpyOps:
     def logits(self, x: Rows, weight: str) -> Rows:
         """Compute x @ W^T."""
         return self._product(x, weight)
+
+    def _keep_delta(self, tokens: int, layer: int, state: Rows) -> None:
+        """Keep the state after so many tokens, if it is wanted."""
+        if tokens in self.states:
+            self.states[tokens][f"delta_state.{layer}"] = state
 
     def _product(self, x: Rows, weight: str) -> Rows:
         blocks = self._blocks.floats([f"{weight}.weight"], np.float32)

@@ -57,11 +57,13 @@ def verify(
     seconds = estimate_seconds(opened.config, shapes)
     if seconds > PATIENCE_SECONDS and not yes:
         least = min(shapes, key=lambda shape: estimate_seconds(opened.config, [shape]))
+        # As few as can be compiled: up to the first with a K/V cache.
+        layers = opened.config.kv_layers[0] + 1
         raise InputError(
             f"the simulator would take about {duration(seconds)} for {counted(len(shapes), 'net')}: name some "
             f"(--stages {least.tokens}x{least.history}: about "
-            f"{duration(estimate_seconds(opened.config, [least]))}), compile a model with --layers 1 for the "
-            "purpose, or add --yes"
+            f"{duration(estimate_seconds(opened.config, [least]))}), compile a model with --layers "
+            f"{layers} for the purpose, or add --yes"
         )
     STDERR.print(f"{counted(len(shapes), 'net')}, about {duration(seconds)} on the simulator", markup=False)
     opened.verify_files()
@@ -95,17 +97,24 @@ def _short(error: float) -> str:
 def lines(result: "VerifyReport") -> Iterator[str]:
     """Yield what people are told: a row for each net, then the verdict."""
     quantised = any(stage.to_grid for stage in result.stages)
-    wide = f"{'to its grid':>22}" if quantised else ""
-    yield f"{'':16}{wide}{'to float32':>22}"
-    columns = f"{'logits':>13}{'K/V':>9}"
-    yield f"{'net':>9}{'cached':>7}{columns * (2 if quantised else 1)}   error  token"
+    states = any(stage.committed is not None for stage in result.stages)
+    columns = f"{'logits':>13}{'K/V':>9}" + (f"{'states':>9}" if states else "")
+    place = f"{'net':>9}{'cached':>7}" + (f"{'committed':>11}" if states else "")
+    wide = f"{'to its grid':>{len(columns)}}" if quantised else ""
+    yield f"{'':{len(place)}}{wide}{'to float32':>{len(columns)}}"
+    yield f"{place}{columns * (2 if quantised else 1)}   error  token"
     for stage in result.stages:
         deciding = stage.to_grid or stage.to_float
         cosines = "".join(
-            f"{s.logits_cosine:13.6f}{s.cache_cosine:9.6f}" for s in (stage.to_grid, stage.to_float) if s
+            f"{s.logits_cosine:13.6f}{s.cache_cosine:9.6f}"
+            + ("" if s.state_cosine is None else f"{s.state_cosine:9.6f}")
+            for s in (stage.to_grid, stage.to_float)
+            if s
         )
+        committed = "" if stage.committed is None else f"{stage.committed:11}"
         yield (
-            f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{cosines}{_short(deciding.logits_error):>8}  "
+            f"{stage.tokens:>4}x{stage.history:<4}{stage.cached:7}{committed}{cosines}"
+            f"{_short(deciding.logits_error):>8}  "
             f"{'same' if deciding.same_token else 'differs'}{'' if stage.passed else '  FAILED'}"
         )
     if result.overflows:
@@ -116,5 +125,5 @@ def lines(result: "VerifyReport") -> Iterator[str]:
     against = "the float result of the same grid" if quantised else "float32"
     yield (
         f"{result.model}, {result.precision}: {'passed' if result.passed else 'FAILED'}; "
-        f"{len(result.stages)} of {counted(result.nets, 'net')}, cosine to {against} at least {result.threshold}"
+        f"{result.nets_run} of {counted(result.nets, 'net')}, cosine to {against} at least {result.threshold}"
     )

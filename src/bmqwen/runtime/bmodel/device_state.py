@@ -1,5 +1,6 @@
 """The state of a model's recurrent layers in the memory of a device."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,6 +12,11 @@ from bmqwen.runtime.recurrent_state import LOST, RecurrentState
 # such as the next turn's, which has this answer without its thoughts, goes on from before them. They are read again
 # with the answer's first token, by the net of 8.
 TAIL = 7
+
+
+def committed_tokens(tokens: int, *, ends_prompt: bool) -> int:
+    """Return how many of a launch's tokens, from the first one on, the state is to have seen after it."""
+    return max(0, tokens - TAIL) if ends_prompt else tokens
 
 
 class DeviceState(RecurrentState):
@@ -36,6 +42,11 @@ class DeviceState(RecurrentState):
         self._wanted = False
         self.go_back(position)
 
+    def replace(self, arrays: Sequence[NDArray[Any]] | None) -> None:
+        """Put arrays of another's in its place, None: those of no tokens; it and its copies are lost."""
+        self._kept, self.position = [], LOST
+        self._write(arrays)
+
     def lose(self) -> None:
         """Take in that a launch failed, which may have changed it."""
         self.position = LOST
@@ -43,5 +54,5 @@ class DeviceState(RecurrentState):
     def _read(self) -> tuple[NDArray[Any], ...]:
         return self._nets.read_states()
 
-    def _write(self, arrays: tuple[NDArray[Any], ...] | None) -> None:
+    def _write(self, arrays: Sequence[NDArray[Any]] | None) -> None:
         self._nets.write_states(arrays)

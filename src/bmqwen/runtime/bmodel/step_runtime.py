@@ -1,7 +1,7 @@
 """Runs a bmodel bundle of step nets on a device: one launch a step, four bytes back for each result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bmqwen.artifact.bmodel import check_intermediates
 from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle
 from bmqwen.artifact.row_pool import Part, Placement, RowPool
+from bmqwen.artifact.states import state_names
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.errors import BundleError
 from bmqwen.runtime.base import (
@@ -24,7 +25,7 @@ from bmqwen.runtime.base import (
     chosen_context,
 )
 from bmqwen.runtime.bmodel.backend import BackendOpener, DeviceBackend
-from bmqwen.runtime.bmodel.device_state import TAIL, DeviceState
+from bmqwen.runtime.bmodel.device_state import TAIL, DeviceState, committed_tokens
 from bmqwen.runtime.bmodel.loaded_bmodel import DeviceOutput, LoadedBmodel
 from bmqwen.runtime.bmodel.part_chain import ChainOpener, PartChain
 from bmqwen.runtime.bmodel.published import PublishedRuntime
@@ -41,11 +42,13 @@ class StageResult:
         token_ids: the most likely token after the last one fed; or after each, of a net with a result for every row.
         logits: float32 [results, vocab].
         rows: new rows of K/V, float32 [2 * layers, tokens, kv_heads, head_dim], a layer's keys before its values.
+        states: those of recurrent layers after the step, float32, by `state_names`.
     """
 
     token_ids: list[int]
     logits: NDArray[np.float32]
     rows: NDArray[np.float32]
+    states: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 # Costs of drafts are asked for once for so many rows of the cache.
@@ -94,6 +97,7 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             check_intermediates(part.bmodel)
         config = bundle.config
         self._embedding = map_embedding(bundle.path(EMBEDDING_FILE), config.vocab_size, config.hidden_size)
+        self._state_names = tuple(state_names(config))
         self._pool = RowPool(nets, self._move_rows)
         self._row_costs: dict[tuple[int, int], Mapping[int, float]] = {}
 
@@ -204,26 +208,42 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             raise
         self._tokens[sequence].extend(saved.tokens[:position])
 
-    def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
-        """Launch one stage with a cache of the caller's; the tokens cached so far are lost.
+    def run_stage(
+        self,
+        shape: StepShape,
+        tokens: Sequence[int],
+        cache: NDArray[np.float32],
+        states: Mapping[str, NDArray[np.float32]] | None = None,
+        committed: int | None = None,
+    ) -> StageResult:
+        """Launch one stage with a cache and states of the caller's; the tokens cached so far are lost.
 
         Args:
             shape: which stage.
             tokens: as many as it takes.
             cache: float32 [2 * layers, n, kv_heads, head_dim]: n cached rows, a layer's keys before its values.
+            states: those of recurrent layers after the n tokens, float32, by `state_names`; None: of no tokens.
+            committed: how many of the tokens the states are to have seen after the step; None: all.
         """
-        position, count, nets = cache.shape[1], len(tokens), self._device_nets
+        position, count, nets, half = cache.shape[1], len(tokens), self._device_nets, self._nets.half
         self._begin_step()
         for sequence in range(self.sequences):
             self.truncate(sequence, 0)
         if position:
-            nets.write_rows(0, to_half(cache, self._nets.half))
+            nets.write_rows(0, to_half(cache, half))
+        if self._state is not None:
+            given = [to_half(states[name], half) for name in self._state_names] if states else None
+            self._state.replace(given)
         # Of a net with results for some rows only, that of the last one.
         results = shape.rows if shape.rows == count else 1
-        states = self._embedding[np.asarray(tokens, np.int64)]
-        launched = nets.launch(shape, position, states, [Segment.alone(position, count, results)])
+        embedded = self._embedding[np.asarray(tokens, np.int64)]
+        segment = Segment.alone(position, count, results)._replace(committed=committed)
+        launched = nets.launch(shape, position, embedded, [segment])
         ids, logits = launched.token_ids(0, results), launched.logits(0, results)
-        return StageResult(ids, logits, from_half(nets.read_rows(position, count), self._nets.half))
+        rows = from_half(nets.read_rows(position, count), half)
+        after = () if self._state is None else self._state.save()[-1].arrays
+        found = zip(self._state_names, after, strict=True)
+        return StageResult(ids, logits, rows, {name: from_half(bits[0], half) for name, bits in found})
 
     def _since_state(self, feed: Feed) -> Feed:
         """The feed with the cached tokens before it that the state has not seen; they are read again."""
@@ -280,7 +300,7 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             (part,) = parts
             feed = feeds[part.feed]
             ends = feed.prompt and not feed.goes_on and part.start + part.tokens == len(feed.tokens)
-            committed = max(0, part.tokens - TAIL) if ends else part.tokens
+            committed = committed_tokens(part.tokens, ends_prompt=ends)
             segments = [segments[0]._replace(committed=committed)]
         try:
             launched = self._device_nets.launch(

@@ -186,9 +186,18 @@ class SimulatedRuntime:
     def interrupt(self) -> None:
         """A launch of the simulator cannot be interrupted; a step runs to its end."""
 
-    def run_stage(self, shape: StepShape, tokens: Sequence[int], cache: NDArray[np.float32]) -> StageResult:
+    def run_stage(
+        self,
+        shape: StepShape,
+        tokens: Sequence[int],
+        cache: NDArray[np.float32],
+        states: Mapping[str, NDArray[np.float32]] | None = None,
+        committed: int | None = None,
+    ) -> StageResult:
+        """As `StepRuntime.run_stage`."""
         self._positions[0] = 0
-        return cast(StageResult, self._worker.call("run_stage", shape, list(tokens), cache))
+        found = self._worker.call("run_stage", shape, list(tokens), cache, states, committed)
+        return cast(StageResult, found)
 
     def close(self) -> None:
         self._worker.close()
