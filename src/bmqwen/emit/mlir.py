@@ -43,7 +43,12 @@ class MlirOps:
     Layers with a state have no K/V rows, but inputs and outputs of their own: see `DeltaLayers`.
 
     With `weights` and `blocks` None only the text is made: the weights are in an npz already.
+
+    Attributes:
+        delta_layers: what emits the layers with a state.
     """
+
+    delta_layers: type[DeltaLayers] = DeltaLayers
 
     def __init__(
         self,
@@ -82,7 +87,7 @@ class MlirOps:
             for name, table in tables.items()
         )
         if c.state_layers:
-            self._delta = DeltaLayers(f, c, self.shape, self._store)
+            self._delta = self.delta_layers(f, c, self.shape, self._store)
         return (states,)
 
     def move(self) -> None:
@@ -109,7 +114,7 @@ class MlirOps:
         row = f.op("Gather", [states, self._last_row], [1, 1, c.hidden_size], "last_hidden", axis="1 : si32")
         used = f.op("Add", [row, seen()], [1, 1, c.hidden_size], "last_hidden.used")
         logits = f.op("Reshape", [used], [1, c.hidden_size], "logits")
-        for value in (f.arg_max(logits, "token_id"), logits, *self._caches):
+        for value in (f.arg_max(logits, "token_id"), logits, *self._kept):
             f.output(value)
 
     def hand_over(self, x: Rows, delta: Rows) -> None:
@@ -121,7 +126,7 @@ class MlirOps:
         hidden = f.op("Add", [x[0], delta[0]], x[0].shape, "hidden")
         shape = [1, self.shape.rows or 1, width]
         last = f.op("Gather", [hidden, self._last_row], shape, "last_hidden", axis="1 : si32")
-        for value in (hidden, last, *self._caches):
+        for value in (hidden, last, *self._kept):
             f.output(value)
 
     def rms_norm(self, x: Rows, weight: str) -> Rows:
@@ -250,6 +255,11 @@ class MlirOps:
         return self._result(self._product(x[0], weight))
 
     @property
+    def _kept(self) -> list[Value]:
+        """What later steps need: new rows of K/V, and states."""
+        return [*self._caches, *(self._delta.states if self._delta else ())]
+
+    @property
     def _delta_layers(self) -> DeltaLayers:
         """Of a network that has such layers, once `embed` has declared their inputs."""
         assert self._delta is not None
@@ -273,8 +283,7 @@ class MlirOps:
     def _result(self, rows: Value) -> Rows:
         f = self.file
         logits = f.op("Reshape", [rows], [self.shape.rows, self.config.width], "logits")
-        states = self._delta.states if self._delta else ()
-        for value in (f.arg_max(logits, "token_id"), logits, *self._caches, *states):
+        for value in (f.arg_max(logits, "token_id"), logits, *self._kept):
             f.output(value)
         return (logits,)
 

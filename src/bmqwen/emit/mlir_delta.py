@@ -74,9 +74,7 @@ class DeltaLayers:
         sizes, tokens = self._sizes, self._tokens
         heads = sizes.linear_num_value_heads
         self._names = (f"delta.{layer}.{number}" for number in range(1 << 30))
-        bias = self._vector(dt_bias, (1, 1, heads), dt_bias, lambda v: v)
-        rate = self._vector(a_log, (1, 1, heads), a_log, lambda v: -np.exp(v))
-        g = self._two("Mul", self._one("Softplus", self._two("Add", decay, bias)), rate)
+        g = self._log_decay(decay, a_log, dt_bias)
         g = self._reshaped(self._turned(g, (0, 2, 1)), (1, 1, heads, tokens))
         rates = self._reshaped(self._turned(self._one("Sigmoid", beta), (0, 2, 1)), (1, heads, tokens, 1))
         q, k, v = self._by_head(qkv, layer)
@@ -84,17 +82,28 @@ class DeltaLayers:
         self.states.append(self._after(self._past[layer][1], k, g, delta, f"delta_after.{layer}"))
         return self._reshaped(self._turned(y, (0, 2, 1, 3)), (1, tokens, sizes.value_dim))
 
-    def _by_head(self, qkv: Value, layer: int) -> tuple[Value, Value, Value]:
-        """Queries and keys of length 1, the former over the root of their size, and values: [1, heads, C, dim]."""
-        f, one, tokens = self._file, self._sizes, self._tokens
+    def _log_decay(self, decay: Value, a_log: str, dt_bias: str) -> Value:
+        """Logarithms of what a token leaves of the state: [1, C, value heads]."""
+        shape = (1, 1, self._sizes.linear_num_value_heads)
+        bias = self._vector(dt_bias, shape, dt_bias, lambda v: v)
+        rate = self._vector(a_log, shape, a_log, lambda v: -np.exp(v))
+        return self._two("Mul", self._one("Softplus", self._two("Add", decay, bias)), rate)
+
+    def _parts(self, qkv: Value) -> tuple[Value, Value, Value]:
+        """Queries, keys and values as they come: [1, C, heads, dim]."""
+        one, tokens = self._sizes, self._tokens
         ends = (0, one.key_dim, 2 * one.key_dim, one.conv_dim)
         counts = (one.linear_num_key_heads, one.linear_num_key_heads, one.linear_num_value_heads)
         q, k, v = (
-            self._reshaped(
-                f.slice(qkv, 2, start, stop, next(self._names)), (1, tokens, count, (stop - start) // count)
-            )
+            self._reshaped(self._part(qkv, 2, start, stop), (1, tokens, count, (stop - start) // count))
             for start, stop, count in zip(ends, ends[1:], counts, strict=False)
         )
+        return q, k, v
+
+    def _by_head(self, qkv: Value, layer: int) -> tuple[Value, Value, Value]:
+        """Queries and keys of length 1, the former over the root of their size, and values: [1, heads, C, dim]."""
+        f, one = self._file, self._sizes
+        q, k, v = self._parts(qkv)
         dim = one.linear_key_head_dim
         eps = f"{_EPS / dim:.12e} : f64"
         q, k = (
