@@ -156,13 +156,18 @@ function usePageKeys({ escape, search, compose, fresh }) {
 
 /** The address names the open conversation: reload and the back button find it. */
 function useAddress(chat, toConversation) {
-  const id = chat.summaries.has(chat.open.id) ? chat.open.id : null;
   useEffect(() => {
     const follow = () => toConversation(location.hash.slice(1) || null);
     addEventListener("popstate", follow);
     return () => removeEventListener("popstate", follow);
   });
   useLayoutEffect(() => {
-    if (id && location.hash.slice(1) !== id) history.replaceState(null, "", `#${id}`);
-  });
+    // Not with the next frame: a page that is reloaded in the next moment must find what was asked.
+    const name = () => {
+      const { id } = chat.open;
+      if (chat.summaries.has(id) && location.hash.slice(1) !== id) history.replaceState(null, "", `#${id}`);
+    };
+    chat.addEventListener("change", name);
+    return () => chat.removeEventListener("change", name);
+  }, [chat]);
 }
