@@ -4,8 +4,9 @@
 
 Each net is compiled with random weights, INT4 group 64; a layer's time is what a net of two has beyond a net of one, in
 microseconds. The ways: `steps` is the chip's kernel for one token, one after the other, which changes the state where
-it lies; `chunk` is what bmqwen compiles, the rule over all tokens at once in plain operations; `none` leaves the rule
-out, which tells what it costs itself. `full` is a layer of attention after 512 tokens.
+it lies; `chunk` is the rule over all tokens at once in plain operations. bmqwen compiles the former for one token, the
+latter for more. `none` leaves the rule out, which tells what it costs itself. `full` is a layer of attention after 512
+tokens.
 """
 
 import argparse
@@ -47,32 +48,25 @@ class WithoutRule(DeltaLayers):
 
 
 class TokenByToken(DeltaLayers):
-    """Layers by the chip's kernel for one token, which also norms queries and keys and writes the state."""
+    """Layers by the chip's kernel for one token, which writes the state."""
 
     def gated_delta(
         self, qkv: Value, decay: Value, beta: Value, a_log: str, dt_bias: str, layer: int
     ) -> Value:
         """Emit the kernel for each token."""
-        sizes, state = self._sizes, self._past[layer][1]
-        parts = (*self._parts(qkv), self._log_decay(decay, a_log, dt_bias), self._one("Sigmoid", beta))
+        parts = (*self._parts(qkv, layer), self._log_decay(decay, a_log, dt_bias), self._one("Sigmoid", beta))
         made = []
         for token in range(self._tokens):
-            own = [self._part(part, 1, token, token + 1) for part in parts]
-            made.append(
-                self._file.op(
-                    "RecurrentGatedDeltaRule",
-                    [*own, state],
-                    own[2].shape,
-                    next(self._names),
-                    num_k_heads=f"{sizes.linear_num_key_heads} : i64",
-                    num_v_heads=f"{sizes.linear_num_value_heads} : i64",
-                    d=f"{sizes.linear_value_head_dim} : i64",
-                    use_qk_l2norm="true",
-                    scale=f"{sizes.linear_key_head_dim**-0.5:.12e} : f64",
-                )
-            )
+            q, k, v, g, rates = (self._part(part, 1, token, token + 1) for part in parts)
+            made.append(self._recurrence(q, k, v, g, rates, self._past[layer][1]))
         y = made[0] if len(made) == 1 else self._file.concat(made, 1, next(self._names))
-        return self._reshaped(y, (1, self._tokens, sizes.value_dim))
+        return self._reshaped(y, (1, self._tokens, self._sizes.value_dim))
+
+
+class AllTokens(DeltaLayers):
+    """Layers in plain operations, also for one token."""
+
+    _kernel = False
 
 
 # Columns of the table: kinds of layers, and how those with a state are emitted.
@@ -80,7 +74,7 @@ WAYS = {
     "full": (FULL, DeltaLayers),
     "none": (LINEAR, WithoutRule),
     "steps": (LINEAR, TokenByToken),
-    "chunk": (LINEAR, DeltaLayers),
+    "chunk": (LINEAR, AllTokens),
 }
 
 

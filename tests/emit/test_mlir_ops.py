@@ -1,12 +1,14 @@
 """The text of step nets: what of a layer is one operation, and in which order."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from bmqwen.artifact.steps import StepShape
 from bmqwen.emit.mlir import PIECE, MlirOps
 from bmqwen.emit.mlir_file import MlirFile
+from bmqwen.model.config import LinearAttention
 from bmqwen.quant.precision import Precision
 from support.checkpoints import tiny_config
 
@@ -45,3 +47,20 @@ def test_nothing_stands_between_the_pieces_of_gate_and_what_uses_them() -> None:
     kinds = re.findall(r'"top\.(\w+)"', net(StepShape(8, 64, 8)))
     at = kinds.index("SiLU")
     assert kinds[at - 2 : at + 3] == ["Reshape", "Reshape", "SiLU", "Mul", "Reshape"]
+
+
+@pytest.mark.parametrize(("values", "tokens", "kernels"), [(16, 1, 3), (16, 8, 0), (32, 1, 0)])
+def test_the_rule_for_one_token_is_the_kernel_of_the_chip(values: int, tokens: int, kernels: int) -> None:
+    config = replace(tiny_config("qwen3.5", layers=4), linear=LinearAttention(2, 4, 16, values, 4))
+    file = MlirFile("net")
+    ops = MlirOps(file, config, StepShape(tokens, 64), 64, Precision("int4", 64, "int4"), None, None)
+    config.network.emit(ops)
+    text = file.text("w.npz")
+    assert text.count('"top.RecurrentGatedDeltaRule"') == kernels
+    # Every input is used, and there are as many outputs: nets are stages of one.
+    (given,) = re.findall(r"@main\((.*)\) ->", text)
+    assert all(text.count(f'"top.Input"(%arg{i})') == 1 for i in range(given.count("%arg")))
+    used = [re.findall(r"(%\d+) = .top.Input", line) for line in text.splitlines()]
+    assert all(len(re.findall(rf"{name[0]}\b", text)) > 1 for name in used if name)
+    (returned,) = re.findall(r"return (.*) :", text)
+    assert len(returned.split(",")) == 2 + 2 + 2 * 3

@@ -87,6 +87,14 @@ def test_rows_in_the_middle_of_a_history_are_copied() -> None:
     assert cost_at(found.curve, 0) == pytest.approx(cost_at(free.curve, 0) + 1e-6)
 
 
+def test_states_are_copied_by_what_nets_of_so_many_tokens_leave_elsewhere() -> None:
+    question = Question(26, 20)
+    free = simulate(NETS, Chips([PROFILES]), HOST, question)
+    found = simulate(NETS, Chips([PROFILES], state_bytes={1: 52_000, 32: 260_000}), HOST, question)
+    assert (found.first.copied_bytes, found.answer.copied_bytes) == (260_000, 19 * 52_000)
+    assert found.answer.device_ns == free.answer.device_ns + 19 * 2000
+
+
 def test_json_has_what_a_benchmark_has_and_more() -> None:
     stated = simulate(NETS, Chips([PROFILES]), HOST, Question(26, 20)).to_dict()
     assert stated["host_ops_per_token"] == 3

@@ -62,6 +62,15 @@ def test_step_nets_say_in_two_turns_what_the_cpu_says(
 
 
 @pytest.mark.thorough
+@pytest.mark.parametrize("form", ["current", "middle", "on_soc"])
+def test_the_net_of_one_token_changes_the_state_where_it_lies(
+    compiled: Compile, simulator: Toolchain, form: str
+) -> None:
+    model = compiled("qwen3.5", "f16", 3)
+    assert_as_cpu(model.bundle, by_sail(model.bundle, simulator, form), model.cpu.folder, 8)
+
+
+@pytest.mark.thorough
 def test_bfloat16_step_nets_on_a_soc(simulator: Toolchain, tmp_path: Path) -> None:
     model = compile_toy(simulator, tmp_path, "qwen1.5", "int8", 8, half="bf16")
     ids = np.random.default_rng(3).integers(0, 300, 20).tolist()

@@ -9,6 +9,7 @@ from bmqwen.artifact.states import (
     COMMITTED,
     HALF,
     MASKS,
+    copied_states,
     is_convolution,
     state_inputs,
     state_names,
@@ -85,9 +86,10 @@ class AddressMap:
             inputs.append(_entry(f"history_{name}", before, self._row * (history or 1)))
             output = f"{'kv'[i % 2]}_cache.{layer}"
             outputs.append(_entry(output, landing, self._row * tokens))
+        copied = copied_states(self._config, tokens)
         for name, (before, after, size) in self._states.items():
             inputs.append(_entry(name, start + before, size))
-            outputs.append(_entry(written_name(name), start + after, size))
+            outputs.append(_entry(written_name(name), start + (after if name in copied else before), size))
         if dims := state_inputs(self._config, shape).get(MASKS):
             inputs.append(_entry(MASKS, start + self._masks[dims], HALF * math.prod(dims)))
         stated = {"io_addr": start, "io_size": self.size, "inputs": inputs, "outputs": outputs}

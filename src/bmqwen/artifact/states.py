@@ -1,6 +1,7 @@
 """The states of recurrent layers in compiled nets: their sizes, and what a net is told of them."""
 
 import math
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -33,9 +34,25 @@ def written_name(name: str) -> str:
     return name.replace("_state", "_after")
 
 
-def state_bytes(config: ModelConfig) -> int:
-    """Return the bytes of all states of a sequence on a chip."""
-    return HALF * sum(math.prod(shape) for shape in state_names(config).values())
+def uses_kernel(config: ModelConfig, tokens: int) -> bool:
+    """Tell whether a net of so many tokens has the chip's own kernel of the delta rule, which takes one.
+
+    It changes the state where that lies: the output is where the input is.
+    """
+    one = config.linear_sizes
+    return tokens == 1 and one.linear_key_head_dim == one.linear_value_head_dim
+
+
+def copied_states(config: ModelConfig, tokens: int) -> list[str]:
+    """Return which of `state_names` a net of so many tokens writes elsewhere; they are copied from there."""
+    names = state_names(config)
+    return [name for name in names if is_convolution(name) or not uses_kernel(config, tokens)]
+
+
+def state_bytes(config: ModelConfig, names: Iterable[str] | None = None) -> int:
+    """Return the bytes of a sequence's states on a chip: of those of `state_names` that are named, None: of all."""
+    shapes = state_names(config)
+    return HALF * sum(math.prod(shapes[name]) for name in (shapes if names is None else names))
 
 
 def state_inputs(config: ModelConfig, shape: StepShape) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Layers of the gated delta rule in Top-MLIR, in plain operations: all tokens of a net at once."""
+"""Layers of the gated delta rule in Top-MLIR: all tokens of a net at once, or one by the chip's own kernel."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.artifact.states import levels, state_inputs
+from bmqwen.artifact.states import levels, state_inputs, uses_kernel
 from bmqwen.artifact.steps import StepShape
 from bmqwen.emit.mlir_file import MlirFile, Value
 from bmqwen.emit.weight_blocks import WeightBlocks
@@ -25,11 +25,15 @@ class DeltaLayers:
     Inputs: those of `state_inputs`; for each layer `conv_state.N` half [1, kernel - 1, width] and `delta_state.N` half
     [1, value heads, key_dim, value_dim].
     Outputs, the states after the step: `conv_after.N` and `delta_after.N`. They must not lie where the inputs do: the
-    compiler may read an input again after it has written a part of an output.
+    compiler may read an input again after it has written a part of an output. But where `uses_kernel` says so,
+    `delta_after.N` has to lie there, and the step's token is always one that the state is to have seen.
 
     Attributes:
         states: these outputs, of the layers so far.
     """
+
+    # Whether to use the chip's kernel where there is one.
+    _kernel = True
 
     def __init__(self, file: MlirFile, config: ModelConfig, shape: StepShape, store: Store) -> None:
         """Declare the inputs of all layers. `store` takes a weight."""
@@ -42,11 +46,12 @@ class DeltaLayers:
         self._past = {
             layer: (
                 file.input(f"conv_state.{layer}", (1, *self._sizes.conv_state)),
-                file.input(f"delta_state.{layer}", (1, *self._sizes.delta_state)),
+                file.input(f"delta_state.{layer}", (1, *self._sizes.delta_state), np.float16),
             )
             for layer in config.state_layers
         }
         self.states: list[Value] = []
+        self._kernel = self._kernel and uses_kernel(config, shape.tokens)
         self._names = (f"delta.{number}" for number in range(1 << 30))
         if shape.tokens == 1:
             # All nets have the same inputs, and the compiler drops what is not used.
@@ -70,17 +75,40 @@ class DeltaLayers:
     def gated_delta(
         self, qkv: Value, decay: Value, beta: Value, a_log: str, dt_bias: str, layer: int
     ) -> Value:
-        """Emit the rule over all tokens together (arXiv 2412.06464, section 3.3)."""
-        sizes, tokens = self._sizes, self._tokens
-        heads = sizes.linear_num_value_heads
+        """Emit the rule: the kernel, or over all tokens together (arXiv 2412.06464, section 3.3)."""
+        sizes, tokens, state, name = self._sizes, self._tokens, self._past[layer][1], f"delta_after.{layer}"
+        heads, flat = sizes.linear_num_value_heads, (1, tokens, sizes.value_dim)
         self._names = (f"delta.{layer}.{number}" for number in range(1 << 30))
-        g = self._log_decay(decay, a_log, dt_bias)
+        g, rates = self._log_decay(decay, a_log, dt_bias), self._one("Sigmoid", beta)
+        if self._kernel:
+            if layer == min(self._past):
+                # The compiler drops an input that nothing uses.
+                rates = self._two("Mul", rates, self._reshaped(self._committed, (1, 1, 1)))
+            y = self._recurrence(*self._parts(qkv, layer), g, rates, state)
+            # No copy: the output is where the input is.
+            self.states.append(self._reshaped(state, (1, 1, *state.shape[1:]), name))
+            return self._reshaped(y, flat)
         g = self._reshaped(self._turned(g, (0, 2, 1)), (1, 1, heads, tokens))
-        rates = self._reshaped(self._turned(self._one("Sigmoid", beta), (0, 2, 1)), (1, heads, tokens, 1))
+        rates = self._reshaped(self._turned(rates, (0, 2, 1)), (1, heads, tokens, 1))
         q, k, v = self._by_head(qkv, layer)
-        y, delta = self._rule(q, k, v, g, rates, self._past[layer][1])
-        self.states.append(self._after(self._past[layer][1], k, g, delta, f"delta_after.{layer}"))
-        return self._reshaped(self._turned(y, (0, 2, 1, 3)), (1, tokens, sizes.value_dim))
+        y, delta = self._rule(q, k, v, g, rates, state)
+        self.states.append(self._after(state, k, g, delta, name))
+        return self._reshaped(self._turned(y, (0, 2, 1, 3)), flat)
+
+    def _recurrence(self, q: Value, k: Value, v: Value, g: Value, rates: Value, state: Value) -> Value:
+        """Emit the chip's kernel for one token [1, 1, ...], which writes the new state over the old one."""
+        sizes = self._sizes
+        return self._file.op(
+            "RecurrentGatedDeltaRule",
+            [q, k, v, g, rates, state],
+            v.shape,
+            next(self._names),
+            num_k_heads=f"{sizes.linear_num_key_heads} : i64",
+            num_v_heads=f"{sizes.linear_num_value_heads} : i64",
+            d=f"{sizes.linear_value_head_dim} : i64",
+            use_qk_l2norm="false",
+            scale="1.0 : f64",
+        )
 
     def _log_decay(self, decay: Value, a_log: str, dt_bias: str) -> Value:
         """Logarithms of what a token leaves of the state: [1, C, value heads]."""
@@ -89,21 +117,15 @@ class DeltaLayers:
         rate = self._vector(a_log, shape, a_log, lambda v: -np.exp(v))
         return self._two("Mul", self._one("Softplus", self._two("Add", decay, bias)), rate)
 
-    def _parts(self, qkv: Value) -> tuple[Value, Value, Value]:
-        """Queries, keys and values as they come: [1, C, heads, dim]."""
-        one, tokens = self._sizes, self._tokens
+    def _parts(self, qkv: Value, layer: int) -> tuple[Value, Value, Value]:
+        """Queries and keys of length 1, the former over the root of their size, and values: [1, C, heads, dim]."""
+        f, one, tokens = self._file, self._sizes, self._tokens
         ends = (0, one.key_dim, 2 * one.key_dim, one.conv_dim)
         counts = (one.linear_num_key_heads, one.linear_num_key_heads, one.linear_num_value_heads)
         q, k, v = (
             self._reshaped(self._part(qkv, 2, start, stop), (1, tokens, count, (stop - start) // count))
             for start, stop, count in zip(ends, ends[1:], counts, strict=False)
         )
-        return q, k, v
-
-    def _by_head(self, qkv: Value, layer: int) -> tuple[Value, Value, Value]:
-        """Queries and keys of length 1, the former over the root of their size, and values: [1, heads, C, dim]."""
-        f, one = self._file, self._sizes
-        q, k, v = self._parts(qkv)
         dim = one.linear_key_head_dim
         eps = f"{_EPS / dim:.12e} : f64"
         q, k = (
@@ -116,6 +138,12 @@ class DeltaLayers:
             )
             for x, label, scale in ((q, "query", 1 / dim), (k, "key", dim**-0.5))
         )
+        return q, k, v
+
+    def _by_head(self, qkv: Value, layer: int) -> tuple[Value, Value, Value]:
+        """The same as matrices of each value head: [1, value heads, C, dim]."""
+        one = self._sizes
+        q, k, v = self._parts(qkv, layer)
         group = one.linear_num_value_heads // one.linear_num_key_heads
         if group > 1:
             q, k = (self._repeated(x, group) for x in (q, k))
@@ -218,8 +246,8 @@ class DeltaLayers:
         shape = [x.shape[i] for i in order]
         return self._file.op("Permute", [x], shape, next(self._names), order=str(list(order)))
 
-    def _reshaped(self, x: Value, shape: Sequence[int]) -> Value:
-        return self._file.op("Reshape", [x], shape, next(self._names))
+    def _reshaped(self, x: Value, shape: Sequence[int], name: str = "") -> Value:
+        return self._file.op("Reshape", [x], shape, name or next(self._names))
 
     def _one(self, kind: str, x: Value, name: str = "") -> Value:
         return self._file.op(kind, [x], x.shape, name or next(self._names))

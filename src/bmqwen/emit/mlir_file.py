@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bmqwen.util.closing import Closing
 
-MLIR_TYPES: dict[str, str] = {"float32": "f32", "int32": "si32", "uint8": "ui8"}
+MLIR_TYPES: dict[str, str] = {"float32": "f32", "float16": "f16", "int32": "si32", "uint8": "ui8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,13 @@ class MlirFile:
         return Value(f"{value.name}#0", value.shape)
 
     def input(self, name: str, shape: Sequence[int], dtype: Any = np.float32) -> Value:
-        """Declare an input. Inside of the function it is always float."""
+        """Declare an input. Inside of the function it is always float, float16 if that is given.
+
+        What float32 is on the chip, the compiler decides by the first operation that takes it.
+        """
         outside = Value(f"%arg{len(self._arguments)}", tuple(shape), MLIR_TYPES[np.dtype(dtype).name])
         self._arguments.append(outside)
-        result = Value("", tuple(shape))
+        result = Value("", tuple(shape), "f16" if outside.type == "f16" else "f32")
         return self._add(f'"top.Input"({outside.name}) : ({outside}) -> {result}', name, result)
 
     def output(self, value: Value) -> None:

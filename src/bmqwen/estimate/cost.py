@@ -72,13 +72,13 @@ class Chips:
         parts: the profiles of the nets of each.
         row_bytes: of a token's keys and values, all layers.
         hidden_bytes: of a token's hidden row, which is handed from chip to chip.
-        state_bytes: of what recurrent layers remember, which is copied to its place after each launch.
+        state_bytes: of what recurrent layers remember and is copied to its place after a launch, by the net's tokens.
     """
 
     parts: Sequence[Mapping[StepShape, Profile]]
     row_bytes: int = 0
     hidden_bytes: int = 0
-    state_bytes: int = 0
+    state_bytes: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def profiles(self) -> Mapping[StepShape, Profile]:
@@ -114,7 +114,8 @@ class Chips:
 
     def _copied(self, placement: Placement, rows: int) -> int:
         there = placement.row == placement.shape.landing(rows)
-        return self.state_bytes + (0 if there else placement.shape.tokens * self.row_bytes)
+        tokens = placement.shape.tokens
+        return self.state_bytes.get(tokens, 0) + (0 if there else tokens * self.row_bytes)
 
 
 class Pipeline:

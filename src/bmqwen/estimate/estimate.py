@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bmqwen.artifact.bundle import Bundle
-from bmqwen.artifact.states import state_bytes
+from bmqwen.artifact.states import copied_states, state_bytes
 from bmqwen.artifact.steps import StepNets, StepShape
 from bmqwen.chip.spec import DEFAULT_CHIP, Host
 from bmqwen.compiler.plan import Plan, make_plan
@@ -188,7 +188,8 @@ def estimate_bundle(bundle: Bundle, host: Host, question: Question) -> Estimate:
 def _chips(parts: Sequence[Mapping[StepShape, Profile]], config: ModelConfig) -> Chips:
     """Return the chips for a model's parts; a token has keys and values of every layer, in half precision."""
     row_bytes = 2 * 2 * config.kv_size * len(config.kv_layers)
-    return Chips(parts, row_bytes, 2 * config.hidden_size, state_bytes(config))
+    copied = {shape.tokens: state_bytes(config, copied_states(config, shape.tokens)) for shape in parts[0]}
+    return Chips(parts, row_bytes, 2 * config.hidden_size, copied)
 
 
 def _parts(

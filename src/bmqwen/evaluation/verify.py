@@ -258,9 +258,11 @@ def _runs(config: ModelConfig, shapes: Sequence[StepShape]) -> list[tuple[StepSh
     if not config.state_layers:
         return [(shape, None) for shape in shapes]
     return [
-        (shape, committed_tokens(shape.tokens, ends_prompt=ends))
+        (shape, committed)
         for shape in shapes
-        for ends in (False, True)
+        for committed in dict.fromkeys(
+            committed_tokens(shape.tokens, ends_prompt=ends) for ends in (False, True)
+        )
     ]
 
 

@@ -15,8 +15,11 @@ TAIL = 7
 
 
 def committed_tokens(tokens: int, *, ends_prompt: bool) -> int:
-    """Return how many of a launch's tokens, from the first one on, the state is to have seen after it."""
-    return max(0, tokens - TAIL) if ends_prompt else tokens
+    """Return how many of a launch's tokens, from the first one on, the state is to have seen after it.
+
+    A token alone always: the net of one changes the state where it lies.
+    """
+    return max(0, tokens - TAIL) if ends_prompt and tokens > 1 else tokens
 
 
 class DeviceState(RecurrentState):

@@ -301,6 +301,10 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             feed = feeds[part.feed]
             ends = feed.prompt and not feed.goes_on and part.start + part.tokens == len(feed.tokens)
             committed = committed_tokens(part.tokens, ends_prompt=ends)
+            if ends and committed == part.tokens:
+                # Afterwards there is nothing to go back to from before the token.
+                self._state.keep()
+                ends = False
             segments = [segments[0]._replace(committed=committed)]
         try:
             launched = self._device_nets.launch(

@@ -10,7 +10,9 @@ from bmqwen.artifact.states import (
     COMMITTED,
     MASKS,
     ROWS,
+    copied_states,
     delta_masks,
+    state_bytes,
     state_inputs,
     state_names,
     written_name,
@@ -79,7 +81,7 @@ class StepStages(DeviceNets):
     """Launches stages one at a time on one K/V cache; which one and at which row is the caller's business.
 
     Inputs go to the device together before a launch; the new rows of K/V are written to their place by the device, and
-    the states of recurrent layers in place of the old ones.
+    the states of recurrent layers in place of the old ones, where the net has not done so itself.
     What was computed stays there until it is asked for, or the next launch takes its place.
     """
 
@@ -138,8 +140,8 @@ class StepStages(DeviceNets):
             # A net writes its rows behind its history, and the device copies them from there.
             self.counters.row_copies += len(self._cache)
             self.counters.row_bytes += len(self._cache) * shape.tokens * self.row_bytes
-        self.counters.row_copies += len(self._states)
-        self.counters.row_bytes += sum(memory.size for memory in self._states)
+        self.counters.row_copies += launch.states_copied
+        self.counters.row_bytes += launch.state_bytes
         self._start(launch.prepared, row * self.row_bytes)
         return _DeviceResults(self, shape, sum(segment.results for segment in segments))
 
@@ -252,6 +254,8 @@ class _Launch:
         busy: Sequence[Port],
     ) -> None:
         self.stage = stage
+        copied = copied_states(owner._config, shape.tokens)
+        self.states_copied, self.state_bytes = len(copied), state_bytes(owner._config, copied)
         told = state_inputs(owner._config, shape)
         names = [*DATA, *(name for name in told if name != MASKS)]
         self.block = owner._backend.inputs([stage.input(name) for name in names], busy)
