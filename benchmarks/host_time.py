@@ -1,36 +1,36 @@
 """What this program's own Python costs a prompt and a token of a compiled model: everything runs but the device.
 
-A library that does nothing stands in for libbmlib and libbmrt, with the nets, sizes and tokenizer of a real model. The
-figures behind `bmqwen.estimate.forecast` are those of this script, times a factor for the box's cores.
+A library whose functions do nothing (made with `cc`) stands in for libbmlib and libbmrt, with the nets, sizes and
+tokenizer of a real model. The figures behind `bmqwen.estimate.forecast` are those of this script, times a factor for
+the box's cores.
 """
 
 import argparse
-import ctypes
 import json
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
 from bmqwen.artifact.bundle import EMBEDDING_FILE, Bundle, FileEntry
 from bmqwen.artifact.steps import StepNets, StepShape, step_shapes
+from bmqwen.generate.batcher import Batcher
 from bmqwen.generate.params import SamplingParams
-from bmqwen.generate.session import Session
 from bmqwen.generate.tokenizer import Tokenizer
 from bmqwen.hub.known_config import published_config
 from bmqwen.model.config import ModelConfig
 from bmqwen.quant.precision import Precision
 from bmqwen.resolve import resolve_bundle
-from bmqwen.runtime.base import Feed
 from bmqwen.runtime.bmodel.backend import Network, Port, Stage
 from bmqwen.runtime.bmodel.step_runtime import StepRuntime
 from bmqwen.runtime.bmrt.backend import BmrtBackend
 from bmqwen.runtime.bmrt.device import Device, DeviceMemory
-from bmqwen.runtime.bmrt.libraries import DeviceMem, Libraries
+from bmqwen.runtime.bmrt.libraries import BMLIB_CALLS, BMRT_CALLS, DeviceMem, Libraries, load_library
 from bmqwen.util.progress import Silent
 from bmqwen.util.text import counted
 from machine import Machine
@@ -39,41 +39,43 @@ HALF, INT = np.dtype(np.float16), np.dtype(np.int32)
 PROMPTS = (20, 400, 1984, 4000)
 
 
-class SilentLibrary:
-    """Every function succeeds at once; what is read is 0."""
+# bm_device_mem_t is `bmqwen.runtime.bmrt.libraries.DeviceMem`. Tokens are chosen at random among the 4,096
+# most frequent ones: no text repeats itself, so that drafts are looked for, and none is found.
+SOURCE = """
+typedef struct { unsigned long address; unsigned reserved; int dmabuf_fd; unsigned flags, size; } mem_t;
+int bm_dev_getcount(int *count) { *count = 1; return 0; }
+int bm_get_chipid(void *device, unsigned *chip) { *chip = 0x1686; return 0; }
+int bm_malloc_device_byte(void *device, mem_t *mem, unsigned size) { mem->size = size; return 0; }
+int bm_memcpy_d2s_partial_offset(void *device, int *data, mem_t mem, unsigned size, unsigned offset)
+{
+  static unsigned last;
+  for (unsigned i = 0; i < size / sizeof(int); i++) data[i] = (last = last * 1103515245 + 12345) >> 20;
+  return 0;
+}
+int bmrt_launch_tensor_ex(void) { return 1; }
+"""
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: 0
 
-    def bm_dev_getcount(self, count: Any) -> int:
-        count._obj.value = 1
-        return 0
-
-    def bm_get_chipid(self, _: Any, number: Any) -> int:
-        number._obj.value = 0x1686
-        return 0
-
-    def bm_malloc_device_byte(self, _: Any, mem: Any, size: int) -> int:
-        mem._obj.size = size
-        return 0
-
-    def bm_memcpy_d2s_partial_offset(self, _: Any, data: Any, mem: DeviceMem, size: int, offset: int) -> int:
-        del mem, offset
-        ctypes.memset(data, 0, size)
-        return 0
+def silent_libraries(folder: Path) -> Libraries:
+    """Make and load libraries whose other functions do nothing and return 0, for success."""
+    calls = BMLIB_CALLS | BMRT_CALLS
+    others = [f"int {name}(void) {{ return 0; }}\n" for name in calls if f" {name}(" not in SOURCE]
+    source, library = folder / "silent.c", folder / "libsilent.so"
+    source.write_text(SOURCE + "".join(others))
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    loaded = load_library(library, calls)
+    return Libraries(loaded, loaded, simulated=False)
 
 
 class SilentModel(BmrtBackend):
     """A loaded bmodel whose nets return at once."""
 
     def __init__(self, device: Device, config: ModelConfig, nets: StepNets) -> None:
-        self.device = device
+        self.device, self.launches = device, 0
+        self._bmrt, self._loaded = device.libraries.bmrt, None
         stages = [self._stage(i, shape, config) for i, shape in enumerate(nets.cycles)]
         self.networks = {nets.name: Network(nets.name, False, 1, tuple(stages))}
         self.path = Path("model.bmodel")
-
-    def start(self, *_: Any) -> None:
-        """Return."""
 
     def _stage(self, index: int, shape: StepShape, config: ModelConfig) -> Stage:
         tokens, history = shape.tokens, shape.history
@@ -119,10 +121,9 @@ def silent_runtime(context: int, folder: Path, sequences: int = 1) -> StepRuntim
     details = {**nets.to_dict(), "device_bytes": 1}
     files = {name: FileEntry(0, "") for name in (EMBEDDING_FILE, "model.bmodel")}
     bundle = Bundle(folder, "bmodel", "silent", config, {}, details, files=files)
-    fake = cast(ctypes.CDLL, SilentLibrary())
+    device = Device(silent_libraries(folder))
 
     def open_backend(*_: Any) -> BmrtBackend:
-        device = Device(Libraries(fake, fake, simulated=False))
         return SilentModel(device, config, nets)
 
     # There is no bmodel to look at.
@@ -130,36 +131,46 @@ def silent_runtime(context: int, folder: Path, sequences: int = 1) -> StepRuntim
         return StepRuntime(bundle, open_backend)
 
 
-def session(context: int, folder: Path) -> Session:
-    """A session on it."""
+def batcher(context: int, folder: Path, sequences: int = 1) -> Batcher:
+    """What computes on it."""
     demo = resolve_bundle(None, Precision(), offline=True, progress=Silent())
-    return Session(silent_runtime(context, folder), Tokenizer.from_folder(demo.tokenizer_folder))
+    tokenizer = Tokenizer.from_folder(demo.tokenizer_folder)
+    return Batcher(silent_runtime(context, folder, sequences), tokenizer)
 
 
-def step_ms(context: int, folder: Path, sequences: int, new_tokens: int) -> float:
-    """Milliseconds of the runtime alone for a step that gives each of several sequences a token."""
-    runtime = silent_runtime(context, folder, sequences)
-    runtime.step([Feed(sequence, range(20)) for sequence in range(sequences)])
-    feeds = [Feed(sequence, [5]) for sequence in range(sequences)]
-    started = time.process_time()
-    for _ in range(new_tokens):
-        for output in runtime.step(feeds):
-            output.greedy()
-    return 1e3 * (time.process_time() - started) / new_tokens
+def first_and_step(of: Batcher, answers: int, prompt: int, new_tokens: int) -> tuple[float, float]:
+    """Milliseconds of the prompt, until the first token is known, and of each step that gives the answers a token.
 
-
-def first_and_token(of: Session, prompt: int, new_tokens: int) -> tuple[float, float]:
-    """Milliseconds until the first token, and of each after it."""
+    All answers have the same prompt; the first time is that of the first of them.
+    """
     of.reset()
     ids = [1000 + i % 5000 for i in range(prompt)]
-    generation = of.generate(ids, SamplingParams(max_tokens=new_tokens))
+    generations = []
     # Time of the processor: what else the machine does is not counted. Each token is a piece of text.
     started = time.process_time()
-    next(generation)
-    first = time.process_time()
-    for _ in generation:
-        pass
-    return 1e3 * (first - started), 1e3 * (time.process_time() - first) / (new_tokens - 1)
+    for _ in range(answers):
+        generations.append(of.add(ids, SamplingParams(max_tokens=new_tokens)))
+        while not generations[-1].pieces:
+            of.step()
+        if len(generations) == 1:
+            first = time.process_time() - started
+    started, steps = time.process_time(), 0
+    while not any(generation.over for generation in generations):
+        of.step()
+        steps += 1
+        for generation in generations:
+            generation.pieces.clear()
+    spent = time.process_time() - started
+    for generation in generations:
+        of.drop(generation)
+    return 1e3 * first, 1e3 * spent / steps
+
+
+def median_of(of: Batcher, answers: int, prompt: int, options: argparse.Namespace) -> tuple[float, float]:
+    """The medians of several times `first_and_step`, after one that is not counted."""
+    runs = [first_and_step(of, answers, prompt, options.new_tokens) for _ in range(options.repeats + 1)][1:]
+    first, step = (statistics.median(times) for times in zip(*runs, strict=True))
+    return first, step
 
 
 def main() -> None:
@@ -168,36 +179,28 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--new-tokens", type=int, default=90)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--answers", type=int, nargs="+", default=[1, 2, 8])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        of = session(options.context, Path(folder))
+        of = batcher(options.context, Path(folder))
         found = []
         for prompt in (count for count in PROMPTS if count + options.new_tokens <= options.context):
-            first_and_token(of, prompt, options.new_tokens)
-            runs = [first_and_token(of, prompt, options.new_tokens) for _ in range(options.repeats)]
-            first, token = (statistics.median(times) for times in zip(*runs, strict=True))
-            started = time.process_time()
-            of.runtime._nets.plan(0, prompt)  # type: ignore[attr-defined]
-            planned = 1e3 * (time.process_time() - started)
-            found.append({"prompt_tokens": prompt, "first_ms": first, "token_ms": token, "plan_ms": planned})
+            first, token = median_of(of, 1, prompt, options)
+            found.append({"prompt_tokens": prompt, "first_ms": first, "token_ms": token})
         steps = {
-            count: statistics.median(
-                step_ms(options.context, Path(folder), count, options.new_tokens)
-                for _ in range(options.repeats)
-            )
-            for count in options.sequences
+            count: median_of(batcher(options.context, Path(folder), count), count, PROMPTS[0], options)[1]
+            for count in options.answers
         }
     if options.json:
         document = {"machine": Machine.here().to_dict(), "times": found, "steps_ms": steps}
         print(json.dumps(document, indent=1))
         return
-    print(f"{'prompt':>7} {'first token':>12} {'a token':>9} {'planning':>9}   (ms of Python)")
+    print(f"{'prompt':>7} {'first token':>12} {'a token':>9}   (ms of Python)")
     for row in found:
-        print("{prompt_tokens:>7} {first_ms:>12.3f} {token_ms:>9.3f} {plan_ms:>9.3f}".format(**row))
+        print("{prompt_tokens:>7} {first_ms:>12.3f} {token_ms:>9.3f}".format(**row))
     for count, spent in steps.items():
-        print(f"a step of the runtime for {counted(count, 'sequence')}: {spent:.3f} ms")
+        print(f"a step of {counted(count, 'answer')}: {spent:.3f} ms")
 
 
 if __name__ == "__main__":

@@ -236,7 +236,7 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             self._state.replace(given)
         # Of a net with results for some rows only, that of the last one.
         results = shape.rows if shape.rows == count else 1
-        embedded = self._embedding[np.asarray(tokens, np.int64)]
+        embedded = self._embedded(tokens)
         segment = Segment.alone(position, count, results)._replace(committed=committed)
         launched = nets.launch(shape, position, embedded, [segment])
         ids, logits = launched.token_ids(0, results), launched.logits(0, results)
@@ -308,7 +308,7 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             segments = [segments[0]._replace(committed=committed)]
         try:
             launched = self._device_nets.launch(
-                placement.shape, placement.row, self._embedding[np.asarray(tokens, np.int64)], segments
+                placement.shape, placement.row, self._embedded(tokens), segments
             )
         except BaseException:
             if self._state is not None:
@@ -318,6 +318,12 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             self._state.advance(committed, keep=ends)
         pool.append(placement.row, [(part.sequence, part.tokens) for part in parts])
         return launched
+
+    def _embedded(self, tokens: Sequence[int]) -> NDArray[np.uint16]:
+        """The rows of the table, [tokens, hidden]; of a token alone, most steps', without a copy."""
+        if len(tokens) == 1:
+            return self._embedding[tokens[0] : tokens[0] + 1]
+        return self._embedding[np.asarray(tokens, np.int64)]
 
     def _forget_lost(self) -> None:
         """Forget the tokens whose rows the pool has lost: the device failed while it moved them."""

@@ -339,5 +339,7 @@ class _Launch:
             start, end = end, end + segment.tokens
             # Of a sequence alone also those that are not used: the next launch may use them.
             rows = slice(None) if alone else slice(start, end)
-            mask[rows, segment.seen[self._known[i] :]] = 0
+            gained = segment.seen[self._known[i] :]
+            side_by_side = gained.size > 1 and bool((np.diff(gained) == 1).all())
+            mask[rows, slice(gained[0], gained[-1] + 1) if side_by_side else gained] = 0
             self._known[i] = len(segment.seen)

@@ -156,7 +156,7 @@ def load_libraries(folder: Path | None = None) -> Libraries:
         )
     try:
         simulated = load_simulator(folder)
-        return Libraries(_load(bmlib, BMLIB_CALLS), _load(bmrt, BMRT_CALLS), simulated)
+        return Libraries(load_library(bmlib, BMLIB_CALLS), load_library(bmrt, BMRT_CALLS), simulated)
     except (OSError, AttributeError) as error:
         raise MissingDependencyError(f"the libraries in {folder} cannot be used: {error}") from error
 
@@ -166,7 +166,7 @@ def load_simulator(folder: Path) -> bool:
     simulator = _first(folder, SIMULATOR_NAMES)
     if simulator is not None:
         # libbmlib looks for it when a device is opened; loaded already, it is found under any name.
-        _load(simulator, {})
+        load_library(simulator, {})
     return simulator is not None
 
 
@@ -174,7 +174,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def _load(path: Path, calls: dict[str, tuple[object, tuple[object, ...]]]) -> c.CDLL:
+def load_library(path: Path, calls: dict[str, tuple[object, tuple[object, ...]]]) -> c.CDLL:
     """Load a library and give each function its prototype. AttributeError names one that it lacks."""
     library = c.CDLL(str(path), mode=c.RTLD_GLOBAL)
     for name, (result, arguments) in calls.items():
