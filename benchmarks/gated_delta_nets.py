@@ -54,10 +54,11 @@ class TokenByToken(DeltaLayers):
         self, qkv: Value, decay: Value, beta: Value, a_log: str, dt_bias: str, layer: int
     ) -> Value:
         """Emit the kernel for each token."""
-        parts = (*self._parts(qkv, layer), self._log_decay(decay, a_log, dt_bias), self._one("Sigmoid", beta))
+        parts, gates = self._parts(qkv, layer), self._gates(decay, beta, a_log, dt_bias)
         made = []
         for token in range(self._tokens):
-            q, k, v, g, rates = (self._part(part, 1, token, token + 1) for part in parts)
+            q, k, v = (self._part(part, 1, token, token + 1) for part in parts)
+            g, rates = (self._part(gate, 2, token, token + 1) for gate in gates)
             made.append(self._recurrence(q, k, v, g, rates, self._past[layer][1]))
         y = made[0] if len(made) == 1 else self._file.concat(made, 1, next(self._names))
         return self._reshaped(y, (1, self._tokens, self._sizes.value_dim))

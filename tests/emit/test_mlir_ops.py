@@ -64,3 +64,12 @@ def test_the_rule_for_one_token_is_the_kernel_of_the_chip(values: int, tokens: i
     assert all(len(re.findall(rf"{name[0]}\b", text)) > 1 for name in used if name)
     (returned,) = re.findall(r"return (.*) :", text)
     assert len(returned.split(",")) == 2 + 2 + 2 * 3
+
+
+def test_gates_of_few_rows_are_read_by_their_long_side() -> None:
+    config = tiny_config("qwen3.5", layers=4)
+    file = MlirFile("net")
+    config.network.emit(MlirOps(file, config, StepShape(8, 64), 64, Precision("f16", 64, "f16"), None, None))
+    # Of three layers, each as [4 heads, hidden] times the rows' transpose.
+    turned = "tensor<1x4x64xf32>, tensor<1x8x64xf32>, none) -> tensor<1x4x8xf32>"
+    assert file.text("w.npz").count(turned) == 2 * 3

@@ -36,7 +36,7 @@ from bmqwen.util.text import counted, size_text
 from bmqwen.weights.checkpoint import Checkpoint
 
 # Raised when the emitted nets or the rounding change, so that what was compiled before is compiled again.
-EMITTER = 5
+EMITTER = 6
 
 # Side by side where nobody says otherwise, the first that there is memory for.
 DEFAULT_SEQUENCES = (8, 4, 2)

@@ -20,7 +20,7 @@ from bmqwen.model.config import ModelConfig
 from bmqwen.model.ops import Heads
 from bmqwen.model.rope import rope_tables
 from bmqwen.quant.formats import GridFormat
-from bmqwen.quant.precision import Precision
+from bmqwen.quant.precision import GATES, Precision
 
 Rows = tuple[Value, ...]
 # Columns of such a piece: the fastest of 64 to 512 for one row, and all alike for more (docs/notes/faster-nets.md).
@@ -145,6 +145,8 @@ class MlirOps:
         """
         if joins_heads(self.config) and weights[-1].endswith(".v_proj"):
             return (self._product(x[0], *weights, bias=bias),)
+        if weights[0].endswith(GATES):
+            return tuple(self._delta_layers.gate(x[0], weight) for weight in weights)
         return tuple(self._product(x[0], weight, bias=bias) for weight in reversed(weights))[::-1]
 
     def heads(self, qkv: Rows, layer: int) -> Heads[Value]:

@@ -72,6 +72,21 @@ class DeltaLayers:
         assert total is not None
         return self._one("SiLU", total, f"conv.{layer}.silu")
 
+    def gate(self, x: Value, weight: str) -> Value:
+        """Emit x @ W^T of a weight with a row for each head, as W @ x^T: read the other way its rows are too short."""
+        f, name = self._file, f"{weight}.weight"
+        (_, tokens, columns), rows = x.shape, self._sizes.linear_num_value_heads
+        self._store(name, np.float32, (1, rows, columns), lambda blocks: blocks.floats([name], np.float32))
+        turned = f.op(
+            "MatMul",
+            [f.weight(name, (1, rows, columns)), x, f.none],
+            [1, rows, tokens],
+            f"{weight}.turned",
+            do_relu="false",
+            right_transpose="true",
+        )
+        return f.op("Permute", [turned], [1, tokens, rows], f"{weight}.out", order="[0, 2, 1]")
+
     def gated_delta(
         self, qkv: Value, decay: Value, beta: Value, a_log: str, dt_bias: str, layer: int
     ) -> Value:
@@ -79,7 +94,7 @@ class DeltaLayers:
         sizes, tokens, state, name = self._sizes, self._tokens, self._past[layer][1], f"delta_after.{layer}"
         heads, flat = sizes.linear_num_value_heads, (1, tokens, sizes.value_dim)
         self._names = (f"delta.{layer}.{number}" for number in range(1 << 30))
-        g, rates = self._log_decay(decay, a_log, dt_bias), self._one("Sigmoid", beta)
+        g, rates = self._gates(decay, beta, a_log, dt_bias)
         if self._kernel:
             if layer == min(self._past):
                 # The compiler drops an input that nothing uses.
@@ -88,16 +103,19 @@ class DeltaLayers:
             # No copy: the output is where the input is.
             self.states.append(self._reshaped(state, (1, 1, *state.shape[1:]), name))
             return self._reshaped(y, flat)
-        g = self._reshaped(self._turned(g, (0, 2, 1)), (1, 1, heads, tokens))
-        rates = self._reshaped(self._turned(rates, (0, 2, 1)), (1, heads, tokens, 1))
+        g, rates = self._reshaped(g, (1, 1, heads, tokens)), self._reshaped(rates, (1, heads, tokens, 1))
         q, k, v = self._by_head(qkv, layer)
         y, delta = self._rule(q, k, v, g, rates, state)
         self.states.append(self._after(state, k, g, delta, name))
         return self._reshaped(self._turned(y, (0, 2, 1, 3)), flat)
 
     def _recurrence(self, q: Value, k: Value, v: Value, g: Value, rates: Value, state: Value) -> Value:
-        """Emit the chip's kernel for one token [1, 1, ...], which writes the new state over the old one."""
+        """Emit the chip's kernel for one token: q, k and v [1, 1, heads, dim], gates as `_gates` returns them.
+
+        It writes the new state over the old one.
+        """
         sizes = self._sizes
+        g, rates = (self._reshaped(x, (1, 1, x.shape[1])) for x in (g, rates))
         return self._file.op(
             "RecurrentGatedDeltaRule",
             [q, k, v, g, rates, state],
@@ -110,12 +128,14 @@ class DeltaLayers:
             scale="1.0 : f64",
         )
 
-    def _log_decay(self, decay: Value, a_log: str, dt_bias: str) -> Value:
-        """Logarithms of what a token leaves of the state: [1, C, value heads]."""
-        shape = (1, 1, self._sizes.linear_num_value_heads)
+    def _gates(self, decay: Value, beta: Value, a_log: str, dt_bias: str) -> tuple[Value, Value]:
+        """Logarithms of what a token leaves of the state, and how much of what it wants is added: [1, heads, C]."""
+        decay, beta = (self._turned(x, (0, 2, 1)) for x in (decay, beta))
+        shape = (1, self._sizes.linear_num_value_heads, 1)
         bias = self._vector(dt_bias, shape, dt_bias, lambda v: v)
         rate = self._vector(a_log, shape, a_log, lambda v: -np.exp(v))
-        return self._two("Mul", self._one("Softplus", self._two("Add", decay, bias)), rate)
+        g = self._two("Mul", self._one("Softplus", self._two("Add", decay, bias)), rate)
+        return g, self._one("Sigmoid", beta)
 
     def _parts(self, qkv: Value, layer: int) -> tuple[Value, Value, Value]:
         """Queries and keys of length 1, the former over the root of their size, and values: [1, C, heads, dim]."""

@@ -16,7 +16,7 @@ from bmqwen.weights.weights import GridSource
 
 __all__ = ["PROJECTIONS", "AnyPrecision", "Format", "Precision", "PrecisionOptions", "rounding_of"]
 
-_GATES = (".in_proj_a", ".in_proj_b")
+GATES = (".in_proj_a", ".in_proj_b")
 # The projections of a layer that can have a format of their own, those of one input together: emitters join them.
 PROJECTIONS: Mapping[str, tuple[str, ...]] = {
     "qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -112,7 +112,7 @@ class Precision:
 
     def of(self, weight: str) -> WeightFormat:
         """Return a weight's format by its name in the checkpoint, with or without ".weight"."""
-        if weight.removesuffix(".weight").endswith(_GATES):
+        if weight.removesuffix(".weight").endswith(GATES):
             # A few rows that decide what a state forgets.
             return self.layers if isinstance(self.layers, FloatFormat) else FloatFormat(np.float16)
         plain = weight.removesuffix(".weight")
