@@ -1,6 +1,7 @@
 """What tests of several rooms share: a cache of their own, the demo model, the toolchain, compiled toy models."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import settings
 
 from bmqwen.compiler.toolchain import Toolchain, open_toolchain
+from bmqwen.errors import BundleError
 from bmqwen.hub.hub import Hub
 from bmqwen.quant.precision import Format
+from bmqwen.util.storage import path_lock
 from support.checkpoints import Kind
-from support.compiled_models import CompiledModel, compile_toy
+from support.compiled_models import CompiledModel, compile_toy, read_toy
 from support.kept import forget_unused
 from support.talker import write_talker
 
@@ -130,13 +133,23 @@ def simulator() -> Toolchain:
 def compiled(
     simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Kind, Format, int], CompiledModel]:
-    """Compiles a toy model of a kind, a format and a seed; later calls get the same one."""
-    made: dict[tuple[str, str, int], CompiledModel] = {}
+    """Compiles a toy model of a kind, a format and a seed; later calls, of other workers too, get the same one."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    made: dict[Path, CompiledModel] = {}
 
     def get(kind: Kind, form: Format, seed: int) -> CompiledModel:
-        key = (kind, form, seed)
-        if key not in made:
-            made[key] = compile_toy(simulator, tmp_path_factory.mktemp(f"{kind}-{form}"), kind, form, seed)
-        return made[key]
+        folder = place / f"compiled-{kind}-{form}-{seed}"
+        if folder not in made:
+            with path_lock(folder):
+                try:
+                    made[folder] = read_toy(folder)
+                except BundleError:
+                    # Not made yet, or in part by one who failed.
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.mkdir()
+                    made[folder] = compile_toy(simulator, folder, kind, form, seed)
+        return made[folder]
 
     return get

@@ -76,7 +76,7 @@ def fresh(runtime: Runtime, prompt: list[int], answer: list[int]) -> NDArray[np.
 
 
 # By nets of 1, 8, 32 and 64 tokens, full and padded, alone and after each other.
-@pytest.mark.parametrize("length", [41, 93])
+@pytest.mark.parametrize("length", [pytest.param(41, marks=pytest.mark.thorough), 93])
 def test_prompts_of_any_length_are_read_as_on_the_cpu(
     runtime: SimulatedRuntime, on_cpu: CpuRuntime, length: int
 ) -> None:
@@ -207,7 +207,9 @@ class Spoiled:
         return self._runtime.run_stage(shape, tokens, cache, given, committed)
 
 
-@pytest.mark.parametrize("fault", ["conv_state.1", "delta_state.1", "committed"])
+@pytest.mark.parametrize(
+    "fault", [pytest.param("conv_state.1", marks=pytest.mark.thorough), "delta_state.1", "committed"]
+)
 def test_verify_finds_a_wrong_state(model: CompiledModel, runtime: SimulatedRuntime, fault: str) -> None:
     report = compare(model, cast(SimulatedRuntime, Spoiled(runtime, fault)), "8")
     assert not report.passed

@@ -108,7 +108,11 @@ def test_step_nets_on_what_answers_as_a_chip(compiled: Compile, environment: dic
     ("variant", "engine"),
     [
         (Variant(), "auto"),
-        (Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False), "tpu:sail"),
+        pytest.param(
+            Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False),
+            "tpu:sail",
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=["io_alone, F16", "basic, BF16"],
 )
@@ -141,7 +145,7 @@ def test_a_device_that_there_is_not(compiled: Compile, environment: dict[str, st
         assert ran.stderr.startswith("bmqwen: there is no device 2")
 
 
-@pytest.mark.parametrize("engine", ["tpu:sail", "tpu:bmrt"])
+@pytest.mark.parametrize("engine", ["tpu:sail", pytest.param("tpu:bmrt", marks=pytest.mark.thorough)])
 def test_libraries_as_the_compiler_has_them(
     compiled: Compile, simulator: Toolchain, environment: dict[str, str], engine: str
 ) -> None:

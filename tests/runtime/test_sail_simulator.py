@@ -53,7 +53,9 @@ def assert_as_cpu(bundle: Bundle, runtime: SimulatedRuntime, cpu: Path, length: 
     assert on_chip[1].usage.cached_tokens == on_cpu[1].usage.cached_tokens > 0
 
 
-@pytest.mark.parametrize(("form", "length"), [("current", 12), ("middle", 2)])
+@pytest.mark.parametrize(
+    ("form", "length"), [("current", 12), pytest.param("middle", 2, marks=pytest.mark.thorough)]
+)
 def test_step_nets_say_in_two_turns_what_the_cpu_says(
     compiled: Compile, simulator: Toolchain, form: str, length: int
 ) -> None:
@@ -139,7 +141,7 @@ def test_truncated_restored_and_every_row(runtime: SimulatedRuntime, model: Comp
 @pytest.mark.parametrize(
     ("variant", "form"),
     [
-        (Variant(), "current"),
+        pytest.param(Variant(), "current", marks=pytest.mark.thorough),
         (Variant("BF16", "basic", mask_input=False, fused_token=True, greedy_head=False), "on_soc"),
     ],
     ids=["io_alone, F16", "basic, BF16, no mask, fused token, SoC"],

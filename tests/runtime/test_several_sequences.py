@@ -1,6 +1,7 @@
 """Sequences side by side in a compiled toy model say what each says alone, by libbmrt and by SAIL, on the simulator."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,11 +33,9 @@ BY_LIBBMRT = pytest.mark.parametrize("runtime", [OPENERS["libbmrt"]], ids=["libb
 
 @pytest.fixture(scope="module")
 def model(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> CompiledModel:
-    """Nets for three sequences; two heads share their keys. Results of several rows take more memory than a prompt."""
+    """Nets for three sequences; two heads share their keys."""
     folder = tmp_path_factory.mktemp("several")
-    return compile_toy(
-        simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES, vocabulary=4096
-    )
+    return compile_toy(simulator, folder, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES)
 
 
 @pytest.fixture(
@@ -139,7 +138,7 @@ def alone_again(runtime: SimulatedRuntime, tokens: Sequence[int]) -> int:
 
 
 @BY_LIBBMRT
-@pytest.mark.parametrize("count", [5, 13])
+@pytest.mark.parametrize("count", [5, pytest.param(13, marks=pytest.mark.thorough)])
 def test_every_row_of_a_step_is_that_of_a_step_of_its_own(
     runtime: SimulatedRuntime, expected: list[list[int]], count: int
 ) -> None:
@@ -189,6 +188,7 @@ def test_rows_that_the_chip_moves_are_the_same_there(runtime: SimulatedRuntime) 
     assert after.greedy() == likeliest
 
 
+@pytest.mark.thorough
 def test_drafts_are_checked_in_one_launch_and_change_no_token(
     runtime: SimulatedRuntime, expected: list[list[int]]
 ) -> None:
@@ -213,6 +213,7 @@ def test_drafts_are_checked_in_one_launch_and_change_no_token(
     assert answer(0, 1) <= ANSWER + 1
 
 
+@pytest.mark.thorough
 @BY_LIBBMRT
 def test_more_prompts_than_sequences_are_answered_as_each_is_alone(
     runtime: SimulatedRuntime, expected: list[list[int]]
@@ -249,7 +250,22 @@ def test_nets_for_several_pass_verify(runtime: SimulatedRuntime, model: Compiled
         assert stage.to_grid.same_token
 
 
+@pytest.mark.thorough
+def test_memory_where_results_of_several_rows_take_more_than_a_prompt(
+    simulator: Toolchain, tmp_path: Path
+) -> None:
+    wide = compile_toy(
+        simulator, tmp_path, "qwen2.5", "int4", 5, context=CONTEXT, sequences=SEQUENCES, vocabulary=4096
+    )
+    assert_memory(wide)
+
+
 def test_memory_is_what_the_arithmetic_gives(model: CompiledModel) -> None:
+    assert_memory(model)
+
+
+def assert_memory(model: CompiledModel) -> None:
+    """Compare what the arithmetic and the bmodel say of weights, inputs and outputs."""
     description = read_description(model.bundle.bmodel)
     expected = footprint(model.bundle.config, Precision(**model.bundle.precision), CONTEXT, SEQUENCES)
     assert expected.pieces[-1] == max(stage.io_bytes for stage in description.nets["step"].stages)

@@ -62,7 +62,11 @@ def assert_recovers(server: LiveServer, fail: Callable[[], None]) -> str:
     ("how", "reason"),
     [
         ("DeviceError", "engine 0 failed: the chip does not answer"),
-        ("MemoryError", "engine 0 failed: there is not enough memory for answering"),
+        pytest.param(
+            "MemoryError",
+            "engine 0 failed: there is not enough memory for answering",
+            marks=pytest.mark.thorough,
+        ),
         ("RuntimeError", "engine 0 failed: answering failed: RuntimeError: of no kind that anybody expects"),
         pytest.param(
             "ValueError",
@@ -111,7 +115,11 @@ def test_an_engine_that_fails_while_it_is_loaded_again_and_again(failing: Failin
 
 
 @pytest.mark.parametrize(
-    "how", ["DeviceError", "MemoryError", "RuntimeError", pytest.param("hang", marks=pytest.mark.thorough)]
+    "how",
+    [
+        "RuntimeError",
+        *(pytest.param(how, marks=pytest.mark.thorough) for how in ("DeviceError", "MemoryError", "hang")),
+    ],
 )
 def test_an_engine_that_cannot_be_loaded_again_at_first(failing: FailingServer, how: str) -> None:
     failing.fail("load", how)
@@ -161,6 +169,8 @@ def test_a_server_whose_engine_never_was_ready_ends(
     assert said.count("starting it again") == (0 if how == "DeviceError" else 2)
 
 
+# Its parts are tested alone: `test_killed_simulator_is_a_sentence`, and an engine that fails with a DeviceError.
+@pytest.mark.thorough
 @pytest.mark.simulator
 def test_a_simulator_that_is_killed_is_replaced(
     compiled: Callable[[Kind, Format, int], CompiledModel], serve_folder: Path

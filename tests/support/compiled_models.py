@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.bundle import Bundle, read_bundle
 from bmqwen.compiler.pipeline import compile_model
 from bmqwen.compiler.toolchain import Toolchain
 from bmqwen.emit.export import export_onnx
@@ -72,6 +72,13 @@ def compile_toy(
     with open_checkpoint(folder / "grid") as checkpoint:
         cpu = export_onnx(checkpoint, folder / "cpu", Precision("f32", 32, "f32"))
     return CompiledModel(folder / "model", bundle, cpu)
+
+
+def read_toy(folder: Path) -> CompiledModel:
+    """What `compile_toy` made in a folder. Raises BundleError if that is not complete."""
+    # The one for the CPU is made last.
+    cpu = read_bundle(folder / "cpu")
+    return CompiledModel(folder / "model", read_bundle(folder / "bundle"), cpu)
 
 
 def two_turns(engine: Engine, length: int) -> list[Completion]:

@@ -15,11 +15,18 @@ from bmqwen.weights.checkpoint import open_checkpoint
 from bmqwen.weights.weights import GridSource
 from support.checkpoints import random_weights, tiny_config, write_tokenizer
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-pytest.importorskip("compressed_tensors")
-
 pytestmark = pytest.mark.reference
+torch: Any
+
+
+@pytest.fixture(scope="module", autouse=True)
+def packages() -> None:
+    """Import what takes seconds only where it is used: every worker collects all tests."""
+    global torch
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("compressed_tensors")
+
 
 CONFIG = tiny_config("qwen3", layers=1)
 MATRICES = [name for name in random_weights(CONFIG) if "_proj" in name]
@@ -45,7 +52,7 @@ def plain_tensors() -> dict[str, Any]:
 class Compressed:
     """A checkpoint by the package: its tensors, its configuration and, dequantised in float32, its weights."""
 
-    def __init__(self, form: str, scale_type: Any, **args: Any) -> None:
+    def __init__(self, form: str, scale_type: str, **args: Any) -> None:
         from compressed_tensors.compressors import BaseCompressor
         from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
         from compressed_tensors.quantization.utils.helpers import calculate_qparams
@@ -75,7 +82,7 @@ class Compressed:
                 groups = weight.reshape(rows, columns // size, size)
                 low, top = groups.amin(-1), groups.amax(-1)
             scale, zero = calculate_qparams(low, top, scheme.weights)
-            state = {"weight": weight, "weight_scale": scale.to(scale_type)}
+            state = {"weight": weight, "weight_scale": scale.to(getattr(torch, scale_type))}
             if not args["symmetric"]:
                 state["weight_zero_point"] = zero.to(torch.int8)
             packed = compressor.compress(state, scheme)
@@ -86,37 +93,37 @@ class Compressed:
 
 
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
-FORMS: dict[str, tuple[str, Any, dict[str, Any], tuple[int, int] | None]] = {
-    "W4A16": ("pack-quantized", torch.bfloat16, {**INT4, "symmetric": True}, (4, 32)),
-    "W4A16_ASYM": ("pack-quantized", torch.float16, {**INT4, "symmetric": False}, (4, 32)),
-    "W8A16": ("pack-quantized", torch.float16, {**INT4, "num_bits": 8, "symmetric": True}, (8, 32)),
+FORMS: dict[str, tuple[str, str, dict[str, Any], tuple[int, int] | None]] = {
+    "W4A16": ("pack-quantized", "bfloat16", {**INT4, "symmetric": True}, (4, 32)),
+    "W4A16_ASYM": ("pack-quantized", "float16", {**INT4, "symmetric": False}, (4, 32)),
+    "W8A16": ("pack-quantized", "float16", {**INT4, "num_bits": 8, "symmetric": True}, (8, 32)),
     "W8A8": (
         "int-quantized",
-        torch.bfloat16,
+        "bfloat16",
         {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True},
         (8, 64),
     ),
     "int8 with zero points": (
         "naive-quantized",
-        torch.float32,
+        "float32",
         {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": False},
         (8, 64),
     ),
     "FP8": (
         "float-quantized",
-        torch.float32,
+        "float32",
         {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True},
         None,
     ),
     "FP8_DYNAMIC": (
         "float-quantized",
-        torch.bfloat16,
+        "bfloat16",
         {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True},
         None,
     ),
     "FP8_BLOCK": (
         "float-quantized",
-        torch.bfloat16,
+        "bfloat16",
         {
             "num_bits": 8,
             "type": "float",
@@ -154,7 +161,7 @@ def test_what_the_package_compresses(name: str, tmp_path: Path) -> None:
 def test_groups_in_the_order_of_activations(tmp_path: Path) -> None:
     """As earlier versions of the package wrote them (actorder = group): weight_g_idx says which group a column has."""
     form, _, args, _ = FORMS["W4A16"]
-    made = Compressed(form, torch.float32, **args)
+    made = Compressed(form, "float32", **args)
     name = MATRICES[0]
     plain = name.removesuffix(".weight")
     scales = made.tensors[f"{plain}.weight_scale"].numpy()
