@@ -25,7 +25,7 @@ SIDE_BY_SIDE = (2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A row of the vendor's tables for the usual box, measured with a prompt of about 26 tokens.
+    """A row of the vendor's tables for the usual box, measured with a prompt of about 26 tokens (Qwen3.5: 16).
 
     Attributes:
         context: tokens that its prompt net reads, and of its K/V cache.
@@ -50,6 +50,7 @@ PUBLISHED = (
     Published("qwen1.5-7b-chat", "int4", 2048, 3.234, 7.083, known_nets=False),
     Published("qwen2.5-7b-instruct", "int4", 2048, 2.704, 9.753, known_nets=False),
     Published("deepseek-r1-distill-qwen-7b", "int4", 2048, 2.937, 8.3, known_nets=False),
+    Published("qwen3.5-2b", "int4", 2048, 0.104, 27.66, known_nets=False),
 )
 
 
