@@ -153,7 +153,7 @@ def test_several_conversations_are_answered_at_once(visit: Visit, endless: LiveS
     expect(questions(page)).to_have_count(0)
     send(page, "second")
     expect(page.locator(".running")).to_have_count(2)
-    expect(page.locator(".waiting")).to_have_text("1 request is answered first")
+    expect(page.locator(".waiting")).to_have_text("1 request ahead")
     for title in ("first", "second"):
         titles(page).filter(has_text=title).click()
         page.get_by_role("button", name="Stop").click()

@@ -21,7 +21,7 @@ FAULTS = [
     (429, "queue_full", "its queue is full", False),
     (503, "engine_lost", "The engine is restarting.", False),
     (503, "not_ready", "The server is loading the model.", False),
-    (404, "model_not_found", "The server has another model now.", False),
+    (404, "model_not_found", "The server runs another model now.", False),
     (400, "invalid_request", "The server refused the request.", True),
     (500, "internal_error", "The server failed to answer.", True),
 ]
@@ -135,7 +135,7 @@ def test_a_browser_that_keeps_nothing_says_so(visit: Visit, talking: LiveServer)
     page = visit(talking)
     page.add_init_script("Object.defineProperty(window, 'indexedDB', { get() { throw new Error('off'); } })")
     page.reload()
-    expect(page.get_by_text("This browser keeps nothing for this page")).to_be_visible()
+    expect(page.get_by_text("This browser stores nothing for this page")).to_be_visible()
     reply_with(page, "still")
     send(page, "hello")
     expect_answers(page, "still")

@@ -61,7 +61,7 @@ def test_what_is_no_text_is_refused(visit: Visit, talking: LiveServer) -> None:
     notice = page.locator(".notice")
     for name, data, sentence in (
         ("picture.txt", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "picture.txt is not text"),
-        ("large.log", b"x" * 3_000_000, "large.log has 3.0 MB; this server takes files of up to 2.1 MB."),
+        ("large.log", b"x" * 3_000_000, "large.log is 3.0 MB; this server takes files of up to 2.1 MB."),
         ("empty.md", b" \n", "empty.md is empty."),
     ):
         attach(page, name, data)
@@ -107,7 +107,7 @@ def test_a_pdf_without_text_is_refused(visit: Visit, talking: LiveServer) -> Non
     page.locator(".served b").wait_for()
     notice = page.locator(".notice")
     for name, data, sentence in (
-        ("scan.pdf", pdf_file("", ""), "scan.pdf has no text, only pictures of it."),
+        ("scan.pdf", pdf_file("", ""), "scan.pdf contains only pictures, no text."),
         ("secret.pdf", pdf_file("(hello)", locked=True), "secret.pdf is protected by a password."),
         ("half.pdf", pdf_file("(hello)")[:60], "half.pdf cannot be read as a PDF"),
         ("long.pdf", pdf_file(*[f"({'x' * 60})"] * 20), "The text of long.pdf has more than 1 kB"),
@@ -154,7 +154,7 @@ def test_a_question_that_cannot_fit_says_by_how_much(visit: Visit, talking: Live
     page = visit(talking, locale="zh-CN")
     send(page, "hello " * 600)
     failure = page.get_by_role("alert")
-    expect(failure).to_contain_text(re.compile(r"这条消息有 [\d,]+ tokens，模型的上下文只能容纳 511。"))
+    expect(failure).to_contain_text(re.compile(r"这条消息有 [\d,]+ 个 token，模型的上下文只能容纳 511 个。"))
     failure.get_by_role("button", name="编辑").click()
     field = page.get_by_role("textbox", name="编辑")
     expect(field).to_be_focused()

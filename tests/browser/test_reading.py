@@ -184,10 +184,10 @@ def test_the_reader_may_scroll_away_from_a_growing_answer(visit: Visit, endless:
     ends = "s => s.scrollHeight - s.scrollTop - s.clientHeight < 100"
     assert scroller.evaluate(ends)
     scroller.evaluate("s => (s.scrollTop = 0)")
-    expect(page.get_by_role("button", name="To the end")).to_be_visible()
+    expect(page.get_by_role("button", name="Go to the end")).to_be_visible()
     page.wait_for_timeout(300)
     assert scroller.evaluate("s => s.scrollTop") == 0
-    page.get_by_role("button", name="To the end").click()
+    page.get_by_role("button", name="Go to the end").click()
     page.wait_for_timeout(200)
     assert scroller.evaluate(ends)
     page.keyboard.press("Escape")

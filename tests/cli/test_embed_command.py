@@ -52,7 +52,7 @@ def test_texts_of_all_kinds_of_files(
     ("content", "arguments", "said"),
     [
         (b"a\n\nb\n", ["texts.txt"], "texts.txt, line 2 is empty: each line is one text"),
-        (b'{"t": 1}\n', ["texts.jsonl"], 'line 1 is no JSON text or object with a "text"'),
+        (b'{"t": 1}\n', ["texts.jsonl"], 'line 1 is neither a JSON string nor an object with a "text"'),
         (b"caf\xe9\n", ["texts.txt"], "is not UTF-8 text (line 1, byte 4)"),
         (b"word " * 300, ["texts.txt"], "line 1 has 1,501 tokens, but only 127 fit into the context: split"),
         (b"", ["texts.txt"], "there is no text to embed"),

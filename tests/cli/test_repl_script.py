@@ -50,7 +50,7 @@ def test_blocks_hold_many_lines(say: Run) -> None:
 def test_an_open_block_at_the_end_is_an_error(say: Run) -> None:
     done = say("/show", '"""', "never closed")
     assert done.returncode == 2
-    assert "ends inside of a block" in done.stderr
+    assert "ends inside a block" in done.stderr
     assert done.stdout == "nothing was said yet\n"
 
 

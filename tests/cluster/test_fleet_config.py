@@ -50,7 +50,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("- a", "it must have the key models"),
         ("models: [{model: a, modle: b}]", "there is no key models[0].modle"),
         ("models: [{model: a}]\nhots: all", "there is no key hots"),
-        ("models: [{model: a}, {model: a}]", "two models of the name a"),
+        ("models: [{model: a}, {model: a}]", "two models named a"),
         ("models: [{model: a, replicas: {min: 3, max: 2}}]", "models[0].replicas: min is larger than max"),
         ("models: [{model: a, quant: int4, group_size: 7}]", "7"),
         ("models: [{model: a, quant: int3}]", "models[0].quant"),

@@ -45,7 +45,7 @@ def test_an_answer_that_never_began(path: str) -> None:
     assert response.status_code == 503
     error = response.json()["error"]
     sentence = error if path == "/api/chat" else error["message"]
-    assert sentence == "the process that took this request in stopped and is being started again; try again"
+    assert sentence == "the process that accepted this request stopped and is being started again; try again"
     if path == "/v1/chat/completions":
         assert error["code"] == "engine_lost"
 

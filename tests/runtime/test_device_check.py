@@ -109,5 +109,5 @@ def test_values_of_the_option() -> None:
         device_ids("1,1")
     assert (part_count("auto"), part_count("12")) == (None, 12)
     for text in ("", "0", "-1", "two", "99999999999"):
-        with pytest.raises(InputError, match="is no number of chips"):
+        with pytest.raises(InputError, match="is not a number of chips"):
             part_count(text)

@@ -77,7 +77,7 @@ def test_an_answer_that_has_begun_is_gone_on_with(reasoning: LiveServer) -> None
     body = reasoning.post("/v1/completions", {"prompt": prompt}).json()
     assert body["choices"][0]["text"] == ANSWERS.removeprefix("hello")
     for wrong, said in (
-        ({"messages": messages[:1]}, "the last message is no answer in text"),
+        ({"messages": messages[:1]}, "the last message is not an answer in text"),
         ({"add_generation_prompt": True}, "add_generation_prompt must be true unless"),
         ({"continue_final_message": False}, "add_generation_prompt must be true unless"),
     ):

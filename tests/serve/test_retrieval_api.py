@@ -198,7 +198,7 @@ def test_each_model_is_asked_at_its_place(server: LiveServer, client: openai.Ope
     assert wrong.status_code == 400  # no messages
     wrong = server.post("/v1/completions", {"model": "embedder", "prompt": "a"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (404, "model_not_found")
-    said = "'embedder' is the embedding model, which is asked at /v1/embeddings: name 'talker' here"
+    said = "'embedder' is the embedding model, which answers at /v1/embeddings: name 'talker' here"
     assert wrong.json()["error"]["message"] == said
     # Clients that were written for OpenAI's own models name those: any name is taken.
     assert server.post("/v1/embeddings", {"model": "text-embedding-3-small", "input": "a"}).status_code == 200

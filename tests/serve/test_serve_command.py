@@ -108,5 +108,5 @@ def test_a_key_from_the_environment_must_be_good_too(
     monkeypatch.setenv("BMQWEN_API_KEY", "not a key")
     assert run(["serve", str(talker), "--port", "0"]) == 2
     error = capsys.readouterr().err
-    assert_refused(error, "without blanks")
+    assert_refused(error, "without spaces")
     assert "not a key" not in error

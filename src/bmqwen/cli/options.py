@@ -40,7 +40,8 @@ Device = Annotated[
     str,
     typer.Option(
         metavar="N",
-        help="Chip to use, numbered from 0 as in `bm-smi`; of a model in parts its first chip, or all, as in 0,2.",
+        help="Chip to use, numbered from 0 as in `bm-smi`; for a model in parts, its first chip or all of them, as in "
+        "0,2.",
         show_default=False,
     ),
 ]
@@ -50,8 +51,8 @@ Draft = Annotated[
     str,
     typer.Option(
         metavar="auto|off|MODEL",
-        help="What guesses tokens that the model then checks several in a step: auto, text that was there before; "
-        "MODEL, also a smaller model of the same vocabulary.",
+        help="What guesses tokens, several of which the model checks in one step: auto: text that occurred before; "
+        "MODEL: also a smaller model with the same vocabulary; off: nothing.",
     ),
 ]
 Quant = Annotated[
@@ -63,7 +64,7 @@ Quant = Annotated[
 GroupSize = Annotated[
     int | None,
     typer.Option(
-        help="Columns that share a scale: 16, 32, 64, 128 or 256; default: as a quantised checkpoint has, else 64."
+        help="Columns that share a scale: 16, 32, 64, 128 or 256; default: that of a quantised checkpoint, else 64."
     ),
 ]
 LmHead = Annotated[
@@ -113,14 +114,14 @@ Parts = Annotated[
     typer.Option(
         "--parts",
         metavar="N|auto",
-        help="Chips to divide the layers among; auto: as few as have the memory.",
+        help="Number of chips to divide the layers among; auto: as few as have enough memory.",
     ),
 ]
 Drafts = Annotated[
     bool,
     typer.Option(
         "--drafts/--no-drafts",
-        help="With nets that check drafted tokens: up to 16 of one conversation a step.",
+        help="Include nets that check drafted tokens: up to 16 of one conversation in a step.",
     ),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Compute in BF16 instead of F16.")]
@@ -165,7 +166,7 @@ def grouped(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Cal
 def sampling_options(*, server: bool = False) -> Callable[..., Sampling]:
     """Return a group of an option for each sampling parameter; with `server`, of requests that leave them open."""
     rows = {row.name: row for row in PARAMETERS if not (server and row.per_answer)}
-    panel = "Sampling of requests that leave it open" if server else "Sampling"
+    panel = "Sampling, for requests that do not set it" if server else "Sampling"
 
     def given(**values: Any) -> Sampling:
         for name, texts in values.items():
@@ -211,7 +212,7 @@ def part_count(text: str) -> int | None:
     if text == "auto":
         return None
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) < _DEVICE_LIMIT):
-        raise InputError(f"--parts {text[:40]!r} is no number of chips: write auto, or a number from 1 on")
+        raise InputError(f"--parts {text[:40]!r} is not a number of chips: write auto, or a number from 1 on")
     return int(text)
 
 

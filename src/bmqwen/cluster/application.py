@@ -40,8 +40,8 @@ def build(config: FleetConfig, engine: type = EngineReplica) -> Application:
     keys = ApiKeys.read([given] if given else [], config.api_key_file)
     if not (keys or config.insecure_no_key or is_local(config.host)):
         raise InputError(
-            f"on {config.host} others reach this fleet: give it API keys with api_key_file or {KEY_VARIABLE}, or let "
-            "everybody use it with insecure_no_key: true"
+            f"other machines can reach this fleet on {config.host}: give it API keys with api_key_file or "
+            f"{KEY_VARIABLE}, or let everybody use it with insecure_no_key: true"
         )
     engines = [_engine(config, model, engine) for model in config.models]
     # What of the models the processes in front depend on: they are replaced when it changes.

@@ -161,7 +161,7 @@ def read_config(path: Path | str) -> FleetConfig:
 def parse_config(content: Any, source: str) -> FleetConfig:
     """Check a fleet's configuration. Raises InputError, which names `source` and the key at fault."""
     if not isinstance(content, dict):
-        raise InputError(f"{source} is no configuration of a fleet: it must have the key models")
+        raise InputError(f"{source} is not the configuration of a fleet: it must have the key models")
     try:
         config = FleetConfig.model_validate(content)
         for model in config.models:
@@ -171,7 +171,7 @@ def parse_config(content: Any, source: str) -> FleetConfig:
     names = [model.deployment for model in config.models]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"{source} has two models of the name {name}: give one of them another name")
+            raise InputError(f"{source} has two models named {name}: give one of them another name")
     return config
 
 

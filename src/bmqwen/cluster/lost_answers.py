@@ -44,7 +44,7 @@ class LostAnswers:
         if answer.status and answer.ended:
             return
         error = (answer.is_rays and _rays(answer.status)) or EngineLostError(
-            "the process that took this request in stopped and is being started again; try again"
+            "the process that accepted this request stopped and is being started again; try again"
         )
         if not answer.status or answer.is_rays:
             await error_response(error, answer.path)(scope, receive, send)
@@ -87,7 +87,7 @@ def _rays(status: int) -> BmqwenError | None:
     """What Ray refuses a request for before our code has it."""
     if status == 429:
         return BusyError(
-            f"the fleet has as many requests as it takes; try again in {_RETRY_SECONDS} seconds",
+            f"the fleet has as many requests as it can take; try again in {_RETRY_SECONDS} seconds",
             _RETRY_SECONDS,
         )
     # It knows no application's addresses before it has begun one.

@@ -30,7 +30,7 @@ def look_at_nodes() -> list[NodeReport]:
         except GetTimeoutError as error:
             raise DeviceError(f"node {address} does not answer within {ANSWER_SECONDS:g} seconds") from error
         except RayError as error:
-            raise DeviceError(f"node {address} cannot be asked: {str(error).splitlines()[-1]}") from error
+            raise DeviceError(f"node {address} cannot be queried: {str(error).splitlines()[-1]}") from error
         reports.append(NodeReport(address, dict(node["Resources"]), **found))
     return reports
 

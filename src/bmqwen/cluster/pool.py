@@ -154,7 +154,7 @@ class RayPool(Pool):
             raise EngineLostError("the engine stopped while it was answering; try again")
         except BackPressureError as error:
             raise BusyError(
-                "all engines have as many requests as they take; try again in 5 seconds", 5
+                "all engines have as many requests as they can take; try again in 5 seconds", 5
             ) from error
         except DeploymentUnavailableError as error:
             raise NotReadyError(f"no engine can be started: {error}") from error

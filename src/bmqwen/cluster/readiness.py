@@ -58,7 +58,7 @@ def problems_of(
             )
         elif node.free_bytes < LEAST_FREE:
             yield StorageError(
-                f"node {node.address} has {node.free_bytes / 1e9:.1f} GB free in {node.cache}, too few for any "
+                f"node {node.address} has {node.free_bytes / 1e9:.1f} GB free in {node.cache}, too little for any "
                 "model: free some space or choose a larger disk (BMQWEN_CACHE names the cache)"
             )
     yield from _chip_problems(config, nodes)

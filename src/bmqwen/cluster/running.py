@@ -82,7 +82,7 @@ def start(config: FleetConfig, progress: Callable[[str], None]) -> None:
     while True:
         status = serve.status().applications.get(NAME)
         if status is None:
-            raise DeviceError("the fleet was ended by somebody else while it was started")
+            raise DeviceError("the fleet was ended by someone else while it was starting")
         if status.status == ApplicationStatus.RUNNING:
             return
         if status.status in _FAILED:
@@ -107,8 +107,8 @@ def _start_proxies(config: FleetConfig) -> None:
             # On a machine with too much to do, Ray gives a proxy up that is merely slow, and begins another one.
             if start == MOST_STARTS:
                 raise DeviceError(
-                    f"Ray cannot listen on {config.host}, port {config.port}: something else may do so, or the node is "
-                    "too busy; choose another port, or see Ray's logs"
+                    f"Ray cannot listen on {config.host}, port {config.port}: another program may be using it, or the "
+                    "node is too busy; choose another port, or see Ray's logs"
                 ) from error
 
 

@@ -180,7 +180,7 @@ class SamplingParams:
     max_tokens: int | None = _parameter(
         # None: until the context is full; 0: the prompt is only read.
         Parameter("integer", None, 0, _INT32, aliases=("max_completion_tokens", "n_predict"), unlimited=True),
-        Words("Max tokens", "Most tokens of an answer"),
+        Words("Max tokens", "Maximum number of tokens in an answer"),
         Words("最大 token 数", "回答最多的 token 数"),
     )
     seed: int | None = _parameter(
@@ -200,7 +200,7 @@ class SamplingParams:
     )
     thinking_budget: int | None = _parameter(
         Parameter("integer", None, 0, _INT32, chat=True),
-        Words("Thinking budget", "Most tokens of the thoughts; then the model has to answer"),
+        Words("Thinking budget", "Maximum number of tokens in the thoughts; then the model has to answer"),
         Words("思考 token 上限", "思考最多使用的 token 数，达到后开始回答"),
     )
     logit_bias: dict[int, float] = field(default_factory=dict)

@@ -59,7 +59,7 @@ class Prompts:
         begun = chat.pop() if continued else None
         if begun is not None and (begun.role != "assistant" or begun.calls or not chat):
             raise RequestError(
-                "continue_final_message is true, but the last message is no answer in text: leave it out",
+                "continue_final_message is true, but the last message is not an answer in text: leave it out",
                 "messages",
             )
         ids = self._template.encode(chat, self._tokenizer, tools=shown, variables=variables)
@@ -122,7 +122,7 @@ class Prompts:
         """Return what asks for the middle of texts. Raises UnsupportedFieldError for a model that cannot do it."""
         if self._fill is None:
             raise UnsupportedFieldError(
-                f"{param} is there, but this model cannot fill in the middle of a text, it has no tokens for that: "
+                f"{param} is given, but this model has no tokens for filling in the middle of a text: "
                 "serve a coder model such as Qwen2.5-Coder",
                 param,
             )
@@ -158,7 +158,7 @@ class Prompts:
     ) -> tuple[list[Message], list[dict[str, Any]]]:
         if len(messages) > self._limits.messages:
             raise RequestError(
-                f"{len(messages):,} messages are more than this server takes, {self._limits.messages:,}",
+                f"{len(messages):,} messages are more than the {self._limits.messages:,} that this server takes",
                 "messages",
             )
         chat = read_history(messages, thinks=self._template.thinks)
@@ -173,8 +173,8 @@ class Prompts:
             tools or any(message.role == "tool" or message.calls for message in chat)
         ) and not self._template.has_tools:
             raise UnsupportedFieldError(
-                "this model cannot call tools, its chat template has none: leave tools out, or serve a model that "
-                "can, such as Qwen2.5-Instruct or Qwen3",
+                "this model cannot call tools, because its chat template does not support them: leave tools out, "
+                "or serve a model that can, such as Qwen2.5-Instruct or Qwen3",
                 "tools" if tools else "messages",
             )
         self._check_characters(sum(len(json.dumps(tool)) for tool in shown), "tools")
@@ -203,7 +203,8 @@ class Prompts:
     def _check_characters(self, count: int, param: str) -> None:
         if count > self._limits.characters:
             raise RequestError(
-                f"{count:,} characters are more than this server takes, {self._limits.characters:,}", param
+                f"{count:,} characters are more than the {self._limits.characters:,} that this server takes",
+                param,
             )
 
     def _check_ids(self, ids: Sequence[int], param: str) -> None:

@@ -187,8 +187,8 @@ class Services:
         if service is None:
             names = ", ".join(map(repr, self._services))
             raise ModelNotFoundError(
-                f"the model {name[:200]!r} does not exist here; this server has {names}, and answers to other names "
-                "that it is given with --alias",
+                f"the model {name[:200]!r} does not exist here; this server has {names}, and accepts other names "
+                "that are given with --alias",
                 "model",
             )
         return service
@@ -210,7 +210,7 @@ class Services:
             if name not in self.names:  # any name is the chat model's
                 return offered[0]
             raise ModelNotFoundError(
-                f"{name[:200]!r} is the {service.model.task} model, which is asked at {PLACES[service.model.task]}: "
+                f"{name[:200]!r} is the {service.model.task} model, which answers at {PLACES[service.model.task]}: "
                 f"name {offered[0].model.name!r} here",
                 "model",
             )
@@ -228,7 +228,7 @@ class Services:
         ignored = body.ignored()
         if ignored and self._strict_fields:
             raise UnsupportedFieldError(
-                f"{ignored[0]} has no effect here, and this server is strict about that: leave it out",
+                f"{ignored[0]} has no effect here, and this server was started to refuse such fields: leave it out",
                 ignored[0],
             )
         request.scope["ignored"] = ignored

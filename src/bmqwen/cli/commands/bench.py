@@ -20,7 +20,9 @@ def bench(
             help="Question to ask; default: the one in the published tables.",
         ),
     ] = None,
-    new_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Most tokens of an answer.")] = 128,
+    new_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=2, help="Maximum number of tokens in an answer.")
+    ] = 128,
     repeats: Annotated[int, typer.Option(min=1, help="Measured runs; the median is reported.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before the measured ones.")] = 1,
     engine: options.Engine = "auto",

@@ -41,7 +41,7 @@ def serve(
     detach: Annotated[
         bool,
         typer.Option(
-            "--detach", help="Leave the fleet running and return; `serve shutdown`, which is Ray's, ends it."
+            "--detach", help="Leave the fleet running and return; Ray's command `serve shutdown` ends it."
         ),
     ] = False,
 ) -> None:

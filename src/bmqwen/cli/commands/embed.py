@@ -58,7 +58,9 @@ def embed(
     ] = None,
     dimensions: Annotated[
         int | None,
-        typer.Option(min=1, help="Keep the first N numbers of each embedding, as length 1; default: all."),
+        typer.Option(
+            min=1, help="Keep the first N numbers of each embedding, scaled to length 1; default: all."
+        ),
     ] = None,
     engine: options.Engine = "auto",
     *,
@@ -70,7 +72,7 @@ def embed(
     offline: options.Offline = False,
     json: options.Json = False,
 ) -> None:
-    """Turn texts into embeddings: vectors of length 1, whose product says how near two texts are in meaning."""
+    """Turn texts into embeddings: vectors of length 1, whose dot product says how close two texts are in meaning."""
     from bmqwen.cli.interrupts import left_by_force
     from bmqwen.cli.terminal import argument_text, print_json, progress_bar, put
     from bmqwen.engine import load
@@ -178,7 +180,7 @@ def _text_of(line: str, place: str) -> str:
         value = None
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f'{place} is no JSON text or object with a "text"')
+        raise InputError(f'{place} is neither a JSON string nor an object with a "text"')
     return text
 
 

@@ -38,7 +38,7 @@ def estimate(
         float | None,
         typer.Option(
             metavar="X",
-            help="Milliseconds that a call of the device library takes; default: as measured for --host.",
+            help="Milliseconds that a call of the device library takes; default: that of --host.",
         ),
     ] = None,
     chart: Annotated[

@@ -72,7 +72,8 @@ def evaluate(
     record: Annotated[
         bool,
         typer.Option(
-            "--record", help="Write the result into MODEL's manifest, for `bmqwen info`; MODEL: a bundle."
+            "--record",
+            help="Write the result into MODEL's manifest, for `bmqwen info`; MODEL must be a bundle.",
         ),
     ] = False,
     *,

@@ -29,7 +29,7 @@ def pull(
 
 
 def list_models(json: options.Json = False) -> None:
-    """List the models in the cache with their conversions and kept work, and the short names that can be pulled."""
+    """List the models in the cache with what was made from them, and the short names that can be pulled."""
     from bmqwen.hub.catalog import MODELS, PUBLISHED
     from bmqwen.hub.hub import Hub
     from bmqwen.resolve import cached_bundles
@@ -79,7 +79,7 @@ def remove(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Name as shown by `bmqwen list`.")],
     json: options.Json = False,
 ) -> None:
-    """Delete MODEL, its conversions and kept work from the cache."""
+    """Delete MODEL, and what was made from it, from the cache."""
     from bmqwen.resolve import remove_model
 
     freed = remove_model(model)

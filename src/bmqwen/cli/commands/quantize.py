@@ -26,9 +26,9 @@ def quantize(
         str | None,
         typer.Option(
             metavar="COST",
-            help="Measure what each format of each kind of projection and of the output layer costs, and take the "
-            "best mixture whose tokens cost at most so much on the chip: 8.5ms as predicted, or 300MB of weights "
-            "read; in place of --quant, --group-size and --lm-head.",
+            help="Measure what each format of each kind of projection and of the output layer costs, and choose "
+            "the best mixture within this cost of a token on the chip: 8.5ms (predicted) or 300MB (of weights read); "
+            "in place of --quant, --group-size and --lm-head.",
         ),
     ] = None,
     calibrate: Annotated[

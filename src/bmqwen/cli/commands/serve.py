@@ -71,7 +71,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Another name that requests may have for it, such as gpt-4o; repeatable. '*' is any name.",
+            help="Another name that requests may use for it, such as gpt-4o; repeatable. '*' stands for any name.",
         ),
     ] = None,
     engine: options.Engine = "auto",

@@ -179,7 +179,7 @@ def answer_once(conversation: Conversation, prompt: str, *, json: bool, name: st
 def drop_note(count: int) -> None:
     """Tell the user that the model no longer sees the oldest turns."""
     what = "oldest turn no longer fits" if count == 1 else f"{count} oldest turns no longer fit"
-    note(f"the {what} into the context: the model answers without")
+    note(f"the {what} into the context: the model answers without {'it' if count == 1 else 'them'}")
 
 
 def totals_line(usages: Sequence[Usage]) -> str:

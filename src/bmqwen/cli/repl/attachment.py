@@ -43,7 +43,7 @@ def read_attachment(path: Path) -> Attachment:
         )
     if len(data) > _LARGEST:
         raise InputError(
-            f"{path} has {size_text(size)}; a message takes files of up to {size_text(_LARGEST)}"
+            f"{path} is {size_text(size)} long; a message takes files of up to {size_text(_LARGEST)}"
         )
     encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else _ENCODINGS
     for encoding in encodings:

@@ -38,7 +38,7 @@ def read(line: Callable[[], str], more: Callable[[], str]) -> str:
         while is_open(text):
             text += "\n" + more()
     except EOFError:
-        raise InputError(f"the text ends inside of a block: close it with a line of {QUOTES}") from None
+        raise InputError(f"the text ends inside a block: close it with a line of {QUOTES}") from None
     return text
 
 

@@ -65,7 +65,7 @@ class ApiKeys:
 def _check(key: str, place: str = "") -> str:
     """Return a key. Raises InputError, which must not show it, for one that cannot be sent or is too short."""
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise InputError(f"an API key must consist of printable ASCII characters without blanks{place}")
+        raise InputError(f"an API key must consist of printable ASCII characters without spaces{place}")
     if len(key) < SHORTEST:
         raise InputError(f"an API key must have at least {SHORTEST} characters{place}")
     return key

@@ -62,7 +62,7 @@ def _sampling(service: Service, body: InfillRequest) -> SamplingParams:
     if body.samplers is not None:
         if body.samplers and "infill" not in body.samplers:
             raise UnsupportedFieldError(
-                "samplers must have infill, which takes the likeliest token; leave samplers out to sample",
+                "samplers must contain infill, which always takes the most likely token; to sample, leave samplers out",
                 "samplers",
             )
         if params.max_tokens:

@@ -140,7 +140,7 @@ class AccessMiddleware:
         hosts = self._rules.hosts
         if hosts is not None and host and _name_of(host) not in hosts:
             raise OriginRefusedError(
-                f"this server does not answer as {host[:100]}: call it by the address that it printed"
+                f"this server does not answer to the name {host[:100]}: use the address that it printed"
             )
         if not origin or origin in self._rules.origins or "*" in self._rules.origins:
             return
@@ -186,7 +186,7 @@ class AccessMiddleware:
 
     def _too_large(self) -> LargeRequestError:
         return LargeRequestError(
-            f"the request is larger than this server takes, {self._rules.body_bytes:,} bytes"
+            f"the request is larger than the {self._rules.body_bytes:,} bytes that this server takes"
         )
 
 

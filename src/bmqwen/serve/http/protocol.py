@@ -358,7 +358,7 @@ class TokenizeChat(RequestModel):
         continued = bool(self.continue_final_message)
         if self.add_generation_prompt is continued:
             raise RequestError(
-                "add_generation_prompt must be true unless continue_final_message is, and false then",
+                "add_generation_prompt must be false with continue_final_message, and true without it",
                 "add_generation_prompt",
             )
         return continued

@@ -273,8 +273,8 @@ async def _rank(service: Service, body: RerankRequest, request: Request) -> Rank
             room = fits - before - behind
             if room < 1:
                 raise RequestError(
-                    f"query and instruction alone have {before + behind:,} tokens, and a document with them may have "
-                    f"{fits:,}: shorten query",
+                    f"query and instruction alone have {before + behind:,} tokens, but together with "
+                    f"a document only {fits:,} fit: shorten query",
                     "query",
                 )
             longest = body.max_tokens_per_doc or room
@@ -321,7 +321,7 @@ def _check_characters(
     if count > most:
         with_each = f", of which {beside:,} go with each text," if beside else ""
         raise RequestError(
-            f"{count:,} characters{with_each} are more than this server takes, {most:,}", names[0]
+            f"{count:,} characters{with_each} are more than the {most:,} that this server takes", names[0]
         )
 
 

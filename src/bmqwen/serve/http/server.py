@@ -195,8 +195,8 @@ def check_exposure(host: str, rules: AccessRules, *, waived: bool) -> None:
     """Raise InputError for an address that others reach, without a key."""
     if not is_local(host) and not rules.keys and not waived:
         raise InputError(
-            f"on {host} others reach this server: give it an API key with --api-key-file or BMQWEN_API_KEY, or let "
-            "everybody use it with --insecure-no-key"
+            f"other machines can reach this server on {host}: give it an API key with --api-key-file or "
+            "BMQWEN_API_KEY, or let everybody use it with --insecure-no-key"
         )
 
 

@@ -110,11 +110,11 @@ def rules_of(
     """
     known = [tool.function.name for tool in tools or []]
     if double := next((name for name in known if known.count(name) > 1), None):
-        raise RequestError(f"tools has two tools of the name {double!r}: give each its own", "tools")
+        raise RequestError(f"tools has two tools named {double!r}: give each a name of its own", "tools")
     if choice in (None, "auto", "none") and (choice == "none" or not tools):
         return None
     if not tools:
-        raise RequestError("tool_choice asks for a call, but tools has no tool", "tool_choice")
+        raise RequestError("tool_choice asks for a call, but tools is empty", "tool_choice")
     required, chosen = choice == "required", set(known)
     if isinstance(choice, NamedTool):
         required, chosen = True, {choice.function.name}

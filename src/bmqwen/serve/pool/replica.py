@@ -173,7 +173,7 @@ class Replica:
                 error = DeviceError(f"engine {self.index} cannot be started: {problem}")
             except Exception as problem:
                 LOG.exception("engine %d: its messages cannot be used", self.index)
-                error = DeviceError(f"engine {self.index} sent what cannot be used: {problem!r}")
+                error = DeviceError(f"engine {self.index} sent a message that cannot be used: {problem!r}")
             self._lose(error)
             if self.facts is None and (self._refused or self._failures + 1 >= FIRST_TRIES):
                 self._on_failure(error)

@@ -27,7 +27,7 @@ def sequences_of(bundle: Bundle, wanted: int | None, context: int | None, engine
     free = max(0, available_memory() // engines - bundle.total_bytes)
     if wanted is not None and wanted > max(1, free // each):
         raise InputError(
-            f"{counted(wanted, 'sequence')} can take {size_text(wanted * each)} of memory for K/V, and "
-            f"{size_text(free)} are free: choose fewer --sequences or a shorter --context"
+            f"{counted(wanted, 'sequence')} can take {size_text(wanted * each)} of memory for K/V, but "
+            f"only {size_text(free)} are free: choose fewer --sequences or a shorter --context"
         )
     return wanted or min(DEFAULT_SEQUENCES, max(1, free // 2 // each))

@@ -126,9 +126,7 @@ def responses_api(services: Services) -> APIRouter:
     @api.get("/responses/{name}", summary="A response that was given", response_model=ResponseAnswer)
     async def again(name: str, request: Request, stream: bool = False) -> Any:
         if stream:
-            raise RequestError(
-                "a response can be asked for again once it is whole: leave stream out", "stream"
-            )
+            raise RequestError("a stored response can only be read as a whole: leave stream out", "stream")
         return store.find(Caller.of(request, None).owner, name).body
 
     @api.delete("/responses/{name}", summary="Forget a response")
