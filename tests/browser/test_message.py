@@ -185,7 +185,7 @@ def test_the_oldest_turns_are_left_out_and_that_is_said(visit: Visit, talking: L
         send(page, "hello " * 110)
         page.locator("article.answer").last.locator(".turn-foot").wait_for()
     expect(page.get_by_role("alert")).to_contain_text(
-        re.compile(r"The conversation has [\d,]+ tokens, 511 fit")
+        re.compile(r"The conversation has [\d,]+ tokens, but only 511 fit")
     )
     expect(remark).to_have_count(0)
 

@@ -31,7 +31,7 @@ def test_unknown_commands_are_not_sent(say: Run) -> None:
     assert "unknown command /sistem: did you mean /system?" in done.stderr
     assert "unknown command /qqq: /help lists them" in done.stderr
     assert "usage: /reset" in done.stderr
-    assert done.stdout == "nothing was said yet\n"
+    assert done.stdout == "nothing has been said yet\n"
 
 
 def test_a_slash_can_be_sent(say: Run) -> None:
@@ -51,7 +51,7 @@ def test_an_open_block_at_the_end_is_an_error(say: Run) -> None:
     done = say("/show", '"""', "never closed")
     assert done.returncode == 2
     assert "ends inside a block" in done.stderr
-    assert done.stdout == "nothing was said yet\n"
+    assert done.stdout == "nothing has been said yet\n"
 
 
 def test_the_system_message(say: Run) -> None:
@@ -76,7 +76,7 @@ def test_the_system_message(say: Run) -> None:
         SAYS,
         "system: one",
         "two",
-        "nothing was said yet",
+        "nothing has been said yet",
         "no system message of your own",
     ]
     assert "new conversation, same system message" in done.stderr
@@ -126,7 +126,7 @@ def test_save_and_load(say: Run, tmp_path: Path) -> None:
         f"/load {saved}", "/show", f"/save {foreign}", f"/load {foreign}", f"/load {tmp_path}/none", "/save",
         f"/save {foreign}/in", "/save ~nobodyhere/x", "/load " + "x" * 5000, "/stats",
     )  # fmt: skip
-    assert "system: other\nnothing was said yet\n" in done.stdout
+    assert "system: other\nnothing has been said yet\n" in done.stdout
     assert f"system: be brief\n\n[1] hi\n\n{SAYS}\n" in done.stdout
     assert done.stderr.count(f"saved 1 turn to {saved}") == 2
     assert f"loaded 1 turn from {saved}" in done.stderr

@@ -187,7 +187,7 @@ def test_save_load_system_and_unknown_commands(start: Start, talker: Path, tmp_p
     ask(child, "hi")
     assert "saved 1 turn" in command(child, f"/save {tmp_path}/t.json")
     command(child, "/reset")
-    assert "nothing was said yet" in command(child, "/show")
+    assert "nothing has been said yet" in command(child, "/show")
     assert "loaded 1 turn" in command(child, f"/load {tmp_path}/t.json")
     assert "system: be brief" in command(child, "/show")
     assert "did you mean /stats?" in command(child, "/stat")

@@ -165,7 +165,7 @@ class SamplingParams:
     repetition_penalty: float = _parameter(
         Parameter("number", 1.0, 0, 10, above=True, step=0.01, aliases=("repeat_penalty",)),
         Words("Repetition penalty", "Above 1, tokens of the prompt and the answer become less likely"),
-        Words("重复惩罚", "大于 1 时，提示和回答中出现过的 token 概率降低"),
+        Words("重复惩罚", "大于 1 时，提示词和回答中出现过的 token 概率降低"),
     )
     presence_penalty: float = _parameter(
         Parameter("number", 0.0, -2, 2, step=0.1),

@@ -109,7 +109,7 @@ class Repl:
         for number, turn in enumerate(conversation.turns, 1):
             unseen = "  (no longer seen by the model)" if number <= conversation.dropped_turns else ""
             blocks += [f"[{number}] {turn.user}{unseen}", with_calls(turn.answer).rstrip()]
-        _say("\n\n".join(blocks) if conversation.turns else "\n".join([*blocks, "nothing was said yet"]))
+        _say("\n\n".join(blocks) if conversation.turns else "\n".join([*blocks, "nothing has been said yet"]))
 
     def _reset(self, _: str) -> None:
         self._attached.clear()
@@ -169,7 +169,7 @@ class Repl:
                 f"{file.name} has {tokens:,} tokens, {session.longest_prompt:,} fit into the context: attach a part"
             )
         self._attached.append(file)
-        note(f"{file.name}: {counted(tokens, 'token')}, goes with your next message (/reset forgets it)")
+        note(f"{file.name}: {counted(tokens, 'token')}, goes with your next message (/reset drops it)")
 
     def _overflow(self, text: str) -> None:
         if text and text not in ("drop", "refuse"):

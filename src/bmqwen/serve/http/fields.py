@@ -94,7 +94,7 @@ STREAM_UNUSED: Mapping[str, Unused] = {
     "continuous_usage_stats": Unused(bool, (False,)),
 }
 
-_SCHEMA = 'for answers of a form use response_format with the type "json_schema"'
+_SCHEMA = 'for answers in a given form use response_format with the type "json_schema"'
 _SAMPLERS = f"this server has {', '.join(row.name for row in PARAMETERS)}"
 _TEMPLATE = (
     "the model's own chat template makes the prompt: for another, send the finished prompt to /v1/completions"
