@@ -78,8 +78,8 @@ def test_an_answer_that_has_begun_is_gone_on_with(reasoning: LiveServer) -> None
     assert body["choices"][0]["text"] == ANSWERS.removeprefix("hello")
     for wrong, said in (
         ({"messages": messages[:1]}, "the last message is not an answer in text"),
-        ({"add_generation_prompt": True}, "add_generation_prompt must be true unless"),
-        ({"continue_final_message": False}, "add_generation_prompt must be true unless"),
+        ({"add_generation_prompt": True}, "add_generation_prompt must be false with"),
+        ({"continue_final_message": False}, "add_generation_prompt must be false with"),
     ):
         response = reasoning.post("/tokenize", begun | wrong)
         assert response.status_code == 400
