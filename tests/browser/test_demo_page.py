@@ -53,6 +53,7 @@ def test_the_published_prompt_on_a_phone(visit: Visit, served: LiveServer) -> No
     keep(page, "web-page-phone.png")
 
 
+@pytest.mark.thorough
 def test_a_question_about_a_file(visit: Visit, served: LiveServer) -> None:
     page = visit(served)
     expect(page.locator(".served")).to_contain_text("Qwen2.5-Coder-0.5B-Instruct")

@@ -69,26 +69,26 @@ def fail_midway(page: Page, ending: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("ending", "sentence"),
-    [
-        ('data: {"error": {"message": "gone", "code": "engine_lost"}}\n\n', "The engine is restarting."),
-        ('data: {"error": {"message": "stops", "code": "not_ready"}}\n\n', "The server was stopped before"),
-        ("", "The connection broke before the answer was complete."),
-    ],
-)
-def test_an_error_midway_keeps_the_text_so_far(
-    visit: Visit, talking: LiveServer, ending: str, sentence: str
-) -> None:
+ENDINGS = [
+    ('data: {"error": {"message": "gone", "code": "engine_lost"}}\n\n', "The engine is restarting."),
+    ('data: {"error": {"message": "stops", "code": "not_ready"}}\n\n', "The server was stopped before"),
+    ("", "The connection broke before the answer was complete."),
+]
+
+
+def test_an_error_midway_keeps_the_text_so_far(visit: Visit, talking: LiveServer) -> None:
     page = visit(talking)
-    fail_midway(page, ending)
-    send(page, "hello")
-    expect(page.get_by_role("alert")).to_contain_text(sentence)
-    expect(page.locator("article.answer .prose")).to_have_text("half an answer")
-    page.unroute_all()
-    page.get_by_role("button", name="Try again").click()
-    expect_answers(page, SAYS)
-    expect(page.locator(".branches")).to_have_text("2/2")
+    for ending, sentence in ENDINGS:
+        page.get_by_role("button", name="New chat").first.click()
+        expect(page.locator("article.answer")).to_have_count(0)
+        fail_midway(page, ending)
+        send(page, "hello")
+        expect(page.get_by_role("alert")).to_contain_text(sentence)
+        expect(page.locator("article.answer .prose")).to_have_text("half an answer")
+        page.unroute_all()
+        page.get_by_role("button", name="Try again").click()
+        expect_answers(page, SAYS)
+        expect(page.locator(".branches")).to_have_text("2/2")
 
 
 def test_a_server_that_is_gone(visit: Visit, page_folder: Path) -> None:

@@ -37,7 +37,7 @@ def page(visit: Visit, talking: LiveServer) -> Page:
     return page
 
 
-def test_reload_and_the_back_button_find_the_conversation(page: Page) -> None:
+def test_reload_and_the_back_button_find_the_conversation_and_its_draft(page: Page) -> None:
     page.reload()
     expect(questions(page)).to_have_text("apples")
     titles(page).last.click()
@@ -46,8 +46,6 @@ def test_reload_and_the_back_button_find_the_conversation(page: Page) -> None:
     expect(questions(page)).to_have_text("apples")
     expect(page).to_have_title("apples · bmqwen")
 
-
-def test_a_draft_survives_a_reload(page: Page) -> None:
     field = page.get_by_role("textbox", name="Message")
     field.fill("half a thought")
     page.reload()
@@ -86,9 +84,13 @@ def test_search_shows_where_and_leads_there(page: Page) -> None:
     expect(page.locator(".branches")).to_have_text("2/2")
 
 
-def test_export_as_markdown(page: Page) -> None:
+def test_export_one(page: Page) -> None:
     text = downloaded(page, "Export as Markdown", "pears").read_text(encoding="utf-8")
     assert text == "# pears\n\n## Question 1\n\npears\n\n## Answer 1\n\nan answer about fruit\n"
+    content = json.loads(downloaded(page, "Export as JSON", "pears").read_text(encoding="utf-8"))
+    assert content["format"] == "bmqwen-conversations"
+    [talk] = content["conversations"]
+    assert [turn["text"] for turn in talk["turns"]] == ["pears", "an answer about fruit"]
 
 
 def test_presets(page: Page) -> None:
@@ -203,22 +205,20 @@ def test_a_reload_in_the_same_moment_loses_nothing(page: Page) -> None:
     expect(page).to_have_title("pears · bmqwen")
 
 
-def test_delete_and_undo(page: Page) -> None:
-    act_on(page, "apples", "Delete")
-    expect(titles(page)).to_have_text(["pears"])
-    page.get_by_role("button", name="Undo").click()
-    expect(titles(page)).to_have_text(["apples", "pears"])
-    act_on(page, "pears", "Delete")
-    page.reload()
-    expect(titles(page)).to_have_text(["apples"])
-
-
-def test_another_tab_sees_what_is_new(page: Page) -> None:
+def test_delete_and_undo_in_all_tabs(page: Page) -> None:
     other = page.context.new_page()
     other.goto("/")
     expect(titles(other)).to_have_text(["apples", "pears"])
+    act_on(page, "apples", "Delete")
+    for tab in (page, other):
+        expect(titles(tab)).to_have_text(["pears"])
+    page.get_by_role("button", name="Undo").click()
+    for tab in (page, other):
+        expect(titles(tab)).to_have_text(["apples", "pears"])
     act_on(page, "pears", "Delete")
     expect(titles(other)).to_have_text(["apples"])
+    page.reload()
+    expect(titles(page)).to_have_text(["apples"])
 
 
 def downloaded(page: Page, action: str, title: str | None = None) -> Path:
@@ -255,13 +255,6 @@ def test_export_all_and_import_elsewhere(
     # The same file again makes copies; nothing is written over.
     imported(elsewhere, file)
     expect(titles(elsewhere)).to_have_text(["apples", "apples", "pears", "pears"])
-
-
-def test_export_one(page: Page) -> None:
-    content = json.loads(downloaded(page, "Export as JSON", "pears").read_text(encoding="utf-8"))
-    assert content["format"] == "bmqwen-conversations"
-    [conversation] = content["conversations"]
-    assert [turn["text"] for turn in conversation["turns"]] == ["pears", "an answer about fruit"]
 
 
 def turn(identity: str, parent: str, role: str = "user", text: Any = "x") -> dict[str, Any]:
