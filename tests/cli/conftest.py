@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bmqwen.cli import app as program
 from support.program import Run
 
 
@@ -46,6 +47,22 @@ def bmqwen(environment: dict[str, str]) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def bmqwen_here(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Runs a command in this process, where what matters is what it says: starting Python takes longer."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        code = program.run([str(argument) for argument in arguments])
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return here
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ def test_on_the_simulator(bmqwen: Run, compiled: Callable[[Kind, Format, int], C
     assert measured["device_bytes"] > 100_000
 
 
-def test_what_is_refused(bmqwen: Run, chatterbox: Path) -> None:
-    assert_refused(bmqwen("bench", chatterbox, "--engine", "sim"), "engine sim runs compiled models only")
-    assert_refused(bmqwen("bench", chatterbox, "--repeats", "0"), "--repeats")
-    assert_refused(bmqwen("bench", chatterbox, "--context", "64", "-p", "x" * 100), "tokens", "-p")
+def test_what_is_refused(bmqwen_here: Run, chatterbox: Path) -> None:
+    assert_refused(
+        bmqwen_here("bench", chatterbox, "--engine", "sim"), "engine sim runs compiled models only"
+    )
+    assert_refused(bmqwen_here("bench", chatterbox, "--repeats", "0"), "--repeats")
+    assert_refused(bmqwen_here("bench", chatterbox, "--context", "64", "-p", "x" * 100), "tokens", "-p")

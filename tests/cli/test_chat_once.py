@@ -151,14 +151,16 @@ def test_a_variable_that_is_no_switch(bmqwen: Run) -> None:
     assert_refused(bmqwen("chat", "-p", "hi", BMQWEN_OFFLINE="maybe"), "BMQWEN_OFFLINE", "it must be 1 or 0")
 
 
-def test_bad_input_is_one_line_before_anything_is_loaded(bmqwen: Run, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_before_anything_is_loaded(
+    bmqwen: Run, bmqwen_here: Run, tmp_path: Path
+) -> None:
     missing = tmp_path / "missing"
-    assert_refused(bmqwen("chat", missing, "-p", ""), "the prompt is empty")
-    assert_refused(bmqwen("chat", missing, "-p", " \n"), "the prompt is empty")
+    assert_refused(bmqwen_here("chat", missing, "-p", ""), "the prompt is empty")
+    assert_refused(bmqwen_here("chat", missing, "-p", " \n"), "the prompt is empty")
     assert_refused(bmqwen("chat", missing), "the prompt is empty")
     assert_refused(bmqwen("chat", missing, stdin=b"a\n\xc4\xe3"), "not UTF-8", "line 2", "byte 3", "iconv")
-    assert_refused(bmqwen("chat", missing, "-p", "hi"), str(missing))
-    assert_refused(bmqwen("chat", missing, "-p", "hi", "--temperature", "9"), "temperature", "9.0")
+    assert_refused(bmqwen_here("chat", missing, "-p", "hi"), str(missing))
+    assert_refused(bmqwen_here("chat", missing, "-p", "hi", "--temperature", "9"), "temperature", "9.0")
     assert_refused(bmqwen("chat", missing, "--json", stdin="/help\n"), "--json")
 
 
@@ -175,7 +177,9 @@ def test_an_engine_that_cannot_run_a_checkpoint_is_wrong_usage(bmqwen: Run, talk
     assert_refused(bmqwen("chat", talker, "-p", "hi", "--engine", "sim"), "engine sim", "bmqwen compile")
 
 
-@pytest.mark.parametrize("model", [(), ("qwen1.5-0.5b-chat",), ("someone/some-model",)])
+@pytest.mark.parametrize(
+    "model", [(), pytest.param(("qwen1.5-0.5b-chat",), marks=pytest.mark.thorough), ("someone/some-model",)]
+)
 def test_what_cannot_be_run_here_is_not_downloaded(
     bmqwen: Run, environment: dict[str, str], tmp_path: Path, model: tuple[str, ...]
 ) -> None:

@@ -84,31 +84,35 @@ def test_alone_there_is_no_float_model(bmqwen: Run, tiny: Path, text: Path) -> N
     assert "mean_kl" not in content["texts"][0]
 
 
-def test_every_mistake_is_one_line(bmqwen: Run, tiny: Path, text: Path, tmp_path: Path) -> None:
+def test_every_mistake_is_one_line(bmqwen_here: Run, tiny: Path, text: Path, tmp_path: Path) -> None:
     empty, binary, short, table = (tmp_path / name for name in ("empty", "binary", "short", "table.csv"))
     empty.touch()
     binary.write_bytes(bytes(range(256)))
     short.write_text("a")
     table.write_text("question,answer\nwhy,A\n")
-    assert_refused(bmqwen("evaluate", tiny, "--text", short, "--recipe", "int5"), "--recipe int5 is neither")
+    assert_refused(
+        bmqwen_here("evaluate", tiny, "--text", short, "--recipe", "int5"), "--recipe int5 is neither"
+    )
     for path, words in (
         (tmp_path / "missing", "cannot be read"),
         (tmp_path, "cannot be read"),
         (empty, "is empty"),
         (binary, "not UTF-8 text"),
     ):
-        assert_refused(bmqwen("evaluate", tiny, "--text", path), str(path), words)
-    assert_refused(bmqwen("evaluate", tiny, "--choices", table), "lacks the column A")
+        assert_refused(bmqwen_here("evaluate", tiny, "--text", path), str(path), words)
+    assert_refused(bmqwen_here("evaluate", tiny, "--choices", table), "lacks the column A")
     table.write_text(QUESTIONS)
-    assert_refused(bmqwen("evaluate", tiny, "--choices", table, "--dev", tmp_path), "table_dev.csv")
-    assert_refused(bmqwen("evaluate", tmp_path / "nowhere/x", "--text", text), "nowhere")
-    done = bmqwen("evaluate", tiny, "--text", short, "--alone", "--quant", "f32", "--json")
+    assert_refused(bmqwen_here("evaluate", tiny, "--choices", table, "--dev", tmp_path), "table_dev.csv")
+    assert_refused(bmqwen_here("evaluate", tmp_path / "nowhere/x", "--text", text), "nowhere")
+    done = bmqwen_here("evaluate", tiny, "--text", short, "--alone", "--quant", "f32", "--json")
     assert done.returncode == 2
     assert "has 1 token," in done.stderr.splitlines()[-1]
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "way", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough), signal.SIGKILL]
+)
 def test_whatever_ends_it_nothing_is_left_behind(
     way: signal.Signals, environment: dict[str, str], bmqwen: Run, tiny: Path, text: Path, cli_folder: Path
 ) -> None:

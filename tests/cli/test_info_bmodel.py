@@ -13,15 +13,15 @@ pytestmark = pytest.mark.simulator
 
 
 @pytest.mark.parametrize("content", [b"", b"\xee\xaa\x55\xff", b"not a bmodel" * 100])
-def test_what_is_no_bmodel_is_refused_in_one_line(content: bytes, bmqwen: Run, tmp_path: Path) -> None:
+def test_what_is_no_bmodel_is_refused_in_one_line(content: bytes, bmqwen_here: Run, tmp_path: Path) -> None:
     (tmp_path / "foreign.bmodel").write_bytes(content)
     for options in ([], ["--json"]):
         assert_refused(
-            bmqwen("info", tmp_path / "foreign.bmodel", *options), "foreign.bmodel is not a bmodel"
+            bmqwen_here("info", tmp_path / "foreign.bmodel", *options), "foreign.bmodel is not a bmodel"
         )
 
 
-def test_nets_shapes_and_memory_and_a_cut_file(bmqwen: Run, tmp_path: Path) -> None:
+def test_nets_shapes_and_memory_and_a_cut_file(bmqwen: Run, bmqwen_here: Run, tmp_path: Path) -> None:
     compiled = compile_text(
         open_toolchain(), tmp_path / "net", "linear", linear_text("linear", 8), Recipe("F16")
     )
@@ -42,4 +42,4 @@ def test_nets_shapes_and_memory_and_a_cut_file(bmqwen: Run, tmp_path: Path) -> N
     content = compiled.bmodel.read_bytes()
     for size in (200, len(content) // 2, len(content) - 1):
         cut.write_bytes(content[:size])
-        assert_refused(bmqwen("info", cut), "cut.bmodel is")
+        assert_refused(bmqwen_here("info", cut), "cut.bmodel is")

@@ -49,15 +49,15 @@ def test_a_model_is_quantised_and_taken_as_it_is(bmqwen: Run, tiny: Path, tmp_pa
     assert "evaluated on own.txt" in bmqwen("info", tmp_path / "onnx").stdout
 
 
-def test_mistakes_are_one_line(bmqwen: Run, tiny: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(bmqwen_here: Run, tiny: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("hello")
     made = tmp_path / "made"
     assert_refused(
-        bmqwen("quantize", tiny, "-o", made, "--calibrate", short, "--group-size", "32"), "too few"
+        bmqwen_here("quantize", tiny, "-o", made, "--calibrate", short, "--group-size", "32"), "too few"
     )
     assert_refused(
-        bmqwen("quantize", tiny, "-o", made, "--budget", "1", "--quant", "int8"), "--budget chooses"
+        bmqwen_here("quantize", tiny, "-o", made, "--budget", "1", "--quant", "int8"), "--budget chooses"
     )
     assert not made.exists()
-    assert_refused(bmqwen("evaluate", tiny, "--text", short, "--record"), "--record needs a bundle")
+    assert_refused(bmqwen_here("evaluate", tiny, "--text", short, "--record"), "--record needs a bundle")

@@ -232,7 +232,7 @@ def test_one_failure_ends_the_other_compilers(model: Path, tmp_path: Path) -> No
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize("damaged", ["joined", "stage", "weights"])
+@pytest.mark.parametrize("damaged", ["joined", pytest.param("stage", marks=pytest.mark.thorough), "weights"])
 def test_damaged_work_is_done_again(damaged: str, model: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     run(model, whole, stand_in(tmp_path / "other"))

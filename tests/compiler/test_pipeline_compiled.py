@@ -90,6 +90,8 @@ def test_compiled_twice_is_byte_for_byte_equal(
     assert first.details["device_bytes"] > 2 * 2 * 96 * 128 * 2
 
 
+# By default with a stand-in: `test_after_a_kill_the_orphans_end_and_the_rest_is_compiled`.
+@pytest.mark.thorough
 def test_killed_in_the_middle_it_goes_on(model: Path, cache: Path, tmp_path: Path) -> None:
     arguments = [
         "compile",
@@ -122,7 +124,7 @@ def test_killed_in_the_middle_it_goes_on(model: Path, cache: Path, tmp_path: Pat
     assert [p.name for p in (cache / "compile").iterdir() if p.is_dir()] == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 def test_interrupted_it_says_how_to_go_on(
     how: signal.Signals, model: Path, cache: Path, tmp_path: Path
 ) -> None:

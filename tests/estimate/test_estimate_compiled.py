@@ -21,6 +21,7 @@ from bmqwen.util.progress import Silent
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import Kind, tiny_config, write_checkpoint
 from support.compiled_models import CompiledModel
+from support.kept_nets import compile_net
 
 pytestmark = pytest.mark.simulator
 LAYERS, CONTEXT = 5, 64
@@ -53,7 +54,9 @@ def bundle(simulator: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="module")
 def estimated() -> Estimate:
     """The same model from its configuration."""
-    return predict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bmqwen.estimate.net_store.compile_net", compile_net)
+        return predict()
 
 
 def predict() -> Estimate:

@@ -30,7 +30,7 @@ def test_numbers_below(limit: int) -> None:
 @pytest.mark.parametrize(
     ("extent", "cases"),
     [
-        pytest.param(("--phases", "fuzzing,stateful", "--max-examples", "4"), 70, id="at random"),
+        pytest.param(("--phases", "fuzzing,stateful", "--max-examples", "2"), 35, id="at random"),
         # Each field at the edges of its schema as well.
         pytest.param(("--max-examples", "20"), 1000, id="whole", marks=pytest.mark.thorough),
     ],

@@ -58,7 +58,7 @@ def test_one_sentence_and_exit_code_2(
     ("options", "code", "words"),
     [
         (("--device", "7"), 2, "no device 7"),
-        (("--device", "0,1"), 2, "no device 1"),
+        pytest.param(("--device", "0,1"), 2, "no device 1", marks=pytest.mark.thorough),
         (("--context", "999999"), 2, "context length"),
         (("--engine", "tpu"), 2, "runs compiled models only"),
     ],
