@@ -223,7 +223,7 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
             tokens: as many as it takes.
             cache: float32 [2 * layers, n, kv_heads, head_dim]: n cached rows, a layer's keys before its values.
             states: those of recurrent layers after the n tokens, float32, by `state_names`; None: of no tokens.
-            committed: how many of the tokens the states are to have seen after the step; None: all.
+            committed: how many of the tokens the states are to have seen after the step, 1 of a single one; None: all.
         """
         position, count, nets, half = cache.shape[1], len(tokens), self._device_nets, self._nets.half
         self._begin_step()
