@@ -118,7 +118,15 @@ def test_a_reader_that_leaves_ends_it_quietly(chatterbox: Path, environment: dic
     assert "BrokenPipe" not in errors
 
 
-@pytest.mark.parametrize("command", [("chat", "-p", "hi"), ("info",), ("list",), ("--help",), ("--version",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("chat", "-p", "hi"),
+        ("info",),
+        ("--help",),
+        *(pytest.param((name,), marks=pytest.mark.thorough) for name in ("list", "--version")),
+    ],
+)
 def test_a_full_disk_is_said(command: tuple[str, ...], talker: Path, environment: dict[str, str]) -> None:
     model = [str(talker)] if command[0] in ("chat", "info") else []
     call = [sys.executable, "-m", "bmqwen", *command, *model]

@@ -368,7 +368,7 @@ def test_two_engines_behind_one_queue(thinker: Path, serve_folder: Path) -> None
         until(lambda: server.metric("bmqwen_engine_ready") == 2)
         assert len(server.engines) == 2
         texts = [f"conversation {number} " + "word " * 30 for number in range(4)]
-        ask = {"max_tokens": 300, "temperature": 0}
+        ask = {"max_tokens": 100, "temperature": 0}
         with ThreadPoolExecutor(4) as pool:
             first = list(pool.map(lambda text: server.chat(text, **ask), texts))
         saved = [line for line in server.client.get("/metrics").text.splitlines() if "memory_bytes{" in line]
@@ -381,14 +381,13 @@ def test_two_engines_behind_one_queue(thinker: Path, serve_folder: Path) -> None
             assert usage["prompt_tokens_details"]["cached_tokens"] >= usage["prompt_tokens"] - 4
 
 
-def test_a_slow_request_holds_up_nobody(talker: Path, serve_folder: Path) -> None:
-    with live_server(talker, cache=serve_folder / "cache") as server:
-        host, port = server.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as slow:
-            slow.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            )
-            assert server.chat("say it")["choices"][0]["message"]["content"] == SAYS
+def test_a_slow_request_holds_up_nobody(talking: LiveServer) -> None:
+    host, port = talking.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as slow:
+        slow.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        )
+        assert talking.chat("say it")["choices"][0]["message"]["content"] == SAYS
 
 
 def test_page_files_are_compressed_and_kept(talking: LiveServer) -> None:

@@ -54,7 +54,7 @@ def test_a_killed_engine_is_started_again(chatterbox: Path, serve_folder: Path) 
         assert "Traceback" not in server.log
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
 def test_stopping_lets_short_answers_finish(talker: Path, serve_folder: Path, number: signal.Signals) -> None:
     with live_server(talker, cache=serve_folder / "cache") as server:
         stream = server.stream("say it")
