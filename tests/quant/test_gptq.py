@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bmqwen.quant.gptq import DAMPING, Compensation, damped, factor_in_place
+from bmqwen.quant.gptq import DAMPING, Compensation, damp, factor_in_place
 from bmqwen.quant.rounding import quantize
 
 Matrix = NDArray[np.float32]
@@ -25,10 +25,10 @@ def loss(matrix: Matrix, rounded: Matrix, moments: Matrix) -> float:
 
 def test_feedback_and_weights_are_a_factorisation_of_the_moments() -> None:
     _, moments = example()
-    made = Compensation.prepare(moments, 600, 4, 64)
+    made = Compensation.prepare(moments.copy(), 600, 4, 64)
     assert not np.tril(made.feedback, -1).any()
     np.testing.assert_allclose(np.diagonal(made.feedback), 1, rtol=1e-6)
-    wanted = damped(moments, DAMPING * (1 + 4 * 192 / 600))[np.ix_(made.order, made.order)]
+    wanted = damp(moments.copy(), DAMPING * (1 + 4 * 192 / 600))[np.ix_(made.order, made.order)]
     np.testing.assert_allclose(
         (made.feedback * made.weights) @ made.feedback.T, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
     )
@@ -36,7 +36,7 @@ def test_feedback_and_weights_are_a_factorisation_of_the_moments() -> None:
 
 def test_the_factor_is_that_of_numpy() -> None:
     _, moments = example()
-    a = damped(moments, 0.1)
+    a = damp(moments.copy(), 0.1)
     factor = a.copy()
     factor_in_place(factor, block=50)
     np.testing.assert_allclose(factor, np.linalg.cholesky(a), rtol=0, atol=1e-4 * np.abs(factor).max())
@@ -46,7 +46,7 @@ def test_the_factor_is_that_of_numpy() -> None:
 
 def test_groups_stay_together_and_come_by_energy() -> None:
     _, moments = example(columns=160)  # the last group is half a one
-    made = Compensation.prepare(moments, 600, 4, 64)
+    made = Compensation.prepare(moments.copy(), 600, 4, 64)
     assert sorted(made.order) == list(range(160))
     energy = np.diagonal(moments)
     means = []
@@ -63,7 +63,7 @@ def test_it_loses_less_than_rounding_to_nearest(bits: int, group: int) -> None:
     weights, moments = example()
     nearest = quantize(weights, bits, group, search=False).dequantize()
     searched = quantize(weights, bits, group).dequantize()
-    made = Compensation.prepare(moments, 600, bits, group)
+    made = Compensation.prepare(moments.copy(), 600, bits, group)
     first, swept = (made.round(weights, sweeps).dequantize() for sweeps in (0, 2))
     least = min(loss(weights, nearest, moments), loss(weights, searched, moments))
     assert loss(weights, first, moments) < 0.6 * least
@@ -72,7 +72,7 @@ def test_it_loses_less_than_rounding_to_nearest(bits: int, group: int) -> None:
 
 def test_a_grid_is_one_that_the_chip_holds() -> None:
     weights, moments = example()
-    grid = Compensation.prepare(moments, 600, 4, 64).round(weights)
+    grid = Compensation.prepare(moments.copy(), 600, 4, 64).round(weights)
     assert grid.codes.max() <= 15
     assert grid.zeros.max() <= 15
     assert (grid.scales == grid.scales.astype(np.float16)).all()
@@ -84,7 +84,7 @@ def test_a_grid_is_one_that_the_chip_holds() -> None:
 def test_weights_on_a_grid_stay_there() -> None:
     weights, moments = example()
     grid = quantize(weights, 8, 64, search=False).dequantize()
-    again = Compensation.prepare(moments, 600, 8, 64).round(grid).dequantize()
+    again = Compensation.prepare(moments.copy(), 600, 8, 64).round(grid).dequantize()
     assert loss(grid, again, moments) < 1e-5 * loss(weights, grid, moments)
 
 
@@ -103,6 +103,6 @@ def test_moments_of_too_few_tokens_do_no_harm(tokens: int) -> None:
 
 def test_rows_do_not_depend_on_each_other() -> None:
     weights, moments = example()
-    made = Compensation.prepare(moments, 600, 4, 64)
+    made = Compensation.prepare(moments.copy(), 600, 4, 64)
     whole, half = made.round(weights), made.round(weights[:24])
     np.testing.assert_array_equal(whole.codes[:24], half.codes)

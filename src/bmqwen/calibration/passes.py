@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bmqwen.emit.numpy import NumpyOps, Rows, WatchedOps
 from bmqwen.emit.weight_blocks import WeightBlocks
 from bmqwen.model.config import ModelConfig
-from bmqwen.quant.gptq import damped
+from bmqwen.quant.gptq import damp
 from bmqwen.weights.weights import Grid, Weights
 
 # A drift is learnt on all tokens but every so manieth, and believed as far as those bear it out.
@@ -47,7 +47,7 @@ class Drift:
         out by tokens that it was not learnt from.
         """
         seen, held = self.lacking(matrix)
-        change = np.linalg.solve(damped(self.seen, RIDGE), seen.T).T
+        change = np.linalg.solve(damp(self.seen.copy(), RIDGE), seen.T).T
         energy = float(np.einsum("nk,nk->", change @ self.held, change))
         worth = float(np.einsum("nk,nk->", change, held)) / energy if energy > 0 else 0.0
         better = matrix.copy()

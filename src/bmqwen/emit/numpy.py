@@ -142,7 +142,9 @@ class NumpyOps:
     def swiglu(self, gate_up: Rows) -> Rows:
         """Emit silu(gate) * up."""
         gate, up = np.split(gate_up, 2, axis=1)
-        y: Rows = gate * _sigmoid(gate) * up
+        y = _sigmoid(gate)
+        y *= gate
+        y *= up
         return y
 
     def last_layer_rows(self, x: Rows, attended: Rows) -> tuple[Rows, Rows]:
@@ -220,11 +222,15 @@ class WatchedOps(NumpyOps):
 
     def watch(self, values: Rows) -> None:
         """Note the largest of some values."""
-        self.largest = float(np.maximum(self.largest, np.abs(values).max()))
+        # Of all calibration tokens they may be gigabytes: without a second array of that size.
+        self.largest = float(np.maximum(self.largest, np.maximum(values.max(), -values.min())))
 
 
 def _sigmoid(x: Rows) -> Rows:
-    y: Rows = 0.5 * (1 + np.tanh(x * 0.5))
+    y: Rows = x * np.float32(0.5)
+    np.tanh(y, out=y)
+    y += 1
+    y *= np.float32(0.5)
     return y
 
 
