@@ -110,7 +110,7 @@ def test_a_pdf_without_text_is_refused(visit: Visit, talking: LiveServer) -> Non
         ("scan.pdf", pdf_file("", ""), "scan.pdf contains only pictures, no text."),
         ("secret.pdf", pdf_file("(hello)", locked=True), "secret.pdf is protected by a password."),
         ("half.pdf", pdf_file("(hello)")[:60], "half.pdf cannot be read as a PDF"),
-        ("long.pdf", pdf_file(*[f"({'x' * 60})"] * 20), "The text of long.pdf has more than 1 kB"),
+        ("long.pdf", pdf_file(*[f"({'x' * 60})"] * 20), "The text of long.pdf is longer than 1 kB"),
     ):
         attach(page, name, data)
         expect(notice).to_contain_text(sentence)

@@ -53,10 +53,10 @@ def test_an_answer_that_never_began(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "kind", "last"),
     [
-        ("/v1/chat/completions", EVENTS, 'data: {"error":{"message":"the process that took'),
+        ("/v1/chat/completions", EVENTS, 'data: {"error":{"message":"the process that accepted'),
         ("/v1/messages", MessageWriter.framing.media_type, 'event: error\ndata: {"type":"error"'),
         ("/v1/responses", EVENTS, 'event: error\ndata: {"type":"error","sequence_number":0'),
-        ("/api/chat", OllamaWriter.framing.media_type, '{"error":"the process that took'),
+        ("/api/chat", OllamaWriter.framing.media_type, '{"error":"the process that accepted'),
     ],
 )
 def test_a_stream_that_was_cut(path: str, kind: bytes, last: str) -> None:
