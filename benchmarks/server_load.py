@@ -190,8 +190,9 @@ def overhead_check(options: argparse.Namespace, served: Sequence[str]) -> Check:
     speeds = []
     for _ in range(options.starts):
         with (
-            ServedModel(options.model, served) as server,
-            load(options.model, threads=options.threads) as engine,
+            # A server remembers earlier answers, of which drafts come; the bare engine is reset.
+            ServedModel(options.model, [*served, "--draft", "off"]) as server,
+            load(options.model, threads=options.threads, draft="off") as engine,
         ):
             speeds.append(overhead(server, engine, ROUNDS, options.new_tokens))
     losses = sorted(1 - loud / bare for bare, loud in speeds)
