@@ -230,8 +230,9 @@ class Architecture:
         if last:
             x, attended = ops.last_layer_rows(x, attended)
         x, h = ops.add_rms_norm(x, attended, f"{place}.post_attention_layernorm")
-        gate_up = ops.linear(h, f"{place}.mlp.gate_proj", f"{place}.mlp.up_proj")
-        return x, ops.linear(ops.swiglu(gate_up), f"{place}.mlp.down_proj")
+        # In one expression: of a calibration's tokens gate and up are gigabytes, which nobody is to hold any longer.
+        mlp = ops.swiglu(ops.linear(h, f"{place}.mlp.gate_proj", f"{place}.mlp.up_proj"))
+        return x, ops.linear(mlp, f"{place}.mlp.down_proj")
 
     def attention(self, ops: Ops[T, H], h: T, layer: int, place: str) -> T:
         """Emit the attention of a layer whose tensors' names begin with `place`: [C, hidden] to [C, hidden]."""
