@@ -19,7 +19,7 @@ FAULTS = [
     (400, "context_length_exceeded", "no longer fits into the model's context", False),
     (413, "request_too_large", "more than the server takes in one request", False),
     (429, "queue_full", "its queue is full", False),
-    (503, "engine_lost", "The engine is restarting.", False),
+    (503, "engine_lost", "The engine stopped unexpectedly", False),
     (503, "not_ready", "The server is loading the model.", False),
     (404, "model_not_found", "The server runs another model now.", False),
     (400, "invalid_request", "The server refused the request.", True),
@@ -70,7 +70,7 @@ def fail_midway(page: Page, ending: str) -> None:
 
 
 ENDINGS = [
-    ('data: {"error": {"message": "gone", "code": "engine_lost"}}\n\n', "The engine is restarting."),
+    ('data: {"error": {"message": "gone", "code": "engine_lost"}}\n\n', "The engine stopped unexpectedly"),
     ('data: {"error": {"message": "stops", "code": "not_ready"}}\n\n', "The server was stopped before"),
     ("", "The connection broke before the answer was complete."),
 ]

@@ -111,7 +111,7 @@ def test_an_earlier_turn_is_edited(say: Run) -> None:
 
 
 def test_the_last_answer_is_given_again(say: Run) -> None:
-    done = say("/set temperature 0", "/regen", "hi", "/set max_tokens 1", "/regen", "/regen", "/show")
+    done = say("/set temperature 0", "/regen", "hi", "/set max_tokens 1", "/regen", "/retry", "/show")
     assert done.stdout == f"{SAYS}\nhello\nhello\n[1] hi\n\nhello\n"
     assert "there is no answer yet" in done.stderr
     assert done.stderr.count("the same answer, since temperature is 0") == 1
@@ -161,6 +161,7 @@ def test_help_names_every_command(say: Run) -> None:
     for command in COMMANDS:
         for name in (command.name, *command.aliases):
             assert name in done.stdout
+        assert f"{command.name} {command.usage}".rstrip() + "  " in done.stdout, "a summary stands apart"
 
 
 @pytest.mark.parametrize(

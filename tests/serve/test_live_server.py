@@ -255,6 +255,14 @@ def test_bodies_that_are_no_requests(talking: LiveServer, body: bytes, status: i
     assert talking.chat("say it")["choices"][0]["message"]["content"] == SAYS
 
 
+def test_a_body_in_another_encoding_is_told_so(talking: LiveServer) -> None:
+    body = '{"messages": [{"role": "user", "content": "你好"}]}'.encode("gbk")
+    headers = {"content-type": "application/json"}
+    response = talking.client.post("/v1/chat/completions", content=body, headers=headers)
+    assert response.status_code == 400
+    assert "not valid JSON in UTF-8" in error_of(response)["message"]
+
+
 def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
     for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
         response = talking.post(path, [])

@@ -24,7 +24,7 @@ COMMANDS = (
     Command("/show", "", "the conversation so far, its turns numbered"),
     Command("/reset", "", "start a new conversation; the system message stays", aliases=("/clear",)),
     Command("/system", "[TEXT]", 'show or change the system message; "" removes it', r"(?s).*"),
-    Command("/regen", "", "another answer to the last question"),
+    Command("/regen", "", "another answer to the last question", aliases=("/retry",)),
     Command(
         "/edit", "N [TEXT]", "change what you wrote in turn N, and go on from there", r"(?s)\d{1,9}(\s.*)?"
     ),
@@ -76,7 +76,8 @@ def help_text() -> str:
         ("Ctrl-C", "stop the answer; at the prompt: clear the line, twice: leave"),
         ("Ctrl-D", "leave"),
     ]
-    return "\n".join(f"  {left:<20}{right}" for left, right in rows)
+    width = max(len(left) for left, _ in rows) + 2
+    return "\n".join(f"  {left:<{width}}{right}" for left, right in rows)
 
 
 _ROWS = {row.name: row for row in PARAMETERS}

@@ -148,7 +148,7 @@ async def _http(request: Request, error: HTTPException) -> Response:
         response = error_response(MethodRefusedError(f"{where} is not offered: use {methods}"), path)
         response.headers["allow"] = methods
         return response
-    return error_response(RequestError("the request cannot be read: it is not valid JSON"), path)
+    return error_response(RequestError("the request cannot be read: it is not valid JSON in UTF-8"), path)
 
 
 def _describe(app: FastAPI, vocab_size: int) -> None:

@@ -13,6 +13,7 @@ from bmqwen.runtime.child_process import STOP_SECONDS, ChildProcess
 from bmqwen.serve.pool.job import Job, Read, Started
 from bmqwen.serve.pool.watchdog import Watchdog
 from bmqwen.serve.pool.wire import EngineConfig, EngineFacts, EngineState, Message, decode, encode
+from bmqwen.util.text import counted
 
 LOG = logging.getLogger("bmqwen.serve")
 LINE_BYTES = 1 << 26
@@ -20,7 +21,7 @@ LINE_BYTES = 1 << 26
 KEEP_SECONDS = 30.0
 ENGINE_MODULE = "bmqwen.serve.pool.engine_process"
 # Seconds before an engine that ended is started again, the longer the more often it ended without an answer between.
-PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+PAUSES = (0, 1, 2, 5, 10, 30)
 # How often an engine is started that never was ready, unless it says itself why it cannot be.
 FIRST_TRIES = 3
 # Weight of the newest answer in averages.
@@ -181,7 +182,7 @@ class Replica:
             pause = PAUSES[min(self._failures, len(PAUSES) - 1)]
             self._failures += 1
             self.restarts += 1
-            LOG.warning("%s; starting it again%s", error, f" in {pause:g} seconds" if pause else "")
+            LOG.warning("%s; starting it again%s", error, f" in {counted(pause, 'second')}" if pause else "")
             await asyncio.sleep(pause)
             self.state = "loading"
 
