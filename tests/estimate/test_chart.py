@@ -1,6 +1,7 @@
 """Charts and traces of a recorded timeline: whole, and with what they claim to show."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -50,6 +51,16 @@ def test_a_picture_says_what_it_shows(estimate: Estimate, tmp_path: Path) -> Non
     assert f"{SHAPE}: first of 1 layers" in texts
     for share in estimate.forecast.time_shares.values():
         assert f"{share:.1%}" in texts
+    width = float(root.attrib["viewBox"].split()[2])
+    shares = [
+        element
+        for element in root.iter()
+        if (element.text or "").endswith("%") and " " in (element.text or "")
+    ]
+    assert len(shares) == len(estimate.forecast.time_shares)
+    for element in shares:
+        place = re.search(r"translate\(([-\d.]+)", element.attrib.get("transform", ""))
+        assert 0 < float(place[1] if place else element.attrib["x"]) < 0.9 * width
 
 
 def test_a_picture_needs_its_library_and_a_known_kind(

@@ -73,7 +73,10 @@ def _shares(axes: "Axes", estimate: Estimate) -> None:
             bars.append(axes.barh(row, share, left=left, color=COLOURS[part]))
             left += share
     labels = [f"{PART_LABELS[part]} {share:.1%}" for part, share in f.time_shares.items()]
-    axes.legend(bars, labels, ncols=len(labels), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    # In two rows: six parts side by side are wider than the picture.
+    axes.legend(
+        bars, labels, ncols=-(-len(labels) // 2), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False
+    )
     axes.set_yticks(range(2), ["a token's bytes", "a token's time"])
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter("{x:.0%}")
