@@ -128,9 +128,9 @@ class Batcher:
     def _begin_step(self) -> bool:
         """Begin a step of those that have none under way, if it is time for one."""
         busy = [generation for step in self._under_way for generation, _ in step]
-        if len(busy) == len(self._running):
-            return False
         ready = [generation for generation in self._running if generation not in busy]
+        if not ready:
+            return False
         writing = [generation for generation in ready if not generation.reading]
         readers = [generation for generation in ready if generation.reading]
         answers = sum(not generation.reading for generation in self._running)
