@@ -285,6 +285,7 @@ def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
             "prompt",
             "prompt has 257 entries, but at most 256 are allowed",
         ),
+        ("completions", {"prompt": []}, "prompt", "prompt is empty: at least one entry is needed"),
         ("completions", {"prompt": ["a", 5]}, "prompt[1]", "prompt[1] is 5: input should be a valid string"),
         (
             "completions",
@@ -322,7 +323,7 @@ def test_a_body_that_is_no_object_is_told_so(talking: LiveServer) -> None:
         ),
         ("../tokenize", {}, "prompt", "prompt is missing"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_the_reason_named_is_the_reason(
     talking: LiveServer, path: str, body: dict[str, object], param: str, words: str

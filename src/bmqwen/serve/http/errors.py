@@ -145,6 +145,8 @@ def refused(details: Sequence[ErrorDetails], path: str = "/v1/chat/completions")
         return RequestError(
             f"{param} has {ctx['actual_length']} entries, but at most {ctx['max_length']} are allowed", param
         )
+    if kind == "too_short" and not value:
+        return RequestError(f"{param} is empty: at least one entry is needed", param)
     message = str(detail["msg"]).replace(" after validation", "")
     words = message[:1].lower() + message[1:]
     return RequestError(f"{param or 'the body'} is {_short(value)}: {words}", param)
