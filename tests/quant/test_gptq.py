@@ -28,7 +28,7 @@ def test_feedback_and_weights_are_a_factorisation_of_the_moments() -> None:
     made = Compensation.prepare(moments.copy(), 600, 4, 64)
     assert not np.tril(made.feedback, -1).any()
     np.testing.assert_allclose(np.diagonal(made.feedback), 1, rtol=1e-6)
-    wanted = damp(moments.copy(), DAMPING * (1 + 4 * 192 / 600))[np.ix_(made.order, made.order)]
+    wanted = damp(moments.copy(), DAMPING * 192 / 600)[np.ix_(made.order, made.order)]
     np.testing.assert_allclose(
         (made.feedback * made.weights) @ made.feedback.T, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
     )

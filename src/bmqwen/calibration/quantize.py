@@ -35,7 +35,7 @@ from bmqwen.weights.weights import Grid
 
 METHOD = "GPTQ with rotation and drift correction"
 # Raised when the method changes, so that an interrupted run of an older one is not resumed.
-REVISION = 2
+REVISION = 3
 HEAD, TABLE, NORM = "lm_head.weight", "model.embed_tokens.weight", "model.norm"
 _HEAD_ROWS = 8192
 _STATE = "streams.safetensors"

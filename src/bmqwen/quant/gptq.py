@@ -18,11 +18,11 @@ from bmqwen.weights.weights import Grid
 
 Matrix = NDArray[np.float32]
 
-# What is added to H's diagonal, as a share of it, times 1 + 4 K / tokens: correlations that few tokens show are chance.
-DAMPING = 0.3
+# What is added to H's diagonal, as a share of it, times K / tokens: correlations that few tokens show are chance.
+DAMPING = 1.5
 # Rows rounded at once: the working arrays stay small.
 ROWS = 8192
-SWEEPS = 1
+SWEEPS = 2
 # Shares of a group's range that are tried for its grid.
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
@@ -55,7 +55,7 @@ class Compensation:
         A column that is never used counts a little all the same.
         """
         # Of 18,944 columns H takes 1.4 GB: there are three arrays of its size at once, and no more.
-        h = damp(moments, DAMPING * (1 + 4 * len(moments) / tokens))
+        h = damp(moments, DAMPING * len(moments) / tokens)
         energy, columns = np.diagonal(h).copy(), len(h)
         parts = [
             np.arange(start, min(start + group_size, columns)) for start in range(0, columns, group_size)
