@@ -34,7 +34,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def note(monkeypatch: pytest.MonkeyPatch, origin: object) -> None:
     """Let the installer have noted `origin`."""
     content = None if origin is None else json.dumps(origin)
-    monkeypatch.setattr(installation, "distribution", lambda _: Noted(content))
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: Noted(content))
 
 
 def test_a_checkout_is_installed_from_its_folder() -> None:
@@ -79,7 +79,7 @@ def test_a_copy_without_metadata_names_the_checkout(installed: Path, monkeypatch
     def missing(name: str) -> Noted:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(installation, "distribution", missing)
+    monkeypatch.setattr("importlib.metadata.distribution", missing)
     assert install_command("cpu") == "pip install '.[cpu]' in the checkout of bmqwen"
     assert installed.exists()
 

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,18 @@ def test_large_blocks_come_from_the_heap_only_inside() -> None:
         parts = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
         return any(start <= array.ctypes.data < stop for start, stop in parts)
 
-    with heap_of_huge_pages(96 << 20):
+    with heap_of_huge_pages(96 << 20) as placed:
+        assert placed
         inside = np.ones(64 << 20, np.uint8)
         assert in_heap(inside)
     # Larger than what may be free in the heap of a process that has done other work; it is not touched.
     assert not in_heap(np.empty(4 << 30, np.uint8))
+
+
+def test_another_thread_is_told_that_its_heap_is_not_meant() -> None:
+    def ask() -> bool:
+        with heap_of_huge_pages(1 << 20) as placed:
+            return placed
+
+    with ThreadPoolExecutor(1) as beside:
+        assert not beside.submit(ask).result()

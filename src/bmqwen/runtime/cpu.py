@@ -110,11 +110,12 @@ class CpuRuntime:
         path = bundle.path("model.onnx")
         try:
             # Each token reads all weights: about 10 % faster from large pages.
-            with heap_of_huge_pages(bundle.total_bytes):
+            with heap_of_huge_pages(bundle.total_bytes) as placed:
                 self._session: Any = ort.InferenceSession(
                     str(path), options, providers=["CPUExecutionProvider"]
                 )
-            use_huge_pages()
+            if not placed:
+                use_huge_pages()
         except Exception as error:
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error, 500)}"

@@ -3,6 +3,7 @@
 import ctypes
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +20,21 @@ _ANONYMOUS = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p [0-9a-f]+ 00:00 0\s*(\[he
 
 
 @contextmanager
-def heap_of_huge_pages(size: int) -> Iterator[None]:
+def heap_of_huge_pages(size: int) -> Iterator[bool]:
     """Let the main thread's allocations inside of the `with` block, `size` bytes or less, begin in pages of 2 MB.
 
     Moving them there afterwards, as `use_huge_pages` does, takes three times as long as filling them. It works with
-    glibc, whose heap is extended at once by that much; elsewhere nothing happens.
+    glibc, whose heap is extended at once by that much, and in the main thread; elsewhere nothing happens.
+    Yields whether it works here.
     """
     libc = ctypes.CDLL(None)
     mallopt = getattr(libc, "mallopt", None)
-    if sys.platform != "linux" or mallopt is None:
-        yield
+    if (
+        sys.platform != "linux"
+        or mallopt is None
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield False
         return
     mallopt(_TRIM_THRESHOLD, _LARGEST_MAPPED)
     mallopt(_MOST_MAPPED, 0)
@@ -38,9 +44,9 @@ def heap_of_huge_pages(size: int) -> Iterator[None]:
         libc.free.argtypes = (ctypes.c_void_p,)
         # More than is free in the heap as it is.
         libc.free(libc.malloc(_LARGEST_MAPPED))
-        for start, stop in _blocks(line for line in _maps() if "[heap]" in line):
-            _advise()(start, stop - start, _MADV_HUGEPAGE)
-        yield
+        blocks = _blocks(line for line in _maps() if "[heap]" in line)
+        refused = [_advise()(start, stop - start, _MADV_HUGEPAGE) for start, stop in blocks]
+        yield bool(refused) and not any(refused)
     finally:
         # What glibc arrives at by itself, once large blocks were freed.
         mallopt(_TOP_PAD, 128 << 10)
