@@ -19,8 +19,8 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
-from bmqwen.runtime.huge_pages import heap_of_huge_pages, use_huge_pages
 from bmqwen.runtime.kv_memory import KvMemory
+from bmqwen.runtime.large_pages import LargePages
 from bmqwen.runtime.recurrent_state import HostState
 from bmqwen.util.installation import install_command
 from bmqwen.util.text import counted, first_line
@@ -109,17 +109,13 @@ class CpuRuntime:
         options.log_severity_level = 4
         path = bundle.path("model.onnx")
         try:
-            # Each token reads all weights: about 10 % faster from large pages.
-            with heap_of_huge_pages(bundle.total_bytes) as placed:
-                self._session: Any = ort.InferenceSession(
-                    str(path), options, providers=["CPUExecutionProvider"]
-                )
-            if not placed:
-                use_huge_pages()
+            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error, 500)}"
             ) from error
+        # Each token reads all weights: 4 to 12 % faster from large pages.
+        self._pages = LargePages(bundle.total_bytes)
         self._run_options: Any = ort.RunOptions()
         # The package asks for this entry before each run, and finding none takes it a tenth of a millisecond.
         self._run_options.add_run_config_entry("gpu_graph_id", "0")
@@ -306,12 +302,15 @@ class CpuRuntime:
         binding.bind_output(result, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         for offset, total in enumerate(totals):
             self._kv.use(place + offset, total)
+        self._pages.used(now=True)
         try:
             self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:
             if self._run_options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
             raise DeviceError(f"ONNX Runtime failed: {first_line(error, 500)}") from error
+        finally:
+            self._pages.used(now=False)
         return logits
 
     def _binding(self, place: int, batch: int) -> Any:
@@ -365,6 +364,7 @@ class CpuRuntime:
         self._run_options.terminate = True
 
     def close(self) -> None:
+        self._pages.close()
         self._session = None
         self._bindings.clear()
 

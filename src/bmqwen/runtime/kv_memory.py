@@ -26,7 +26,7 @@ class KvMemory:
     """Rows of keys and values in places, each with room for one sequence of any length up to `rows`.
 
     The system gives a page of memory when a row in it is first written, so a long context costs nothing while it is not
-    used. (Shared memory, which nothing else maps: what is private is put into large pages, a layer's at a time.)
+    used. (Shared memory, which nothing else maps: some systems give private memory in pages of 2 MB.)
 
     Attributes:
         rows: float32 [2 * layers with a KV cache, places, kv_heads, rows, head_dim], a layer's keys before its values.
