@@ -1,7 +1,6 @@
 """One KV cache: what is fed, what is streamed, and what an interrupt leaves behind."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -185,7 +184,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers() -> None:
 def test_reading_another_number_of_tokens_is_the_runtimes_fault(read: int) -> None:
     class Wrong(ToyRuntime):
         def step(self, feeds: Sequence[Feed]) -> list[Output]:
-            return super().step([replace(feed, tokens=[*feed.tokens, 0][:read]) for feed in feeds])
+            return super().step([feed._replace(tokens=[*feed.tokens, 0][:read]) for feed in feeds])
 
     with pytest.raises(DeviceError, match="the runtime is at fault"):
         run(Session(Wrong(TOKENIZER.vocab_size, piece=len(PROMPT)), TOKENIZER), PROMPT)

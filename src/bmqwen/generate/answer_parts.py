@@ -1,8 +1,7 @@
 """The parts of an answer, told apart as its text streams: thoughts, text, tool calls."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bmqwen.util.text import overlap
 
@@ -14,8 +13,7 @@ TAGS: Mapping[PartKind, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """New text of a part. `call` counts the tool calls of an answer from 0; it is 0 for the other kinds."""
 
     kind: PartKind

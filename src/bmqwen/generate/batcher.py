@@ -119,7 +119,8 @@ class Batcher:
             for generation, fed in self._under_way.popleft():
                 generation.advance(fed)
         over = [generation for generation in self._running if generation.over]
-        self._running = [generation for generation in self._running if not generation.over]
+        for generation in over:
+            self._running.remove(generation)
         for generation in over:
             # It fails as late as its results are read.
             if isinstance(generation.error, DeviceError):

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from bmqwen.generate.suffix_index import SuffixIndex
+from bmqwen.generate.suffix_index import Match, SuffixIndex
 
 RowCosts = Callable[[], Mapping[int, float]]
 """What the next step may cost: as `Runtime.row_costs`."""
@@ -88,15 +88,20 @@ class Drafts:
 
     def propose(self, most: int) -> list[int]:
         """Return the tokens to check together with the newest one, `most` or fewer; none where that does not pay."""
+        self._guess, self._guess_rate, count, gain = [], None, 0, _WORTH
+        found, model = self._longest_match(), self._model()
+        if most < 1 or (found is None and model is None):
+            return self._check(0)
         costs = self._costs()
         longest = min(most, max(costs) - 1)
-        self._guess, self._guess_rate, count, gain = [], None, 0, _WORTH
         if longest < 1:
             return self._check(0)
-        if found := self._repeated(longest):
-            self._guess, self._guess_rate = found
+        if found is not None:
+            index, match = found
+            self._guess = index.after(match, longest)
+            self._guess_rate = self._rates[sum(match.length > length for length in _LENGTHS)]
             count, gain = self._guess_rate.best(costs, len(self._guess))
-        if (model := self._model()) is not None:
+        if model is not None:
             drafted, promised = self._model_rate.best(costs, longest, model.cost)
             if drafted and promised > gain:
                 self._guess, self._guess_rate = model.guess(self._own.tokens, drafted), self._model_rate
@@ -105,13 +110,13 @@ class Drafts:
 
     def accept(self, tokens: Sequence[int]) -> None:
         """Take the tokens that came since the last call: the drafted ones that were right, and one more."""
-        right = 0
-        while right < min(len(self._guess), len(tokens)) and self._guess[right] == tokens[right]:
-            right += 1
         if self._guess_rate is not None:
-            self._guess_rate.note(right, wrong=right < min(len(self._guess), len(tokens)))
-        self.accepted += min(right, self._checked)
-        self._guess, self._guess_rate, self._checked = [], None, 0
+            right, most = 0, min(len(self._guess), len(tokens))
+            while right < most and self._guess[right] == tokens[right]:
+                right += 1
+            self._guess_rate.note(right, wrong=right < most)
+            self.accepted += min(right, self._checked)
+            self._guess, self._guess_rate, self._checked = [], None, 0
         self._own.extend(tokens)
 
     def _check(self, count: int) -> list[int]:
@@ -119,18 +124,15 @@ class Drafts:
         self.proposed += count
         return self._guess[:count]
 
-    def _repeated(self, count: int) -> tuple[list[int], _Rate] | None:
-        """What followed the longest match, and the rate of such matches."""
+    def _longest_match(self) -> tuple[SuffixIndex, Match] | None:
+        """Where the newest tokens were seen before."""
         tail = self._own.tokens
         index, match = self._own, self._own.find(tail)
         if self._earlier is not None:
             other = self._earlier.find(tail)
             if other is not None and (match is None or other.length > match.length):
                 index, match = self._earlier, other
-        if match is None:
-            return None
-        place = sum(match.length > length for length in _LENGTHS)
-        return index.after(match, count), self._rates[place]
+        return None if match is None else (index, match)
 
 
 class EarlierAnswers:

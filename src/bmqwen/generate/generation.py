@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import NamedTuple
 
 from bmqwen.errors import BmqwenError
 from bmqwen.generate.answer_parts import TAGS
@@ -27,8 +28,7 @@ _numbers = count()
 _CLEAR_LEAD = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Tokens that a generation wants fed behind those of its slot.
 
     Attributes:
@@ -213,15 +213,16 @@ class Generation:
                     break
                 kept += 1
             drafts.accept(chosen)
-            # Of too close a choice the token before it is fed once more, by itself.
-            self._forget(kept - close)
+            if draft or close:
+                # Of too close a choice the token before it is fed once more, by itself.
+                self._forget(kept - close)
             if finish is not None:
                 break
             draft = [] if close else drafts.propose(limit - sampled - 1)
             newest = chosen[-1] if chosen else newest
             # A call that a draft begins holds the rows behind it to its grammar.
-            may_change = self._rounds_by_rows or grammar is not None
-            greedy = not (sampler.needs_logits or (draft and may_change))
+            may_change = bool(draft) and (self._rounds_by_rows or grammar is not None)
+            greedy = not (sampler.needs_logits or may_change)
             output = (yield Wanted([newest, *draft], every_row=bool(draft), greedy=greedy)).output
         finish = finish or "cancelled"
         self.pieces.extend(answer.finish(complete=finish == "stop" and not answer.stopped))
@@ -286,8 +287,7 @@ class Generation:
         """Choose the token after a row; None if that is too close a choice for a row that was not computed alone."""
         # A JSON schema is the answer's, not the thoughts'.
         free, beside = answer.in_thoughts, list[int]()
-        think = self.tokenizer.control_tokens.get(TAGS["thought"][0])
-        if think is not None and answer.may_think:
+        if answer.may_think and (think := self.tokenizer.control_tokens.get(TAGS["thought"][0])) is not None:
             beside = [think]
         unsure = not alone and self._rounds_by_rows
         if sampler.needs_logits or unsure:

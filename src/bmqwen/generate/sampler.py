@@ -44,6 +44,8 @@ class Sampler:
         self._biases = np.fromiter(params.logit_bias.values(), np.float32)
         self._repeats = params.repetition_penalty != 1.0
         self._counts = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+        changed = bool(params.logit_bias) or self._repeats or self._counts
+        self._always_needs_logits = changed or not self._is_greedy or params.logprobs is not None
         self._seen = np.unique(np.asarray(prompt, np.intp)) if self._repeats else np.empty(0, np.intp)
         self._answer = np.empty(0, np.intp)
         self._answer_counts = np.empty(0, np.float32)
@@ -52,10 +54,7 @@ class Sampler:
     @property
     def needs_logits(self) -> bool:
         """False if only the most likely token is asked for next: then no logits need to leave the device."""
-        params = self._params
-        held = self._grammar is not None and self._grammar.holds
-        changed = bool(params.logit_bias) or self._repeats or self._counts or held
-        return changed or not self._is_greedy or params.logprobs is not None
+        return self._always_needs_logits or (self._grammar is not None and self._grammar.holds)
 
     def sample(self, logits: NDArray[np.float32], *, free: bool = False, beside: Collection[int] = ()) -> int:
         """Choose from one row of logits, float32 [vocab_size], which stays as it is.

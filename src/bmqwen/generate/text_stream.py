@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,7 +259,7 @@ class AnswerText:
             elif held := self._stops.flush():
                 pieces.append(self._piece(Part("text", held)))
             if text:
-                pieces.append(self._piece(part if text == part.text else replace(part, text=text)))
+                pieces.append(self._piece(part if text == part.text else part._replace(text=text)))
             if self.stopped:
                 break
         return pieces

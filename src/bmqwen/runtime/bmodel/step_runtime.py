@@ -1,7 +1,7 @@
 """Runs a bmodel bundle of step nets on a device: one launch a step, four bytes back for each result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -252,7 +252,7 @@ class StepRuntime(LoadedBmodel[StepStages | PartChain]):
         known = self._tokens[feed.sequence]
         self._state.settle(len(known))
         self._pool.truncate(feed.sequence, self._state.position)
-        return replace(feed, tokens=[*known[self._state.position :], *feed.tokens])
+        return feed._replace(tokens=[*known[self._state.position :], *feed.tokens])
 
     def _run(self, feeds: Sequence[Feed], wanted: Sequence[int]) -> list[Output]:
         """Launch a step, of whose feeds so many last tokens have results that are wanted.

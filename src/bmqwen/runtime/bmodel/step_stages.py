@@ -337,9 +337,13 @@ class _Launch:
         end = 0
         for i, segment in enumerate(segments):
             start, end = end, end + segment.tokens
-            # Of a sequence alone also those that are not used: the next launch may use them.
-            rows = slice(None) if alone else slice(start, end)
             gained = segment.seen[self._known[i] :]
-            side_by_side = gained.size > 1 and bool((np.diff(gained) == 1).all())
-            mask[rows, slice(gained[0], gained[-1] + 1) if side_by_side else gained] = 0
+            # Single numbers and slices are written faster than numbered places.
+            if len(gained) == 1:
+                at = gained[0]
+            else:
+                side_by_side = len(gained) > 1 and bool((np.diff(gained) == 1).all())
+                at = slice(gained[0], gained[-1] + 1) if side_by_side else gained
+            # Of a sequence alone also rows that are not used: the next launch may use them.
+            mask[slice(None) if alone else start if end - start == 1 else slice(start, end), at] = 0
             self._known[i] = len(segment.seen)
