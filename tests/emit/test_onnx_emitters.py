@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bmqwen.artifact.bundle import Bundle
-from bmqwen.emit.export import MODEL_FILE, estimated_bytes, export_onnx
+from bmqwen.artifact.bundle import MODEL_FILE, Bundle
+from bmqwen.emit.export import estimated_bytes, export_onnx
 from bmqwen.errors import CheckpointError
 from bmqwen.model.config import ModelConfig
 from bmqwen.model.rope import Yarn
 from bmqwen.quant.precision import Format, Precision
-from bmqwen.runtime.base import RuntimeSequence
+from bmqwen.runtime.base import Feed, RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
@@ -112,6 +112,21 @@ def test_cached_equals_fresh_and_chunked_equals_whole(folder: Path) -> None:
     RuntimeSequence(runtime).truncate(10)
     again = RuntimeSequence(runtime).feed(TOKENS[10:]).logits()
     np.testing.assert_allclose(again[0], whole[-1], atol=1e-4, rtol=0)
+
+
+def test_a_piece_beside_answers_equals_whole(folder: Path) -> None:
+    runtime = CpuRuntime(export(folder, "contrib", FLOAT), threads=1, sequences=3)
+    whole = RuntimeSequence(runtime).feed(TOKENS, every_row=True).logits().copy()
+    runtime.truncate(0, 10)
+    runtime.step([Feed(2, TOKENS[:20])])
+    for start in range(0, 24, 8):
+        piece = Feed(1, TOKENS[start : start + 8], prompt=True, goes_on=True)
+        answers = [Feed(0, [TOKENS[10 + start // 8]]), Feed(2, [TOKENS[20 + start // 8]])]
+        first, second, _ = runtime.step([*answers, piece])
+        np.testing.assert_allclose(first.logits()[0], whole[10 + start // 8], atol=1e-4, rtol=0)
+        np.testing.assert_allclose(second.logits()[0], whole[20 + start // 8], atol=1e-4, rtol=0)
+    rest = RuntimeSequence(runtime, 1).feed(TOKENS[24:], every_row=True).logits()
+    np.testing.assert_allclose(rest, whole[24:], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("form", ["f16", "int8", "int4"])

@@ -120,15 +120,17 @@ def test_eight_who_begin_together_on_a_processor_wait_neither_long_nor_often() -
         nonlocal clock
         read = sum(len(feed.tokens) for feed in feeds if feed.prompt)
         beside = sum(not feed.prompt for feed in feeds)
-        held_up = 3.4 + 3.05 * read if read else 0.0
+        # The end of a prompt is a run of its own.
+        apart = any(feed.prompt and not feed.goes_on for feed in feeds)
+        took = answers[beside] + 3.05 * read + 3.4 * apart
         if beside and read:
-            stalls.append(held_up)
-        clock += answers[beside] + held_up
+            stalls.append(took)
+        clock += took
         return step(feeds)
 
     def piece(sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         del sequence
-        return min(count, rows_beside(beside, waiting) if beside else CHUNK)
+        return min(count, rows_beside(beside, waiting, joined=True) if beside else CHUNK)
 
     toy(of).step, toy(of).piece = timed, piece  # type: ignore[method-assign]
     params, lengths = SamplingParams(max_tokens=96), (20, 120, 60, 400, 30, 200, 80, 800)
@@ -137,11 +139,11 @@ def test_eight_who_begin_together_on_a_processor_wait_neither_long_nor_often() -
     while not all(generation.over for generation in generations):
         of.step()
         first |= {g.number: clock for g in generations if g.pieces and g.number not in first}
-    # A stall: of two steps of eight, within 3 %. In pieces of 4, all takes 12 s, and the last first token 11.
-    assert max(stalls) <= 2.06 * answers[8]
+    # No answer waits longer for its next token than two steps of eight take.
+    assert max(stalls) <= 2 * answers[8]
     assert clock < 10_000
     assert sorted(first.values())[4] < 1500
-    assert max(first.values()) < 8000
+    assert max(first.values()) < 9000
 
 
 def steps_begun(of: Batcher) -> list[tuple[list[int], int]]:

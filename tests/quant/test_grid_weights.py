@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bmqwen.artifact.bundle import Bundle
-from bmqwen.emit.export import MODEL_FILE, export_onnx
+from bmqwen.artifact.bundle import MODEL_FILE, Bundle
+from bmqwen.emit.export import export_onnx
 from bmqwen.quant.grid_weights import GridWeights
 from bmqwen.quant.precision import Precision
 from bmqwen.quant.rounding import quantize

@@ -3,18 +3,19 @@
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
 
-from bmqwen.artifact.bundle import Bundle, write_manifest
+from bmqwen.artifact.bundle import BESIDE_FILE, Bundle, write_manifest
 from bmqwen.emit.export import export_onnx
 from bmqwen.errors import FeedInterruptedError, InputError
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Feed, RuntimeSequence
-from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.runtime.cpu import CpuRuntime, rows_beside
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
 
@@ -53,7 +54,9 @@ def follow(runtime: CpuRuntime, random: Random) -> dict[int, list[NDArray[np.flo
                 # A prompt whose length tells its number, in pieces; then a token at a time.
                 start, prompt = done[seed], 5 + 3 * seed
                 size = runtime.piece(sequence, prompt - start, 1) if start < prompt else 1
-                feeds.append(Feed(sequence, texts[seed][start : start + size], prompt=start < prompt))
+                piece = texts[seed][start : start + size]
+                goes_on = start + size < prompt
+                feeds.append(Feed(sequence, piece, prompt=start < prompt, goes_on=goes_on))
                 done[seed] += size
         for feed, output in zip(feeds, runtime.step(feeds), strict=True):
             seed = at[feed.sequence]
@@ -124,10 +127,10 @@ def test_an_interrupted_step_changes_no_position(
     runtime.step([Feed(0, [1, 2, 3]), Feed(1, [4, 5])])
     run = runtime._run
 
-    def interrupted(place: int, ids: list[list[int]], totals: list[int], rows: int) -> NDArray[np.float32]:
+    def interrupted(place: int, ids: list[list[int]], *args: Any, **kwargs: Any) -> NDArray[np.float32]:
         if len(ids[0]) > 1:
             runtime.interrupt()
-        return run(place, ids, totals, rows)
+        return run(place, ids, *args, **kwargs)
 
     monkeypatch.setattr(runtime, "_run", interrupted)
     with pytest.raises(FeedInterruptedError):
@@ -137,7 +140,7 @@ def test_an_interrupted_step_changes_no_position(
 
 def test_a_graph_made_before_has_one_sequence(bundle: Bundle, tmp_path: Path) -> None:
     """As exported before graphs took several: every first dimension is 1."""
-    for name in bundle.files:
+    for name in bundle.files.keys() - {BESIDE_FILE}:
         (tmp_path / name).write_bytes(bundle.path(name).read_bytes())
     graph = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     for value in (*graph.graph.input, *graph.graph.output):
@@ -153,11 +156,47 @@ def test_a_graph_made_before_has_one_sequence(bundle: Bundle, tmp_path: Path) ->
     assert np.array_equal(outputs[0], outputs[1])
 
 
+def test_a_piece_of_a_prompt_is_computed_in_one_run_with_answers(
+    bundle: Bundle, runtime: CpuRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    run = runtime._run
+
+    def counted(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        runs.append(kwargs.get("beside"))
+        return run(*args, **kwargs)
+
+    tokens = np.random.default_rng(3).integers(0, 300, 30).tolist()
+    runtime.step([Feed(0, tokens[:9]), Feed(3, tokens[:6])])
+    alone = RuntimeSequence(CpuRuntime(bundle, threads=1))
+    alone.feed(tokens[:9])
+    monkeypatch.setattr(runtime, "_run", counted)
+    for start in (0, 8, 16):
+        feeds = [Feed(0, [tokens[start]]), Feed(3, [tokens[start]])]
+        piece = Feed(1, tokens[start : start + 8], prompt=True, goes_on=True)
+        first, _, read = runtime.step([*feeds, piece])
+        assert read.logits().shape == (0, runtime.vocab_size)
+        row, other = first.logits()[-1], alone.feed([tokens[start]]).logits()[-1]
+        assert np.dot(row, other) / np.linalg.norm(row) / np.linalg.norm(other) > 0.995
+    assert len(runs) == 3
+    assert None not in runs
+    assert runtime.position(1) == 24
+    # The end of a prompt, and what ends in the middle of a group, are runs of their own.
+    runtime.step([Feed(0, [5]), Feed(1, tokens[24:27], prompt=True, goes_on=True)])
+    end = runtime.step([Feed(0, [5]), Feed(1, tokens[27:], prompt=True)])[1].logits()
+    assert runs[3:] == [None] * 4
+    (whole,) = runtime.step([Feed(2, tokens, prompt=True)])
+    np.testing.assert_array_equal(end, whole.logits())
+
+
 def test_a_prompt_holds_answers_up_for_two_steps(runtime: CpuRuntime) -> None:
     pieces = [(beside, runtime.piece(0, 800, beside)) for beside in (1, 2, 4, 7, 15, 31)]
-    assert pieces == [(1, 8), (2, 12), (4, 20), (7, 24), (15, 48), (31, 104)]
+    assert pieces == [(1, 4), (2, 4), (4, 8), (7, 12), (15, 20), (31, 40)]
     crowded = [(beside, runtime.piece(0, 800, beside, 8 - beside)) for beside in (1, 3, 6)]
-    assert crowded == [(1, 24), (3, 24), (6, 24)]
+    assert crowded == [(1, 20), (3, 16), (6, 12)]
+    # In a run of its own the piece's time is counted alone.
+    apart = [(beside, rows_beside(beside, 1, joined=False)) for beside in (1, 2, 4, 7, 15, 31)]
+    assert apart == [(1, 8), (2, 8), (4, 16), (7, 20), (15, 40), (31, 80)]
     # Whatever its length, each piece has tokens, and the last one is the prompt's end.
     for length in range(1, 300):
         runtime.truncate(0, 0)

@@ -31,9 +31,9 @@ class Counting(CpuRuntime):
 
     computed = 0
 
-    def _run(self, place, ids, totals, rows, state=None):  # type: ignore[no-untyped-def]
+    def _run(self, place, ids, *args, **kwargs):  # type: ignore[no-untyped-def]
         self.computed += sum(map(len, ids))
-        return super()._run(place, ids, totals, rows, state)
+        return super()._run(place, ids, *args, **kwargs)
 
 
 def fresh(bundle: Bundle, tokens: list[int]) -> NDArray[np.float32]:

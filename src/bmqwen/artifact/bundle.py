@@ -17,6 +17,8 @@ MANIFEST = "bmqwen.json"
 FORMAT = 1
 # Files of a bundle of the kind "bmodel".
 BMODEL_FILE = "model.bmodel"
+# For the CPU: the graph, and the one for several sequences.
+MODEL_FILE, BESIDE_FILE = "model.onnx", "model_beside.onnx"
 EMBEDDING_FILE = "embedding.bin"
 
 

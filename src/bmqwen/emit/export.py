@@ -5,7 +5,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from bmqwen.artifact.bundle import Bundle, read_bundle, reusable_bundle, write_manifest
+from bmqwen.artifact.bundle import (
+    BESIDE_FILE,
+    MODEL_FILE,
+    Bundle,
+    read_bundle,
+    reusable_bundle,
+    write_manifest,
+)
+from bmqwen.emit.onnx_beside import BesideGraph
 from bmqwen.emit.onnx_contrib import ContribOps
 from bmqwen.emit.onnx_file import OnnxFile
 from bmqwen.emit.onnx_plain import PlainOps
@@ -16,10 +24,9 @@ from bmqwen.util.storage import new_folder, require_free
 from bmqwen.version import __version__
 from bmqwen.weights.checkpoint import Checkpoint, identity
 
-MODEL_FILE = "model.onnx"
 # Raised when the emitted graph, the rounding or a configuration changes, so that cached conversions are made again; the
 # second one only if the numbers that it computes change, with which evaluations were kept.
-EMITTER, NUMBERS = 5, 4
+EMITTER, NUMBERS = 6, 4
 
 
 def source_key(path: Path, precision: Precision, *, plain: bool, adapter: Path | None = None) -> str:
@@ -131,5 +138,7 @@ def _write_graph(
         else:
             config.network.emit(ContribOps(file, config, blocks, precision))
         file.save(__version__)
+        if not plain and not config.state_layers:
+            file.save(__version__, BESIDE_FILE, BesideGraph(config).change)
     finally:
         file.close()

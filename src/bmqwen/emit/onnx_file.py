@@ -1,6 +1,6 @@
 """An ONNX file being written: the graph in memory, the weights straight to their file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -144,14 +144,21 @@ class OnnxFile:
         self._initializers.append(tensor)
         return name
 
-    def save(self, producer_version: str) -> None:
-        """Write the graph. The model is complete after this."""
+    def save(
+        self, producer_version: str, name: str | None = None, change: Callable[[Any], None] | None = None
+    ) -> None:
+        """Write the graph, by its own name or another one; `change` changes that GraphProto before.
+
+        The model is complete after this.
+        """
         self._data.flush()
         helper = self._onnx.helper
         # The cache goes last, as users of other exports expect: `logits, *cache = session.run(...)`.
         inputs = sorted(self._inputs, key=lambda value: value.name.startswith("past_"))
         outputs = sorted(self._outputs, key=lambda value: value.name.startswith("present."))
         graph = helper.make_graph(self._nodes, "step", inputs, outputs, self._initializers)
+        if change is not None:
+            change(graph)
         model = helper.make_model(
             graph,
             opset_imports=self._opsets,
@@ -159,7 +166,7 @@ class OnnxFile:
             producer_name="bmqwen",
             producer_version=producer_version,
         )
-        self._path.write_bytes(model.SerializeToString(deterministic=True))
+        self._path.with_name(name or self._path.name).write_bytes(model.SerializeToString(deterministic=True))
 
     def _value_info(self, name: str, dtype: Any, shape: Sequence[int | str]) -> Any:
         helper = self._onnx.helper

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bmqwen.artifact.bundle import Bundle
+from bmqwen.artifact.bundle import BESIDE_FILE, MODEL_FILE, Bundle
 from bmqwen.errors import BundleError, DeviceError, FeedInterruptedError, InputError, MissingDependencyError
 from bmqwen.runtime.base import (
     Feed,
@@ -37,15 +38,17 @@ TAIL = 8
 # Of steps of so many rows of a sequence, after 256 tokens: the demo model on two threads, with AVX-512. (With AVX2
 # several rows cost less: 1.84 for 4, 3.2 for 8.)
 ROW_COSTS = {1: 1.0, 2: 1.25, 3: 1.8, 4: 2.15, 6: 3.0, 8: 3.8, 12: 5.45, 16: 7.1}
-# So much of a step of one row costs a piece of a prompt, and each of its rows, read in a group and without logits.
+# In steps of one row as well: a step of answers, and each answer in it; a piece of a prompt in a run of its own, and
+# each of its rows, read in a group and without logits. (On a faster day rows of prompts took 0.17.)
+STEP_COST, ANSWER_COST = 0.75, 0.325
 PIECE_COST, PROMPT_ROW_COST = 0.3, 0.27
-# A piece holds answers up for no longer than two steps take once all prompts that wait are answered as well. Smaller
-# pieces cost more in all: a prompt beside one answer would take twice as long in pieces of 4 rows as in pieces of 8.
+# A step with a piece of a prompt takes no longer than two do once all prompts that wait are answered as well.
 MOST_STEPS = 2
 # Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
 GROUPS = (1, 2, 4)
 MOST_SEQUENCES = 64
 SPARE = 2 * GROUPS[-1]
+NOWHERE = -1
 
 
 def onnxruntime_package() -> Any:
@@ -57,12 +60,20 @@ def onnxruntime_package() -> Any:
     return onnxruntime
 
 
+class _Beside(NamedTuple):
+    """A piece of a prompt beside answers: where its cache is, its tokens, and how many there are with them."""
+
+    place: int
+    ids: Sequence[int]
+    total: int
+
+
 class CpuRuntime:
     """Runs an ONNX bundle (dialect "onnxruntime") on the CPU: a `bmqwen.runtime.base.Runtime`.
 
-    Answers of several sequences are computed together, a row each; every prompt in a run of its own, which a processor
-    does as fast as together with other rows. One row goes through other kernels than two, which round differently: the
-    digits of an answer depend a little on how many are computed together, unless `reproducible` says otherwise.
+    Answers of several sequences are computed together, a row each, with a piece of a prompt beside them: so weights are
+    read once. One row goes through other kernels than two, which round differently: the digits of an answer depend a
+    little on how many are computed together, unless `reproducible` says otherwise.
 
     Args:
         bundle: the bundle.
@@ -107,7 +118,9 @@ class CpuRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        path = bundle.path("model.onnx")
+        # Deciding in each layer what rows there are takes 2 % of a step. Older bundles have no such graph.
+        self._joins = sequences > 1 and BESIDE_FILE in bundle.files
+        path = bundle.path(BESIDE_FILE if self._joins else MODEL_FILE)
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
@@ -135,7 +148,7 @@ class CpuRuntime:
         # Where each sequence's rows are: those that are computed together must lie side by side.
         self._places = list(range(places))
         self._inputs: dict[str, NDArray[Any]] = {}
-        self._bindings: dict[tuple[int, int], Any] = {}
+        self._bindings: dict[tuple[int, int, int], Any] = {}
         self._group = self._find_group() if places > self.sequences else 1
 
     def position(self, sequence: int) -> int:
@@ -149,7 +162,7 @@ class CpuRuntime:
         before = self.position(sequence) - self._group_start(sequence, count)
         left, most = before + count, CHUNK
         if beside:
-            most = min(CHUNK, rows_beside(beside, waiting))
+            most = min(CHUNK, rows_beside(beside, waiting, joined=self._joins))
         # One more would be read with the whole group before it.
         size = left if left == most + 1 else min(most, left)
         if size > GROUP + 1 and any(left % block == 1 for block in self._blocks):
@@ -164,7 +177,7 @@ class CpuRuntime:
         return {1: 1.0} if beside or self._states else ROW_COSTS
 
     def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
-        """Never: rows of a prompt and rows of answers are two runs of the graph anyway."""
+        """Never: that would be as much work."""
         del sequence, count, beside
         return False
 
@@ -174,7 +187,8 @@ class CpuRuntime:
         return 1
 
     def step(self, feeds: Sequence[Feed]) -> list[Output]:
-        """Append tokens: those of each prompt in a run of the graph, the rows of all answers together in another.
+        """Append tokens: the rows of all answers in a run of the graph, with a piece of a prompt that goes on, if there
+        is one; each other prompt in a run of its own.
 
         Every row of a prompt is computed by the kernels for many rows, at its place in a group: cached tokens of an
         incomplete group are read again. So the logits after a prompt are the same to the bit, however much of it was
@@ -188,7 +202,8 @@ class CpuRuntime:
         rows: dict[int, NDArray[np.float32]] = {}
         single = [feed for feed in feeds if len(feed.tokens) == 1 and not feed.prompt and not self._states]
         if single:
-            rows |= self._decode({feed.sequence: feed.tokens[0] for feed in single})
+            piece = next((feed for feed in feeds if self._may_join(feed)), None)
+            rows |= self._decode({feed.sequence: feed.tokens[0] for feed in single}, piece)
         for feed in feeds:
             if feed.sequence not in rows:
                 rows[feed.sequence] = self._go_on(feed) if self._states else self._feed(feed)
@@ -201,6 +216,11 @@ class CpuRuntime:
         position = self.position(sequence)
         start = position - position % GROUP
         return start - GROUP if start and position + count == start + 1 else start
+
+    def _may_join(self, feed: Feed) -> bool:
+        """Whether a piece of a prompt is whole groups, which are computed alike with any rows behind them."""
+        end = self.position(feed.sequence) + len(feed.tokens)
+        return self._joins and feed.prompt and feed.goes_on and end % GROUP == 0
 
     def _feed(self, feed: Feed) -> NDArray[np.float32]:
         """Compute tokens of one sequence; logits [rows wanted, vocab]."""
@@ -233,8 +253,10 @@ class CpuRuntime:
         answer: NDArray[np.float32] = logits[0]
         return answer
 
-    def _decode(self, tokens: Mapping[int, int]) -> dict[int, NDArray[np.float32]]:
-        """Compute a token of each sequence; logits [1, vocab] of each."""
+    def _decode(self, tokens: Mapping[int, int], piece: Feed | None) -> dict[int, NDArray[np.float32]]:
+        """Compute a token of each sequence, and a piece of a prompt if possible; logits [1, vocab] of each, and [0,
+        vocab] of the piece if it was.
+        """
         width = -(-len(tokens) // self._group) * self._group
         start = self._side_by_side(list(tokens), width)
         at = {place: sequence for sequence, place in enumerate(self._places)}
@@ -247,9 +269,17 @@ class CpuRuntime:
             if sequence not in tokens and self.position(sequence) == self.context_length
         ]
         last = self._kv.rows[:, full, :, -1].copy()
-        logits = self._run(start, [[tokens.get(sequence, 0)] for sequence in row_of], totals, 1)
+        ids = [[tokens.get(sequence, 0)] for sequence in row_of]
+        if piece is not None and piece.sequence not in row_of:
+            begin = self._group_start(piece.sequence, len(piece.tokens))
+            prompt = [*self._tokens[piece.sequence][begin:], *piece.tokens]
+            beside = _Beside(self._places[piece.sequence], prompt, begin + len(prompt))
+            logits = self._run(start, ids, totals, 1, beside=beside)
+            found = {piece.sequence: logits[0, :0]}
+        else:
+            logits, found = self._run(start, ids, totals, 1), {}
         self._kv.rows[:, full, :, -1] = last
-        return {sequence: row for sequence, row in zip(row_of, logits, strict=True) if sequence in tokens}
+        return found | {s: row for s, row in zip(row_of, logits, strict=True) if s in tokens}
 
     def _side_by_side(self, sequences: Sequence[int], width: int) -> int:
         """Give sequences places side by side; returns the first of them. Others may lie behind, `width` in all."""
@@ -282,26 +312,41 @@ class CpuRuntime:
         totals: Sequence[int],
         rows: int,
         state: HostState | None = None,
+        beside: _Beside | None = None,
     ) -> NDArray[np.float32]:
         """Compute tokens of the sequences from a place on, up to `totals` tokens each; logits [B, rows, vocab]."""
-        batch, count = len(ids), len(ids[0])
+        batch, count, before = len(ids), len(ids[0]), len(beside.ids) if beside else 0
         logits = np.empty((batch, rows, self._config.width), np.float32)
-        binding = self._binding(place, batch)
+        binding = self._binding(place, batch, beside.place if beside else NOWHERE)
         # Bound memory is not copied: the arrays must outlive the run.
         self._inputs = {
             "input_ids": np.array(ids, np.int64),
-            "logits_from": np.array([count - rows], np.int64),
+            "logits_from": np.array([before + count - rows], np.int64),
             "seqlens_k": np.array(totals, np.int32) - 1,
             "total_sequence_length": np.array(max(totals), np.int32),
         }
+        if self._joins:
+            line = [*(beside.ids if beside else ()), *chain(*ids)]
+            total = beside.total if beside else 0
+            self._inputs |= {
+                "input_ids": np.array([line], np.int64),
+                "beside": np.array(beside is not None),
+                "row_counts": np.array([before, batch], np.int64),
+                "batch_shape": np.array([batch, count, -1], np.int64),
+                "piece_seqlens_k": np.array([total - 1], np.int32),
+                "piece_total_sequence_length": np.array(total, np.int32),
+            }
         for name, array in self._inputs.items():
             binding.bind_cpu_input(name, array)
         if state is not None:
             state.bind(binding)
         result = "last_hidden_state" if self._config.headless else "logits"
-        binding.bind_output(result, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        shape = (1, batch * rows, self._config.width) if self._joins else logits.shape
+        binding.bind_output(result, "cpu", 0, np.float32, shape, logits.ctypes.data)
         for offset, total in enumerate(totals):
             self._kv.use(place + offset, total)
+        if beside:
+            self._kv.use(beside.place, beside.total)
         self._pages.used(now=True)
         try:
             self._session.run_with_iobinding(binding, self._run_options)
@@ -313,16 +358,26 @@ class CpuRuntime:
             self._pages.used(now=False)
         return logits
 
-    def _binding(self, place: int, batch: int) -> Any:
+    def _binding(self, place: int, batch: int, beside: int) -> Any:
         """The graph's caches bound to places; past and present are the same memory."""
-        if (place, batch) not in self._bindings:
-            binding = self._bindings[place, batch] = self._session.io_binding()
-            for index, part in enumerate(self._kv.rows[:, place : place + batch]):
-                name = f"{self._config.kv_layers[index // 2]}.{('key', 'value')[index % 2]}"
+        key = place, batch, beside
+        if key not in self._bindings:
+            binding = self._bindings[key] = self._session.io_binding()
+
+            def bind(name: str, past: str, present: str, part: NDArray[np.float32]) -> None:
                 args = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
-                binding.bind_input(f"past_key_values.{name}", *args)
-                binding.bind_output(f"present.{name}", *args)
-        return self._bindings[place, batch]
+                binding.bind_input(f"{past}.{name}", *args)
+                if present:
+                    binding.bind_output(f"{present}.{name}", *args)
+
+            for index, rows in enumerate(self._kv.rows):
+                name = f"{self._config.kv_layers[index // 2]}.{('key', 'value')[index % 2]}"
+                bind(name, "past_key_values", "present", rows[place : place + batch])
+                if self._joins:
+                    # Of no piece the past is any, and nobody asks for the present.
+                    other, present = (place, "") if beside == NOWHERE else (beside, "present_piece")
+                    bind(name, "past_piece", present, rows[other : other + 1])
+        return self._bindings[key]
 
     def _find_group(self) -> int:
         """How many rows the kernels for many rows compute together, at least; found by comparing bits."""
@@ -369,11 +424,13 @@ class CpuRuntime:
         self._bindings.clear()
 
 
-def rows_beside(beside: int, waiting: int) -> int:
-    """Return how many rows of a prompt to compute while `beside` answers are written and `waiting` prompts read."""
-    answers, (most, dearest) = beside + waiting, max(ROW_COSTS.items())
-    step = next((cost for rows, cost in ROW_COSTS.items() if rows >= answers), answers * dearest / most)
-    time = MOST_STEPS * step - PIECE_COST
+def rows_beside(beside: int, waiting: int, *, joined: bool) -> int:
+    """Return how many rows of a prompt to compute while `beside` answers are written and `waiting` prompts read.
+
+    `joined`: in one run with the answers' rows; else the piece's time is counted alone.
+    """
+    step, later = (STEP_COST + ANSWER_COST * answers for answers in (beside, beside + waiting))
+    time = MOST_STEPS * later - (step if joined else PIECE_COST)
     return max(1, int(time / PROMPT_ROW_COST / GROUP)) * GROUP
 
 
