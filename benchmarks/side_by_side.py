@@ -194,10 +194,10 @@ def disturbed(url: str, prompts: Prompts, stop_ids: Sequence[int]) -> dict[str, 
     writer: list[Answer] = []
     begin = time.perf_counter()
     thread = threading.Thread(
-        target=lambda: writer.append(ask(url, prompts.next(20), 400, stop_ids)),
+        target=lambda: writer.append(ask(url, prompts.next(20), 600, stop_ids)),
     )
     thread.start()
-    time.sleep(1.5)
+    time.sleep(0.5)
     asked = time.perf_counter() - begin
     reader = ask(url, prompts.next(LONG), 4, stop_ids)
     thread.join()
