@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bmqwen.artifact.bundle import BESIDE_FILE, Bundle, write_manifest
 from bmqwen.emit.export import export_onnx
-from bmqwen.errors import FeedInterruptedError, InputError
+from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Feed, RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime, rows_beside
@@ -22,12 +22,13 @@ from support.checkpoints import tiny_config, write_checkpoint
 SEQUENCES = 5
 
 
-@pytest.fixture(scope="module", name="bundle")
-def bundle_fixture(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+@pytest.fixture(scope="module", name="bundle", params=["int4", "int8"])
+def bundle_fixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """By kernels that compute each row by itself (int4, with AVX-512), and by those that compute two together."""
     folder = tmp_path_factory.mktemp("sequences")
     write_checkpoint(folder / "checkpoint", tiny_config("qwen3", max_position_embeddings=16384), seed=5)
     with open_checkpoint(folder / "checkpoint") as checkpoint:
-        return export_onnx(checkpoint, folder / "bundle", Precision("int4", 32, "int4"))
+        return export_onnx(checkpoint, folder / "bundle", Precision(request.param, 32, request.param))
 
 
 @pytest.fixture(name="runtime")
@@ -92,7 +93,9 @@ def test_every_sequence_goes_on_as_if_it_were_alone(bundle: Bundle, *, reproduci
         runtime.close()
 
 
-def test_a_full_sequence_keeps_its_last_row_while_others_fill_a_group(bundle: Bundle) -> None:
+def test_a_full_sequence_keeps_its_last_row_while_others_fill_a_group(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = CpuRuntime(bundle, threads=1, context_length=8, sequences=2, reproducible=True)
     full, other = RuntimeSequence(runtime, 0), RuntimeSequence(runtime, 1)
     full.feed([1, 2, 3, 4, 5, 6, 7, 8])
@@ -100,6 +103,41 @@ def test_a_full_sequence_keeps_its_last_row_while_others_fill_a_group(bundle: Bu
     for token in range(8):
         other.feed([token])
     assert np.array_equal(full.save().rows, before)
+
+    run = runtime._run
+
+    def failing(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        run(*args, **kwargs)
+        raise DeviceError("gone")
+
+    monkeypatch.setattr(runtime, "_run", failing)
+    other.truncate(0)
+    with pytest.raises(DeviceError):
+        other.feed([9])
+    assert np.array_equal(full.save().rows, before)
+    runtime.close()
+
+
+def test_a_reader_is_not_computed_as_a_row_that_fills_a_group(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = CpuRuntime(bundle, threads=1, sequences=2, reproducible=True)
+    joined, run = [], runtime._run
+
+    def counted(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
+        joined.append(kwargs["piece"] is not None)
+        return run(*args, **kwargs)
+
+    for answer, reader in ((0, 1), (1, 0)):
+        runtime.truncate(reader, 0)
+        runtime.truncate(answer, 0)
+        runtime.step([Feed(answer, [1, 2, 3])])
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime, "_run", counted)
+            for _ in range(3):
+                piece = Feed(reader, [5, 6, 7, 8], prompt=True, goes_on=True)
+                runtime.step([Feed(answer, [4]), piece])
+    assert joined == [True] * 6
     runtime.close()
 
 
@@ -163,7 +201,7 @@ def test_a_piece_of_a_prompt_is_computed_in_one_run_with_answers(
     run = runtime._run
 
     def counted(*args: Any, **kwargs: Any) -> NDArray[np.float32]:
-        runs.append(kwargs.get("beside"))
+        runs.append(kwargs.get("piece"))
         return run(*args, **kwargs)
 
     tokens = np.random.default_rng(3).integers(0, 300, 30).tolist()

@@ -37,11 +37,10 @@ def test_memory_is_moved_while_nothing_is_computed(monkeypatch: pytest.MonkeyPat
     content = np.random.default_rng(1).bytes(len(memory))
     memory[:] = content
     there = in_large_pages()
-    pages = LargePages(_LEAST)
-    pages.used(now=True)
-    time.sleep(0.3)
-    assert in_large_pages() == there
-    pages.used(now=False)
+    with LargePages.computing():
+        pages = LargePages(_LEAST)
+        time.sleep(0.3)
+        assert in_large_pages() == there
     pages._thread.join(60)
     assert not pages._thread.is_alive()
     assert memory[:] == content
@@ -52,9 +51,9 @@ def test_memory_is_moved_while_nothing_is_computed(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
 def test_closing_ends_it() -> None:
-    pages = LargePages(_LEAST)
-    pages.used(now=True)
-    pages.close()
-    pages._thread.join(10)
-    assert not pages._thread.is_alive()
+    with LargePages.computing():
+        pages = LargePages(_LEAST)
+        pages.close()
+        pages._thread.join(10)
+        assert not pages._thread.is_alive()
     assert not LargePages(_LEAST - 1)._thread.is_alive()

@@ -10,9 +10,9 @@ from bmqwen.model.config import ModelConfig
 class BesideGraph:
     """Changes a graph of the dialect "onnxruntime" so that attention takes rows of two kinds. Layers have no states.
 
-    All rows of a run lie in one line: `input_ids` is int64 [1, rows]. Further inputs:
-    `beside` bool [], whether the first of them are a piece of a prompt and the rest a row of each answer; else all are
-    of one kind, and `batch_shape` int64 [3] is what attention sees of them: B, C, -1.
+    All rows of a run lie in one line: `input_ids` is int64 [1, rows], whatever the graph states. Further inputs:
+    `has_piece` bool [], whether the first of them are a piece of a prompt and the rest a row of each answer; else all
+    are of one kind, and `batch_shape` int64 [3] is what attention sees of them: B, C, -1.
     `row_counts` int64 [2]: rows of the piece, and of the answers; `piece_seqlens_k` int32 [1] and
     `piece_total_sequence_length` int32 []: as `seqlens_k` and `total_sequence_length`, of the piece's sequence.
     `past_piece.N.key` and `.value` with `present_piece.N.key` and `.value`: its cache. Without a piece the past is not
@@ -32,14 +32,14 @@ class BesideGraph:
         graph.node.extend(nodes)
         c = self._config
         numbers = {
-            "beside": (types.BOOL, []),
+            "has_piece": (types.BOOL, []),
             "row_counts": (types.INT64, [2]),
             "batch_shape": (types.INT64, [3]),
             "piece_seqlens_k": (types.INT32, [1]),
             "piece_total_sequence_length": (types.INT32, []),
         }
         graph.input.extend(helper.make_tensor_value_info(name, *kind) for name, kind in numbers.items())
-        rows = [1, c.num_key_value_heads, "piece_rows", c.head_dim]
+        rows = [1, c.num_key_value_heads, "piece_past", c.head_dim]
         for layer in c.kv_layers:
             for part in ("key", "value"):
                 for time, ends in (("past", graph.input), ("present", graph.output)):
@@ -61,27 +61,23 @@ class BesideGraph:
         layer = attended.rpartition(".")[2]
         made = [attended, *present, f"present_piece.{layer}.key", f"present_piece.{layer}.value"]
         branches = {"then_branch": self._both(node, layer), "else_branch": self._alone(node, layer)}
-        return [self._helper.make_node("If", ["beside"], made, **branches)]
+        return [self._helper.make_node("If", ["has_piece"], made, name=f"rows.{layer}", **branches)]
 
     def _alone(self, node: Any, layer: str) -> Any:
         """Rows of one kind: a prompt's, or of answers."""
-        names = [f"{layer}.{name}" for name in ("rows", "key", "value", "piece_key", "piece_value")]
-        parts = [f"{layer}.batch_{i}" if part else "" for i, part in enumerate(node.input[:3])]
         make = self._helper.make_node
-        return self._graph(
-            [
-                *(
-                    make("Reshape", [whole, "batch_shape"], [part])
-                    for whole, part in zip(node.input, parts, strict=False)
-                    if whole
-                ),
-                self._attention(node, parts, node.input[3:7], [f"{layer}.attended", *names[1:3]]),
-                make("Reshape", [f"{layer}.attended", "in_a_line"], names[:1]),
-                *(make("Identity", ["no_rows"], [name]) for name in names[3:]),
-            ],
-            f"alone.{layer}",
-            names,
-        )
+        names = [f"{layer}.{name}" for name in ("rows", "key", "value", "piece_key", "piece_value")]
+        nodes, parts = [], []
+        for i, line in enumerate(node.input[:3]):
+            parts.append(f"{layer}.batch_{i}" if line else "")
+            if line:
+                nodes.append(make("Reshape", [line, "batch_shape"], [parts[-1]]))
+        nodes += [
+            self._attention(node, parts, node.input[3:7], [f"{layer}.attended", *names[1:3]]),
+            make("Reshape", [f"{layer}.attended", "in_a_line"], names[:1]),
+            *(make("Identity", ["no_rows"], [name]) for name in names[3:]),
+        ]
+        return self._graph(nodes, f"alone.{layer}", names)
 
     def _both(self, node: Any, layer: str) -> Any:
         """A piece of a prompt, then answers."""
@@ -94,7 +90,7 @@ class BesideGraph:
             if whole:
                 line = f"{layer}.line_{i}"
                 nodes.append(make("Split", [whole, "row_counts"], [pieces[-1], line], axis=1))
-                nodes.append(self._each_apart(line, answers[-1]))
+                nodes.append(make("Transpose", [line], [answers[-1]], perm=[1, 0, 2]))
         past = [f"past_piece.{layer}.key", f"past_piece.{layer}.value"]
         lengths = ["piece_seqlens_k", "piece_total_sequence_length"]
         nodes += [
@@ -104,10 +100,6 @@ class BesideGraph:
             make("Concat", [f"{layer}.piece_attended", f"{layer}.answers_line"], names[:1], axis=1),
         ]
         return self._graph(nodes, f"both.{layer}", names)
-
-    def _each_apart(self, line: str, made: str) -> Any:
-        """Rows [1, n, width] as [n, 1, width]."""
-        return self._helper.make_node("Transpose", [line], [made], perm=[1, 0, 2])
 
     def _attention(self, node: Any, parts: list[str], past: Any, made: list[str]) -> Any:
         """The operation for some of the rows, with their cache."""

@@ -88,14 +88,17 @@ class Drafts:
 
     def propose(self, most: int) -> list[int]:
         """Return the tokens to check together with the newest one, `most` or fewer; none where that does not pay."""
-        self._guess, self._guess_rate, count, gain = [], None, 0, _WORTH
+        self._guess, self._guess_rate = [], None
+        if most < 1:
+            return self._check(0)
         found, model = self._longest_match(), self._model()
-        if most < 1 or (found is None and model is None):
+        if found is None and model is None:
             return self._check(0)
         costs = self._costs()
         longest = min(most, max(costs) - 1)
         if longest < 1:
             return self._check(0)
+        count, gain = 0, _WORTH
         if found is not None:
             index, match = found
             self._guess = index.after(match, longest)

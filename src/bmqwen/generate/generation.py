@@ -213,7 +213,7 @@ class Generation:
                     break
                 kept += 1
             drafts.accept(chosen)
-            if draft or close:
+            if draft:
                 # Of too close a choice the token before it is fed once more, by itself.
                 self._forget(kept - close)
             if finish is not None:

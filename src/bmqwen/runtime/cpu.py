@@ -39,7 +39,7 @@ TAIL = 8
 # several rows cost less: 1.84 for 4, 3.2 for 8.)
 ROW_COSTS = {1: 1.0, 2: 1.25, 3: 1.8, 4: 2.15, 6: 3.0, 8: 3.8, 12: 5.45, 16: 7.1}
 # In steps of one row as well: a step of answers, and each answer in it; a piece of a prompt in a run of its own, and
-# each of its rows, read in a group and without logits. (On a faster day rows of prompts took 0.17.)
+# each of its rows, read in a group and without logits (on a processor's fastest days 0.17).
 STEP_COST, ANSWER_COST = 0.75, 0.325
 PIECE_COST, PROMPT_ROW_COST = 0.3, 0.27
 # A step with a piece of a prompt takes no longer than two do once all prompts that wait are answered as well.
@@ -47,8 +47,11 @@ MOST_STEPS = 2
 # Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
 GROUPS = (1, 2, 4)
 MOST_SEQUENCES = 64
+# Rows of so many texts are compared to find it: a few may be alike by chance.
+GROUP_TEXTS = 4
 SPARE = 2 * GROUPS[-1]
-NOWHERE = -1
+# Bindings of caches that are kept; each takes 0.1 MB, and a millisecond to make.
+MOST_BINDINGS = 64
 
 
 def onnxruntime_package() -> Any:
@@ -60,8 +63,8 @@ def onnxruntime_package() -> Any:
     return onnxruntime
 
 
-class _Beside(NamedTuple):
-    """A piece of a prompt beside answers: where its cache is, its tokens, and how many there are with them."""
+class _Piece(NamedTuple):
+    """A piece of a prompt: where its cache is, its tokens, and how many there are with those before."""
 
     place: int
     ids: Sequence[int]
@@ -127,8 +130,6 @@ class CpuRuntime:
             raise BundleError(
                 f"ONNX Runtime {ort.__version__} cannot load {path}: {first_line(error, 500)}"
             ) from error
-        # Each token reads all weights: 4 to 12 % faster from large pages.
-        self._pages = LargePages(bundle.total_bytes)
         self._run_options: Any = ort.RunOptions()
         # The package asks for this entry before each run, and finding none takes it a tenth of a millisecond.
         self._run_options.add_run_config_entry("gpu_graph_id", "0")
@@ -148,8 +149,10 @@ class CpuRuntime:
         # Where each sequence's rows are: those that are computed together must lie side by side.
         self._places = list(range(places))
         self._inputs: dict[str, NDArray[Any]] = {}
-        self._bindings: dict[tuple[int, int, int], Any] = {}
+        self._bindings: dict[tuple[int, int, int | None], Any] = {}
         self._group = self._find_group() if places > self.sequences else 1
+        # Each token reads all weights: 4 to 12 % faster from large pages.
+        self._pages = LargePages(bundle.total_bytes)
 
     def position(self, sequence: int) -> int:
         return len(self._tokens[sequence])
@@ -177,7 +180,7 @@ class CpuRuntime:
         return {1: 1.0} if beside or self._states else ROW_COSTS
 
     def reads_apart(self, sequence: int, count: int, beside: int) -> bool:
-        """Never: that would be as much work."""
+        """Never: one run of the graph is the least work."""
         del sequence, count, beside
         return False
 
@@ -220,7 +223,7 @@ class CpuRuntime:
     def _may_join(self, feed: Feed) -> bool:
         """Whether a piece of a prompt is whole groups, which are computed alike with any rows behind them."""
         end = self.position(feed.sequence) + len(feed.tokens)
-        return self._joins and feed.prompt and feed.goes_on and end % GROUP == 0
+        return self._joins and feed.prompt and not _results(feed) and end % GROUP == 0
 
     def _feed(self, feed: Feed) -> NDArray[np.float32]:
         """Compute tokens of one sequence; logits [rows wanted, vocab]."""
@@ -258,7 +261,7 @@ class CpuRuntime:
         vocab] of the piece if it was.
         """
         width = -(-len(tokens) // self._group) * self._group
-        start = self._side_by_side(list(tokens), width)
+        start = self._side_by_side(list(tokens), width, None if piece is None else piece.sequence)
         at = {place: sequence for sequence, place in enumerate(self._places)}
         row_of = [at[place] for place in range(start, start + width)]
         # A row that nobody wants is written behind what its sequence has, or in its last row, which is then put back.
@@ -269,20 +272,24 @@ class CpuRuntime:
             if sequence not in tokens and self.position(sequence) == self.context_length
         ]
         last = self._kv.rows[:, full, :, -1].copy()
-        ids = [[tokens.get(sequence, 0)] for sequence in row_of]
+        found, beside = {}, None
         if piece is not None and piece.sequence not in row_of:
             begin = self._group_start(piece.sequence, len(piece.tokens))
             prompt = [*self._tokens[piece.sequence][begin:], *piece.tokens]
-            beside = _Beside(self._places[piece.sequence], prompt, begin + len(prompt))
-            logits = self._run(start, ids, totals, 1, beside=beside)
-            found = {piece.sequence: logits[0, :0]}
-        else:
-            logits, found = self._run(start, ids, totals, 1), {}
-        self._kv.rows[:, full, :, -1] = last
+            beside = _Piece(self._places[piece.sequence], prompt, begin + len(prompt))
+            found[piece.sequence] = np.empty((0, self._config.width), np.float32)
+        try:
+            logits = self._run(
+                start, [[tokens.get(sequence, 0)] for sequence in row_of], totals, 1, piece=beside
+            )
+        finally:
+            self._kv.rows[:, full, :, -1] = last
         return found | {s: row for s, row in zip(row_of, logits, strict=True) if s in tokens}
 
-    def _side_by_side(self, sequences: Sequence[int], width: int) -> int:
-        """Give sequences places side by side; returns the first of them. Others may lie behind, `width` in all."""
+    def _side_by_side(self, sequences: Sequence[int], width: int, reading: int | None) -> int:
+        """Give sequences places side by side; returns the first of them. Others may lie behind, `width` in all, the one
+        that is `reading` a prompt only where it cannot be helped.
+        """
         places = {sequence: self._places[sequence] for sequence in sequences}
 
         def moved(start: int) -> int:
@@ -295,7 +302,9 @@ class CpuRuntime:
                 if place in inside and s not in places
             )
 
-        start = min(range(len(self._places) - width + 1), key=moved)
+        reader = None if reading is None else self._places[reading]
+        starts = range(len(self._places) - width + 1)
+        start = min(starts, key=lambda start: (reader in range(start, start + width), moved(start)))
         inside = range(start, start + len(places))
         outside = [sequence for sequence, place in places.items() if place not in inside]
         others = [s for s, place in enumerate(self._places) if place in inside and s not in places]
@@ -312,81 +321,93 @@ class CpuRuntime:
         totals: Sequence[int],
         rows: int,
         state: HostState | None = None,
-        beside: _Beside | None = None,
+        piece: _Piece | None = None,
     ) -> NDArray[np.float32]:
-        """Compute tokens of the sequences from a place on, up to `totals` tokens each; logits [B, rows, vocab]."""
-        batch, count, before = len(ids), len(ids[0]), len(beside.ids) if beside else 0
+        """Compute tokens of the sequences from a place on, up to `totals` tokens each, and a piece of a prompt, which
+        has no results; logits [B, rows, vocab].
+        """
+        batch, count = len(ids), len(ids[0])
         logits = np.empty((batch, rows, self._config.width), np.float32)
-        binding = self._binding(place, batch, beside.place if beside else NOWHERE)
+        binding = self._binding(place, batch, piece.place if piece else None)
+        before, total = (len(piece.ids), piece.total) if piece else (0, 0)
         # Bound memory is not copied: the arrays must outlive the run.
         self._inputs = {
-            "input_ids": np.array(ids, np.int64),
             "logits_from": np.array([before + count - rows], np.int64),
             "seqlens_k": np.array(totals, np.int32) - 1,
             "total_sequence_length": np.array(max(totals), np.int32),
         }
+        shape: tuple[int, ...] = logits.shape
         if self._joins:
-            line = [*(beside.ids if beside else ()), *chain(*ids)]
-            total = beside.total if beside else 0
+            # All rows in a line, those of the piece first.
+            shape = (1, batch * rows, self._config.width)
             self._inputs |= {
-                "input_ids": np.array([line], np.int64),
-                "beside": np.array(beside is not None),
+                "input_ids": np.array([[*(piece.ids if piece else ()), *chain(*ids)]], np.int64),
+                "has_piece": np.array(piece is not None),
                 "row_counts": np.array([before, batch], np.int64),
                 "batch_shape": np.array([batch, count, -1], np.int64),
                 "piece_seqlens_k": np.array([total - 1], np.int32),
                 "piece_total_sequence_length": np.array(total, np.int32),
             }
+        else:
+            self._inputs["input_ids"] = np.array(ids, np.int64)
         for name, array in self._inputs.items():
             binding.bind_cpu_input(name, array)
         if state is not None:
             state.bind(binding)
         result = "last_hidden_state" if self._config.headless else "logits"
-        shape = (1, batch * rows, self._config.width) if self._joins else logits.shape
         binding.bind_output(result, "cpu", 0, np.float32, shape, logits.ctypes.data)
         for offset, total in enumerate(totals):
             self._kv.use(place + offset, total)
-        if beside:
-            self._kv.use(beside.place, beside.total)
-        self._pages.used(now=True)
+        if piece:
+            self._kv.use(piece.place, piece.total)
         try:
-            self._session.run_with_iobinding(binding, self._run_options)
+            with LargePages.computing():
+                self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:
             if self._run_options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
             raise DeviceError(f"ONNX Runtime failed: {first_line(error, 500)}") from error
-        finally:
-            self._pages.used(now=False)
         return logits
 
-    def _binding(self, place: int, batch: int, beside: int) -> Any:
+    def _binding(self, place: int, batch: int, piece_place: int | None) -> Any:
         """The graph's caches bound to places; past and present are the same memory."""
-        key = place, batch, beside
-        if key not in self._bindings:
-            binding = self._bindings[key] = self._session.io_binding()
+        key = place, batch, piece_place
+        if (binding := self._bindings.pop(key, None)) is None:
+            binding = self._session.io_binding()
 
-            def bind(name: str, past: str, present: str, part: NDArray[np.float32]) -> None:
+            def bind(past: str, present: str | None, part: NDArray[np.float32]) -> None:
                 args = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
-                binding.bind_input(f"{past}.{name}", *args)
-                if present:
-                    binding.bind_output(f"{present}.{name}", *args)
+                binding.bind_input(past, *args)
+                if present is not None:
+                    binding.bind_output(present, *args)
 
             for index, rows in enumerate(self._kv.rows):
                 name = f"{self._config.kv_layers[index // 2]}.{('key', 'value')[index % 2]}"
-                bind(name, "past_key_values", "present", rows[place : place + batch])
-                if self._joins:
-                    # Of no piece the past is any, and nobody asks for the present.
-                    other, present = (place, "") if beside == NOWHERE else (beside, "present_piece")
-                    bind(name, "past_piece", present, rows[other : other + 1])
-        return self._bindings[key]
+                bind(f"past_key_values.{name}", f"present.{name}", rows[place : place + batch])
+                if piece_place is not None:
+                    own = rows[piece_place : piece_place + 1]
+                    bind(f"past_piece.{name}", f"present_piece.{name}", own)
+                elif self._joins:
+                    # Any memory serves as the past of no piece, and its present is not asked for.
+                    bind(f"past_piece.{name}", None, rows[place : place + 1])
+            if len(self._bindings) >= MOST_BINDINGS:
+                del self._bindings[next(iter(self._bindings))]
+        # The one that was used longest ago is the first.
+        self._bindings[key] = binding
+        return binding
 
     def _find_group(self) -> int:
         """How many rows the kernels for many rows compute together, at least; found by comparing bits."""
-        first = self.sequences
-        ids, totals = [[token] for token in range(1, SPARE + 1)], [1] * SPARE
-        wanted = self._run(first, ids, totals, 1)
+        first, totals = self.sequences, [1] * SPARE
+        texts = [[[7 * i + j + 1] for j in range(SPARE)] for i in range(GROUP_TEXTS)]
+        wanted = [self._run(first, ids, totals, 1) for ids in texts]
         for group in GROUPS:
-            parts = [self._run(first, ids[:count], totals[:count], 1) for count in (group, SPARE - group)]
-            if all(np.array_equal(part, wanted[: len(part)]) for part in parts):
+            parts = [
+                (whole, self._run(first, ids[:count], totals[:count], 1))
+                for ids, whole in zip(texts, wanted, strict=True)
+                for count in (group, SPARE - group)
+            ]
+            if all(np.array_equal(part, whole[: len(part)]) for whole, part in parts):
                 return group
         return SPARE
 

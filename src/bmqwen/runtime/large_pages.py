@@ -5,7 +5,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LARGE = 2 << 20
@@ -28,17 +29,31 @@ class LargePages:
     MB of them anew. Contents do not change. Nothing happens where it is forbidden, and on systems other than Linux.
     """
 
+    # Of the whole process: how many computations are under way, and when the last one ended.
+    _lock = threading.Lock()
+    _under_way = 0
+    _last_end = 0.0
+
     def __init__(self, size: int) -> None:
         """Begin, in a thread of its own, with the memory that there is now, if weights of `size` bytes are worth it."""
-        self._last_used = time.monotonic()
+        LargePages._last_end = time.monotonic()
         self._closed = False
         self._thread = threading.Thread(target=self._move, name="large pages", daemon=True)
         if size >= _LEAST and sys.platform == "linux":
             self._thread.start()
 
-    def used(self, *, now: bool) -> None:
-        """Note that a computation begins (`now`) or has ended."""
-        self._last_used = float("inf") if now else time.monotonic()
+    @classmethod
+    @contextmanager
+    def computing(cls) -> Iterator[None]:
+        """Nothing is moved inside of the `with` block, nor right after it."""
+        with cls._lock:
+            cls._under_way += 1
+        try:
+            yield
+        finally:
+            with cls._lock:
+                cls._under_way -= 1
+                cls._last_end = time.monotonic()
 
     def close(self) -> None:
         """Stop; what was moved stays."""
@@ -49,14 +64,18 @@ class LargePages:
         advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         for start, stop in _blocks(Path("/proc/self/maps").read_text(errors="replace").splitlines()):
             for piece in range(start, stop, _PIECE):
-                while (wait := self._last_used + _IDLE - time.monotonic()) > 0 and not self._closed:
-                    time.sleep(min(wait, _IDLE))
+                while not self._closed and (wait := self._wait()) > 0:
+                    time.sleep(wait)
                 size = min(_PIECE, stop - piece)
                 if self._closed:
                     return
                 # Some memory cannot be moved, and some systems refuse all of it.
                 if not advise(piece, size, _MADV_HUGEPAGE):
                     advise(piece, size, _MADV_COLLAPSE)
+
+    def _wait(self) -> float:
+        """Seconds until it may be idle long enough."""
+        return _IDLE if self._under_way else self._last_end + _IDLE - time.monotonic()
 
 
 def _blocks(maps: Iterable[str]) -> list[tuple[int, int]]:

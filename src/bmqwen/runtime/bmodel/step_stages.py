@@ -345,5 +345,6 @@ class _Launch:
                 side_by_side = len(gained) > 1 and bool((np.diff(gained) == 1).all())
                 at = slice(gained[0], gained[-1] + 1) if side_by_side else gained
             # Of a sequence alone also rows that are not used: the next launch may use them.
-            mask[slice(None) if alone else start if end - start == 1 else slice(start, end), at] = 0
+            rows = slice(None) if alone else start if end - start == 1 else slice(start, end)
+            mask[rows, at] = 0
             self._known[i] = len(segment.seen)
