@@ -15,7 +15,8 @@ from bmqwen.generate.generation import Generation
 from bmqwen.generate.params import SamplingParams
 from bmqwen.generate.session import Session
 from bmqwen.runtime.base import Feed, Output
-from bmqwen.runtime.cpu import CHUNK, rows_beside
+from bmqwen.runtime.cpu import CHUNK
+from bmqwen.runtime.cpu_pace import Pace
 from support.toy_runtime import ToyRuntime, drain
 from support.toy_tokenizer import toy_tokenizer
 
@@ -130,7 +131,7 @@ def test_eight_who_begin_together_on_a_processor_wait_neither_long_nor_often() -
 
     def piece(sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         del sequence
-        return min(count, rows_beside(beside, waiting, joined=True) if beside else CHUNK)
+        return min(count, Pace().rows_beside(beside, waiting, joined=True) if beside else CHUNK)
 
     toy(of).step, toy(of).piece = timed, piece  # type: ignore[method-assign]
     params, lengths = SamplingParams(max_tokens=96), (20, 120, 60, 400, 30, 200, 80, 800)

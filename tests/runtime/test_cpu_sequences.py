@@ -15,7 +15,8 @@ from bmqwen.emit.export import export_onnx
 from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Feed, RuntimeSequence
-from bmqwen.runtime.cpu import CpuRuntime, rows_beside
+from bmqwen.runtime.cpu import CpuRuntime
+from bmqwen.runtime.cpu_pace import Pace
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
 
@@ -233,8 +234,17 @@ def test_a_prompt_holds_answers_up_for_two_steps(runtime: CpuRuntime) -> None:
     crowded = [(beside, runtime.piece(0, 800, beside, 8 - beside)) for beside in (1, 3, 6)]
     assert crowded == [(1, 20), (3, 16), (6, 12)]
     # In a run of its own the piece's time is counted alone.
-    apart = [(beside, rows_beside(beside, 1, joined=False)) for beside in (1, 2, 4, 7, 15, 31)]
+    apart = [(beside, Pace().rows_beside(beside, 1, joined=False)) for beside in (1, 2, 4, 7, 15, 31)]
     assert apart == [(1, 8), (2, 8), (4, 16), (7, 20), (15, 40), (31, 80)]
+    # On a processor that computes more while it reads the weights.
+    runtime._pace.note(1, 0.01)
+    runtime._pace.note(63, 0.01)
+    assert [runtime.piece(0, 800, beside) for beside in (1, 7)] == [4, 12]
+    runtime._pace.note(100, 0.16)
+    runtime._pace.note(200, 1.0)
+    assert [runtime.piece(0, 800, beside) for beside in (1, 7)] == [8, 20]
+    runtime._pace.note(1, 1e-9)
+    assert runtime.piece(0, 800, 1) == 4
     # Whatever its length, each piece has tokens, and the last one is the prompt's end.
     for length in range(1, 300):
         runtime.truncate(0, 0)

@@ -1,6 +1,7 @@
 """The CPU: a step graph in ONNX Runtime, with the KV caches in memory of our own."""
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from bmqwen.runtime.base import (
     check_truncate,
     chosen_context,
 )
+from bmqwen.runtime.cpu_pace import GROUP, Pace
+from bmqwen.runtime.graph_caches import GraphCaches
 from bmqwen.runtime.kv_memory import KvMemory
 from bmqwen.runtime.large_pages import LargePages
 from bmqwen.runtime.recurrent_state import HostState
@@ -28,30 +31,22 @@ from bmqwen.util.text import counted, first_line
 
 # Tokens fed at once. Long enough that the products are efficient, short enough that Ctrl-C takes effect at once.
 CHUNK = 256
-# Kernels compute rows in groups of two or four, and a row that is left over with other rounding. Products work through
+# Kernels compute rows in groups of two or GROUP, and a row that is left over with other rounding. Products work through
 # blocks of 128 rows, attention through blocks of twice the head's size, and a row alone in a block is another kernel's.
 # (ONNX Runtime 1.32, found by comparing bits.)
-GROUP, BLOCK = 4, 128
+BLOCK = 128
 # The last tokens of a prompt, read by themselves where there is a recurrent state: a copy of it from before them serves
 # the same prompt with another end, such as the next turn's, which has this answer without its thoughts.
 TAIL = 8
 # Of steps of so many rows of a sequence, after 256 tokens: the demo model on two threads, with AVX-512. (With AVX2
 # several rows cost less: 1.84 for 4, 3.2 for 8.)
 ROW_COSTS = {1: 1.0, 2: 1.25, 3: 1.8, 4: 2.15, 6: 3.0, 8: 3.8, 12: 5.45, 16: 7.1}
-# In steps of one row as well: a step of answers, and each answer in it; a piece of a prompt in a run of its own, and
-# each of its rows, read in a group and without logits (on a processor's fastest days 0.17).
-STEP_COST, ANSWER_COST = 0.75, 0.325
-PIECE_COST, PROMPT_ROW_COST = 0.3, 0.27
-# A step with a piece of a prompt takes no longer than two do once all prompts that wait are answered as well.
-MOST_STEPS = 2
 # Most rows that a kernel computes together: beyond the sequences so many places are there, for rows that nobody wants.
 GROUPS = (1, 2, 4)
 MOST_SEQUENCES = 64
 # Rows of so many texts are compared to find it: a few may be alike by chance.
 GROUP_TEXTS = 4
 SPARE = 2 * GROUPS[-1]
-# Bindings of caches that are kept; each takes 0.1 MB, and a millisecond to make.
-MOST_BINDINGS = 64
 
 
 def onnxruntime_package() -> Any:
@@ -149,7 +144,8 @@ class CpuRuntime:
         # Where each sequence's rows are: those that are computed together must lie side by side.
         self._places = list(range(places))
         self._inputs: dict[str, NDArray[Any]] = {}
-        self._bindings: dict[tuple[int, int, int | None], Any] = {}
+        self._pace = Pace()
+        self._caches = GraphCaches(self._session, self._config, self._kv, pieces=self._joins)
         self._group = self._find_group() if places > self.sequences else 1
         # Each token reads all weights: 4 to 12 % faster from large pages.
         self._pages = LargePages(bundle.total_bytes)
@@ -165,7 +161,7 @@ class CpuRuntime:
         before = self.position(sequence) - self._group_start(sequence, count)
         left, most = before + count, CHUNK
         if beside:
-            most = min(CHUNK, rows_beside(beside, waiting, joined=self._joins))
+            most = min(CHUNK, self._pace.rows_beside(beside, waiting, joined=self._joins))
         # One more would be read with the whole group before it.
         size = left if left == most + 1 else min(most, left)
         if size > GROUP + 1 and any(left % block == 1 for block in self._blocks):
@@ -328,7 +324,7 @@ class CpuRuntime:
         """
         batch, count = len(ids), len(ids[0])
         logits = np.empty((batch, rows, self._config.width), np.float32)
-        binding = self._binding(place, batch, piece.place if piece else None)
+        binding = self._caches.binding(place, batch, piece.place if piece else None)
         before, total = (len(piece.ids), piece.total) if piece else (0, 0)
         # Bound memory is not copied: the arrays must outlive the run.
         self._inputs = {
@@ -360,6 +356,7 @@ class CpuRuntime:
             self._kv.use(place + offset, total)
         if piece:
             self._kv.use(piece.place, piece.total)
+        started = time.perf_counter()
         try:
             with LargePages.computing():
                 self._session.run_with_iobinding(binding, self._run_options)
@@ -367,34 +364,9 @@ class CpuRuntime:
             if self._run_options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
             raise DeviceError(f"ONNX Runtime failed: {first_line(error, 500)}") from error
+        if batch == 1 and rows <= 1 and piece is None:
+            self._pace.note(count, time.perf_counter() - started)
         return logits
-
-    def _binding(self, place: int, batch: int, piece_place: int | None) -> Any:
-        """The graph's caches bound to places; past and present are the same memory."""
-        key = place, batch, piece_place
-        if (binding := self._bindings.pop(key, None)) is None:
-            binding = self._session.io_binding()
-
-            def bind(past: str, present: str | None, part: NDArray[np.float32]) -> None:
-                args = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
-                binding.bind_input(past, *args)
-                if present is not None:
-                    binding.bind_output(present, *args)
-
-            for index, rows in enumerate(self._kv.rows):
-                name = f"{self._config.kv_layers[index // 2]}.{('key', 'value')[index % 2]}"
-                bind(f"past_key_values.{name}", f"present.{name}", rows[place : place + batch])
-                if piece_place is not None:
-                    own = rows[piece_place : piece_place + 1]
-                    bind(f"past_piece.{name}", f"present_piece.{name}", own)
-                elif self._joins:
-                    # Any memory serves as the past of no piece, and its present is not asked for.
-                    bind(f"past_piece.{name}", None, rows[place : place + 1])
-            if len(self._bindings) >= MOST_BINDINGS:
-                del self._bindings[next(iter(self._bindings))]
-        # The one that was used longest ago is the first.
-        self._bindings[key] = binding
-        return binding
 
     def _find_group(self) -> int:
         """How many rows the kernels for many rows compute together, at least; found by comparing bits."""
@@ -442,17 +414,7 @@ class CpuRuntime:
     def close(self) -> None:
         self._pages.close()
         self._session = None
-        self._bindings.clear()
-
-
-def rows_beside(beside: int, waiting: int, *, joined: bool) -> int:
-    """Return how many rows of a prompt to compute while `beside` answers are written and `waiting` prompts read.
-
-    `joined`: in one run with the answers' rows; else the piece's time is counted alone.
-    """
-    step, later = (STEP_COST + ANSWER_COST * answers for answers in (beside, beside + waiting))
-    time = MOST_STEPS * later - (step if joined else PIECE_COST)
-    return max(1, int(time / PROMPT_ROW_COST / GROUP)) * GROUP
+        self._caches.close()
 
 
 def _results(feed: Feed) -> int:
