@@ -24,7 +24,6 @@ from bmqwen.runtime.base import (
 from bmqwen.runtime.cpu_pace import GROUP, Pace
 from bmqwen.runtime.graph_caches import GraphCaches
 from bmqwen.runtime.kv_memory import KvMemory
-from bmqwen.runtime.large_pages import LargePages
 from bmqwen.runtime.recurrent_state import HostState
 from bmqwen.util.installation import install_command
 from bmqwen.util.text import counted, first_line
@@ -147,8 +146,6 @@ class CpuRuntime:
         self._pace = Pace()
         self._caches = GraphCaches(self._session, self._config, self._kv, pieces=self._joins)
         self._group = self._find_group() if places > self.sequences else 1
-        # Each token reads all weights: 4 to 12 % faster from large pages.
-        self._pages = LargePages(bundle.total_bytes)
 
     def position(self, sequence: int) -> int:
         return len(self._tokens[sequence])
@@ -358,8 +355,7 @@ class CpuRuntime:
             self._kv.use(piece.place, piece.total)
         started = time.perf_counter()
         try:
-            with LargePages.computing():
-                self._session.run_with_iobinding(binding, self._run_options)
+            self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:
             if self._run_options.terminate:
                 raise FeedInterruptedError("reading was interrupted") from error
@@ -412,7 +408,6 @@ class CpuRuntime:
         self._run_options.terminate = True
 
     def close(self) -> None:
-        self._pages.close()
         self._session = None
         self._caches.close()
 
