@@ -115,7 +115,7 @@ class CpuRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        # Deciding in each layer what rows there are takes 2 % of a step. Older bundles have no such graph.
+        # Deciding in each layer what rows there are takes up to 2 % of a step. Older bundles have no such graph.
         self._joins = sequences > 1 and BESIDE_FILE in bundle.files
         path = bundle.path(BESIDE_FILE if self._joins else MODEL_FILE)
         try:
