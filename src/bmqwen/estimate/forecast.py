@@ -13,9 +13,9 @@ from bmqwen.estimate.cost import READ_OPS, Chips, Cost, Pipeline
 
 LONGEST_OP_MS = 1000.0
 # This program's own Python in milliseconds: a prompt, each of its tokens, a step, and each token of an answer in it.
-# Measured with benchmarks/host_time.py on an EPYC with AVX-512 (November 2026, Python 3.11): 0.51 ms until the first
-# token after a prompt of 20 tokens, 7.2 after 4,000, 0.069 for a step of one answer, 0.213 for one of eight.
-# `Host.python_factor` scales it.
+# By benchmarks/host_time.py on an EPYC with AVX-512 (November 2026, Python 3.11): 0.51 ms until the first token after a
+# prompt of 20 tokens, 7.2 after 4,000, 0.069 for a step of one answer, 0.213 for one of eight. Steps are of a slow
+# hour, less what they were seen to take less since. `Host.python_factor` scales it.
 PROMPT_MS, PROMPT_TOKEN_MS, STEP_MS, TOKEN_MS = 0.48, 0.0017, 0.048, 0.021
 # For people; "device" is the chip where a bundle does not say how its time divides.
 PART_LABELS = {
