@@ -113,8 +113,8 @@ def talker(models: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def chatterbox(models: Path) -> Path:
-    """Talks for minutes."""
-    return write_talker(models / "chatterbox", endless=True, context=60_000)
+    """Talks for a minute; without drafts, since it repeats itself and drafts would make it seconds."""
+    return write_talker(models / "chatterbox", endless=True, context=60_000, layers=2)
 
 
 @pytest.fixture(scope="session")

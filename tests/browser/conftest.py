@@ -58,8 +58,9 @@ def talking(page_folder: Path, talker: Path) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="session")
 def endless(page_folder: Path, chatterbox: Path) -> Iterator[LiveServer]:
-    """A server whose answers go on for minutes."""
-    with live_server(chatterbox, *PLAIN, "--max-tokens", "50000", cache=page_folder / "cache") as served:
+    """A server whose answers go on for a minute."""
+    options = (*PLAIN, "--max-tokens", "50000", "--draft", "off")
+    with live_server(chatterbox, *options, cache=page_folder / "cache") as served:
         yield served
 
 

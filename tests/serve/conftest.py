@@ -33,6 +33,8 @@ def endless(chatterbox: Path, serve_folder: Path) -> Iterator[LiveServer]:
         chatterbox,
         "--max-tokens",
         "50000",
+        "--draft",
+        "off",
         "--queue",
         "3",
         "--stop-seconds",

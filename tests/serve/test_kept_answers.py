@@ -2,23 +2,21 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from support.live_server import LiveServer, error_of, live_server, until
-from support.talker import write_talker
 
 NAME = "0123456789abcdef" * 2
 
 
 @pytest.fixture(scope="module")
-def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def endless(chatterbox: Path, serve_folder: Path) -> Iterator[LiveServer]:
     """Answers until it is stopped."""
-    folder = tmp_path_factory.mktemp("kept")
-    model = write_talker(folder / "endless", endless=True, context=60_000)
-    options = ("--temperature", "0", "--max-tokens", "50000")
-    with live_server(model, *options, cache=folder / "cache") as served:
+    options = ("--temperature", "0", "--max-tokens", "50000", "--draft", "off")
+    with live_server(chatterbox, *options, cache=serve_folder / "cache") as served:
         yield served
 
 
