@@ -37,6 +37,8 @@ SAMPLE_S = 0.5
 TRIALS = 7
 # Two processes of the same engine differ by some percent from start to start, so speed is compared over several.
 ROUNDS = 4
+# Of both: an engine for one loads another graph.
+SEQUENCES = 8
 SEED = 6
 # What the project promises.
 MOST_GROWTH, MOST_CANCEL_S, LEAST_SPEED_UP, MOST_OVERHEAD = 0.05, 0.2, 5.0, 0.03
@@ -188,11 +190,12 @@ def memory_growth(samples: Sequence[Sample]) -> tuple[float, int, int]:
 def overhead_check(options: argparse.Namespace, served: Sequence[str]) -> Check:
     """What the server costs: the median loss of several starts of a server and of a bare engine."""
     speeds = []
+    # A server remembers earlier answers, of which drafts come; the bare engine is reset.
+    served = [*served, "--draft", "off", "--sequences", str(SEQUENCES)]
     for _ in range(options.starts):
         with (
-            # A server remembers earlier answers, of which drafts come; the bare engine is reset.
-            ServedModel(options.model, [*served, "--draft", "off"]) as server,
-            load(options.model, threads=options.threads, draft="off") as engine,
+            ServedModel(options.model, served) as server,
+            load(options.model, threads=options.threads, draft="off", sequences=SEQUENCES) as engine,
         ):
             speeds.append(overhead(server, engine, ROUNDS, options.new_tokens))
     losses = sorted(1 - loud / bare for bare, loud in speeds)

@@ -16,7 +16,7 @@ from support.stand_in_compiler import compiled, stand_in
 
 def plan(layers: int = 6) -> Plan:
     config = tiny_config("qwen1.5", layers=layers, hidden_size=128, intermediate_size=256)
-    return make_plan(("toy", config), Precision("int4", 32, "int4"), 64, "f16")
+    return make_plan(("toy", config), Precision("int4", 32, "int4"), 64, "f16", sequences=1, drafts=False)
 
 
 def test_each_net_is_compiled_with_one_and_with_two_layers_once(tmp_path: Path) -> None:

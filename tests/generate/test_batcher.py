@@ -131,7 +131,7 @@ def test_eight_who_begin_together_on_a_processor_wait_neither_long_nor_often() -
 
     def piece(sequence: int, count: int, beside: int = 0, waiting: int = 1) -> int:
         del sequence
-        return min(count, Pace().rows_beside(beside, waiting, joined=True) if beside else CHUNK)
+        return Pace().rows_beside(count, beside, waiting, joined=True) if beside else min(CHUNK, count)
 
     toy(of).step, toy(of).piece = timed, piece  # type: ignore[method-assign]
     params, lengths = SamplingParams(max_tokens=96), (20, 120, 60, 400, 30, 200, 80, 800)

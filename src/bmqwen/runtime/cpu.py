@@ -156,11 +156,11 @@ class CpuRuntime:
             size = min(CHUNK, max(GROUP, beside) if beside else CHUNK, count)
             return count - TAIL if size > count - TAIL > 0 else size
         before = self.position(sequence) - self._group_start(sequence, count)
-        left, most = before + count, CHUNK
-        if beside:
-            most = min(CHUNK, self._pace.rows_beside(beside, waiting, joined=self._joins))
+        left = before + count
         # One more would be read with the whole group before it.
-        size = left if left == most + 1 else min(most, left)
+        size = left if left == CHUNK + 1 else min(CHUNK, left)
+        if beside:
+            size = min(size, self._pace.rows_beside(left, beside, waiting, joined=self._joins))
         if size > GROUP + 1 and any(left % block == 1 for block in self._blocks):
             size = min(size, left - 1) - GROUP
         return size - before
