@@ -37,7 +37,7 @@ SAMPLE_S = 0.5
 TRIALS = 7
 # Two processes of the same engine differ by some percent from start to start, so speed is compared over several.
 ROUNDS = 4
-# Of both: an engine for one loads another graph.
+# Of the server and of the bare engine: for one sequence another graph is loaded.
 SEQUENCES = 8
 SEED = 6
 # What the project promises.

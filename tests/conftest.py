@@ -113,7 +113,7 @@ def talker(models: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def chatterbox(models: Path) -> Path:
-    """Talks for a minute; without drafts, since it repeats itself and drafts would make it seconds."""
+    """Talks for a minute, if there are no drafts."""
     return write_talker(models / "chatterbox", endless=True, context=60_000, layers=2)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from support.live_server import LiveServer, live_server
+from support.live_server import ENDLESS, LiveServer, live_server
 from support.served_page import Visit
 
 # Nothing of the browser's own may go out either.
@@ -59,7 +59,7 @@ def talking(page_folder: Path, talker: Path) -> Iterator[LiveServer]:
 @pytest.fixture(scope="session")
 def endless(page_folder: Path, chatterbox: Path) -> Iterator[LiveServer]:
     """A server whose answers go on for a minute."""
-    options = (*PLAIN, "--max-tokens", "50000", "--draft", "off")
+    options = (*PLAIN, *ENDLESS)
     with live_server(chatterbox, *options, cache=page_folder / "cache") as served:
         yield served
 

@@ -16,7 +16,6 @@ from bmqwen.errors import DeviceError, FeedInterruptedError, InputError
 from bmqwen.quant.precision import Precision
 from bmqwen.runtime.base import Feed, RuntimeSequence
 from bmqwen.runtime.cpu import CpuRuntime
-from bmqwen.runtime.cpu_pace import Pace
 from bmqwen.weights.checkpoint import open_checkpoint
 from support.checkpoints import tiny_config, write_checkpoint
 
@@ -233,9 +232,6 @@ def test_a_prompt_holds_answers_up_for_two_steps(runtime: CpuRuntime) -> None:
     assert pieces == [(1, 4), (2, 4), (4, 8), (7, 12), (15, 20), (31, 40)]
     crowded = [(beside, runtime.piece(0, 800, beside, 8 - beside)) for beside in (1, 3, 6)]
     assert crowded == [(1, 20), (3, 16), (6, 12)]
-    # In a run of its own the piece's time is counted alone.
-    apart = [(beside, Pace().rows_beside(800, beside, 1, joined=False)) for beside in (1, 2, 4, 7, 15, 31)]
-    assert apart == [(1, 8), (2, 8), (4, 16), (7, 20), (15, 40), (31, 80)]
     # On a processor that computes more while it reads the weights.
     runtime._pace.note(1, 0.01)
     runtime._pace.note(63, 0.01)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.checkpoints import tiny_config, write_checkpoint
-from support.live_server import KEY, LiveServer, live_server
+from support.live_server import ENDLESS, KEY, LiveServer, live_server
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +31,7 @@ def talking(talker: Path, serve_folder: Path) -> Iterator[LiveServer]:
 def endless(chatterbox: Path, serve_folder: Path) -> Iterator[LiveServer]:
     with live_server(
         chatterbox,
-        "--max-tokens",
-        "50000",
-        "--draft",
-        "off",
+        *ENDLESS,
         "--queue",
         "3",
         "--stop-seconds",

@@ -13,7 +13,7 @@ from bmqwen.runtime.child_process import descendants
 from support.checkpoints import Kind
 from support.compiled_models import CompiledModel
 from support.failing_server import FailingServer
-from support.live_server import LiveServer, in_background, live_server, until
+from support.live_server import ENDLESS, LiveServer, in_background, live_server, until
 from support.processes import wait_for_end
 
 QUESTION = {"messages": [{"role": "user", "content": "talk"}]}
@@ -27,7 +27,7 @@ def failing(
     """A server that waits eight seconds for an engine to load, and one for an answer to end."""
     with FailingServer(
         chatterbox,
-        *("--max-tokens", "50000", "--hang-seconds", "1", "--load-seconds", "8"),
+        *(*ENDLESS, "--hang-seconds", "1", "--load-seconds", "8"),
         cache=serve_folder / "cache",
         fault=tmp_path_factory.mktemp("fault") / "fault",
     ) as server:

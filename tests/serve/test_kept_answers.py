@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.live_server import LiveServer, error_of, live_server, until
+from support.live_server import ENDLESS, LiveServer, error_of, live_server, until
 
 NAME = "0123456789abcdef" * 2
 
@@ -15,7 +15,7 @@ NAME = "0123456789abcdef" * 2
 @pytest.fixture(scope="module")
 def endless(chatterbox: Path, serve_folder: Path) -> Iterator[LiveServer]:
     """Answers until it is stopped."""
-    options = ("--temperature", "0", "--max-tokens", "50000", "--draft", "off")
+    options = ("--temperature", "0", *ENDLESS)
     with live_server(chatterbox, *options, cache=serve_folder / "cache") as served:
         yield served
 

@@ -14,7 +14,7 @@ from bmqwen.errors import InputError
 from bmqwen.serve.pool.sequences import sequences_of
 from support.checkpoints import tiny_config
 from support.failing_server import FailingServer
-from support.live_server import Answer, LiveServer, live_server, until
+from support.live_server import ENDLESS, Answer, LiveServer, live_server, until
 
 QUESTIONS = [f"{'why ' * (7 * number + 1)}{number}?" for number in range(6)]
 
@@ -53,7 +53,7 @@ def test_answers_do_not_depend_on_who_else_is_served(thinker: Path, serve_folder
 def test_an_engine_that_dies_ends_each_of_its_answers(
     chatterbox: Path, serve_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--max-tokens", "50000", "--sequences", "3")
+    options = (*ENDLESS, "--sequences", "3")
     with FailingServer(
         chatterbox, *options, cache=serve_folder / "cache", fault=tmp_path / "fault"
     ) as server:

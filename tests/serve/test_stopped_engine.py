@@ -13,7 +13,7 @@ from bmqwen.quant.precision import Format
 from bmqwen.runtime.child_process import descendants
 from support.checkpoints import Kind
 from support.compiled_models import CompiledModel
-from support.live_server import LiveServer, error_of, in_background, live_server, until
+from support.live_server import ENDLESS, LiveServer, error_of, in_background, live_server, until
 from support.processes import wait_for_end
 
 QUESTION = {"messages": [{"role": "user", "content": "talk"}]}
@@ -30,7 +30,7 @@ def options() -> list[str]:
 @pytest.fixture
 def impatient(chatterbox: Path, serve_folder: Path, options: list[str]) -> Iterator[LiveServer]:
     """Waits a second for an engine that is to end an answer."""
-    options = ["--max-tokens", "50000", "--hang-seconds", "1", "--stop-seconds", "0.3", *options]
+    options = [*ENDLESS, "--hang-seconds", "1", "--stop-seconds", "0.3", *options]
     with live_server(chatterbox, *options, cache=serve_folder / "cache") as server:
         yield server
         assert server.zombies == []
@@ -94,7 +94,7 @@ def test_an_answer_that_had_begun_gets_status_504(impatient: LiveServer) -> None
 
 
 def test_an_engine_that_was_only_slow_is_kept(chatterbox: Path, serve_folder: Path) -> None:
-    options = ("--max-tokens", "50000", "--hang-seconds", "60")
+    options = (*ENDLESS, "--hang-seconds", "60")
     with live_server(chatterbox, *options, cache=serve_folder / "cache") as server:
         stream = server.stream("talk")
         next(stream)
@@ -119,7 +119,7 @@ def test_a_server_stops_with_a_hanging_engine(
 ) -> None:
     # Nobody waits for the answer of a client that left: the long time to stop is not used up.
     seconds = "0.3" if asked else "100000"
-    options = ("--max-tokens", "50000", "--stop-seconds", seconds)
+    options = (*ENDLESS, "--stop-seconds", seconds)
     with live_server(chatterbox, *options, cache=serve_folder / "cache") as server:
         stream = server.stream("talk")
         next(stream)

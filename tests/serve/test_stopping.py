@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.live_server import LiveServer, content, error_of, in_background, live_server, until
+from support.live_server import ENDLESS, LiveServer, content, error_of, in_background, live_server, until
 from support.talker import SAYS
 
 
@@ -21,7 +21,7 @@ def kill_while_running(server: LiveServer, answered: list[httpx.Response]) -> No
 
 
 def test_a_killed_engine_is_started_again(chatterbox: Path, serve_folder: Path) -> None:
-    with live_server(chatterbox, "--max-tokens", "50000", cache=serve_folder / "cache") as server:
+    with live_server(chatterbox, *ENDLESS, cache=serve_folder / "cache") as server:
         stream = server.stream("talk")
         next(stream)
         next(stream)
@@ -69,7 +69,7 @@ def test_stopping_lets_short_answers_finish(talker: Path, serve_folder: Path, nu
 
 
 def test_stopping_tells_long_answers(chatterbox: Path, serve_folder: Path) -> None:
-    options = ("--max-tokens", "50000", "--stop-seconds", "0.3")
+    options = (*ENDLESS, "--stop-seconds", "0.3")
     with live_server(chatterbox, *options, cache=serve_folder / "cache") as server:
         (engine,) = server.engines
         stream = server.stream("talk")
@@ -89,7 +89,7 @@ def test_stopping_tells_long_answers(chatterbox: Path, serve_folder: Path) -> No
 
 
 def test_a_second_signal_does_not_wait(chatterbox: Path, serve_folder: Path) -> None:
-    with live_server(chatterbox, "--max-tokens", "50000", cache=serve_folder / "cache") as server:
+    with live_server(chatterbox, *ENDLESS, cache=serve_folder / "cache") as server:
         stream = server.stream("talk")
         next(stream)
         server.process.send_signal(signal.SIGINT)

@@ -15,6 +15,8 @@ Answer = dict[str, Any]
 KEY = "a-key-for-tests"
 # A later option takes the place of an earlier one.
 ONE = ("--threads", "1", "--sequences", "1")
+# With a model that talks without end: drafts would have it say 50,000 tokens in seconds, for it repeats itself.
+ENDLESS = ("--max-tokens", "50000", "--draft", "off")
 
 
 class LiveServer(ServedModel):

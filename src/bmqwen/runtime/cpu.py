@@ -157,11 +157,11 @@ class CpuRuntime:
             return count - TAIL if size > count - TAIL > 0 else size
         before = self.position(sequence) - self._group_start(sequence, count)
         left = before + count
-        # One more would be read with the whole group before it.
-        size = left if left == CHUNK + 1 else min(CHUNK, left)
+        size = min(CHUNK, left)
         if beside:
             size = min(size, self._pace.rows_beside(left, beside, waiting, joined=self._joins))
-        if size > GROUP + 1 and any(left % block == 1 for block in self._blocks):
+        # The last row is read with a group before it, but not alone in a block.
+        if left - size <= 1 and size > GROUP + 1 and any(left % block == 1 for block in self._blocks):
             size = min(size, left - 1) - GROUP
         return size - before
 

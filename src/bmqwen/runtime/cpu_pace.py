@@ -2,8 +2,8 @@
 
 # Rows of a prompt that kernels compute together.
 GROUP = 4
-# In steps of one row, with AVX-512: a step of answers, and each answer in it; a piece of a prompt in a run of its own,
-# and its end, of which there are logits.
+# In steps of one row, with AVX-512: a step of answers, and each answer in it; besides its rows, a run of a piece of a
+# prompt, and a run of a prompt's end, of which there are logits.
 STEP_COST, ANSWER_COST, PIECE_COST, END_COST = 0.75, 0.325, 0.3, 0.5
 # Of a row of a prompt, read in a group and without logits: at first, and the bounds of what is believed (0.17 to 0.29
 # were seen, on fast and slow processors).
@@ -39,12 +39,13 @@ class Pace:
         """Return how many of the rows that are `left` of a prompt to compute while `answers` are written and `waiting`
         prompts read: whole groups or all, and never all but one, which would be read with the group before it.
 
-        `joined`: in one run with the answers' rows, but for the prompt's end; else the piece's time is counted alone.
+        `joined`: pieces are in one run with the answers' rows, and a prompt's end is in the next run of the same step;
+        else all are in runs of their own, whose time is counted alone.
         """
         step, later = (STEP_COST + ANSWER_COST * count for count in (answers, answers + waiting))
         time = MOST_STEPS * later - (step if joined else PIECE_COST)
         most = max(1, int(time / self.row_cost / GROUP)) * GROUP
-        end = max(GROUP, int((time - END_COST) / self.row_cost)) if joined else most
+        end = int((time - END_COST) / self.row_cost) if joined else most
         if left <= max(end, GROUP + 1):
             return left
         return min(most, (left - 2) // GROUP * GROUP)
