@@ -1,6 +1,7 @@
 """Whatever an engine dies of: its client is told, the others are answered, and a new engine takes its place."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,8 @@ def test_an_engine_that_fails_while_it_answers(failing: FailingServer, how: str,
     assert reason in assert_recovers(failing, lambda: failing.fail("feed", how))
     assert f"{reason}; starting it again" in failing.log
     assert "engine 0 is ready again" in failing.log
+    # The status of a stream was sent before: its line in the log says what came of it.
+    assert re.search(r"POST /v1/chat/completions 200 \d+\.\d+ s failed: engine_lost req-", failing.log)
 
 
 def test_no_request_is_lost_with_an_engine_that_had_not_begun_it(failing: FailingServer) -> None:

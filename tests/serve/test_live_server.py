@@ -31,6 +31,7 @@ def test_a_client_that_leaves_frees_the_engine(endless: LiveServer) -> None:
     stream.close()  # type: ignore[attr-defined]
     until(lambda: endless.metric("bmqwen_running") == 0)
     assert endless.metric("bmqwen_cancelled_answers_total") == before + 1
+    until(lambda: bool(re.search(r"completions 200 \d+\.\d+ s the client left req-", endless.log)))
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
             f"{endless.url}/v1/chat/completions",
@@ -38,6 +39,8 @@ def test_a_client_that_leaves_frees_the_engine(endless: LiveServer) -> None:
             timeout=0.5,
         )
     until(lambda: endless.metric("bmqwen_running") == 0)
+    until(lambda: bool(re.search(r"completions 0 \d+\.\d+ s the client left req-", endless.log)))
+    assert 'endpoint="/v1/chat/completions",status="0"' in endless.client.get("/metrics").text
 
 
 def test_clients_that_leave_the_queue_leave_no_trace(endless: LiveServer) -> None:

@@ -64,8 +64,8 @@ class AccessRules:
 class AccessMiddleware:
     """ASGI middleware that checks requests, logs and counts them.
 
-    It sets scope["owner"] to a name of the key used. Endpoints set scope["note"], for the log, and scope["ignored"],
-    the names of fields without effect.
+    It sets scope["owner"] to a name of the key used. Endpoints set scope["note"], for the log (what came of a request,
+    where the status does not say it), and scope["ignored"], the names of fields without effect.
     """
 
     def __init__(self, app: ASGIApp, rules: AccessRules, requests: Counter, policy: str) -> None:
@@ -118,7 +118,9 @@ class AccessMiddleware:
                     raise
                 await error_response(error, scope["path"])(scope, receive, send_more)
         except ClientDisconnect:
-            pass
+            scope["note"] = "the client left"
+            # The framework's answer to that, if there was none before, reaches nobody.
+            status = status if status < 500 else 0
         except Exception as error:
             LOG.error("%s %s failed: %r", method, _path(scope), error, exc_info=error)
             if not status:

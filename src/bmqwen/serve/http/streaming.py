@@ -93,6 +93,7 @@ class EventStream(Response):
             if not opened:
                 await error_response(error, scope["path"])(scope, receive, send)
                 return
+            scope["note"] = f"failed: {error.code}"
             await send(_chunk(self._framing.error(error_body(error, scope["path"]))))
         finally:
             # The source can be closed only once nothing waits in it any more.
