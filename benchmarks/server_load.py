@@ -22,6 +22,7 @@ from typing import Any
 from bmqwen.cli.terminal import STDERR, use_utf8
 from bmqwen.engine import Engine, load
 from bmqwen.errors import InputError
+from bmqwen.serve.pool.sequences import DEFAULT_SEQUENCES
 from bmqwen.util.storage import write_file
 from bmqwen.util.text import size_text
 from fresh_runs import FreshRuns
@@ -37,8 +38,6 @@ SAMPLE_S = 0.5
 TRIALS = 7
 # Two processes of the same engine differ by some percent from start to start, so speed is compared over several.
 ROUNDS = 4
-# Of the server and of the bare engine: for one sequence another graph is loaded.
-SEQUENCES = 8
 SEED = 6
 # What the project promises.
 MOST_GROWTH, MOST_CANCEL_S, LEAST_SPEED_UP, MOST_OVERHEAD = 0.05, 0.2, 5.0, 0.03
@@ -190,12 +189,13 @@ def memory_growth(samples: Sequence[Sample]) -> tuple[float, int, int]:
 def overhead_check(options: argparse.Namespace, served: Sequence[str]) -> Check:
     """What the server costs: the median loss of several starts of a server and of a bare engine."""
     speeds = []
-    # A server remembers earlier answers, of which drafts come; the bare engine is reset.
-    served = [*served, "--draft", "off", "--sequences", str(SEQUENCES)]
+    # A server remembers earlier answers, of which drafts come; the bare engine is reset. For one sequence another graph
+    # is loaded.
+    served = [*served, "--draft", "off", "--sequences", str(DEFAULT_SEQUENCES)]
     for _ in range(options.starts):
         with (
             ServedModel(options.model, served) as server,
-            load(options.model, threads=options.threads, draft="off", sequences=SEQUENCES) as engine,
+            load(options.model, threads=options.threads, draft="off", sequences=DEFAULT_SEQUENCES) as engine,
         ):
             speeds.append(overhead(server, engine, ROUNDS, options.new_tokens))
     losses = sorted(1 - loud / bare for bare, loud in speeds)

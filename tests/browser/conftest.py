@@ -59,8 +59,7 @@ def talking(page_folder: Path, talker: Path) -> Iterator[LiveServer]:
 @pytest.fixture(scope="session")
 def endless(page_folder: Path, chatterbox: Path) -> Iterator[LiveServer]:
     """A server whose answers go on for a minute."""
-    options = (*PLAIN, *ENDLESS)
-    with live_server(chatterbox, *options, cache=page_folder / "cache") as served:
+    with live_server(chatterbox, *PLAIN, *ENDLESS, cache=page_folder / "cache") as served:
         yield served
 
 

@@ -28,7 +28,8 @@ def failing(
     """A server that waits eight seconds for an engine to load, and one for an answer to end."""
     with FailingServer(
         chatterbox,
-        *(*ENDLESS, "--hang-seconds", "1", "--load-seconds", "8"),
+        *ENDLESS,
+        *("--hang-seconds", "1", "--load-seconds", "8"),
         cache=serve_folder / "cache",
         fault=tmp_path_factory.mktemp("fault") / "fault",
     ) as server:
